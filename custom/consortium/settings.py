@@ -1,0 +1,259 @@
+"""A job's `settings.json`: every choice of a study, with its default, its range and its unit.
+
+The file is read once, at the orchestrator and at each hospital alike, and validated whole: an
+unknown key or a value out of range is refused with the dotted path of the setting. Nothing here
+knows how a setting is used.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from consortium.errors import UsageError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Data(_Section):
+    """What a hospital's folder holds and how it becomes tensors.
+
+    Attributes:
+        spatial_dims: 2 trains on slices (the last axis of the volume), 3 on patches.
+        channels: names of the image's channels, in the order of the files.
+        labels: name of each structure and the values in the mask that make it up. Values may
+            belong to several structures (overlapping regions). In a predicted mask a structure is
+            painted with its first value, later structures over earlier ones.
+        spacing: voxel size in mm to resample to, or null to keep the scanner's.
+        size: voxels. In 2-D the in-plane size that slices are resized to; in 3-D the patch.
+        intensity: normalisation of each channel of each volume.
+        validation_fraction: share of patients, chosen by a hash of the patient's id.
+        tumour_fraction: share of the slices or patches of a batch that contain a structure.
+        augment: random flips, affine and intensity changes in training.
+        cache: share of the training volumes kept in memory after their first use.
+    """
+
+    spatial_dims: Literal[2, 3] = 2
+    channels: Annotated[list[str], Field(min_length=1)]
+    labels: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
+    spacing: list[Positive] | None = None
+    size: Annotated[list[Count], Field(min_length=2, max_length=3)]
+    intensity: Literal["zscore", "zscore-nonzero", "percentiles", "none"] = "zscore-nonzero"
+    validation_fraction: Fraction = 0.2
+    tumour_fraction: Fraction = 0.5
+    augment: bool = True
+    cache: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if len(self.size) != self.spatial_dims:
+            raise ValueError(f"size needs {self.spatial_dims} numbers in {self.spatial_dims}-D")
+        if self.spacing is not None and len(self.spacing) != 3:
+            raise ValueError("spacing needs 3 numbers, in mm")
+        for name, values in self.labels.items():
+            if min(values) < 1:
+                raise ValueError(f"labels.{name}: 0 is the background")
+        return self
+
+
+class Network(_Section):
+    """A network of MONAI.
+
+    Attributes:
+        name: `unet` (with a 1x1 convolution behind it), `segresnet` or `dynunet`.
+        features: channels of each level, top to bottom.
+        residual_units: convolutions of a level's residual unit (unet), blocks (segresnet).
+        normalisation: normalisation layers.
+        dropout: probability.
+    """
+
+    name: Literal["unet", "segresnet", "dynunet"] = "unet"
+    features: Annotated[list[Count], Field(min_length=2)] = [16, 32, 64, 128]
+    residual_units: Annotated[int, Field(ge=0)] = 1
+    normalisation: Literal["batch", "group", "instance"] = "batch"
+    dropout: Fraction = 0.0
+
+
+class Training(_Section):
+    """A hospital's work in one round.
+
+    Attributes:
+        local_steps: optimiser steps a round.
+        batch: slices or patches a step.
+        learning_rate: of AdamW at the first step of the first round.
+        final_learning_rate: share of it that is left at the last step of the last round (cosine).
+        weight_decay: of AdamW.
+        clip: bound on the gradient's L2 norm.
+        mixed_precision: on a GPU; a CPU always trains in float32.
+    """
+
+    local_steps: Count = 20
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    final_learning_rate: Fraction = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    clip: Positive = 5.0
+    mixed_precision: bool = True
+
+
+class Update(_Section):
+    """What crosses from a hospital to the orchestrator.
+
+    Attributes:
+        buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`:
+            then no hospital's statistics leave it, and the shared model holds the initial ones.
+        max_cases: an update that claims more training cases is refused.
+        max_change: an update with an element beyond this magnitude is refused.
+    """
+
+    buffers: Literal["averaged", "local"] = "averaged"
+    max_cases: Annotated[int, Field(ge=1, le=100_000)] = 100_000
+    max_change: Annotated[float, Field(gt=0, le=65536)] = 65536.0
+
+
+class Selection(_Section):
+    """Which round's model is kept.
+
+    Attributes:
+        keep: `best` by the mean over all validation patients of the metric, or the `last`.
+        patience: rounds without a better score after which the run stops; 0 never stops early.
+    """
+
+    keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=0)] = 0
+
+
+class Model(_Section):
+    """Where the first round starts.
+
+    Attributes:
+        from_: path of a model bundle or of a checkpoint (`.safetensors`) at the orchestrator, or
+            null to start from nothing. Written `from` in the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    from_: Annotated[str | None, Field(alias="from")] = None
+
+
+class Settings(_Section):
+    """All settings of a job.
+
+    Attributes:
+        task: what is learned; a name in the registry of `consortium.training`.
+        seed: all randomness is a function of (seed, hospital, round).
+        rounds: rounds of training.
+        aggregation: a name in the registry of `consortium.aggregation`.
+        baseline: each hospital also trains a model alone and sends its metric, never the model.
+        cross_site: every hospital's model is scored at every hospital. It shows a hospital's model
+            to the others, so it is off unless the hospitals agreed to it.
+    """
+
+    task: Literal["segmentation"] = "segmentation"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    rounds: Count = 10
+    data: Data
+    network: Network = Network()
+    training: Training = Training()
+    update: Update = Update()
+    aggregation: Literal["weighted_mean"] = "weighted_mean"
+    selection: Selection = Selection()
+    model: Model = Model()
+    baseline: bool = False
+    cross_site: bool = False
+
+
+def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Settings:
+    """Validates a job's settings.
+
+    Raises:
+        UsageError: `unknown-setting` or `bad-setting`, naming the dotted path.
+    """
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                "unknown-setting",
+                f"there is no setting {path}",
+                where,
+                "see the names in the job's settings.json",
+            ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "missing" else f" (given: {json.dumps(first['input'])[:80]})"
+        raise UsageError(
+            "bad-setting", f"setting {path}: {message}{given}", where, "correct the value"
+        ) from None
+
+
+def load_settings(path: Path) -> Settings:
+    """Reads and validates a `settings.json`.
+
+    Raises:
+        UsageError: the file is missing, no JSON, or a setting is refused.
+    """
+    return parse_settings(read_json_object(path), path.name)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file whose top level is an object.
+
+    Raises:
+        UsageError: `missing-file` or `bad-json`.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("missing-file", "no such file", str(path), "check the path") from None
+    except (OSError, ValueError) as error:
+        raise UsageError("bad-json", f"not a JSON file ({error})", str(path), "repair it") from None
+    if not isinstance(raw, dict):
+        raise UsageError("bad-json", "the top level is no object", str(path), "repair it")
+    return raw
+
+
+def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Applies `KEY=VALUE` assignments to the content of a settings file.
+
+    KEY is a dotted path, VALUE is JSON or, where it is not, taken as a string.
+
+    Args:
+        raw: content of a `settings.json`; not changed.
+        assignments: each `KEY=VALUE`.
+
+    Returns:
+        A copy with the values set. Keys are checked by `parse_settings`, not here.
+
+    Raises:
+        UsageError: `bad-assignment` for one without `=` or a path through a value.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(raw))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                "bad-assignment", f"{assignment!r} is not KEY=VALUE", "--set", "write KEY=VALUE"
+            )
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        *parents, last = key.split(".")
+        section = result
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise UsageError(
+                    "unknown-setting", f"there is no setting {key}", "--set", "see settings.json"
+                )
+        section[last] = value
+    return result
