@@ -1,7 +1,7 @@
-"""The cases of one hospital, read from a `dataset.json` in the layout of the Medical Segmentation
-Decathlon, and their split into training and validation by patient.
+"""The cases of one hospital and their split into training and validation by patient.
 
-A patient is never on both sides of the split, and which side is a function of the patient's id
+Read from a `dataset.json` in the layout of the Medical Segmentation Decathlon (Antonelli et al.,
+Nat Commun 13:4128, 2022). A patient is never on both sides of the split, and which side is a function of the patient's id
 alone: adding patients moves none of the others.
 """
 
@@ -121,7 +121,9 @@ def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
     chosen = set(datalist.validation)
     if not chosen and validation_fraction > 0 and len(patients) > 1:
         chosen = {patient for patient in patients if hash_fraction(patient) < validation_fraction}
-        chosen = (chosen or {patients[0]}) - ({patients[-1]} if len(chosen) == len(patients) else set())
+        chosen = (chosen or {patients[0]}) - (
+            {patients[-1]} if len(chosen) == len(patients) else set()
+        )
     by_patient = sorted(datalist.cases, key=lambda case: (case.patient, str(case.image)))
     return Split(
         tuple(case for case in by_patient if case.patient not in chosen),

@@ -1,0 +1,133 @@
+"""The orchestrator's side of the border: one round's updates are taken, refused, or missed.
+
+What always holds: an update is validated once and taken whole or not at all; each hospital counts
+at most once a round; and every hospital that was asked is accounted for when the round closes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from consortium.aggregation import RULES
+from consortium.errors import Incomplete
+from consortium.orchestration.records import Refusal
+from consortium.settings import Settings
+from consortium.update import Expected, Failure, Layout, Metrics, Update, UpdateRefused, validate
+
+
+@dataclass(slots=True)
+class Report:
+    """Who did what in one round.
+
+    Attributes:
+        answered: hospitals whose update is in the aggregate, sorted.
+        refused: refusals, sorted by hospital.
+        late: hospitals that answered an earlier round, sorted.
+        lost: hospitals that were asked and whose work is missing, sorted.
+        failures: code of each hospital that said it failed.
+        cases: training cases of each hospital that answered.
+        metrics: of each hospital that answered.
+    """
+
+    answered: list[str] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    cases: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+
+
+class Intake:
+    """Takes the updates of a round and gives their aggregate.
+
+    Args:
+        settings: rule and bounds.
+        layout: of the model.
+    """
+
+    def __init__(self, settings: Settings, layout: Layout):
+        self._rule = RULES[settings.aggregation](layout)
+        self._bounds = settings.update
+        self._layout = layout
+        self._asked: tuple[str, ...] = ()
+        self._expected: Expected | None = None
+        self._report = Report()
+
+    def open(self, round_number: int, base_sha256: str, asked: Sequence[str]) -> None:
+        """Starts a round; what an unclosed one had taken is forgotten."""
+        self._rule.reset()
+        self._asked = tuple(asked)
+        self._report = Report()
+        self._expected = Expected(
+            round_number,
+            base_sha256,
+            self._layout,
+            self._bounds.max_cases,
+            self._bounds.max_change,
+        )
+
+    def offer(self, update: Update) -> None:
+        """Takes an update.
+
+        Raises:
+            UpdateRefused: it is not taken, and is recorded as refused. Beside the codes of
+                `validate`: `no-round`, `not-asked`, `duplicate`, `out-of-range`.
+        """
+        try:
+            if self._expected is None:
+                raise UpdateRefused(update.hospital, "no-round")
+            if update.hospital not in self._asked:
+                raise UpdateRefused(update.hospital, "not-asked")
+            if update.hospital in self._report.cases:
+                raise UpdateRefused(update.hospital, "duplicate")
+            if update.round < self._expected.round:
+                self._report.late = sorted({*self._report.late, update.hospital})
+            validate(update, self._expected)
+            beyond = self._rule.fits(update.tensors, update.cases)
+            if beyond is not None:
+                raise UpdateRefused(update.hospital, "out-of-range", beyond)
+        except UpdateRefused as refusal:
+            self.refuse(refusal)
+            raise
+        self._rule.add(update.tensors, update.cases)
+        self._report.cases[update.hospital] = update.cases
+        self._report.metrics[update.hospital] = update.metrics
+
+    def refuse(self, refusal: UpdateRefused) -> None:
+        """Records a refusal that was decided before an update could be rebuilt."""
+        self._report.refused.append(Refusal(refusal.hospital, refusal.tensor, refusal.code))
+
+    def fail(self, failure: Failure) -> None:
+        """Records that a hospital says it cannot answer."""
+        self._report.failures[failure.hospital] = failure.code
+
+    def close(self) -> tuple[dict[str, Tensor], Report]:
+        """Ends the round.
+
+        Returns:
+            The aggregate change, and who did what.
+
+        Raises:
+            Incomplete: `nothing-to-aggregate`, where no update was taken.
+        """
+        report = self._report
+        report.answered = sorted(report.cases)
+        refused = {refusal.hospital for refusal in report.refused}
+        report.lost = sorted(set(self._asked) - set(report.cases) - refused)
+        report.cases = dict(sorted(report.cases.items()))
+        report.metrics = dict(sorted(report.metrics.items()))
+        report.refused.sort(key=lambda refusal: (refusal.hospital, refusal.code, refusal.tensor))
+        self._expected = None
+        if not report.answered:
+            reasons = {refusal.hospital: refusal.code for refusal in report.refused}
+            reasons |= report.failures
+            told = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
+            raise Incomplete(
+                "nothing-to-aggregate",
+                "no hospital's update was taken",
+                told or "no hospital answered",
+                "see the hospitals' logs",
+            )
+        return self._rule.mean(), report

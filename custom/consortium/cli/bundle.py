@@ -1,0 +1,29 @@
+"""`scripts/bundle JOB OUT`: a job that carries the package with it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortium.cli.run import DebugOption, run_app
+from consortium.jobs import bundle_job, find_job
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def bundle(
+    job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
+    out: Annotated[Path, typer.Argument(help="The job to write; must not exist.")],
+    hospital: Annotated[
+        list[str] | None, typer.Option(help="A site that must take part; may be repeated.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a job folder with the package inside, for a federation where it is not installed."""
+    bundle_job(find_job(job), out, hospitals=hospital or [])
+    print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
+
+
+if __name__ == "__main__":
+    run_app(app)

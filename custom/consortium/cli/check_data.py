@@ -1,0 +1,166 @@
+"""`consortium check-data`: is this hospital's folder fit for training?
+
+Reads a folder and writes nothing into it. What is wrong is printed by kind, with what to do about
+it; a line at the end counts. Colours and the progress bar appear on terminals only.
+"""
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consortium.errors import Incomplete, Refused, UsageError
+
+if TYPE_CHECKING:
+    from consortium.data.findings import Finding
+
+_SETTINGS = Path("app/config/settings.json")
+
+ADVICE = {
+    "absent-label": "Is the structure really in none of these patients?",
+    "affine-mismatch": "Resample the mask to its image, or export both again.",
+    "bad-affine": "Export the file again with its geometry.",
+    "constant-image": "The sequence is blank. Export it again or remove the case.",
+    "duplicate-channel": "A missing sequence filled with another? Keep the case if that is meant.",
+    "duplicate-image": "Keep one of the two, with the right patient.",
+    "duplicate-mask": "Give each image a mask of its own.",
+    "duplicate-patient": "List every patient once in dataset.json.",
+    "empty-mask": "Is the patient really without a labelled structure?",
+    "intensity-outlier": "Was the file exported like the others (same units, same bit depth)?",
+    "label-name": "Does the value mean the same here and in the job?",
+    "missing-file": "Copy the file there, or remove its entry from dataset.json.",
+    "non-integer-label": "Was the mask resampled? Use nearest neighbours, or export it again.",
+    "not-finite": "Export the file again, without NaN or infinity.",
+    "outside-folder": "Put the file into the folder and list it by its path inside.",
+    "shape-mismatch": "Does the mask belong to this image? Resample it, or export both again.",
+    "size-outlier": "Is it the right part of the body, whole, and the right scan?",
+    "spacing-outlier": "Is it the right scan, and is its header right?",
+    "too-few-patients": "Add patients, or take part with this few only on purpose.",
+    "unknown-label": "Give the voxels the right value, or name the value in dataset.json.",
+    "unreadable-file": "Copy or export the file again.",
+    "wrong-channels": "Put the channels into the job's order, or correct modality in dataset.json.",
+    "wrong-dimensions": "Export the file as one volume.",
+}
+
+
+def check_data(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="One hospital's folder, with its dataset.json.")
+    ],
+    job: Annotated[
+        str | None,
+        typer.Option(help="Job to check against: its folder, its name or a settings.json."),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write the findings here, outside DIR."),
+    ] = None,
+) -> None:
+    """Check one hospital's folder before it trains. Nothing is written into it.
+
+    Ends with 0 if there are no errors (warnings may remain) and with 1 if there are.
+    """
+    if json_file and json_file.resolve().is_relative_to(folder.resolve()):
+        raise Refused(
+            "inside-data", "nothing is written into DIR", str(json_file), "choose a file elsewhere"
+        )
+    from consortium.data.checks import check_folder
+    from consortium.data.datalist import read_datalist
+    from consortium.files import write_json
+    from consortium.settings import load_settings
+
+    settings = load_settings(find_settings(job)) if job is not None else None
+    cases = read_datalist(folder).cases
+    with _progress_bar() as progress:
+        findings = check_folder(folder, settings, progress)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if json_file:
+        rows = [
+            {"code": f.code, "severity": f.severity, "file": f.file, "detail": f.detail}
+            for f in findings
+        ]
+        write_json(json_file, {"ok": not errors, "findings": rows})
+    _print(findings)
+    print(
+        f"{_count(len(cases), 'case')}, {_count(len({c.patient for c in cases}), 'patient')}: "
+        f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}",
+        flush=True,
+    )
+    if errors:
+        raise Incomplete(
+            "findings", f"{_count(errors, 'error')} in the data", str(folder), "see the list above"
+        )
+
+
+def find_settings(job: str) -> Path:
+    """The `settings.json` that `--job` means.
+
+    Args:
+        job: path of a `settings.json`, of a job's folder, or the name of a job in the folder
+            `jobs` here or further up.
+
+    Raises:
+        UsageError: `unknown-job`.
+    """
+    here = Path.cwd()
+    jobs = [parent / "jobs" / job / _SETTINGS for parent in (here, *here.parents)]
+    for path in (Path(job), Path(job) / _SETTINGS, *jobs):
+        if path.is_file():
+            return path
+    raise UsageError(
+        "unknown-job", "no such job", job or "--job", "give its folder, name or settings.json"
+    )
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Reading cases", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(findings: Sequence["Finding"]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    kinds = sorted(findings, key=lambda finding: (finding.severity, finding.code))
+    for (severity, code), group in groupby(kinds, key=lambda f: (f.severity, f.code)):
+        style = "bold red" if severity == "error" else "bold yellow"
+        console.print(Text.assemble((severity, style), " ", (code, "bold")))
+        for finding in group:
+            line = ": ".join(part for part in (finding.file, finding.detail) if part)
+            console.print(Text(_wrap(_plain(line), console.width)), soft_wrap=True)
+        console.print(Text(_wrap(ADVICE[code], console.width), "dim"), end="\n\n", soft_wrap=True)
+
+
+def _wrap(text: str, width: int) -> str:
+    """Indented; a path is never broken, so that it can be copied."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _plain(text: str) -> str:
+    """Without what would steer a terminal: names come from a file that others may have written."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,180 @@
+"""`consortium evaluate`: how good a model is on the labelled patients of one or more hospitals.
+
+Every labelled patient is scored, those that the model was trained on included, on the grid of the
+original file. A model of other channels or labels than the data is refused before any is read.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from consortium.data.datalist import Datalist
+    from consortium.training.scores import Summary
+
+METRICS = ("dice", "hd95")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a model.")],
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="One hospital's folder, or a folder of such folders."),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all scores here.")
+    ] = None,
+) -> None:
+    """Score a model on every labelled patient: Dice, HD95 in mm and volumes in mL.
+
+    Dice is 1 where neither mask has the structure and 0 where one has. HD95 is 0 where neither has
+    it; where only one has there is no distance (null), and the patient counts in Dice alone.
+    Intervals are 95 % bootstrap intervals of the mean over patients.
+    """
+    import torch
+
+    from consortium.files import write_json
+    from consortium.training.bundle import load_bundle, require_match
+    from consortium.training.inference import load_case, predict_case
+    from consortium.training.scores import score_case
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings, network = load_bundle(model, device)
+    hospitals = _hospitals(data)
+    for datalist in hospitals.values():
+        require_match(settings, datalist)
+    names = list(settings.data.labels)
+    cases: list[dict[str, Any]] = []
+    with _progress_bar(sum(len(datalist.cases) for datalist in hospitals.values())) as advance:
+        for hospital, datalist in hospitals.items():
+            for entry in datalist.cases:
+                case = load_case(settings, entry.image, entry.label)
+                assert case.label_original is not None
+                scores = score_case(
+                    predict_case(network, case, settings, device),
+                    case.label_original,
+                    case.spacing_original,
+                    names,
+                    surface=True,
+                )
+                cases.append({"patient": entry.patient, "hospital": hospital, **scores})
+                advance()
+    groups = {
+        hospital: [case for case in cases if case["hospital"] == hospital] for hospital in hospitals
+    }
+    if json_file is not None:
+        write_json(
+            json_file,
+            {
+                "cases": cases,
+                **_as_json(_summaries(cases, names)),
+                "hospitals": {
+                    hospital: _as_json(_summaries(group, names))
+                    for hospital, group in groups.items()
+                },
+            },
+        )
+    if len(groups) > 1:
+        groups["all"] = cases
+    _print({group: _summaries(members, names) for group, members in groups.items()}, names)
+
+
+def _hospitals(folder: Path) -> "dict[str, Datalist]":
+    from consortium.data.datalist import hospital_folders, read_datalist
+
+    if (folder / "dataset.json").is_file():
+        return {folder.resolve().name: read_datalist(folder)}
+    return {name: read_datalist(path) for name, path in hospital_folders(folder).items()}
+
+
+def _summaries(
+    cases: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> "dict[str, dict[str, Summary]]":
+    """By metric and structure."""
+    from consortium.training.scores import summarise
+
+    return {
+        metric: {name: summarise(case[metric][name] for case in cases) for name in names}
+        for metric in METRICS
+    }
+
+
+def _as_json(summaries: "Mapping[str, Mapping[str, Summary]]") -> dict[str, Any]:
+    return {
+        statistic: {
+            metric: {name: getattr(summary, statistic) for name, summary in of_metric.items()}
+            for metric, of_metric in summaries.items()
+        }
+        for statistic in ("mean", "median", "interval")
+    }
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[], None]]:
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Scoring patients", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _print(
+    groups: "Mapping[str, Mapping[str, Mapping[str, Summary]]]", names: Sequence[str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    table = Table()
+    for title in ("hospital", "structure"):
+        table.add_column(title, overflow="fold")
+    for title in (
+        "patients",
+        "Dice mean [95 %]",
+        "median",
+        "HD95 mean [95 %], mm",
+        "median",
+        "without",
+    ):
+        table.add_column(title, justify="right")
+    for group, metrics in groups.items():
+        if group == "all" and len(groups) > 1:
+            table.add_section()
+        for name in names:
+            dice, distance = metrics["dice"][name], metrics["hd95"][name]
+            table.add_row(
+                Text(_plain(group)),
+                Text(_plain(name)),
+                str(dice.cases),
+                *_columns(dice, 3),
+                *_columns(distance, 1),
+                str(dice.cases - distance.cases),
+            )
+    console.print(table)
+    console.print("without: patients without a distance, because one of the two masks is empty")
+
+
+def _columns(summary: "Summary", digits: int) -> tuple[str, str]:
+    if summary.mean is None or summary.median is None:
+        return "-", "-"
+    mean = f"{summary.mean:.{digits}f}"
+    if summary.interval is not None:
+        low, high = summary.interval
+        mean += f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return mean, f"{summary.median:.{digits}f}"
+
+
+def _plain(text: str) -> str:
+    """Without what would steer a terminal: names come from files that others wrote."""
+    return "".join(char if char.isprintable() else "?" for char in text)

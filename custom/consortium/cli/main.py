@@ -1,0 +1,42 @@
+"""The command `consortium`, which is installed at a hospital.
+
+Each command is a function in a module of its own, which imports what is slow to import (torch,
+monai, nibabel) when it is called: `consortium --help` answers at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from consortium import __version__
+from consortium.cli.check_data import check_data
+from consortium.cli.evaluate import evaluate
+from consortium.cli.predict import predict
+from consortium.cli.run import DebugOption, run_app
+
+app = typer.Typer(name="consortium", add_completion=False)
+app.command()(check_data)
+app.command()(predict)
+app.command()(evaluate)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"consortium {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: DebugOption = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Work with the models and the data of a consortium of hospitals, at one hospital."""
+
+
+def main() -> None:
+    """Entry point of the installed command; never returns."""
+    run_app(app)

@@ -1,0 +1,62 @@
+"""`scripts/simulate JOB --data DIR --workspace DIR`: a job over a folder of hospitals."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortium.cli.outcome import print_outcome
+from consortium.cli.progress import RunProgress
+from consortium.cli.run import DebugOption, run_app
+from consortium.errors import Incomplete
+from consortium.jobs import find_job
+from consortium.simulation import Simulation
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def simulate(
+    job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
+    data: Annotated[Path, typer.Option(help="Holds one folder a hospital.")],
+    workspace: Annotated[Path, typer.Option(help="What the run leaves; new or empty.")],
+    rounds: Annotated[int | None, typer.Option(help="Short for --set rounds=N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=S.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+    ] = None,
+    smallest_group: Annotated[
+        int, typer.Option(help="A metric over fewer patients is not sent by a hospital.", min=1)
+    ] = 5,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the workspace.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a job over the hospitals in DIR, each a process of its own, in FLARE's simulator.
+
+    Ends with 0 only if every hospital took part to the end.
+    """
+    assignments = list(set_ or [])
+    assignments += [f"rounds={rounds}"] if rounds is not None else []
+    assignments += [f"seed={seed}"] if seed is not None else []
+    simulation = Simulation(
+        job=find_job(job),
+        data=data,
+        workspace=workspace,
+        assignments=assignments,
+        resume=resume,
+        smallest_group=smallest_group,
+    )
+    with RunProgress() as progress:
+        result = simulation.run(progress)
+    print_outcome(result, workspace)
+    if not result["complete"]:
+        raise Incomplete(
+            "incomplete",
+            result["reason"],
+            str(workspace / "federation.log"),
+            "see the hospitals' errors in this log",
+        )
+
+
+if __name__ == "__main__":
+    run_app(app)

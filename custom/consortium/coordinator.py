@@ -1,0 +1,390 @@
+"""The orchestrator's side of a run, without FLARE.
+
+It joins what the rooms do: hands out the model, takes updates through the intake, chooses the model
+that is kept, journals every round, and writes what a run leaves. FLARE's components call it, and so
+can a loop in a test. What always holds: a round that is closed is on disk, and a run that is
+resumed from there ends with the same bytes as one that never stopped.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from consortium.aggregation.intake import Intake
+from consortium.errors import Refused
+from consortium.files import write_json, write_text
+from consortium.orchestration.journal import Entry, Journal
+from consortium.orchestration.records import RoundRecord
+from consortium.orchestration.run import Run
+from consortium.orchestration.selection import HospitalScore, Selection
+from consortium.report.curves import CurveWriter
+from consortium.report.page import render_report
+from consortium.seeds import derive_seed
+from consortium.settings import Settings
+from consortium.training.bundle import load_state, write_bundle
+from consortium.training.networks import build_network
+from consortium.update import (
+    Expected,
+    Failure,
+    Metrics,
+    Update,
+    UpdateRefused,
+    apply_change,
+    digest,
+    layout_of,
+    validate,
+)
+
+FINAL, ALONE, CROSS_SITE = "the final scoring", "the baseline", "the cross-site evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What a job declares.
+
+    Attributes:
+        run: id of the run.
+        job: name of the job.
+        hospitals: that must take part, sorted.
+        settings: the job's.
+    """
+
+    run: str
+    job: str
+    hospitals: tuple[str, ...]
+    settings: Settings
+
+
+class Coordinator:
+    """Leads one run.
+
+    Args:
+        study: what the job declares.
+        results: folder for what the run leaves.
+        journal: folder for what survives a kill; its content is continued where there is any.
+
+    Raises:
+        Refused: the journal is of another run or of other settings, or the start model does not
+            fit.
+    """
+
+    def __init__(self, study: Study, *, results: Path, journal: Path):
+        self._study, self._results, self._journal = study, results, Journal(journal)
+        settings = study.settings
+        network = build_network(settings, seed=derive_seed(settings.seed, "model"))
+        self._layout = layout_of(network, local_buffers=settings.update.buffers == "local")
+        fresh = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        self.run = Run(study.run, study.job, list(study.hospitals), settings.rounds)
+        self._selection = Selection(settings.selection.keep, settings.selection.patience)
+        self._intake = Intake(settings, self._layout)
+        self._cross_site: dict[str, dict[str, Any]] = {}
+        self._final_score: float | None = None
+        entry = self._journal.read()
+        if entry is None:
+            if settings.model.from_ is not None:
+                fresh = load_state(Path(settings.model.from_), fresh)
+            self._start = self.model = fresh
+            self._start_file, self._best_file = _model_file(0), ""
+        else:
+            self._continue(entry, fresh)
+        self._curves = CurveWriter(results / "tensorboard", list(study.hospitals))
+        self._model_sha256 = digest(self.model)
+
+    def _continue(self, entry: Entry, fresh: Mapping[str, Tensor]) -> None:
+        if entry.run != self._study.run or entry.settings != self._dump_settings():
+            raise Refused(
+                "other-run",
+                "the workspace holds a run of other settings",
+                str(self._journal.folder),
+                "resume with the same settings or use a new workspace",
+            )
+        self.model = load_state(self._journal.folder / entry.model, fresh)
+        if digest(self.model) != entry.model_sha256:
+            raise Refused(
+                "torn-model",
+                "the journal's model is not the one its record names",
+                str(self._journal.folder / entry.model),
+                "use a new workspace",
+            )
+        self._start = load_state(self._journal.folder / entry.start, fresh)
+        self._start_file, self._best_file = entry.start, entry.best
+        self.run.records = list(entry.records)
+        self._selection = Selection.from_dict(entry.selection)
+        self.run.stopped_early = entry.stopped_early
+
+    @property
+    def settings(self) -> Settings:
+        """The job's settings."""
+        return self._study.settings
+
+    @property
+    def rounds_done(self) -> int:
+        """Closed rounds; also the number of the model that is handed out next."""
+        return len(self.run.records)
+
+    @property
+    def start_model(self) -> Mapping[str, Tensor]:
+        """The model that round 0 started from."""
+        return self._start
+
+    def open_round(self) -> tuple[int, str]:
+        """Opens the next round.
+
+        Returns:
+            Its number and the digest of the model to hand out.
+        """
+        self._intake.open(self.rounds_done, self._model_sha256, self._study.hospitals)
+        return self.rounds_done, self._model_sha256
+
+    def offer(self, answer: Update | UpdateRefused | Failure) -> UpdateRefused | None:
+        """Takes an answer to the open round.
+
+        Args:
+            answer: an update, a refusal from rebuilding one, or what a hospital says went wrong.
+
+        Returns:
+            The refusal, where the answer is not taken; it is recorded.
+        """
+        if isinstance(answer, Failure):
+            self._intake.fail(answer)
+            return None
+        if isinstance(answer, UpdateRefused):
+            self._intake.refuse(answer)
+            return answer
+        try:
+            self._intake.offer(answer)
+        except UpdateRefused as refusal:
+            return refusal
+        return None
+
+    def close_round(self) -> Mapping[str, Tensor]:
+        """Aggregates, chooses, journals and records the open round.
+
+        Returns:
+            The new model.
+
+        Raises:
+            Incomplete: no update was taken.
+            EnvironmentProblem: the disk is full; the round before stands in the journal.
+        """
+        number = self.rounds_done
+        change, report = self._intake.close()
+        base, base_sha256 = self.model, self._model_sha256
+        self.model = apply_change(base, change)
+        self._model_sha256 = digest(self.model)
+        verdict = self._selection.observe(number, _scores(report.metrics))
+        record = RoundRecord(
+            round=number,
+            base_sha256=base_sha256,
+            asked=list(self._study.hospitals),
+            answered=report.answered,
+            refused=report.refused,
+            late=report.late,
+            lost=report.lost,
+            failures=report.failures,
+            cases=report.cases,
+            metrics={name: said.model_dump() for name, said in report.metrics.items()},
+            score=verdict.score,
+            best=verdict.best,
+            result_sha256=self._model_sha256,
+        )
+        self.run.records.append(record)
+        self.run.stopped_early = verdict.stop
+        files = {_model_file(number + 1): self.model}
+        if number == 0:
+            files[self._start_file] = self._start
+        if verdict.best:
+            self._best_file = _model_file(number)
+        self._write_journal(files)
+        self._write_rounds()
+        self._curves.round(record.to_dict())
+        return self.model
+
+    def answer(
+        self, question: str, answers: Mapping[str, Metrics | Failure | None]
+    ) -> dict[str, Metrics]:
+        """Takes the hospitals' answers to a question beside the rounds.
+
+        Args:
+            question: `FINAL`, `ALONE` or, by model, `CROSS_SITE`.
+            answers: by hospital; None or absent where there was none.
+
+        Returns:
+            The answers that are metrics.
+        """
+        told: dict[str, Metrics] = {}
+        missing = self.run.missing.setdefault(question, {})
+        for hospital in self._study.hospitals:
+            answer = answers.get(hospital)
+            if isinstance(answer, Metrics):
+                told[hospital] = answer
+            else:
+                missing[hospital] = answer.code if answer is not None else "no answer"
+        plain = {name: metrics.model_dump() for name, metrics in told.items()}
+        if question == FINAL:
+            verdict = self._selection.observe(self.rounds_done, _scores(told))
+            self.run.final = plain
+            self._final_score = verdict.score
+            if verdict.best:
+                self._best_file = _model_file(self.rounds_done)
+        elif question == ALONE:
+            self.run.alone = plain
+        return told
+
+    def local_model(self, answer: Update | UpdateRefused | Failure) -> Mapping[str, Tensor] | None:
+        """The model a hospital trained from the last one, for the cross-site evaluation.
+
+        Args:
+            answer: its update of the last model; the same checks as in a round.
+
+        Returns:
+            None where there is none; the reason is then in the run's `missing`.
+        """
+        expected = Expected(
+            self.rounds_done,
+            self._model_sha256,
+            self._layout,
+            self._study.settings.update.max_cases,
+            self._study.settings.update.max_change,
+        )
+        if isinstance(answer, Update):
+            try:
+                validate(answer, expected)
+                return apply_change(self.model, answer.tensors)
+            except UpdateRefused as refusal:
+                answer = refusal
+        self.run.missing.setdefault(CROSS_SITE, {})[answer.hospital] = answer.code
+        return None
+
+    def answer_cross_site(
+        self, trained_at: str, answers: Mapping[str, Metrics | Failure | None]
+    ) -> None:
+        """Takes the scores of one hospital's model at every hospital."""
+        told = self.answer(CROSS_SITE, answers)
+        self._cross_site[trained_at] = {
+            name: metrics.model_dump()["validation"] for name, metrics in told.items()
+        }
+
+    def finish(self, trouble: str = "") -> dict[str, Any]:
+        """Writes what the run leaves, complete or not.
+
+        Args:
+            trouble: why the run was ended, where something ended it; one line.
+
+        Returns:
+            The content of `result.json`.
+        """
+        self.run.trouble = trouble or self.run.trouble
+        reason = self.run.reason()
+        records = [record.to_dict() for record in self.run.records]
+        model_sha256 = self._write_model() if records else None
+        result: dict[str, Any] = {
+            "run": self.run.name,
+            "job": self.run.job,
+            "complete": not reason,
+            "reason": reason,
+            "seed": self._study.settings.seed,
+            "versions": _versions(),
+            "hospitals": self._hospital_rows(),
+            "rounds": self.rounds_done,
+            "best_round": self._selection.best_model if records else None,
+            "model_sha256": model_sha256,
+            "settings": self._dump_settings(),
+        }
+        if self._study.settings.cross_site:
+            result["cross_site"] = self._cross_site
+        final = {"metrics": self.run.final or {}, "score": self._final_score}
+        result["final"] = final
+        self._write_rounds()
+        write_json(self._results / "result.json", result)
+        write_text(self._results / "report.html", render_report(result, records, final=final))
+        self._curves.finish(result, final)
+        self._curves.close()
+        return result
+
+    def _write_rounds(self) -> None:
+        lines = [json.dumps(record.to_dict(), allow_nan=False) for record in self.run.records]
+        write_text(self._results / "rounds.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def _hospital_rows(self) -> list[dict[str, Any]]:
+        shared = self.run.scores_of_model(self._selection.best_model)
+        rows = []
+        for name in self._study.hospitals:
+            training = [record.cases[name] for record in self.run.records if name in record.cases]
+            score = shared.get(name)
+            alone = (self.run.alone or {}).get(name)
+            rows.append(
+                {
+                    "name": name,
+                    "cases": {
+                        "training": training[-1] if training else None,
+                        "validation": score["patients"] if score else None,
+                    },
+                    "alone": alone["validation"] if alone else None,
+                    "shared": score,
+                }
+            )
+        return rows
+
+    def _write_model(self) -> str:
+        fresh = self._start
+        best = load_state(self._journal.folder / self._best_file, fresh)
+        return write_bundle(
+            self._results / "model",
+            self._study.settings,
+            best,
+            trained={
+                "run": self.run.name,
+                "job": self.run.job,
+                "hospitals": list(self._study.hospitals),
+                "round": self._selection.best_model,
+            },
+        )
+
+    def _write_journal(self, models: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self._journal.write(
+            Entry(
+                run=self.run.name,
+                settings=self._dump_settings(),
+                records=self.run.records,
+                selection=self._selection.to_dict(),
+                model=_model_file(self.rounds_done),
+                model_sha256=self._model_sha256,
+                best=self._best_file,
+                start=self._start_file,
+                stopped_early=self.run.stopped_early,
+            ),
+            {name: _writer(state) for name, state in models.items()},
+        )
+
+    def _dump_settings(self) -> dict[str, Any]:
+        return self._study.settings.model_dump(by_alias=True, mode="json")
+
+
+def _writer(state: Mapping[str, Tensor]) -> Any:
+    return lambda path: save_file(dict(state), path)
+
+
+def _model_file(number: int) -> str:
+    return f"model-{number:06d}.safetensors"
+
+
+def _scores(metrics: Mapping[str, Metrics]) -> dict[str, HospitalScore]:
+    scores = {}
+    for name, said in metrics.items():
+        value = said.validation.mean_dice if said.validation is not None else None
+        if said.validation is not None and value is not None:
+            scores[name] = HospitalScore(value, said.validation.patients)
+    return scores
+
+
+def _versions() -> dict[str, str]:
+    packages: Sequence[str] = ("consortium", "nvflare", "torch", "monai", "numpy")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}

@@ -1,0 +1,168 @@
+"""The checks of one hospital's folder, before it trains.
+
+* Bad data raise nothing: they become findings. Only a folder without a readable `dataset.json` is
+  an error of usage, because then there is nothing to check.
+* Nothing is written, and no file outside the folder is opened.
+* One case is in memory at a time.
+
+| code              | severity | when                                                             |
+|-------------------|----------|------------------------------------------------------------------|
+| missing-file      | error    | a listed file is not there                                       |
+| unreadable-file   | error    | no NIfTI, damaged, cut off, no permission, no real numbers       |
+| outside-folder    | error    | an entry is absolute or has `..`; it is not opened               |
+| wrong-dimensions  | error    | an image is not 3-D or 4-D, a mask not 3-D, or it has no voxels  |
+| wrong-channels    | error    | another number than dataset.json's; other names than the job's   |
+| bad-affine        | error    | the affine is singular or not finite                             |
+| shape-mismatch    | error    | image and mask have different shapes                             |
+| affine-mismatch   | error    | a corner of image and mask lies over 0.1 voxel apart             |
+| not-finite        | error    | NaN or infinity in image or mask                                 |
+| non-integer-label | error    | a mask holds a fraction                                          |
+| unknown-label     | error    | a mask holds a value dataset.json, or the job, does not know     |
+| duplicate-patient | error    | two entries of one patient, or of one image file                 |
+| duplicate-mask    | error    | two entries share a mask file                                    |
+| duplicate-image   | error    | two patients have the same voxels                                |
+| empty-mask        | warning  | a mask labels nothing                                            |
+| constant-image    | warning  | a channel has one value                                          |
+| duplicate-channel | warning  | a channel is a copy of another (a missing sequence filled in)    |
+| label-name        | warning  | a label has no name, or the job calls the value by another       |
+| absent-label      | warning  | a structure (a label, without a job) is in none of the masks     |
+| too-few-patients  | warning  | fewer than 5 patients                                            |
+| spacing-outlier   | warning  | voxel spacing far from the hospital's median, and by 1.5 times   |
+| size-outlier      | warning  | number of voxels along an axis, and by 2 times                   |
+| intensity-outlier | warning  | standard deviation of a channel, and by 4 times                  |
+
+What "far" means for the outliers is in `consortium.data.outliers`; they need 8 cases.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from consortium.data.case_checks import check_case
+from consortium.data.datalist import Datalist, read_datalist
+from consortium.data.findings import Finding, error, warning
+from consortium.data.outliers import ImageFacts, find_outliers
+from consortium.data.volumes import name_inside
+from consortium.settings import Data, Settings
+
+__all__ = ["FEWEST_PATIENTS", "Finding", "check_folder"]
+
+FEWEST_PATIENTS = 5
+_LIST = "dataset.json"
+
+
+def check_folder(
+    folder: Path,
+    settings: Settings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Checks one hospital's folder.
+
+    Args:
+        folder: holds `dataset.json` and the files it lists.
+        settings: of the job that the hospital is to train; without them the folder is checked
+            against its own `dataset.json` alone.
+        progress: called after each case with the number of cases done and of all.
+
+    Returns:
+        Errors first, else in the order of the cases.
+
+    Raises:
+        UsageError: there is no such folder, or no usable `dataset.json` in it; see
+            `read_datalist`.
+    """
+    datalist = read_datalist(folder.absolute())
+    data = settings.data if settings else None
+    findings = _check_names(datalist, data) + _check_listing(datalist)
+    images: list[ImageFacts] = []
+    labels: set[int] = set()
+    for done, case in enumerate(datalist.cases, start=1):
+        result = check_case(case, datalist, data)
+        findings += result.findings
+        labels |= result.labels
+        if result.image:
+            images.append(result.image)
+        if progress:
+            progress(done, len(datalist.cases))
+    findings += _check_copies(images)
+    findings += _check_presence(datalist, data, labels)
+    findings += find_outliers(images, datalist.channels)
+    return sorted(findings, key=lambda finding: finding.severity)
+
+
+def _check_names(datalist: Datalist, data: Data | None) -> list[Finding]:
+    """Compares what `dataset.json` calls channels and labels with what the job calls them."""
+    found = [
+        warning("label-name", _LIST, f"value {value} has no name")
+        for value, name in datalist.labels.items()
+        if not name.strip()
+    ]
+    if data is None:
+        return found
+    if [c.casefold() for c in datalist.channels] != [c.casefold() for c in data.channels]:
+        detail = (
+            f"the job wants {', '.join(data.channels)}; here are {', '.join(datalist.channels)}"
+        )
+        found.append(error("wrong-channels", _LIST, detail))
+    for structure, values in data.labels.items():
+        name = datalist.labels.get(values[0], "").strip()
+        # A structure of several values is a region, which dataset.json has no name for.
+        if len(values) == 1 and name and name.casefold() != structure.casefold():
+            detail = f"value {values[0]} is {name} here and {structure} in the job"
+            found.append(warning("label-name", _LIST, detail))
+    return found
+
+
+def _check_listing(datalist: Datalist) -> list[Finding]:
+    """Finds entries that are listed twice, and counts the patients."""
+    found = []
+    patients: dict[str, Path] = {}
+    images: dict[Path, str] = {}
+    masks: dict[Path, str] = {}
+    for case in datalist.cases:
+        if case.patient in patients:
+            first = _name(datalist, patients[case.patient])
+            detail = f"patient {case.patient} is listed already with {first}"
+            found.append(error("duplicate-patient", _name(datalist, case.image), detail))
+        elif case.image in images:
+            detail = f"patients {images[case.image]} and {case.patient} share this image"
+            found.append(error("duplicate-patient", _name(datalist, case.image), detail))
+        elif case.label in masks:
+            detail = f"patients {masks[case.label]} and {case.patient} share this mask"
+            found.append(error("duplicate-mask", _name(datalist, case.label), detail))
+        patients.setdefault(case.patient, case.image)
+        images.setdefault(case.image, case.patient)
+        masks.setdefault(case.label, case.patient)
+    if len(patients) < FEWEST_PATIENTS:
+        detail = (
+            f"{len(patients)} listed; fewer than {FEWEST_PATIENTS} can hardly train or validate"
+        )
+        found.append(warning("too-few-patients", _LIST, detail))
+    return found
+
+
+def _name(datalist: Datalist, path: Path) -> str:
+    return name_inside(datalist.folder, path) or _LIST
+
+
+def _check_copies(images: Sequence[ImageFacts]) -> list[Finding]:
+    found = []
+    seen: dict[bytes, ImageFacts] = {}
+    for image in images:
+        first = seen.setdefault(image.digest, image)
+        if first.patient != image.patient and first.file != image.file:
+            detail = f"the same voxels as {first.file}, of another patient"
+            found.append(error("duplicate-image", image.file, detail))
+    return found
+
+
+def _check_presence(datalist: Datalist, data: Data | None, labels: set[int]) -> list[Finding]:
+    expected = (
+        {name: set(values) for name, values in data.labels.items()}
+        if data
+        else {f"{value} ({name})": {value} for value, name in datalist.labels.items() if value}
+    )
+    return [
+        warning("absent-label", "", f"no mask holds {name}")
+        for name, values in expected.items()
+        if not values & labels
+    ]

@@ -1,0 +1,128 @@
+"""A hospital's training cases as an endless, seeded stream of augmented batches.
+
+What a batch holds is a function of the seed and of the cases alone: which volumes are in memory
+does not matter, and two streams of the same seed give the same bytes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from monai.transforms import RandCropByPosNegLabeld, SpatialPadd
+from torch import Tensor
+
+from consortium.data.datalist import Case
+from consortium.data.transforms import build_augmentation, build_preprocessing
+from consortium.seeds import derive_seed
+from consortium.settings import Data
+
+
+class Cohort:
+    """Training cases of one hospital.
+
+    Args:
+        cases: at least one.
+        data: how they become tensors.
+    """
+
+    def __init__(self, cases: Sequence[Case], data: Data):
+        self._data = data
+        self._volumes = CacheDataset(
+            [{"image": str(case.image), "label": str(case.label)} for case in cases],
+            build_preprocessing(data, with_label=True),
+            cache_rate=data.cache,
+            num_workers=1,
+            progress=False,
+        )
+        self._augment = build_augmentation(data) if data.augment else None
+        # Where there is something to find, as (volume, slice); slice 0 stands for a 3-D volume.
+        self._with_tumour: list[tuple[int, int]] = []
+        self._without: list[tuple[int, int]] = []
+        for index in range(len(self._volumes)):
+            label = self._volumes[index]["label"]
+            if data.spatial_dims == 2:
+                found = label.flatten(0, -2).any(dim=0)
+                for z, positive in enumerate(found.tolist()):
+                    (self._with_tumour if positive else self._without).append((index, z))
+            else:
+                (self._with_tumour if bool(label.any()) else self._without).append((index, 0))
+
+    def batches(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """An endless stream of batches.
+
+        Slices (or volumes) with and without a structure are each visited in a fresh random order,
+        all of them before any comes again; `tumour_fraction` says how many of a batch are from the
+        first kind.
+
+        Args:
+            batch: samples a batch.
+            seed: decides everything random in the stream.
+
+        Yields:
+            Images, float32 of shape (batch, channels, *size), and masks, float32 of shape
+            (batch, structures, *size).
+        """
+        rng = np.random.default_rng(seed)
+        positive = _visit(self._with_tumour, rng) if self._with_tumour else None
+        negative = _visit(self._without, rng) if self._without else positive
+        positive = positive or negative
+        assert positive is not None and negative is not None
+        if self._data.spatial_dims == 3 and self._with_tumour:
+            negative = positive  # a patch without tumour comes from any volume
+        if self._augment is not None:
+            self._augment.set_random_state(seed=derive_seed(seed, "augment"))
+        crop = _Patches(self._data.size, derive_seed(seed, "patches"))
+        wanted = self._data.tumour_fraction
+        while True:
+            samples = []
+            for position in range(batch):
+                on_tumour = position < round(wanted * batch)
+                index, z = next(positive if on_tumour else negative)
+                volume = self._volumes[index]
+                if self._data.spatial_dims == 2:
+                    sample = {key: _plain(volume[key])[..., z] for key in ("image", "label")}
+                else:
+                    sample = crop(
+                        {key: _plain(volume[key]) for key in ("image", "label")}, on_tumour
+                    )
+                samples.append(self._augment(sample) if self._augment is not None else sample)
+            yield (
+                torch.stack([_plain(sample["image"]) for sample in samples]).float(),
+                torch.stack([_plain(sample["label"]) for sample in samples]).float(),
+            )
+
+
+class _Patches:
+    """Random 3-D patches, centred on a structure or anywhere."""
+
+    def __init__(self, size: Sequence[int], seed: int):
+        self._pad = SpatialPadd(["image", "label"], size)
+        self._crops = {
+            on_tumour: RandCropByPosNegLabeld(
+                ["image", "label"],
+                label_key="any",
+                spatial_size=size,
+                pos=int(on_tumour),
+                neg=int(not on_tumour),
+                num_samples=1,
+            ).set_random_state(seed=derive_seed(seed, int(on_tumour)))
+            for on_tumour in (True, False)
+        }
+
+    def __call__(self, sample: dict[str, Tensor], on_tumour: bool) -> dict[str, Tensor]:
+        padded = self._pad(sample)
+        padded["any"] = padded["label"].any(dim=0, keepdim=True)
+        [cropped] = self._crops[on_tumour](padded)
+        return {"image": cropped["image"], "label": cropped["label"]}
+
+
+def _visit(items: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    while True:
+        for position in rng.permutation(len(items)):
+            yield items[position]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Without MONAI's metadata, whose bookkeeping costs more than the work on a small sample."""
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor

@@ -1,0 +1,112 @@
+"""The workflow after the rounds: the last model is scored, and what else the job asks.
+
+Every hospital of the study is asked; whoever does not answer is on record.
+"""
+
+from collections.abc import Mapping
+
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from torch import Tensor
+
+from consortium.coordinator import ALONE, FINAL, Coordinator
+from consortium.flare import executor
+from consortium.flare.server import StudyPart
+from consortium.flare.wire import (
+    answer_from_shareable,
+    metrics_from_shareable,
+    model_to_shareable,
+)
+from consortium.update import Failure, Metrics, digest
+
+
+class Assessment(StudyPart, Controller):
+    """Scores the last model at every hospital; then, where the job asks, the baseline and the
+    cross-site evaluation.
+
+    Args:
+        study: id of the `StudyRun` component.
+        timeout: seconds after which a hospital that has not answered is on record as such;
+            0 waits for as long as the hospital is connected.
+    """  # noqa: D205
+
+    def __init__(self, study: str = "study", timeout: int = 0):
+        Controller.__init__(self)
+        self._study_id = study
+        self._timeout = timeout
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to undo."""
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """An answer that came too late changes nothing."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Asks one question after the other."""
+        study = self.study(fl_ctx)
+        study.guard(lambda: self._assess(study.coordinator, abort_signal, fl_ctx), fl_ctx)
+
+    def _assess(self, coordinator: Coordinator, abort: Signal, fl_ctx: FLContext) -> None:
+        settings = coordinator.settings
+        ask = _Questions(self, self._timeout, abort, fl_ctx)
+        answers = ask.model(executor.VALIDATE, coordinator.model)
+        if abort.triggered:
+            return
+        coordinator.answer(FINAL, _metrics(answers))
+        if settings.baseline:
+            answers = ask.model(executor.ALONE, coordinator.start_model)
+            if not abort.triggered:
+                coordinator.answer(ALONE, _metrics(answers))
+        if settings.cross_site and not abort.triggered:
+            trained = ask.model(
+                executor.LOCAL_MODEL, coordinator.model, round=coordinator.rounds_done
+            )
+            for hospital, shareable in sorted(trained.items()):
+                model = coordinator.local_model(answer_from_shareable(shareable, hospital))
+                if model is not None and not abort.triggered:
+                    answers = ask.model(executor.VALIDATE, model)
+                    coordinator.answer_cross_site(hospital, _metrics(answers))
+
+
+class _Questions:
+    """Asks all hospitals and waits for their answers."""
+
+    def __init__(self, controller: Controller, timeout: int, abort: Signal, fl_ctx: FLContext):
+        self._controller, self._timeout = controller, timeout
+        self._abort, self._fl_ctx = abort, fl_ctx
+
+    def model(
+        self, task: str, model: Mapping[str, Tensor], **meta: int
+    ) -> dict[str, Shareable]:
+        """Hands out a model with a task; returns what came back, by hospital."""
+        answers: dict[str, Shareable] = {}
+
+        def keep(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            answers[client_task.client.name] = client_task.result
+            client_task.result = None
+
+        self._controller.broadcast_and_wait(
+            Task(
+                name=task,
+                data=model_to_shareable(model, base_sha256=digest(model), **meta),
+                timeout=self._timeout,
+                result_received_cb=keep,
+            ),
+            self._fl_ctx,
+            min_responses=10**6,  # FLARE goes on when all that are connected have answered
+            abort_signal=self._abort,
+        )
+        return answers
+
+
+def _metrics(answers: dict[str, Shareable]) -> dict[str, Metrics | Failure]:
+    return {name: metrics_from_shareable(said, name) for name, said in answers.items()}

@@ -1,0 +1,183 @@
+"""The orchestrator's components around `ScatterAndGather`: one run, seen by FLARE in four parts.
+
+`StudyRun` leads; the aggregator, the persistor and the shareable generator ask it. FLARE swallows
+what an event handler raises, so whatever may fail is called where FLARE stops the job for it, and
+the reason is kept for `result.json`.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.aggregator import Aggregator
+from nvflare.app_common.abstract.learnable import Learnable
+from nvflare.app_common.abstract.learnable_persistor import LearnablePersistor
+from nvflare.app_common.abstract.model import ModelLearnable, make_model_learnable
+from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+
+from consortium.coordinator import Coordinator, Study
+from consortium.errors import ConsortiumError, UsageError
+from consortium.flare.job import read_job, register_tensors, result_folders
+from consortium.flare.wire import answer_from_shareable, model_to_shareable
+
+T = TypeVar("T")
+
+
+class StudyRun(FLComponent):
+    """Holds the run of this job.
+
+    Args:
+        training: id of the `ScatterAndGather` workflow; its number of rounds and its first round
+            are set from the job's settings and the journal.
+    """
+
+    def __init__(self, training: str = "training"):
+        super().__init__()
+        self._training_id = training
+        self._coordinator: Coordinator | None = None
+        self._trouble = ""
+        self._log = logging.getLogger(__name__)
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The run.
+
+        Raises:
+            UsageError: the job could not be opened; the reason was logged before.
+        """
+        if self._coordinator is None:
+            raise UsageError("no-run", "the run could not be opened", "", self._trouble)
+        return self._coordinator
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Opens the run when the job starts and writes its results when it ends."""
+        if event_type == EventType.START_RUN:
+            register_tensors()
+            self.guard(lambda: self._open(fl_ctx), fl_ctx)
+        elif event_type == EventType.END_RUN and self._coordinator is not None:
+            self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
+
+    def guard(self, work: Callable[[], T], fl_ctx: FLContext) -> T | None:
+        """Does work whose failure ends the job with a reason that people find."""
+        try:
+            return work()
+        except Exception as error:
+            known = isinstance(error, ConsortiumError)
+            self._log.error("%s", error, exc_info=not known)
+            self._trouble = self._trouble or (
+                str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
+            )
+            self.system_panic(self._trouble, fl_ctx)
+            return None
+
+    def _open(self, fl_ctx: FLContext) -> None:
+        job = read_job(fl_ctx)
+        engine = fl_ctx.get_engine()
+        hospitals = job.hospitals or tuple(sorted(client.name for client in engine.get_clients()))
+        results, journal = result_folders(job)
+        self._coordinator = Coordinator(
+            Study(job.run, job.name, hospitals, job.settings), results=results, journal=journal
+        )
+        training = engine.get_component(self._training_id)
+        if not isinstance(training, ScatterAndGather):
+            raise UsageError(
+                "bad-job", "no such workflow", self._training_id, "keep the job's configuration"
+            )
+        self._set_rounds(training, fl_ctx)
+
+    def _set_rounds(self, training: ScatterAndGather, fl_ctx: FLContext) -> None:
+        run = self.coordinator.run
+        rounds = len(run.records) if run.stopped_early else run.rounds
+        state = training.get_persist_state(fl_ctx)
+        training.restore(
+            {**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx
+        )
+
+    def close_round(self, fl_ctx: FLContext) -> None:
+        """Closes the round and, where the selection says so, makes it the last."""
+        self.coordinator.close_round()
+        if self.coordinator.run.stopped_early:
+            training = fl_ctx.get_engine().get_component(self._training_id)
+            state = training.get_persist_state(fl_ctx)
+            # FLARE counts on after this; restoring is its public way to change the count.
+            rounds = self.coordinator.rounds_done
+            training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
+
+
+class StudyPart(FLComponent):
+    """A part that asks the run.
+
+    Args:
+        study: id of the `StudyRun` component.
+    """
+
+    def __init__(self, study: str = "study"):
+        super().__init__()
+        self._study_id = study
+
+    def study(self, fl_ctx: FLContext) -> StudyRun:
+        """The run's component.
+
+        Raises:
+            UsageError: the job's configuration names none.
+        """
+        study = fl_ctx.get_engine().get_component(self._study_id)
+        if not isinstance(study, StudyRun):
+            raise UsageError(
+                "bad-job", "no such component", self._study_id, "keep the job's configuration"
+            )
+        return study
+
+
+class ModelPersistor(StudyPart, LearnablePersistor):
+    """Gives FLARE the run's model; the journal keeps it."""
+
+    def load(self, fl_ctx: FLContext) -> ModelLearnable:
+        """The model that the next round starts from."""
+        return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
+
+    def save(self, learnable: Learnable, fl_ctx: FLContext) -> None:
+        """Nothing: a round was journalled when it was closed."""
+
+
+class ModelShareableGenerator(StudyPart, ShareableGenerator):
+    """Opens a round with the model it hands out."""
+
+    def learnable_to_shareable(self, model: Learnable, fl_ctx: FLContext) -> Shareable:
+        """The model, the round's number and the model's digest."""
+        coordinator = self.study(fl_ctx).coordinator
+        number, base_sha256 = coordinator.open_round()
+        return model_to_shareable(coordinator.model, round=number, base_sha256=base_sha256)
+
+    def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
+        """The model after the round."""
+        return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
+
+
+class UpdateAggregator(StudyPart, Aggregator):
+    """Takes updates whole or not at all, and aggregates by the rule that the settings name.
+
+    When to use it: as the aggregator of `ScatterAndGather`. It sees every hospital's update, so it
+    does not hide one from the orchestrator.
+    """
+
+    def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
+        """Takes one hospital's answer; False where it is refused or a failure."""
+        study = self.study(fl_ctx)
+        sender = fl_ctx.get_peer_context().get_identity_name()
+        answer = answer_from_shareable(shareable, sender)
+        refusal = study.coordinator.offer(answer)
+        if refusal is not None:
+            self.log_warning(fl_ctx, str(refusal))
+        return refusal is None
+
+    def aggregate(self, fl_ctx: FLContext) -> Shareable:
+        """Closes the round; the run holds the new model."""
+        study = self.study(fl_ctx)
+        study.guard(lambda: study.close_round(fl_ctx), fl_ctx)
+        return Shareable()

@@ -1,0 +1,68 @@
+"""FLARE's simulator as a process of its own: every hospital is a further process on this machine."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from consortium.flare import job as flare_job
+from consortium.flare import site
+
+
+def start_simulator(
+    job: Path,
+    *,
+    hospitals: Sequence[str],
+    data: Path,
+    workspace: Path,
+    smallest_group: int,
+    share_models: bool,
+    environment: Mapping[str, str],
+) -> subprocess.Popen[bytes]:
+    """Starts a job in the simulator.
+
+    Args:
+        job: the prepared job.
+        hospitals: names of the sites.
+        data: holds one folder a hospital.
+        workspace: of the run. FLARE's own files go to `federation/` (wiped at the start), what it
+            prints to `federation.log`, results to the workspace, what hospitals keep to
+            `hospitals/`.
+        smallest_group: see `consortium.training.train.Site`.
+        share_models: whether hospitals let others score their models.
+        environment: to start it with.
+
+    Returns:
+        The running process, leader of a process group of its own.
+    """
+    own = {
+        site.DATA: str(data / "{site}"),
+        site.STATE: str(workspace / "hospitals" / "{site}"),
+        site.SMALLEST_GROUP: str(smallest_group),
+        site.SHARE_MODEL: "yes" if share_models else "no",
+        flare_job.RUN_FOLDER: str(workspace),
+    }
+    threads = str(max(1, (os.cpu_count() or 1) // len(hospitals)))
+    # Threads of several processes that spin against each other cost far more than they bring.
+    quiet = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": threads}
+    with (workspace / "federation.log").open("ab") as log:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "nvflare.private.fed.app.simulator.simulator",
+                str(job),
+                "-w",
+                str(workspace / "federation"),
+                "-c",
+                ",".join(hospitals),
+                "-t",
+                str(len(hospitals)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**quiet, **environment, **own},
+            start_new_session=True,
+        )

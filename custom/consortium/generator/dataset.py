@@ -1,0 +1,205 @@
+"""Writes the hospitals' folders in the layout of the Medical Segmentation Decathlon.
+
+A hospital's folder appears whole or not at all. Its bytes are a function of the seed, of the
+hospital's own description and of the form of the scans: neither the other hospitals nor the time,
+the folder's place or the number of patients behind a patient have a part in them.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+from consortium.errors import EnvironmentProblem, UsageError
+from consortium.files import write_json, write_text
+from consortium.generator.anatomy import Head
+from consortium.generator.hospitals import HOSPITALS, Hospital
+from consortium.generator.scanner import CHANNELS, Scanner
+from consortium.generator.tumour import Tumour
+
+LABELS = ("background", "oedema", "core")
+
+_SHAPES = {2: (96, 20), 3: (64, 40)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """A patient and the scan of their head.
+
+    Attributes:
+        name: id, unique among all hospitals.
+        sex: `female` or `male`.
+        age: years.
+        scanner: the machine.
+        image: of shape (X, Y, Z, channels), axes pointing right, front and up.
+        mask: of shape (X, Y, Z): 0 background, 1 oedema, 2 core.
+        affine: of shape (4, 4), from voxels to mm to the right, front and up.
+    """
+
+    name: str
+    sex: str
+    age: int
+    scanner: Scanner
+    image: npt.NDArray[np.int16]
+    mask: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
+
+
+def generate(
+    out: Path,
+    hospitals: Sequence[Hospital] = HOSPITALS,
+    *,
+    seed: int,
+    spatial_dims: Literal[2, 3] = 2,
+    in_plane: int | None = None,
+    slices: int | None = None,
+) -> None:
+    """Writes one folder a hospital below `out`.
+
+    The same arguments give the same bytes (on one machine with one set of libraries; elsewhere a
+    voxel may differ by one unit). A patient's head and tumour are the same in 2-D and in 3-D.
+
+    Args:
+        out: a folder that is missing or empty.
+        hospitals: whom to generate.
+        seed: not negative.
+        spatial_dims: 2 gives stacks of thick slices, to be trained on slice by slice; 3 gives
+            small volumes with voxels of equal sides.
+        in_plane: voxels along each side of a slice; by default 96 in 2-D, 64 in 3-D.
+        slices: by default 20 in 2-D, 40 in 3-D.
+
+    Raises:
+        UsageError: `folder-in-use`, `bad-seed` or `same-name`.
+        EnvironmentProblem: `disk-full` or `cannot-write`; hospitals that were done stay.
+    """
+    if seed < 0:
+        raise UsageError("bad-seed", f"{seed} is negative", "--seed", "give 0 or more")
+    repeated = [n for n, count in Counter(h.name for h in hospitals).items() if count > 1]
+    if repeated:
+        raise UsageError("same-name", "two hospitals have one name", repeated[0], "rename one")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("folder-in-use", "not an empty folder", str(out), "name a new one")
+    default_in_plane, default_slices = _SHAPES[spatial_dims]
+    shape = (in_plane or default_in_plane, slices or default_slices)
+    for hospital in hospitals:
+        with _whole_folder(out / hospital.name) as folder:
+            _write_hospital(folder, hospital, seed, spatial_dims, shape)
+
+
+def make_patient(
+    hospital: Hospital,
+    index: int,
+    *,
+    seed: int,
+    spatial_dims: Literal[2, 3],
+    shape: tuple[int, int],
+) -> Patient:
+    """Draws a hospital's patient and scans them.
+
+    Args:
+        hospital: where the patient is treated.
+        index: number of the patient, from 1.
+        seed: see `generate`.
+        spatial_dims: see `generate`.
+        shape: voxels along each side of a slice, and slices.
+    """
+    digest = hashlib.sha256(hospital.name.encode()).digest()
+    words = [int.from_bytes(digest[i : i + 4], "big") for i in range(0, 16, 4)]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, *words, index]))
+    male = bool(rng.random() >= hospital.women)
+    age = int(rng.integers(hospital.age[0], hospital.age[1], endpoint=True))
+    scanner = hospital.scanners[rng.integers(len(hospital.scanners))]
+    head = Head.draw(rng, age=age, male=male)
+    tumour = Tumour.draw(rng, hospital.growth)
+
+    grid = scanner.grid(*shape, isotropic=spatial_dims == 3)
+    anatomy = head.on(grid, tumour.push)
+    layers, mask = tumour.on(grid, anatomy)
+    image = scanner.acquire(
+        rng, grid, (*anatomy.layers, *layers), oedema=tumour.oedema, uptake=tumour.uptake
+    )
+    return Patient(
+        name=f"{hospital.name}-{index:04d}",
+        sex="male" if male else "female",
+        age=age,
+        scanner=scanner,
+        image=image,
+        mask=mask,
+        affine=grid.affine,
+    )
+
+
+def _write_hospital(
+    folder: Path,
+    hospital: Hospital,
+    seed: int,
+    spatial_dims: Literal[2, 3],
+    shape: tuple[int, int],
+) -> None:
+    """Fills an existing, empty folder."""
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    entries = []
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["patient", "sex", "age", "scanner"])
+    for index in range(1, hospital.patients + 1):
+        patient = make_patient(
+            hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape
+        )
+        image, label = f"imagesTr/{patient.name}.nii.gz", f"labelsTr/{patient.name}.nii.gz"
+        for name, voxels in ((image, patient.image), (label, patient.mask)):
+            scan = nib.Nifti1Image(voxels, patient.affine)
+            scan.header.set_xyzt_units("mm")
+            turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(patient.scanner.orientation))
+            nib.save(scan.as_reoriented(turn), folder / name)
+        entries.append(
+            {"patient": patient.name, "image": f"./{image}", "label": f"./{label}"}
+        )
+        rows.writerow([patient.name, patient.sex, patient.age, patient.scanner.name])
+    write_text(folder / "patients.csv", table.getvalue())
+    write_json(
+        folder / "dataset.json",
+        {
+            "name": f"generated brain tumours, {hospital.name}",
+            "description": f"No patient is real; seed {seed}, {spatial_dims}-D.",
+            "tensorImageSize": "4D",
+            "modality": {str(number): name for number, name in enumerate(CHANNELS)},
+            "labels": {str(value): name for value, name in enumerate(LABELS)},
+            "numTraining": len(entries),
+            "training": entries,
+        },
+    )
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """Lends a folder beside `path`, which becomes `path` if nothing goes wrong, else vanishes."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise EnvironmentProblem(
+            "disk-full" if full else "cannot-write",
+            error.strerror or "cannot be written",
+            str(path),
+            "free some space and try again" if full else "check the folder's permissions",
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""What a scanner makes of a head: three channels with its own contrast, sharpness, bias and noise.
+
+The channels are those of the usual protocol for a glioma. How bright each tissue is on each of them
+is a table; what differs between machines is in `Scanner`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter1d
+
+from consortium.generator.anatomy import Layer, Tissue
+from consortium.generator.fields import Array, Grid, SmoothField
+
+CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+
+# Signal of each tissue in the channels' order, white matter before contrast being 0.7.
+_SIGNAL: dict[Tissue, tuple[float, float, float]] = {
+    Tissue.SCALP: (0.95, 0.58, 0.95),
+    Tissue.MUSCLE: (0.45, 0.34, 0.52),
+    Tissue.BONE: (0.06, 0.05, 0.06),
+    Tissue.MARROW: (0.50, 0.25, 0.50),
+    Tissue.FLUID: (0.20, 0.10, 0.21),
+    Tissue.GREY: (0.47, 0.55, 0.50),
+    Tissue.WHITE: (0.70, 0.45, 0.72),
+    Tissue.NUCLEI: (0.58, 0.52, 0.61),
+    Tissue.EYE: (0.22, 0.15, 0.22),
+    Tissue.AIR: (0.02, 0.02, 0.02),
+    Tissue.VESSEL: (0.28, 0.20, 1.05),
+    Tissue.PLEXUS: (0.45, 0.45, 0.95),
+    Tissue.LESION: (0.54, 0.80, 0.56),
+    Tissue.OEDEMA: (0.50, 0.85, 0.52),
+    Tissue.CORE: (0.42, 0.72, 0.46),
+    Tissue.ENHANCING: (0.46, 0.70, 1.12),
+    Tissue.NECROSIS: (0.28, 0.42, 0.30),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanner:
+    """A machine and its protocol.
+
+    Attributes:
+        name: as the patients' table gives it.
+        field_of_view: width and length of a slice, mm.
+        coverage: height of the stack of slices, mm.
+        orientation: where the axes of the files point: to the right, front and head, or the
+            first two to the left and back.
+        gain: scanner's units for a signal of 1, by channel.
+        gamma: exponent on the signal, by channel; below 1, the contrast of tissues is flatter.
+        sharpness: standard deviation of the point spread in the plane, mm.
+        bias: standard deviation of the logarithm of the receiver's sensitivity over the head.
+        noise: standard deviation in each of the receiver's two parts, for a signal of 1.
+    """
+
+    name: str
+    field_of_view: float
+    coverage: float
+    orientation: Literal["RAS", "LPS"]
+    gain: tuple[float, float, float]
+    gamma: tuple[float, float, float]
+    sharpness: float
+    bias: float
+    noise: float
+
+    def grid(self, in_plane: int, slices: int, *, isotropic: bool = False) -> Grid:
+        """Positions of the voxels of a stack of slices, the head being around the origin.
+
+        Args:
+            in_plane: voxels along each side of a slice.
+            slices: how many; they share out `coverage`.
+            isotropic: slices lie as far apart as the voxels within one, whatever `coverage` is.
+        """
+        side = self.field_of_view / in_plane
+        apart = side if isotropic else self.coverage / slices
+        across = side * (np.arange(in_plane) - (in_plane - 1) / 2)
+        # More of the brain is above the standard head's origin than below it.
+        up = 16 + apart * (np.arange(slices) - (slices - 1) / 2)
+        return Grid(x=across, y=across, z=up)
+
+    def acquire(
+        self,
+        rng: np.random.Generator,
+        grid: Grid,
+        layers: Iterable[Layer],
+        *,
+        oedema: float = 1.0,
+        uptake: float = 1.0,
+    ) -> npt.NDArray[np.int16]:
+        """Scans a head.
+
+        Noise is Rician, that of a magnitude image: |s + n1 + i n2| with normal n1 and n2
+        (Gudbjartsson and Patz, "The Rician distribution of noisy MRI data", 1995, eq. 1).
+
+        Args:
+            rng: source of randomness.
+            grid: positions of the voxels.
+            layers: tissues, each over the ones before.
+            oedema: contrast of oedema to white matter on FLAIR, 1 being usual.
+            uptake: contrast of an enhancing core to white matter after contrast, 1 being usual.
+
+        Returns:
+            Of shape (X, Y, Z, 3), in the scanner's units.
+        """
+        # No two patients are scanned quite alike: sequences are adapted, and people move.
+        contrast = np.array(self.gamma) * rng.uniform(0.75, 1.25, size=3)
+        coil = SmoothField.draw(rng, wavelength=320, waves=12).on(grid)
+        texture = 0.03 * SmoothField.draw(rng, wavelength=9, waves=32).on(grid)
+        table = _signals(oedema, uptake)
+        image = np.zeros((3, *grid.shape))
+        for layer in layers:
+            kept = 1 - layer.share
+            for channel, signal in zip(image, table[layer.tissue], strict=True):
+                channel *= kept
+                channel += signal * layer.share
+        spread = self.sharpness * rng.uniform(0.8, 1.5) / (grid.x[1] - grid.x[0])
+        for channel, gamma in zip(image, contrast, strict=True):
+            channel **= gamma
+            channel *= np.exp(self.bias * coil + texture)
+        for axis in (1, 2):
+            image = gaussian_filter1d(image, spread, axis, truncate=3.0)
+        real, imaginary = self.noise * rng.uniform(0.7, 1.4) * rng.normal(size=(2, *image.shape))
+        magnitude = np.hypot(image + real, imaginary)
+        scaled = np.moveaxis(magnitude, 0, -1) * self.gain
+        return np.rint(scaled).clip(0, np.iinfo(np.int16).max).astype(np.int16)
+
+
+def _signals(oedema: float, uptake: float) -> dict[Tissue, tuple[float, float, float]]:
+    """The table of signals with the contrast of one patient's tumour."""
+    white = _SIGNAL[Tissue.WHITE]
+    pre, flair, post = _SIGNAL[Tissue.OEDEMA]
+    wet = (pre, white[1] + oedema * (flair - white[1]), post)
+    pre, flair, post = _SIGNAL[Tissue.ENHANCING]
+    bright = (pre, flair, white[2] + uptake * (post - white[2]))
+    return {**_SIGNAL, Tissue.OEDEMA: wet, Tissue.ENHANCING: bright}

@@ -1,0 +1,148 @@
+"""FLARE job folders: found, filled in for a study, and bundled with the package.
+
+A job of ours is configuration only. `prepare_job` makes the copy that is submitted: the hospitals
+that the study declares stand in its `meta.json`, the settings in its `settings.json`.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import consortium
+from consortium import __version__
+from consortium.errors import Refused, UsageError
+from consortium.files import write_json
+from consortium.settings import parse_settings, read_json_object
+
+SETTINGS = Path("app/config/settings.json")
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def find_settings(job: str) -> Path:
+    """The `settings.json` that a user means.
+
+    Args:
+        job: path of a `settings.json`, of a job's folder, or the name of a job in the folder
+            `jobs` here or further up.
+
+    Raises:
+        UsageError: `unknown-job`.
+    """
+    here = Path.cwd()
+    jobs = [parent / "jobs" / job / SETTINGS for parent in (here, *here.parents)]
+    for path in (Path(job), Path(job) / SETTINGS, *jobs):
+        if path.is_file():
+            return path.resolve()
+    raise UsageError(
+        "unknown-job", "no such job", job or "--job", "give its folder, name or settings.json"
+    )
+
+
+def find_job(job: str) -> Path:
+    """The folder of the job that a user means, by its path or its name.
+
+    Raises:
+        UsageError: `unknown-job`.
+    """
+    folder = find_settings(job).parents[2]
+    if not (folder / "meta.json").is_file():
+        raise UsageError("unknown-job", "no meta.json", str(folder), "give a job's folder")
+    return folder
+
+
+def prepare_job(
+    source: Path, out: Path, *, run: str, hospitals: Sequence[str], settings: dict[str, Any]
+) -> None:
+    """Writes the copy of a job that is submitted for a study.
+
+    Args:
+        source: a job's folder.
+        out: where the copy goes; appears whole or not at all.
+        run: id of the run; "" lets FLARE's job id be the run's.
+        hospitals: that must take part; their names are FLARE's names of the sites.
+        settings: content of its `settings.json`.
+
+    Raises:
+        UsageError: a setting or a hospital's name is refused.
+    """
+    parse_settings(settings)
+    for hospital in hospitals:
+        if not _SITE_NAME.fullmatch(hospital) or hospital.lower() == "server":
+            raise UsageError(
+                "bad-hospital-name",
+                "a hospital's name is letters, digits, '.', '_' and '-', and not 'server'",
+                repr(hospital),
+                "rename its folder",
+            )
+    meta = read_json_object(source / "meta.json")
+    meta["consortium"] = {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
+    meta["mandatory_clients"] = sorted(hospitals)
+    meta["min_clients"] = max(1, len(hospitals))
+    with _whole(out) as beside:
+        shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
+        write_json(beside / "meta.json", meta)
+        write_json(beside / SETTINGS, settings)
+
+
+def bundle_job(source: Path, out: Path, *, hospitals: Sequence[str] = ()) -> None:
+    """Writes a job that carries the package, for a federation where it is not installed.
+
+    The submitter needs the right to bring code (FLARE's `byoc`) at every site.
+
+    Args:
+        source: a job's folder.
+        out: the job to write; appears whole or not at all.
+        hospitals: that must take part; empty leaves it to the sites that are connected.
+
+    Raises:
+        Refused: `exists`, where something is at `out` already.
+    """
+    if out.exists():
+        raise Refused("exists", "there is something already", str(out), "choose another folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        plain = Path(temporary) / source.name
+        prepare_job(
+            source,
+            plain,
+            run="",
+            hospitals=hospitals,
+            settings=json.loads((source / SETTINGS).read_text(encoding="utf-8")),
+        )
+        with _whole(out) as beside:
+            shutil.copytree(plain, beside, dirs_exist_ok=True)
+            shutil.copytree(
+                Path(consortium.__file__).parent,
+                beside / "app" / "custom" / "consortium",
+                ignore=_ignored,
+            )
+
+
+class _whole:  # noqa: N801
+    """A folder that appears whole or not at all: filled beside its place, then renamed."""
+
+    def __init__(self, place: Path):
+        self._place = place
+
+    def __enter__(self) -> Path:
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        self._beside = Path(
+            tempfile.mkdtemp(prefix=f".{self._place.name}.", dir=self._place.parent)
+        )
+        self._beside.chmod(0o755)
+        return self._beside
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._beside.rename(self._place)
+        else:
+            shutil.rmtree(self._beside, ignore_errors=True)
+
+
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    return {
+        name for name in names if name == "__pycache__" or name.startswith((".", "__nvfl"))
+    }

@@ -1,0 +1,186 @@
+"""A job over a folder of hospitals on one machine, in FLARE's simulator.
+
+The workspace belongs to one run. What always holds: a workspace in use is never written into by
+another run, and a run that was killed goes on from its last closed round.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from consortium.data.datalist import hospital_folders, read_datalist
+from consortium.errors import EnvironmentProblem, Refused, UsageError
+from consortium.flare.simulator import start_simulator
+from consortium.jobs import SETTINGS, prepare_job
+from consortium.settings import Settings, load_settings, override, parse_settings, read_json_object
+
+_POLL = 0.3  # seconds between two looks at the progress
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What can be seen of a running simulation.
+
+    Attributes:
+        rounds: that the job declares.
+        records: lines of `rounds.jsonl` so far.
+        hospitals: what each hospital's progress file says; empty before it starts.
+    """
+
+    rounds: int
+    records: list[dict[str, Any]]
+    hospitals: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """What to run.
+
+    Attributes:
+        job: the job's folder.
+        data: holds one folder a hospital.
+        workspace: of the run.
+        assignments: `KEY=VALUE` changes of the job's settings.
+        resume: go on with the run in the workspace.
+        smallest_group: a metric over fewer patients is not sent by a hospital.
+        environment: variables for FLARE's processes.
+    """
+
+    job: Path
+    data: Path
+    workspace: Path
+    assignments: Sequence[str] = ()
+    resume: bool = False
+    smallest_group: int = 5
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def run(self, watch: Callable[[View], None] = lambda view: None) -> dict[str, Any]:
+        """Runs the job to its end.
+
+        Args:
+            watch: is shown the state from time to time.
+
+        Returns:
+            The content of `result.json`.
+
+        Raises:
+            UsageError: a folder, a hospital or a setting is wrong; nothing was started.
+            Refused: the workspace is in use, or there is nothing to resume.
+            EnvironmentProblem: FLARE ended without a result.
+        """
+        workspace = self.workspace.resolve()
+        folders = hospital_folders(self.data.resolve())
+        settings = self._prepare(workspace, list(folders))
+        (workspace / "result.json").unlink(missing_ok=True)
+        process = start_simulator(
+            workspace / "job" / self.job.name,
+            hospitals=list(folders),
+            data=self.data.resolve(),
+            workspace=workspace,
+            smallest_group=self.smallest_group,
+            share_models=settings.cross_site,
+            environment=self.environment,
+        )
+        try:
+            while process.poll() is None:
+                watch(_look(workspace, settings.rounds, list(folders)))
+                time.sleep(_POLL)
+        finally:
+            _end(process)
+        watch(_look(workspace, settings.rounds, list(folders)))
+        if not (workspace / "result.json").is_file():
+            raise EnvironmentProblem(
+                "no-result",
+                f"FLARE ended without a result (exit code {process.returncode})",
+                str(workspace / "federation.log"),
+                "see the end of this log",
+            )
+        return read_json_object(workspace / "result.json")
+
+    def _prepare(self, workspace: Path, hospitals: list[str]) -> Settings:
+        prepared = workspace / "job" / self.job.name
+        if self.resume:
+            if self.assignments:
+                raise UsageError(
+                    "settings-on-resume",
+                    "the settings of a run cannot change",
+                    "--resume",
+                    "leave out --set, --rounds and --seed",
+                )
+            if not prepared.is_dir():
+                raise Refused(
+                    "nothing-to-resume", "no run of this job is here", str(workspace), "start one"
+                )
+            declared = read_json_object(prepared / "meta.json")["consortium"]["hospitals"]
+            if declared != sorted(hospitals):
+                raise Refused(
+                    "other-hospitals",
+                    f"the run declares {', '.join(declared)}",
+                    str(self.data),
+                    "resume with the same folders",
+                )
+            return load_settings(prepared / SETTINGS)
+        if workspace.exists() and any(workspace.iterdir()):
+            raise Refused(
+                "workspace-in-use",
+                "the workspace is not empty",
+                str(workspace),
+                "choose another one, or go on with --resume",
+            )
+        raw = override(read_json_object(self.job / SETTINGS), list(self.assignments))
+        settings = parse_settings(raw, "--set" if self.assignments else str(self.job / SETTINGS))
+        start = settings.model.from_
+        if start is not None:
+            if not Path(start).exists():
+                raise UsageError("missing-file", "no such model", start, "check model.from")
+            raw["model"]["from"] = str(Path(start).resolve())
+            settings = parse_settings(raw)
+        for name, folder in hospital_folders(self.data).items():
+            _check_channels(name, folder, settings)
+        run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        workspace.mkdir(parents=True, exist_ok=True)
+        prepare_job(self.job, prepared, run=run, hospitals=hospitals, settings=raw)
+        return settings
+
+
+def _check_channels(name: str, folder: Path, settings: Settings) -> None:
+    channels = read_datalist(folder).channels
+    wanted = settings.data.channels
+    if [channel.lower() for channel in channels] != [channel.lower() for channel in wanted]:
+        raise Refused(
+            "wrong-channels",
+            f"hospital {name} has the channels {', '.join(channels)}"
+            f" and the job takes {', '.join(wanted)}",
+            str(folder / "dataset.json"),
+            "correct modality there or set data.channels",
+        )
+
+
+def _look(workspace: Path, rounds: int, hospitals: Sequence[str]) -> View:
+    told = {}
+    for name in hospitals:
+        for path in (workspace / "hospitals" / name).glob("*/progress.json"):
+            with contextlib.suppress(OSError, ValueError):
+                told[name] = json.loads(path.read_text(encoding="utf-8"))
+    records = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = (workspace / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+    return View(rounds, records, told)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends FLARE's processes; the hospitals' end by themselves when their parent is gone."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

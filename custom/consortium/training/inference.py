@@ -1,0 +1,312 @@
+"""From a scan to a mask on the scan's own grid.
+
+Preprocessing, sliding inference and the way back to the original grid are MONAI's and the same as
+in a model's bundle. Probabilities, not masks, travel back, and are cut at a half at the end. Where
+no two structures share a value of the mask, at most one of them holds a voxel: the most probable.
+"""
+
+import gzip
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd
+from monai.utils.enums import TraceKeys
+
+from consortium.data.transforms import build_preprocessing
+from consortium.errors import Refused, UsageError
+from consortium.files import replace_file
+from consortium.settings import Data, Settings
+
+SLICES = 32
+"""Slices of a batch in 2-D."""
+
+PATCHES = 2
+"""Patches of a batch in 3-D."""
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCase:
+    """A patient's image, ready for the network, and the mask that it is compared with.
+
+    Attributes:
+        image: preprocessed, float32 (C, X, Y, Z); remembers how to undo the preprocessing.
+        label_original: uint8 (L, x, y, z) of zeros and ones on the file's grid, or None.
+        affine_original: (4, 4) voxel to mm of the file.
+        shape_original: (x, y, z) of the file.
+        spacing_original: size of the file's voxels, mm.
+    """
+
+    image: MetaTensor
+    label_original: torch.Tensor | None
+    affine_original: np.ndarray[Any, np.dtype[np.float64]]
+    shape_original: tuple[int, int, int]
+    spacing_original: tuple[float, float, float]
+
+
+def inferer_config(data: Data) -> dict[str, Any]:
+    """The MONAI bundle configuration of the sliding inference, with id `inferer`.
+
+    2-D: all slices of the last axis. 3-D: patches that overlap by a quarter, blended with Gaussian
+    weights; a volume smaller than the patch is padded with zeros.
+    """
+    if data.spatial_dims == 2:
+        return {
+            "_target_": "monai.inferers.SliceInferer",
+            "spatial_dim": 2,
+            "roi_size": data.size,
+            "sw_batch_size": SLICES,
+        }
+    return {
+        "_target_": "monai.inferers.SlidingWindowInferer",
+        "roi_size": data.size,
+        "sw_batch_size": PATCHES,
+        "overlap": 0.25,
+        "mode": "gaussian",
+    }
+
+
+def load_case(settings: Settings, image: Path, label: Path | None) -> PreparedCase:
+    """Reads and preprocesses one patient.
+
+    Args:
+        settings: of the model.
+        image: NIfTI of (x, y, slice, channel), or (x, y, slice) with one channel.
+        label: NIfTI mask on the same grid, or None.
+
+    Raises:
+        UsageError: `missing-file`, `unreadable-image`, or `mask-mismatch` for a mask on another
+            grid.
+        Refused: `wrong-channels` for another number of channels than the model's.
+    """
+    scan = _open(image)
+    shape = scan.shape[:3]
+    channels = scan.shape[3] if len(scan.shape) == 4 else 1
+    expected = settings.data.channels
+    if channels != len(expected):
+        raise Refused(
+            "wrong-channels",
+            f"the image has {channels} channel(s), the model takes {len(expected)}",
+            str(image),
+            f"give {', '.join(expected)} in this order",
+        )
+    label_original = None if label is None else _read_label(settings.data, label, scan, image)
+    try:
+        prepared = _preprocessing(settings.data)({"image": str(image)})["image"]
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
+        raise _unreadable(image, error.__cause__ or error) from None
+    if not torch.isfinite(prepared).all():
+        raise UsageError(
+            "unreadable-image", "the image holds voxels that are no number", str(image), "repair it"
+        )
+    for operation in prepared.applied_operations:
+        # MONAI undoes a transform by the identity of its object, which does not survive pickling.
+        operation[TraceKeys.ID] = TraceKeys.NONE
+    spacing = nibabel.affines.voxel_sizes(scan.affine)
+    return PreparedCase(
+        image=prepared,
+        label_original=label_original,
+        affine_original=np.asarray(scan.affine, float),
+        shape_original=(int(shape[0]), int(shape[1]), int(shape[2])),
+        spacing_original=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+    )
+
+
+def predict_probabilities(
+    network: torch.nn.Module,
+    image: MetaTensor,
+    settings: Settings,
+    device: torch.device | str,
+    mixed_precision: bool = False,
+) -> torch.Tensor:
+    """The probability of each structure on the preprocessed grid.
+
+    Args:
+        network: on `device`; evaluated, then left in the mode it was in.
+        image: preprocessed, (C, X, Y, Z).
+        settings: of the model.
+        device: where the network is.
+        mixed_precision: on a GPU; a CPU always computes in float32.
+
+    Returns:
+        float32 (L, X, Y, Z) on the CPU.
+    """
+    device = torch.device(device)
+    inferer = ConfigParser({"inferer": inferer_config(settings.data)}).get_parsed_content("inferer")
+    was_training = network.training
+    network.eval()
+    try:
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=mixed_precision and device.type == "cuda"),
+        ):
+            logits = inferer(torch.as_tensor(image)[None].to(device), network)[0]
+            return torch.sigmoid(logits.float()).cpu()
+    finally:
+        network.train(was_training)
+
+
+def restore(probabilities: torch.Tensor, image: MetaTensor, settings: Settings) -> torch.Tensor:
+    """Takes probabilities from the preprocessed grid back to the file's, by linear interpolation.
+
+    Args:
+        probabilities: (L, X, Y, Z).
+        image: the preprocessed image, which remembers the way.
+        settings: of the model.
+
+    Returns:
+        float32 (L, x, y, z).
+    """
+    back = Invertd(
+        "probability", _preprocessing(settings.data), orig_keys="image", nearest_interp=False
+    )
+    restored = back({"image": image, "probability": MetaTensor(probabilities)})["probability"]
+    return torch.as_tensor(restored.as_tensor())
+
+
+def binarise(probabilities: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Where each structure is.
+
+    Args:
+        probabilities: (L, x, y, z).
+        settings: of the model; see `exclusive`.
+
+    Returns:
+        uint8 (L, x, y, z): the probability is above a half and, for exclusive structures, the
+        largest (the first of equals).
+    """
+    present = probabilities > THRESHOLD
+    if exclusive(settings.data):
+        winner = probabilities.argmax(0)
+        present &= torch.stack([winner == index for index in range(len(probabilities))])
+    return present.to(torch.uint8)
+
+
+def predict_case(
+    network: torch.nn.Module, case: PreparedCase, settings: Settings, device: torch.device | str
+) -> torch.Tensor:
+    """Segments one patient on the grid of the original file.
+
+    Returns:
+        uint8 (L, x, y, z) of zeros and ones; see `binarise`.
+    """
+    probabilities = predict_probabilities(network, case.image, settings, device)
+    return binarise(restore(probabilities, case.image, settings), settings)
+
+
+def to_mask(binary: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Paints structures into one mask, each with its first value, later ones over earlier ones.
+
+    Args:
+        binary: (L, x, y, z) of zeros and ones.
+        settings: of the model.
+
+    Returns:
+        uint8 (x, y, z).
+    """
+    mask = torch.zeros(binary.shape[1:], dtype=torch.uint8)
+    for structure, values in zip(binary, settings.data.labels.values(), strict=True):
+        mask[structure > 0] = values[0]
+    return mask
+
+
+def write_mask(
+    path: Path, mask: torch.Tensor, affine: np.ndarray[Any, np.dtype[np.float64]]
+) -> None:
+    """Writes a mask as NIfTI, whole or not at all; the same mask gives the same bytes.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        mask: uint8 (x, y, z).
+        affine: (4, 4) voxel to mm.
+
+    Raises:
+        EnvironmentProblem: `disk-full` or `cannot-write`.
+    """
+    image = nibabel.Nifti1Image(mask.numpy(), affine)
+    image.header.set_xyzt_units("mm")
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, mtime=0)
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(content)
+
+    replace_file(path, write)
+
+
+def exclusive(data: Data) -> bool:
+    """Whether no two structures share a value of the mask."""
+    values = [value for group in data.labels.values() for value in set(group)]
+    return len(values) == len(set(values))
+
+
+def _preprocessing(data: Data) -> Compose:
+    return _cached_preprocessing(data.model_dump_json())
+
+
+@lru_cache(maxsize=8)
+def _cached_preprocessing(data: str) -> Compose:
+    return build_preprocessing(Data.model_validate_json(data), with_label=False)
+
+
+def _open(path: Path) -> Any:
+    """Opens a NIfTI file of 3 or 4 axes without reading its voxels."""
+    if not path.is_file():
+        raise UsageError("missing-file", "no such file", str(path), "check the path")
+    try:
+        scan = nibabel.load(path)
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise _unreadable(path, error) from None
+    if len(scan.shape) not in (3, 4):
+        raise UsageError(
+            "unreadable-image",
+            f"the image has {len(scan.shape)} axes",
+            str(path),
+            "give (x, y, slice, channel) or (x, y, slice)",
+        )
+    return scan
+
+
+def _unreadable(path: Path, error: BaseException) -> UsageError:
+    return UsageError(
+        "unreadable-image",
+        f"not a readable NIfTI file ({type(error).__name__})",
+        str(path),
+        "copy it again",
+    )
+
+
+def _read_label(data: Data, label: Path, scan: Any, image: Path) -> torch.Tensor:
+    mask = _open(label)
+    try:
+        voxels = torch.from_numpy(np.asarray(mask.dataobj, dtype=np.float32))
+    except (OSError, EOFError, ValueError) as error:
+        raise _unreadable(label, error) from None
+    if voxels.ndim == 4 and voxels.shape[3] == 1:
+        voxels = voxels[..., 0]
+    same_grid = voxels.shape == scan.shape[:3] and np.allclose(
+        mask.affine, scan.affine, rtol=1e-3, atol=1e-3
+    )
+    if not same_grid:
+        raise UsageError(
+            "mask-mismatch",
+            f"the mask's shape {tuple(voxels.shape)} or affine is not that of the image "
+            f"{image.name}, {tuple(scan.shape[:3])}",
+            str(label),
+            "resample the mask to the image's grid",
+        )
+    return torch.stack(
+        [
+            torch.isin(voxels, torch.tensor(values, dtype=voxels.dtype)).to(torch.uint8)
+            for values in data.labels.values()
+        ]
+    )

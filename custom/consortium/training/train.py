@@ -1,0 +1,301 @@
+"""What a hospital does in a round, from its `dataset.json` to the update it sends.
+
+Read top to bottom: `Hospital` opens the folder, `train` answers a round, `_fit` is the loop.
+Nothing here knows of FLARE. What always holds: the update is a function of the settings, the
+folder's content, the base and (seed, hospital, round); and what is said about patients is withheld
+where it would be about fewer than the hospital lets out.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.losses import DiceLoss
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from consortium.data.checks import check_folder
+from consortium.data.cohort import Cohort
+from consortium.data.datalist import read_datalist, split_cases
+from consortium.errors import UsageError
+from consortium.files import replace_file
+from consortium.seeds import derive_seed
+from consortium.settings import Settings
+from consortium.training.inference import PreparedCase, load_case, predict_case
+from consortium.training.networks import build_network
+from consortium.training.scores import score_case
+from consortium.update import (
+    Metrics,
+    Rule,
+    Score,
+    State,
+    Update,
+    difference,
+    digest,
+    layout_of,
+    score_unless_small,
+)
+
+
+class Aborted(Exception):
+    """The work was told to stop; not an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a hospital decides for itself.
+
+    Attributes:
+        name: of the hospital in the study.
+        data: its folder, in the layout of the Medical Segmentation Decathlon.
+        state: a folder of its own for what it keeps between rounds.
+        smallest_group: a metric over fewer patients is not sent.
+        share_local_model: whether other hospitals may score the model it trained.
+    """
+
+    name: str
+    data: Path
+    state: Path
+    smallest_group: int = 5
+    share_local_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the local work is: `stage` is `check`, `train`, `validate` or `alone`."""
+
+    stage: str
+    round: int
+    rounds: int
+    step: int
+    steps: int
+
+
+class Hospital:
+    """One hospital's local compute.
+
+    Args:
+        site: the hospital's own choices.
+        settings: the job's.
+        device: where to train.
+        report: is told of progress; raises `Aborted` to stop the work within one batch.
+
+    Raises:
+        UsageError: the folder is not fit for the job; the code is that of the first finding.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        settings: Settings,
+        *,
+        device: torch.device,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ):
+        self._site, self._settings, self._device = site, settings, device
+        self._report = report
+        self._make_deterministic()
+        for finding in check_folder(site.data, settings, progress=self._tell_check):
+            if finding.severity == "error":
+                raise UsageError(
+                    finding.code, finding.detail, finding.file, "see consortium check-data"
+                )
+        self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
+        self._cohort = Cohort(self._split.training, settings.data)
+        self._validation: list[PreparedCase] | None = None
+        self._network = build_network(settings).to(device)
+        if settings.data.spatial_dims == 2:
+            self._network = self._network.to(memory_format=torch.channels_last)
+        self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
+        self._local = [
+            name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL
+        ]
+
+    @property
+    def cases(self) -> dict[str, int]:
+        """Number of training and validation cases."""
+        return {"training": len(self._split.training), "validation": len(self._split.validation)}
+
+    def train(self, base: State, round_number: int) -> Update:
+        """Answers a round: scores the base, trains from it, and returns the change.
+
+        Args:
+            base: the model handed out, with every tensor of the network.
+            round_number: from 0.
+        """
+        started = time.monotonic()
+        self._load(base, round_number)
+        validation = self._score(round_number)
+        loss = self._fit(round_number, "train", self._site.name, round_number)
+        local = self._network.state_dict()
+        self._keep(local, round_number)
+        return Update(
+            hospital=self._site.name,
+            round=round_number,
+            base_sha256=digest(base),
+            cases=len(self._split.training),
+            tensors=difference(local, base, self._layout),
+            metrics=Metrics(
+                loss=loss if self._enough_to_train_on() else None,
+                seconds=time.monotonic() - started,
+                validation=validation,
+            ),
+        )
+
+    def validate(self, model: State) -> Metrics:
+        """Scores a model on the hospital's own validation patients."""
+        started = time.monotonic()
+        self._load(model, self._settings.rounds)
+        score = self._score(self._settings.rounds)
+        return Metrics(seconds=time.monotonic() - started, validation=score)
+
+    def train_alone(self, start: State) -> Metrics:
+        """Trains a model by itself with as many steps, and scores the one it would have kept.
+
+        The same rule chooses it as chooses the shared model: the best round by the hospital's own
+        validation patients, or the last round. The model stays at the hospital.
+
+        Args:
+            start: the model that the shared one started from too.
+        """
+        started = time.monotonic()
+        self._network.load_state_dict(start)
+        best: tuple[float, Score | None] = (-1.0, None)
+        for round_number in range(self._settings.rounds):
+            self._fit(round_number, "alone", self._site.name, "alone", round_number)
+            last = round_number == self._settings.rounds - 1
+            if self._settings.selection.keep == "best" or last:
+                value, score = self._measure(round_number, "alone")
+                if value >= best[0] or self._settings.selection.keep == "last":
+                    best = (value, score)
+                    self._save("alone.safetensors", self._network.state_dict())
+        return Metrics(seconds=time.monotonic() - started, validation=best[1])
+
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
+        """Takes the round's optimiser steps on the network in place; returns the mean loss."""
+        plan = self._settings.training
+        seed = derive_seed(self._settings.seed, *randomness)
+        torch.manual_seed(seed)
+        batches = self._cohort.batches(plan.batch, seed)
+        dice_loss = DiceLoss(sigmoid=True, batch=True)
+        optimiser = torch.optim.AdamW(
+            self._network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        total = torch.zeros((), device=self._device)
+        self._network.train()
+        for step in range(plan.local_steps):
+            self._tell(stage, round_number, step, plan.local_steps)
+            images, masks = (part.to(self._device, non_blocking=True) for part in next(batches))
+            for group in optimiser.param_groups:
+                group["lr"] = self._learning_rate(round_number * plan.local_steps + step)
+            with self._precision():
+                logits = self._network(self._in_layout(images))
+            logits = logits.float()
+            loss = dice_loss(logits, masks)
+            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, masks)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
+            optimiser.step()
+            total += loss.detach()
+        self._tell(stage, round_number, plan.local_steps, plan.local_steps)
+        return float(total) / plan.local_steps
+
+    def _learning_rate(self, step: int) -> float:
+        """Cosine over the whole run (Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts)."""
+        plan = self._settings.training
+        steps = max(1, self._settings.rounds * plan.local_steps - 1)
+        step = min(step, steps)
+        cosine = (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()) / 2
+        share = plan.final_learning_rate + (1 - plan.final_learning_rate) * cosine
+        return plan.learning_rate * share
+
+    def _score(self, round_number: int) -> Score | None:
+        return self._measure(round_number, "validate")[1]
+
+    def _measure(self, round_number: int, stage: str) -> tuple[float, Score | None]:
+        """Mean Dice, for the hospital's own use, and what of it may leave."""
+        cases = self._validation_cases()
+        if not cases:
+            return 0.0, None
+        names = list(self._settings.data.labels)
+        totals = dict.fromkeys(names, 0.0)
+        for done, case in enumerate(cases):
+            self._tell(stage, round_number, done, len(cases))
+            predicted = predict_case(self._network, case, self._settings, self._device)
+            assert case.label_original is not None
+            scores = score_case(
+                predicted, case.label_original, case.spacing_original, names, surface=False
+            )
+            for name in names:
+                totals[name] += scores["dice"][name]
+        means = {name: total / len(cases) for name, total in totals.items()}
+        patients = len({case.patient for case in self._split.validation})
+        value = sum(means.values()) / len(means)
+        return value, score_unless_small(means, patients, self._site.smallest_group)
+
+    def _validation_cases(self) -> list[PreparedCase]:
+        if self._validation is None:
+            self._validation = [
+                load_case(self._settings, case.image, case.label) for case in self._split.validation
+            ]
+        return self._validation
+
+    def _enough_to_train_on(self) -> bool:
+        patients = len({case.patient for case in self._split.training})
+        return patients >= self._site.smallest_group
+
+    def _load(self, model: State, before_round: int) -> None:
+        """Loads a model; what the hospital keeps local comes from its last round before that."""
+        kept: dict[str, Tensor] = {}
+        if self._local:
+            earlier = [name for name in self._kept() if name < _kept_name(before_round)]
+            if earlier:
+                kept = load_file(self._site.state / earlier[-1])
+        self._network.load_state_dict({**model, **kept})
+
+    def _keep(self, local: State, round_number: int) -> None:
+        # The round before is kept too: a resumed run may ask for this round again.
+        if self._local:
+            name = _kept_name(round_number)
+            self._save(name, {tensor: local[tensor] for tensor in self._local})
+            for stale in [kept for kept in self._kept() if kept <= name][:-2]:
+                (self._site.state / stale).unlink()
+
+    def _kept(self) -> list[str]:
+        return sorted(path.name for path in self._site.state.glob("kept-*.safetensors"))
+
+    def _save(self, name: str, state: State) -> None:
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+        replace_file(self._site.state / name, lambda beside: save_file(tensors, beside))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Mixed precision in bfloat16, which needs no loss scaling, on a GPU that has it."""
+        wanted = self._settings.training.mixed_precision and self._device.type == "cuda"
+        if wanted and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _in_layout(self, images: Tensor) -> Tensor:
+        if images.dim() == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _make_deterministic(self) -> None:
+        on_cpu = self._device.type == "cpu"
+        # Some 3-D kernels have no deterministic form on a GPU; the same bytes are promised on CPUs.
+        torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
+        torch.backends.cudnn.benchmark = False
+
+    def _tell(self, stage: str, round_number: int, step: int, steps: int) -> None:
+        self._report(Progress(stage, round_number, self._settings.rounds, step, steps))
+
+    def _tell_check(self, done: int, cases: int) -> None:
+        self._tell("check", 0, done, cases)
+
+
+def _kept_name(round_number: int) -> str:
+    return f"kept-{round_number:06d}.safetensors"

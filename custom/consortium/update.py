@@ -1,0 +1,357 @@
+"""The one type that crosses the border between a hospital and the orchestrator.
+
+An update is `local - base` for the tensors that a study shares, with the digest of its base, the
+round, the number of training cases and metrics. It is validated once, at the border, whole or not
+at all: what `validate` lets through has the names, shapes and dtypes of the model, finite values
+within the declared bounds, a weight in range, and answers the round that was asked. A hospital that
+cannot answer sends a `Failure` instead: a code and a tensor's name, never text.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from consortium.errors import ConsortiumError
+
+State = Mapping[str, Tensor]
+_SAFE_CODE = re.compile(r"[a-z][a-z-]{1,40}")
+
+
+class Rule(StrEnum):
+    """What becomes of a tensor of the model between rounds.
+
+    `MEAN`: its change is averaged over hospitals. `INTEGER`: the same, in integers, rounded half
+    up. `LOCAL`: every hospital keeps its own; it never crosses.
+    """
+
+    MEAN = "mean"
+    INTEGER = "integer"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the model: its dtype, its shape and its rule."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    rule: Rule
+
+
+Layout = Mapping[str, Entry]
+
+
+def layout_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, Entry]:
+    """The layout of a network's state, sorted by name.
+
+    Args:
+        network: parameters that need no gradient stay local, as do floating-point buffers where
+            `local_buffers` says so; integer buffers follow the integer rule.
+        local_buffers: whether floating-point buffers stay at the hospital.
+    """
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    frozen = {name for name, _ in network.named_parameters()} - trainable
+    entries = {}
+    for name, tensor in sorted(network.state_dict().items()):
+        if name in frozen or (name not in trainable and local_buffers):
+            rule = Rule.LOCAL
+        else:
+            rule = Rule.MEAN if tensor.is_floating_point() else Rule.INTEGER
+        entries[name] = Entry(tensor.dtype, tuple(tensor.shape), rule)
+    return entries
+
+
+def crossing(layout: Layout) -> dict[str, Entry]:
+    """The part of a layout that crosses the border, in the layout's order."""
+    return {name: entry for name, entry in layout.items() if entry.rule is not Rule.LOCAL}
+
+
+def digest(state: State) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        total.update(as_bytes(tensor))
+    return total.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's bytes in C order; no copy where it is contiguous on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+class Score(BaseModel):
+    """A metric over a hospital's patients, or the statement that it is withheld.
+
+    Attributes:
+        patients: number of patients.
+        dice: mean over these patients of each structure's Dice; null where withheld.
+        withheld: why nothing is said of so few patients.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    patients: Annotated[int, Field(ge=1)]
+    dice: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    withheld: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Score":
+        if (self.dice is None) == (self.withheld is None):
+            raise ValueError("either dice or withheld")
+        return self
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over the structures, or None where withheld."""
+        return sum(self.dice.values()) / len(self.dice) if self.dice else None
+
+
+def score_unless_small(dice: Mapping[str, float], patients: int, smallest_group: int) -> Score:
+    """A score, withheld where it is over fewer patients than a hospital lets out."""
+    if patients < smallest_group:
+        return Score(patients=patients, withheld=f"fewer than {smallest_group} patients")
+    return Score(patients=patients, dice=dict(dice))
+
+
+class Metrics(BaseModel):
+    """What a hospital says of a round beside its tensors.
+
+    Attributes:
+        loss: mean training loss over the round's steps; null where withheld or not trained.
+        seconds: duration of the local training.
+        validation: score of the round's base on the hospital's own validation patients; null
+            where it has none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    loss: float | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    validation: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A hospital's answer to one round.
+
+    Attributes:
+        hospital: who made it.
+        round: the round it answers, from 0.
+        base_sha256: `digest` of the model it started from.
+        cases: training cases it stands for; its weight.
+        tensors: `local - base`, named and shaped as the model.
+        metrics: see `Metrics`.
+    """
+
+    hospital: str
+    round: int
+    base_sha256: str
+    cases: int
+    tensors: State
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A hospital's statement that it cannot answer; all that crosses of an error.
+
+    Attributes:
+        hospital: who failed.
+        code: code of the error.
+        tensor: name of the tensor concerned, or empty.
+    """
+
+    hospital: str
+    code: str
+    tensor: str = ""
+
+
+def failure_of(error: BaseException, hospital: str) -> Failure:
+    """What may cross of an error: its code where it has one, else `internal-error`."""
+    if isinstance(error, UpdateRefused):
+        return Failure(hospital, error.code, error.tensor)
+    return Failure(hospital, error.code if isinstance(error, ConsortiumError) else "internal-error")
+
+
+class UpdateRefused(ConsortiumError):
+    """An update that is not taken.
+
+    Attributes:
+        hospital: who sent it.
+        tensor: the first tensor at fault, or empty.
+    """
+
+    exit_code = 3
+
+    def __init__(self, hospital: str, code: str, tensor: str = ""):
+        self.hospital, self.tensor = hospital, tensor
+        where = f"hospital {hospital}" + (f", tensor {tensor}" if tensor else "")
+        super().__init__(code, "the update is refused", where, "see the hospital's log")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an update must answer to be taken.
+
+    Attributes:
+        round: the round that is open.
+        base_sha256: digest of the model handed out.
+        layout: of the whole model.
+        max_cases: largest weight.
+        max_change: largest magnitude of an element.
+    """
+
+    round: int
+    base_sha256: str
+    layout: Layout
+    max_cases: int
+    max_change: float
+
+
+def validate(update: Update, expected: Expected) -> None:
+    """Checks an update whole; every element is looked at.
+
+    Raises:
+        UpdateRefused: `wrong-round`, `wrong-base`, `bad-weight`, `missing-tensor`,
+            `unexpected-tensor`, `wrong-shape`, `wrong-dtype`, `not-finite` or `too-large`, naming
+            the first tensor at fault in the order of the names.
+    """
+
+    def refuse(code: str, tensor: str = "") -> UpdateRefused:
+        return UpdateRefused(update.hospital, code, tensor)
+
+    if update.round != expected.round:
+        raise refuse("wrong-round")
+    if update.base_sha256 != expected.base_sha256:
+        raise refuse("wrong-base")
+    if type(update.cases) is not int or not 1 <= update.cases <= expected.max_cases:
+        raise refuse("bad-weight")
+    wanted = crossing(expected.layout)
+    for name in sorted(wanted.keys() | update.tensors.keys()):
+        if name not in update.tensors:
+            raise refuse("missing-tensor", name)
+        if name not in wanted:
+            raise refuse("unexpected-tensor", name[:200])
+        tensor, entry = update.tensors[name], wanted[name]
+        if tuple(tensor.shape) != entry.shape:
+            raise refuse("wrong-shape", name)
+        if tensor.dtype != entry.dtype:
+            raise refuse("wrong-dtype", name)
+        if tensor.numel() == 0:
+            continue
+        # One pass that also finds NaN: it propagates into both ends.
+        low, high = (float(end) for end in torch.aminmax(tensor))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise refuse("not-finite", name)
+        if max(-low, high) > expected.max_change:
+            raise refuse("too-large", name)
+
+
+def difference(local: State, base: State, layout: Layout) -> dict[str, Tensor]:
+    """`local - base` of the tensors that cross, on the CPU."""
+    return {
+        name: (local[name].detach().cpu() - base[name].cpu()).contiguous()
+        for name in crossing(layout)
+    }
+
+
+def apply_change(base: State, change: State) -> dict[str, Tensor]:
+    """`base + change`; tensors without a change are taken over."""
+    return {
+        name: tensor + change[name] if name in change else tensor for name, tensor in base.items()
+    }
+
+
+# One flat buffer a dtype travels faster than many small tensors, so that is the wire form.
+
+
+def pack(tensors: State) -> tuple[list[tuple[str, str, list[int]]], dict[str, Tensor]]:
+    """Joins tensors into one flat buffer a dtype.
+
+    Returns:
+        The contents as (name, dtype, shape) in order, and the buffers by dtype.
+    """
+    contents = []
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        contents.append((name, dtype, list(tensor.shape)))
+        parts.setdefault(dtype, []).append(tensor.detach().cpu().reshape(-1))
+    return contents, {dtype: torch.cat(flat) for dtype, flat in parts.items()}
+
+
+def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
+    """Undoes `pack`; the tensors are views of the buffers.
+
+    Raises:
+        ValueError: the contents and the buffers do not fit exactly, or a name comes twice.
+    """
+    try:
+        position = dict.fromkeys(buffers, 0)
+        tensors: dict[str, Tensor] = {}
+        for name, dtype, shape in contents:
+            size = int(np.prod(shape, dtype=np.int64)) if all(side >= 0 for side in shape) else -1
+            start = position[dtype]
+            flat = buffers[dtype][start : start + size]
+            if size < 0 or flat.numel() != size or not isinstance(name, str) or name in tensors:
+                raise ValueError("contents do not fit")
+            if str(flat.dtype) != f"torch.{dtype}":
+                raise ValueError("dtype does not fit")
+            tensors[name] = flat.view(*shape) if shape else flat[0]
+            position[dtype] += size
+        if any(position[dtype] != buffer.numel() for dtype, buffer in buffers.items()):
+            raise ValueError("bytes are left over")
+    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"malformed ({type(error).__name__})") from None
+    return tensors
+
+
+def update_to_wire(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An update as flat buffers and a plain dictionary; see `update_from_wire`."""
+    contents, buffers = pack(update.tensors)
+    return buffers, {
+        "hospital": update.hospital,
+        "round": update.round,
+        "base_sha256": update.base_sha256,
+        "cases": update.cases,
+        "contents": contents,
+        "metrics": update.metrics.model_dump(),
+    }
+
+
+def update_from_wire(buffers: Any, plain: Any, sender: str) -> Update:
+    """Rebuilds an update that `sender`, as the channel authenticated it, has sent.
+
+    Raises:
+        UpdateRefused: `malformed`, or `wrong-hospital` where it claims to be another's.
+    """
+    try:
+        claimed = plain["hospital"]
+        update = Update(
+            sender,
+            int(plain["round"]),
+            str(plain["base_sha256"]),
+            plain["cases"],
+            unpack(plain["contents"], buffers),
+            Metrics.model_validate(plain["metrics"]),
+        )
+    except (TypeError, KeyError, ValueError, ValidationError):
+        raise UpdateRefused(sender, "malformed") from None
+    if claimed != sender:
+        raise UpdateRefused(sender, "wrong-hospital")
+    return update
+
+
+def failure_from_wire(plain: Any, sender: str) -> Failure:
+    """Rebuilds a failure; a code that is none becomes `malformed`, so that no text gets through."""
+    code = str(plain.get("code", "")) if isinstance(plain, Mapping) else ""
+    tensor = str(plain.get("tensor", ""))[:200] if isinstance(plain, Mapping) else ""
+    return Failure(sender, code if _SAFE_CODE.fullmatch(code) else "malformed", tensor)
