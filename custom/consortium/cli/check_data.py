@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from consortium.data.findings import Finding
 
 _SETTINGS = Path("app/config/settings.json")
+_SHOWN = 20
+"""Findings of one kind that are printed."""
 
 ADVICE = {
     "absent-label": "Is the structure really in none of these patients?",
@@ -139,7 +141,11 @@ def _print(findings: Sequence["Finding"]) -> None:
     for (severity, code), group in groupby(kinds, key=lambda f: (f.severity, f.code)):
         style = "bold red" if severity == "error" else "bold yellow"
         console.print(Text.assemble((severity, style), " ", (code, "bold")))
-        for finding in group:
+        for number, finding in enumerate(group):
+            if number == _SHOWN:
+                rest = sum(1 for _ in group) + 1
+                console.print(f"  and {rest} more; --json FILE lists all")
+                break
             line = ": ".join(part for part in (finding.file, finding.detail) if part)
             console.print(Text(_wrap(_plain(line), console.width)), soft_wrap=True)
         console.print(Text(_wrap(ADVICE[code], console.width), "dim"), end="\n\n", soft_wrap=True)

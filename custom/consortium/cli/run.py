@@ -28,7 +28,7 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
     Commands end by returning, by raising `typer.Exit(code)` or a `ConsortiumError`.
 
     Args:
-        app: the application.
+        app: the application; its name is shown in help, else that of the program.
         argv: arguments without the program's name; those of the process by default.
 
     Raises:
@@ -38,8 +38,9 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
     options = given[: given.index("--")] if "--" in given else given
     debug = "--debug" in options
     arguments = [word for word in options if word != "--debug"] + given[len(options) :]
+    name = app.info.name if isinstance(app.info.name, str) else None
     try:
-        result = typer.main.get_command(app).main(arguments, standalone_mode=False)
+        result = typer.main.get_command(app).main(arguments, name, standalone_mode=False)
     except KeyboardInterrupt:
         result = INTERRUPTED
     except Exception as raised:

@@ -120,8 +120,9 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
     masks: dict[Path, str] = {}
     for case in datalist.cases:
         if case.patient in patients:
-            first = _name(datalist, patients[case.patient])
-            detail = f"patient {case.patient} is listed already with {first}"
+            first = patients[case.patient]
+            also = "" if first == case.image else f", also with {_name(datalist, first)}"
+            detail = f"patient {case.patient} is listed more than once{also}"
             found.append(error("duplicate-patient", _name(datalist, case.image), detail))
         elif case.image in images:
             detail = f"patients {images[case.image]} and {case.patient} share this image"

@@ -34,8 +34,8 @@ class ImageFacts:
     Attributes:
         patient: id of the patient.
         file: path relative to the hospital's folder.
-        size: voxels along x, y and slice.
-        spacing: mm along x, y and slice.
+        size: voxels along x, y and z.
+        spacing: mm along x, y and z.
         spreads: standard deviation of each channel; empty where the channels are not as declared.
         digest: of shape and voxels.
     """
@@ -78,13 +78,13 @@ def find_outliers(images: Sequence[ImageFacts], channels: Sequence[str]) -> list
         images: all readable images of the hospital.
         channels: names of the channels.
     """
-    axes = ("x", "y", "slices")
+    axes = "xyz"
     spacing = [
         _Measure(f"spacing along {axis}", " mm", [image.spacing[i] for image in images])
         for i, axis in enumerate(axes)
     ]
     size = [
-        _Measure(f"voxels along {axis}", "", [image.size[i] for image in images])
+        _Measure(f"size along {axis}", " voxels", [image.size[i] for image in images])
         for i, axis in enumerate(axes)
     ]
     spread = [
@@ -115,7 +115,7 @@ class _Measure:
             f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
             for value in (self.values[i], median)
         )
-        return f"{self.name} {own}{self.unit}, usual here {usual}{self.unit}"
+        return f"{self.name} is {own}{self.unit}, usual here {usual}{self.unit}"
 
 
 def _report(

@@ -32,8 +32,8 @@ class Volume:
 
     Attributes:
         file: path relative to the hospital's folder.
-        voxels: array (x, y, slice) or (x, y, slice, channel), in the type of the file; float32 or
-            float64 where the header scales it.
+        voxels: array (x, y, slice) or (x, y, slice, channel), in the type of the file; float32
+            where the header scales it.
         affine: 4 x 4, voxel to mm; finite and invertible.
     """
 
@@ -43,7 +43,7 @@ class Volume:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Distances between voxels along x, y and slice, in mm."""
+        """Distances between voxels along x, y and z, in mm."""
         return tuple(float(size) for size in voxel_sizes(self.affine))
 
 
@@ -102,22 +102,24 @@ def read_volume(folder: Path, path: Path) -> Volume | Finding:
 
 def _load(path: Path) -> tuple[Any, NDArray[Any]]:
     path.stat()
+    if path.name.endswith(".gz"):
+        with gzip.open(path) as stream:
+            while stream.read(_CHUNK):
+                pass
     with LoggingOutputSuppressor(), np.errstate(all="ignore"):
         image = nib.load(path, mmap=False)
         if not isinstance(image, nib.Nifti1Image):
             raise ImageFileError
         scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
-        voxels = image.dataobj.get_scaled(np.float32) if scaled else np.asanyarray(image.dataobj)
-    if path.name.endswith(".gz"):
-        with gzip.open(path) as stream:
-            while stream.read(_CHUNK):
-                pass
+        voxels = np.asarray(image.dataobj, dtype=np.float32 if scaled else None)
     return image, voxels
 
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, ImageFileError):
         return "not a NIfTI file"
+    if isinstance(problem, gzip.BadGzipFile) and "Not a gzipped" in str(problem):
+        return "its name ends in .gz, but gzip did not make it"
     if isinstance(problem, (EOFError, zlib.error, gzip.BadGzipFile)):
         return "damaged: the compressed data are cut off or altered"
     if isinstance(problem, MemoryError):

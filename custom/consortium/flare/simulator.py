@@ -6,8 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from consortium.files import write_json
 from consortium.flare import job as flare_job
 from consortium.flare import site
+
+ALLOWED_CLASSES = [
+    "consortium.flare.",
+    "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
+]
+"""All that a job's configuration may build: these shells, and FLARE's loop of rounds."""
 
 
 def start_simulator(
@@ -46,6 +53,11 @@ def start_simulator(
     threads = str(max(1, (os.cpu_count() or 1) // len(hospitals)))
     # Threads of several processes that spin against each other cost far more than they bring.
     quiet = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": threads}
+    # FLARE wipes its workspace and keeps `local/`, from which it serves every site.
+    write_json(
+        workspace / "federation" / "local" / "resources.json",
+        {"format_version": 2, "class_allow_list": ALLOWED_CLASSES},
+    )
     with (workspace / "federation.log").open("ab") as log:
         return subprocess.Popen(
             [

@@ -1,4 +1,4 @@
-"""Brain scans that look like several hospitals, so that a federation can be tried without a patient.
+"""Brain scans that look like several hospitals: a federation can be tried without patients.
 
 `fields` holds smooth random functions of space, `anatomy` a head, `tumour` what grows in it,
 `scanner` what a machine makes of both, `hospitals` who has which patients and scanners, and

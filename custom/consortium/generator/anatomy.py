@@ -1,15 +1,17 @@
-"""A healthy head: scalp, skull, cerebrospinal fluid, folded grey matter, white matter, ventricles,
-deep nuclei, brainstem and cerebellum; and the harmless things that look like a tumour.
+"""A healthy head, and the harmless things in it that look like a tumour.
 
-A head is drawn before any scan is made and is a function of millimetres: x to the right, y to the
-front, z upwards. Shapes are levels: mm outside of a surface, negative inside, so that the smaller of
-two levels is a union and the greater an intersection. What comes out is a stack of layers, each a
-tissue and the share of every voxel that it covers; a later layer lies over the earlier ones. The
-proportions are an adult's to within a few millimetres. No atlas and no patient's scan went into them.
+The head has scalp, skull, cerebrospinal fluid, folded grey matter, white matter, ventricles, deep
+nuclei, brainstem and cerebellum. It is drawn before any scan is made and is a function of
+millimetres: x to the right, y to the front, z upwards. Shapes are levels: mm outside of a surface,
+negative inside, so that the smaller of two levels is a union and the greater an intersection. What
+comes out is a stack of layers, each a tissue and the share of every voxel that it covers; a later
+layer lies over the earlier ones. The proportions are an adult's to within a few millimetres. No
+atlas and no patient's scan went into them.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,7 +52,6 @@ class Tissue(Enum):
     LESION = auto()
     OEDEMA = auto()
     CORE = auto()
-    ENHANCING = auto()
     NECROSIS = auto()
 
 
@@ -116,23 +117,25 @@ class Scar:
     Attributes:
         centre: in the standard head, mm.
         radius: mm, rim included.
+        cavity: radius of the cavity as a share of the whole.
     """
 
     centre: Point
     radius: float
+    cavity: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Scar":
         """Draws one in the outer part of a hemisphere."""
         centre = inside_brain(rng, nearest=0.6, furthest=0.85)
-        return cls(centre=centre, radius=rng.uniform(6, 13))
+        return cls(centre=centre, radius=rng.uniform(6, 15), cavity=rng.uniform(0.2, 0.7))
 
     def on(self, x: Array, y: Array, z: Array, ragged: Array, brain: Array) -> tuple[Layer, Layer]:
         """Gliosis and cavity; `ragged` is a field of variance 1, `brain` the brain's share."""
         level = _ball(x, y, z, self.centre, self.radius) + 0.18 * self.radius * ragged
         return (
             Layer(Tissue.LESION, _share(level, 3.0) * brain),
-            Layer(Tissue.FLUID, _share(level + 0.45 * self.radius) * brain),
+            Layer(Tissue.FLUID, _share(level + (1 - self.cavity) * self.radius) * brain),
         )
 
 
@@ -186,7 +189,7 @@ class Head:
             leukoaraiosis=float(np.clip(years + rng.normal(0, 0.25), 0, 1)),
             scalp=rng.uniform(4, 9),
             skull=rng.uniform(5, 8),
-            scars=tuple(Scar.draw(rng) for _ in range(rng.binomial(3, 0.12 + 0.2 * years))),
+            scars=tuple(Scar.draw(rng) for _ in range(rng.binomial(3, 0.15 + 0.25 * years))),
             bends=(
                 SmoothField.draw(rng, wavelength=130, waves=12),
                 SmoothField.draw(rng, wavelength=130, waves=12),
@@ -269,7 +272,8 @@ class Head:
         # The corpus callosum closes the fissure in the middle of the head.
         callosum = np.sqrt((y / 46) ** 2 + ((z - 2) / 30) ** 2)
         fissure = np.maximum(np.abs(x) - 0.7 - 0.6 * self.atrophy, 25 * (1 - callosum))
-        return np.minimum(walls + deep - width, fissure)
+        level: Array = np.minimum(walls + deep - width, fissure)
+        return level
 
     def _ventricles(self, x: Array, y: Array, z: Array) -> Array:
         """Level of the lateral ventricles and the third one."""
@@ -360,7 +364,7 @@ def _tube(
 ) -> Array:
     """Level of a tube with the given course of positions and radii (mm, times `grown`)."""
     level = np.full(x.shape, np.inf)
-    for (start, first), (end, last) in zip(course, course[1:], strict=False):
+    for (start, first), (end, last) in pairwise(course):
         step = np.subtract(end, start)
         u, v, w = x - start[0], y - start[1], z - start[2]
         along = np.clip((u * step[0] + v * step[1] + w * step[2]) / (step @ step), 0, 1)

@@ -27,7 +27,7 @@ from consortium.errors import EnvironmentProblem, UsageError
 from consortium.files import write_json, write_text
 from consortium.generator.anatomy import Head
 from consortium.generator.hospitals import HOSPITALS, Hospital
-from consortium.generator.scanner import CHANNELS, Scanner
+from consortium.generator.scanner import CHANNELS, SIGNALS, Scanner
 from consortium.generator.tumour import Tumour
 
 LABELS = ("background", "oedema", "core")
@@ -128,9 +128,8 @@ def make_patient(
     grid = scanner.grid(*shape, isotropic=spatial_dims == 3)
     anatomy = head.on(grid, tumour.push)
     layers, mask = tumour.on(grid, anatomy)
-    image = scanner.acquire(
-        rng, grid, (*anatomy.layers, *layers), oedema=tumour.oedema, uptake=tumour.uptake
-    )
+    signals = {**SIGNALS, **tumour.signals}
+    image = scanner.acquire(rng, grid, (*anatomy.layers, *layers), signals)
     return Patient(
         name=f"{hospital.name}-{index:04d}",
         sex="male" if male else "female",
@@ -157,18 +156,14 @@ def _write_hospital(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["patient", "sex", "age", "scanner"])
     for index in range(1, hospital.patients + 1):
-        patient = make_patient(
-            hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape
-        )
+        patient = make_patient(hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape)
         image, label = f"imagesTr/{patient.name}.nii.gz", f"labelsTr/{patient.name}.nii.gz"
         for name, voxels in ((image, patient.image), (label, patient.mask)):
             scan = nib.Nifti1Image(voxels, patient.affine)
             scan.header.set_xyzt_units("mm")
             turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(patient.scanner.orientation))
             nib.save(scan.as_reoriented(turn), folder / name)
-        entries.append(
-            {"patient": patient.name, "image": f"./{image}", "label": f"./{label}"}
-        )
+        entries.append({"patient": patient.name, "image": f"./{image}", "label": f"./{label}"})
         rows.writerow([patient.name, patient.sex, patient.age, patient.scanner.name])
     write_text(folder / "patients.csv", table.getvalue())
     write_json(

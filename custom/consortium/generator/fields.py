@@ -81,4 +81,5 @@ class SmoothField:
         in_plane = (along_x[:, None, :] * along_y[None, :, :]).reshape(-1, len(self.phases))
         # The real part of a product needs two of its four real products.
         total = in_plane.real @ along_z.real - in_plane.imag @ along_z.imag
-        return np.sqrt(2 / len(self.phases)) * total.reshape(grid.shape)
+        values: Array = np.sqrt(2 / len(self.phases)) * total.reshape(grid.shape)
+        return values

@@ -61,7 +61,7 @@ HOSPITALS = (
             ),
         ),
         growth=Growth(
-            radius=19, spread=0.3, core=(0.4, 0.7), enhancing=0.7, oedema=1.0, uptake=1.0
+            radius=21, spread=0.3, core=(0.4, 0.7), enhancing=0.7, oedema=1.0, uptake=1.0
         ),
         age=(22, 80),
         women=0.5,
@@ -84,7 +84,7 @@ HOSPITALS = (
             ),
         ),
         growth=Growth(
-            radius=23, spread=0.25, core=(0.5, 0.75), enhancing=0.85, oedema=0.75, uptake=0.8
+            radius=23, spread=0.25, core=(0.5, 0.75), enhancing=0.85, oedema=0.85, uptake=0.8
         ),
         age=(45, 86),
         women=0.45,
@@ -101,13 +101,13 @@ HOSPITALS = (
                 orientation="RAS",
                 gain=(190, 150, 180),
                 gamma=(1.0, 0.9, 0.9),
-                sharpness=2.1,
+                sharpness=1.8,
                 bias=0.28,
-                noise=0.06,
+                noise=0.05,
             ),
         ),
         growth=Growth(
-            radius=18, spread=0.3, core=(0.35, 0.6), enhancing=0.6, oedema=0.9, uptake=0.9
+            radius=20, spread=0.25, core=(0.35, 0.6), enhancing=0.6, oedema=0.9, uptake=0.9
         ),
         age=(30, 82),
         women=0.55,
@@ -147,13 +147,13 @@ HOSPITALS = (
                 orientation="RAS",
                 gain=(200, 160, 190),
                 gamma=(1.0, 0.95, 0.9),
-                sharpness=1.9,
+                sharpness=1.7,
                 bias=0.3,
-                noise=0.055,
+                noise=0.045,
             ),
         ),
         growth=Growth(
-            radius=16, spread=0.25, core=(0.4, 0.65), enhancing=0.5, oedema=0.85, uptake=0.85
+            radius=18, spread=0.25, core=(0.4, 0.65), enhancing=0.6, oedema=0.9, uptake=0.85
         ),
         age=(20, 78),
         women=0.6,

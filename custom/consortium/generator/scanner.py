@@ -4,7 +4,7 @@ The channels are those of the usual protocol for a glioma. How bright each tissu
 is a table; what differs between machines is in `Scanner`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +13,13 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
 from consortium.generator.anatomy import Layer, Tissue
-from consortium.generator.fields import Array, Grid, SmoothField
+from consortium.generator.fields import Grid, SmoothField
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 
-# Signal of each tissue in the channels' order, white matter before contrast being 0.7.
-_SIGNAL: dict[Tissue, tuple[float, float, float]] = {
+Signal = tuple[float, float, float]
+
+SIGNALS: dict[Tissue, Signal] = {
     Tissue.SCALP: (0.95, 0.58, 0.95),
     Tissue.MUSCLE: (0.45, 0.34, 0.52),
     Tissue.BONE: (0.06, 0.05, 0.06),
@@ -32,11 +33,8 @@ _SIGNAL: dict[Tissue, tuple[float, float, float]] = {
     Tissue.VESSEL: (0.28, 0.20, 1.05),
     Tissue.PLEXUS: (0.45, 0.45, 0.95),
     Tissue.LESION: (0.54, 0.80, 0.56),
-    Tissue.OEDEMA: (0.50, 0.85, 0.52),
-    Tissue.CORE: (0.42, 0.72, 0.46),
-    Tissue.ENHANCING: (0.46, 0.70, 1.12),
-    Tissue.NECROSIS: (0.28, 0.42, 0.30),
 }
+"""Signal of the healthy and the harmless in the channels' order; a tumour's is its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +74,9 @@ class Scanner:
         """
         side = self.field_of_view / in_plane
         apart = side if isotropic else self.coverage / slices
-        across = side * (np.arange(in_plane) - (in_plane - 1) / 2)
+        across = side * (np.arange(in_plane, dtype=np.float64) - (in_plane - 1) / 2)
         # More of the brain is above the standard head's origin than below it.
-        up = 16 + apart * (np.arange(slices) - (slices - 1) / 2)
+        up = 16 + apart * (np.arange(slices, dtype=np.float64) - (slices - 1) / 2)
         return Grid(x=across, y=across, z=up)
 
     def acquire(
@@ -86,9 +84,7 @@ class Scanner:
         rng: np.random.Generator,
         grid: Grid,
         layers: Iterable[Layer],
-        *,
-        oedema: float = 1.0,
-        uptake: float = 1.0,
+        signals: Mapping[Tissue, Signal],
     ) -> npt.NDArray[np.int16]:
         """Scans a head.
 
@@ -99,21 +95,19 @@ class Scanner:
             rng: source of randomness.
             grid: positions of the voxels.
             layers: tissues, each over the ones before.
-            oedema: contrast of oedema to white matter on FLAIR, 1 being usual.
-            uptake: contrast of an enhancing core to white matter after contrast, 1 being usual.
+            signals: of each tissue, in the order of `CHANNELS`.
 
         Returns:
             Of shape (X, Y, Z, 3), in the scanner's units.
         """
         # No two patients are scanned quite alike: sequences are adapted, and people move.
-        contrast = np.array(self.gamma) * rng.uniform(0.75, 1.25, size=3)
+        contrast = np.array(self.gamma) * rng.uniform(0.8, 1.2, size=3)
         coil = SmoothField.draw(rng, wavelength=320, waves=12).on(grid)
-        texture = 0.03 * SmoothField.draw(rng, wavelength=9, waves=32).on(grid)
-        table = _signals(oedema, uptake)
+        texture = 0.025 * SmoothField.draw(rng, wavelength=9, waves=32).on(grid)
         image = np.zeros((3, *grid.shape))
         for layer in layers:
             kept = 1 - layer.share
-            for channel, signal in zip(image, table[layer.tissue], strict=True):
+            for channel, signal in zip(image, signals[layer.tissue], strict=True):
                 channel *= kept
                 channel += signal * layer.share
         spread = self.sharpness * rng.uniform(0.8, 1.5) / (grid.x[1] - grid.x[0])
@@ -125,14 +119,5 @@ class Scanner:
         real, imaginary = self.noise * rng.uniform(0.7, 1.4) * rng.normal(size=(2, *image.shape))
         magnitude = np.hypot(image + real, imaginary)
         scaled = np.moveaxis(magnitude, 0, -1) * self.gain
-        return np.rint(scaled).clip(0, np.iinfo(np.int16).max).astype(np.int16)
-
-
-def _signals(oedema: float, uptake: float) -> dict[Tissue, tuple[float, float, float]]:
-    """The table of signals with the contrast of one patient's tumour."""
-    white = _SIGNAL[Tissue.WHITE]
-    pre, flair, post = _SIGNAL[Tissue.OEDEMA]
-    wet = (pre, white[1] + oedema * (flair - white[1]), post)
-    pre, flair, post = _SIGNAL[Tissue.ENHANCING]
-    bright = (pre, flair, white[2] + uptake * (post - white[2]))
-    return {**_SIGNAL, Tissue.OEDEMA: wet, Tissue.ENHANCING: bright}
+        stored: npt.NDArray[np.int16] = np.rint(scaled).clip(0, 32767).astype(np.int16)
+        return stored

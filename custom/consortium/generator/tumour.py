@@ -1,16 +1,18 @@
 """A tumour: oedema with a ragged outline around a core, which may die inside and enhance outside.
 
-The core always lies within the oedema, at least `_MARGIN` mm below its surface, and neither reaches
-into the ventricles, out of the brain or, but for a little, across the midline.
+Within a slice the core always has oedema around it, and neither reaches into the ventricles, out of
+the brain or, but for a little, across the midline.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_erosion
 
 from consortium.generator.anatomy import Anatomy, Layer, Point, Push, Tissue, inside_brain
 from consortium.generator.fields import Array, Grid, SmoothField
+from consortium.generator.scanner import SIGNALS, Signal
 
 _MARGIN = 2.0
 
@@ -48,7 +50,8 @@ class Tumour:
         ragged: irregularity of the outline as a share of the radius.
         wall: thickness of the living core around what has died, mm.
         oedema: see `Growth`; here this patient's.
-        uptake: likewise; 0 for a core that does not enhance.
+        cells: from 0, a core much like fluid, to 1, one packed with cells.
+        uptake: see `Growth`; here this patient's, and 0 for a core that does not enhance.
         outline: shapes the oedema; likewise `inner` the core.
         inner: shapes the core.
     """
@@ -60,6 +63,7 @@ class Tumour:
     ragged: float
     wall: float
     oedema: float
+    cells: float
     uptake: float
     outline: SmoothField
     inner: SmoothField
@@ -68,7 +72,7 @@ class Tumour:
     def draw(cls, rng: np.random.Generator, growth: Growth) -> "Tumour":
         """Draws a tumour."""
         centre = inside_brain(rng, nearest=0.3, furthest=0.72)
-        size = float(np.clip(growth.radius * np.exp(rng.normal(0, growth.spread)), 9, 27))
+        size = float(np.clip(growth.radius * np.exp(rng.normal(0, growth.spread)), 10, 28))
         wide, long, high = size * rng.uniform(0.8, 1.25, 3)
         right, front, up = rng.uniform(-0.18, 0.18, 3)
         return cls(
@@ -77,8 +81,9 @@ class Tumour:
             core=rng.uniform(*growth.core),
             offset=(right, front, up),
             ragged=rng.uniform(0.12, 0.28),
-            wall=rng.uniform(2.5, 6.0),
-            oedema=growth.oedema * rng.uniform(0.6, 1.25),
+            wall=rng.uniform(2.0, 9.0),
+            oedema=growth.oedema * rng.uniform(0.7, 1.25),
+            cells=rng.random(),
             uptake=growth.uptake * rng.uniform(0.6, 1.2) * (rng.random() < growth.enhancing),
             outline=SmoothField.draw(rng, wavelength=1.3 * size),
             inner=SmoothField.draw(rng, wavelength=0.9 * size),
@@ -88,6 +93,17 @@ class Tumour:
     def push(self) -> Push:
         """What it does to the brain around it."""
         return Push(centre=self.centre, reach=1.1 * max(self.radius), strength=0.28)
+
+    @property
+    def signals(self) -> dict[Tissue, Signal]:
+        """How bright it is, in the order of `consortium.generator.scanner.CHANNELS`."""
+        white = SIGNALS[Tissue.WHITE]
+        dry = 0.50 - 0.16 * (1 - self.cells)
+        return {
+            Tissue.OEDEMA: (0.66 - 0.16 * self.oedema, white[1] + 0.42 * self.oedema, 0.54),
+            Tissue.CORE: (dry, 0.38 + 0.42 * self.cells, dry + 0.65 * self.uptake),
+            Tissue.NECROSIS: (0.28, 0.26 + 0.25 * self.cells, 0.30),
+        }
 
     def on(self, grid: Grid, head: Anatomy) -> tuple[list[Layer], npt.NDArray[np.uint8]]:
         """The tumour on a scan's grid.
@@ -114,14 +130,15 @@ class Tumour:
 
         mask = np.zeros(grid.shape, np.uint8)
         mask[whole < 0] = 1
-        mask[core < 0] = 2
+        # Within a slice the core never touches what is healthy, however coarse the voxels.
+        in_plane = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[:, :, None]
+        mask[(core < 0) & binary_erosion(whole < 0, in_plane)] = 2
         # Oedema is patchy and fades at its edge; where it fades, people draw the line midway.
-        wet = np.clip(0.5 - whole / 5, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
+        wet = np.clip(0.5 - whole / 4, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
         living = np.clip(0.5 - core / 2.5, 0, 1)
         layers = [
             Layer(Tissue.OEDEMA, wet),
             Layer(Tissue.CORE, living),
-            Layer(Tissue.ENHANCING, living * min(1.0, self.uptake)),
             Layer(Tissue.NECROSIS, np.clip(0.5 - dead / 3, 0, 1)),
         ]
         return layers, mask

@@ -356,14 +356,14 @@ def _inference(settings: Settings) -> dict[str, Any]:
     else:
         index = f"((p > {THRESHOLD}) * {order}).amax(0)"
     return {
-        "imports": ["$import nibabel", "$import safetensors.torch", "$import monai.data.utils"],
+        "imports": ["$import nibabel", "$from safetensors.torch import load_model"],
         "bundle_root": ".",
         "image": "image.nii.gz",
         "output": "mask.nii.gz",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         **network_config(settings),
         "weights": f"$@bundle_root + '/{WEIGHTS.as_posix()}'",
-        "network": "$(safetensors.torch.load_model(@network_def, @weights), "
+        "network": "$(load_model(@network_def, @weights), "
         "@network_def.to(@device).eval())[1]",
         "preprocessing": {
             "_target_": "monai.transforms.Compose",

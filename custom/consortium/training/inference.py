@@ -101,8 +101,8 @@ def load_case(settings: Settings, image: Path, label: Path | None) -> PreparedCa
     label_original = None if label is None else _read_label(settings.data, label, scan, image)
     try:
         prepared = _preprocessing(settings.data)({"image": str(image)})["image"]
-    except (OSError, EOFError, ValueError, RuntimeError) as error:
-        raise _unreadable(image, error.__cause__ or error) from None
+    except Exception as error:
+        raise _unreadable(image) from error
     if not torch.isfinite(prepared).all():
         raise UsageError(
             "unreadable-image", "the image holds voxels that are no number", str(image), "repair it"
@@ -263,25 +263,24 @@ def _open(path: Path) -> Any:
     if not path.is_file():
         raise UsageError("missing-file", "no such file", str(path), "check the path")
     try:
-        scan = nibabel.load(path)
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise _unreadable(path, error) from None
-    if len(scan.shape) not in (3, 4):
+        with nibabel.imageglobals.LoggingOutputSuppressor():
+            scan = nibabel.load(path)
+        axes = len(scan.shape)
+    except Exception as error:  # a damaged file makes nibabel raise nearly anything
+        raise _unreadable(path) from error
+    if axes not in (3, 4) or 0 in scan.shape:
         raise UsageError(
             "unreadable-image",
-            f"the image has {len(scan.shape)} axes",
+            f"the image has shape {tuple(scan.shape)}",
             str(path),
             "give (x, y, slice, channel) or (x, y, slice)",
         )
     return scan
 
 
-def _unreadable(path: Path, error: BaseException) -> UsageError:
+def _unreadable(path: Path) -> UsageError:
     return UsageError(
-        "unreadable-image",
-        f"not a readable NIfTI file ({type(error).__name__})",
-        str(path),
-        "copy it again",
+        "unreadable-image", "not a NIfTI file, or damaged", str(path), "copy or export it again"
     )
 
 
@@ -289,8 +288,8 @@ def _read_label(data: Data, label: Path, scan: Any, image: Path) -> torch.Tensor
     mask = _open(label)
     try:
         voxels = torch.from_numpy(np.asarray(mask.dataobj, dtype=np.float32))
-    except (OSError, EOFError, ValueError) as error:
-        raise _unreadable(label, error) from None
+    except Exception as error:
+        raise _unreadable(label) from error
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     same_grid = voxels.shape == scan.shape[:3] and np.allclose(

@@ -75,7 +75,7 @@ def hausdorff95(
                 second[None, None].float(),
                 include_background=True,
                 percentile=95,
-                spacing=list(spacing),
+                spacing=[float(size) for size in spacing],
             )
         result.append(float(distance))
     return result
