@@ -145,7 +145,10 @@ def test_packing_joins_tensors_of_a_dtype_into_one_buffer():
         "d": torch.zeros(0, 4),
     }
     contents, buffers = pack(tensors)
-    assert {dtype: buffer.numel() for dtype, buffer in buffers.items()} == {"float32": 7, "int64": 1}
+    assert {dtype: buffer.numel() for dtype, buffer in buffers.items()} == {
+        "float32": 7,
+        "int64": 1,
+    }
     back = unpack(contents, buffers)
     assert digest(back) == digest(tensors)
 

@@ -10,7 +10,7 @@ from typing import Any
 from consortium.errors import EnvironmentProblem
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path`, then renames it over `path`.
 
     Whatever goes wrong, what stood at `path` before still stands there.
@@ -43,7 +43,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file whole or not at all; see `replace_file`."""
-    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8") and None)
+    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

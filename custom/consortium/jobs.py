@@ -143,6 +143,4 @@ class _whole:  # noqa: N801
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
-    return {
-        name for name in names if name == "__pycache__" or name.startswith((".", "__nvfl"))
-    }
+    return {name for name in names if name == "__pycache__" or name.startswith((".", "__nvfl"))}

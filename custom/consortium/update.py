@@ -86,7 +86,7 @@ def digest(state: State) -> str:
 def as_bytes(tensor: Tensor) -> memoryview:
     """The tensor's bytes in C order; no copy where it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 class Score(BaseModel):

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import typer
+
 from consortium import __version__
 from consortium.cli.main import app
 from consortium.cli.run import run_app

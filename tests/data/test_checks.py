@@ -4,6 +4,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from consortium.data import checks
 from consortium.data.checks import Finding, check_folder
 from consortium.data.outliers import far_from_median

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from consortium.cli.generate import main
 from consortium.data.datalist import read_datalist
 from consortium.errors import EnvironmentProblem, UsageError

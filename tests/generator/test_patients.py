@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
+
 from consortium.generator.dataset import Patient, make_patient
 from consortium.generator.fields import Grid, SmoothField
 from consortium.generator.hospitals import HOSPITALS
-from scipy.ndimage import binary_dilation
 
 BY_NAME = {hospital.name: hospital for hospital in HOSPITALS}
 PATIENTS = 6

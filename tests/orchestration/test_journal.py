@@ -32,7 +32,9 @@ def entry(number, best):
 
 def files(*numbers):
     return {
-        f"model-{number}.safetensors": lambda path, number=number: path.write_text(str(number)) and None
+        f"model-{number}.safetensors": lambda path, number=number: (
+            path.write_text(str(number)) and None
+        )
         for number in numbers
     }
 

@@ -49,7 +49,9 @@ def test_trouble_and_missing_answers_are_told():
     run = finished(record(0, ["east", "north"]))
     run.trouble = "disk-full: no space"
     run.missing = {"the final scoring": {"east": "no answer"}}
-    assert run.reason() == "disk-full: no space; no answer to the final scoring from east (no answer)"
+    assert (
+        run.reason() == "disk-full: no space; no answer to the final scoring from east (no answer)"
+    )
 
 
 def test_a_run_whose_last_model_was_not_scored_is_incomplete():

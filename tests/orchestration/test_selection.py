@@ -45,7 +45,9 @@ def test_the_last_is_kept_where_the_job_says_so():
 
 def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
     selection = Selection(patience=2)
-    stops = [selection.observe(k, scores(a=(v, 5))).stop for k, v in enumerate([0.5, 0.4, 0.6, 0.5])]
+    stops = [
+        selection.observe(k, scores(a=(v, 5))).stop for k, v in enumerate([0.5, 0.4, 0.6, 0.5])
+    ]
     assert stops == [False] * 4
     assert selection.observe(4, scores(a=(0.1, 5))).stop
 

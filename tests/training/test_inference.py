@@ -135,6 +135,7 @@ def test_inference_evaluates_without_gradient_and_leaves_the_network_as_it_was(t
     first = predict_probabilities(network, case.image, job, "cpu")
     assert torch.equal(first, predict_probabilities(network, case.image, job, "cpu"))
     assert network.training is training
+    assert type(first) is torch.Tensor
     assert not first.requires_grad
     assert first.shape == (1, 16, 16, 5)
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())

@@ -56,14 +56,17 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone():
     before = torch.get_rng_state()
     first, second, other = (build_network(settings(), seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
-    same = [torch.equal(*pair) for pair in zip(first.parameters(), second.parameters())]
+    same = [
+        torch.equal(*pair) for pair in zip(first.parameters(), second.parameters(), strict=True)
+    ]
     assert all(same)
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
 
 def test_without_a_seed_the_jobs_seed_counts():
     job = settings().model_copy(update={"seed": 9})
-    pairs = zip(build_network(job).parameters(), build_network(job, 9).parameters())
+    networks = build_network(job), build_network(job, 9)
+    pairs = zip(*(network.parameters() for network in networks), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 
 

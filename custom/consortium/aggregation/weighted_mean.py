@@ -125,9 +125,7 @@ def _accumulate(
         fine[block] += np.rint(scaled).astype(np.int64) * cases
 
 
-def _divide(
-    coarse: NDArray[np.int64], fine: NDArray[np.int64], total: int
-) -> NDArray[np.float64]:
+def _divide(coarse: NDArray[np.int64], fine: NDArray[np.int64], total: int) -> NDArray[np.float64]:
     # Carrying first leaves a fine word below 2**34, so that the two words cannot cancel inexactly.
     shift = _LOW - _HIGH
     carry = (fine + (1 << (shift - 1))) >> shift

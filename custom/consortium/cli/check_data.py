@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortium.errors import Incomplete, Refused, UsageError
+from consortium.errors import Incomplete, Refused
 
 if TYPE_CHECKING:
     from consortium.data.findings import Finding
@@ -74,6 +74,7 @@ def check_data(
     from consortium.data.checks import check_folder
     from consortium.data.datalist import read_datalist
     from consortium.files import write_json
+    from consortium.jobs import find_settings
     from consortium.settings import load_settings
 
     settings = load_settings(find_settings(job)) if job is not None else None
@@ -97,26 +98,6 @@ def check_data(
         raise Incomplete(
             "findings", f"{_count(errors, 'error')} in the data", str(folder), "see the list above"
         )
-
-
-def find_settings(job: str) -> Path:
-    """The `settings.json` that `--job` means.
-
-    Args:
-        job: path of a `settings.json`, of a job's folder, or the name of a job in the folder
-            `jobs` here or further up.
-
-    Raises:
-        UsageError: `unknown-job`.
-    """
-    here = Path.cwd()
-    jobs = [parent / "jobs" / job / _SETTINGS for parent in (here, *here.parents)]
-    for path in (Path(job), Path(job) / _SETTINGS, *jobs):
-        if path.is_file():
-            return path
-    raise UsageError(
-        "unknown-job", "no such job", job or "--job", "give its folder, name or settings.json"
-    )
 
 
 @contextmanager

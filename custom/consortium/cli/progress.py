@@ -67,7 +67,8 @@ class RunProgress:
 
     def _tell_round(self, record: dict[str, object], view: View) -> None:
         answered, asked = record["answered"], record["asked"]
-        assert isinstance(answered, list) and isinstance(asked, list)
+        assert isinstance(answered, list)
+        assert isinstance(asked, list)
         score = record["score"]
         parts = [f"round {int(str(record['round'])) + 1} of {view.rounds}"]
         parts.append(f"{len(answered)} of {len(asked)} hospitals")
@@ -93,7 +94,7 @@ class _TimeLeft:
             for said in view.hospitals.values()
             if said["stage"] == "train"
         ]
-        if not done:
+        if not done or len(done) < len(view.hospitals):
             return None
         slowest, now = min(done), time.monotonic()
         if self._first is None:
@@ -101,14 +102,14 @@ class _TimeLeft:
         moved = slowest - self._first[1]
         if moved < 0.2:
             return None
-        return (now - self._first[0]) / moved * (view.rounds - slowest)
+        return float((now - self._first[0]) / moved * (view.rounds - slowest))
 
 
 def _clock(seconds: float | None) -> str:
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
-    return f"about {minutes}:{rest:02d} left for the rounds"
+    return f"about {minutes}:{rest:02d} left"
 
 
 def stderr_console() -> Console:

@@ -1,1 +1,1 @@
-"""A hospital's folder: which cases it holds, whether they are sound, and how they become tensors."""
+"""A hospital's folder: its cases, whether they are sound, and how they become tensors."""

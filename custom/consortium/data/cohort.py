@@ -67,7 +67,8 @@ class Cohort:
         positive = _visit(self._with_tumour, rng) if self._with_tumour else None
         negative = _visit(self._without, rng) if self._without else positive
         positive = positive or negative
-        assert positive is not None and negative is not None
+        assert positive is not None
+        assert negative is not None
         if self._data.spatial_dims == 3 and self._with_tumour:
             negative = positive  # a patch without tumour comes from any volume
         if self._augment is not None:

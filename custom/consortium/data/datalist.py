@@ -1,8 +1,8 @@
 """The cases of one hospital and their split into training and validation by patient.
 
 Read from a `dataset.json` in the layout of the Medical Segmentation Decathlon (Antonelli et al.,
-Nat Commun 13:4128, 2022). A patient is never on both sides of the split, and which side is a function of the patient's id
-alone: adding patients moves none of the others.
+Nat Commun 13:4128, 2022). A patient is never on both sides of the split, and which side is a
+function of the patient's id alone: adding patients moves none of the others.
 """
 
 import hashlib
@@ -93,7 +93,7 @@ def read_datalist(folder: Path) -> Datalist:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             "bad-datalist",
-            f"modality, labels or training is missing or malformed ({type(error).__name__} {error})",
+            f"modality, labels or training is malformed ({type(error).__name__} {error})",
             str(path),
             "follow the layout in the README",
         ) from None

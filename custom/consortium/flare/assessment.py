@@ -46,7 +46,12 @@ class Assessment(StudyPart, Controller):
         """Nothing to undo."""
 
     def process_result_of_unknown_task(
-        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+        self,
+        client: Client,
+        task_name: str,
+        client_task_id: str,
+        result: Shareable,
+        fl_ctx: FLContext,
     ) -> None:
         """An answer that came too late changes nothing."""
 
@@ -84,9 +89,7 @@ class _Questions:
         self._controller, self._timeout = controller, timeout
         self._abort, self._fl_ctx = abort, fl_ctx
 
-    def model(
-        self, task: str, model: Mapping[str, Tensor], **meta: int
-    ) -> dict[str, Shareable]:
+    def model(self, task: str, model: Mapping[str, Tensor], **meta: int) -> dict[str, Shareable]:
         """Hands out a model with a task; returns what came back, by hospital."""
         answers: dict[str, Shareable] = {}
 

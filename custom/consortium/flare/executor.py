@@ -80,16 +80,16 @@ class HospitalExecutor(Executor):
                     "not-shared", "this hospital shows its model to nobody", task_name, "ask it"
                 )
             return update_to_shareable(hospital.train(model, int(meta["round"])))
-        raise UsageError("unknown-task", "no such task", task_name, "use the job's own configuration")
+        raise UsageError(
+            "unknown-task", "no such task", task_name, "use the job's own configuration"
+        )
 
     def _open(self, fl_ctx: FLContext) -> Hospital:
         if self._hospital is None:
             job = read_job(fl_ctx)
             self._site = find_site(job, fl_ctx)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self._hospital = Hospital(
-                self._site, job.settings, device=device, report=self._report
-            )
+            self._hospital = Hospital(self._site, job.settings, device=device, report=self._report)
         return self._hospital
 
     def _report(self, progress: Progress) -> None:

@@ -94,9 +94,7 @@ class StudyRun(FLComponent):
         run = self.coordinator.run
         rounds = len(run.records) if run.stopped_early else run.rounds
         state = training.get_persist_state(fl_ctx)
-        training.restore(
-            {**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx
-        )
+        training.restore({**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx)
 
     def close_round(self, fl_ctx: FLContext) -> None:
         """Closes the round and, where the selection says so, makes it the last."""

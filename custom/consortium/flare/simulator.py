@@ -1,4 +1,4 @@
-"""FLARE's simulator as a process of its own: every hospital is a further process on this machine."""
+"""FLARE's simulator as a process of its own, and every hospital as a further one."""
 
 import os
 import subprocess

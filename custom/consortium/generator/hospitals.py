@@ -80,7 +80,7 @@ HOSPITALS = (
                 gamma=(0.8, 0.85, 0.8),
                 sharpness=1.5,
                 bias=0.12,
-                noise=0.035,
+                noise=0.032,
             ),
         ),
         growth=Growth(
@@ -153,7 +153,7 @@ HOSPITALS = (
             ),
         ),
         growth=Growth(
-            radius=18, spread=0.25, core=(0.4, 0.65), enhancing=0.6, oedema=0.9, uptake=0.85
+            radius=18, spread=0.3, core=(0.4, 0.65), enhancing=0.6, oedema=0.9, uptake=0.85
         ),
         age=(20, 78),
         women=0.6,

@@ -134,7 +134,7 @@ class Tumour:
         in_plane = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[:, :, None]
         mask[(core < 0) & binary_erosion(whole < 0, in_plane)] = 2
         # Oedema is patchy and fades at its edge; where it fades, people draw the line midway.
-        wet = np.clip(0.5 - whole / 4, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
+        wet = np.clip(0.5 - whole / 3, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
         living = np.clip(0.5 - core / 2.5, 0, 1)
         layers = [
             Layer(Tissue.OEDEMA, wet),

@@ -55,7 +55,7 @@ class Journal:
         self.folder = folder
         self._index = folder / "journal.json"
 
-    def write(self, entry: Entry, models: Mapping[str, Callable[[Path], None]]) -> None:
+    def write(self, entry: Entry, models: Mapping[str, Callable[[Path], object]]) -> None:
         """Writes an entry atomically.
 
         Args:

@@ -363,8 +363,7 @@ def _inference(settings: Settings) -> dict[str, Any]:
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         **network_config(settings),
         "weights": f"$@bundle_root + '/{WEIGHTS.as_posix()}'",
-        "network": "$(load_model(@network_def, @weights), "
-        "@network_def.to(@device).eval())[1]",
+        "network": "$(load_model(@network_def, @weights), @network_def.to(@device).eval())[1]",
         "preprocessing": {
             "_target_": "monai.transforms.Compose",
             "transforms": preprocessing_config(settings.data),

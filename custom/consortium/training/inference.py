@@ -148,7 +148,7 @@ def predict_probabilities(
             torch.no_grad(),
             torch.autocast(device.type, enabled=mixed_precision and device.type == "cuda"),
         ):
-            logits = inferer(torch.as_tensor(image)[None].to(device), network)[0]
+            logits = inferer(image.as_tensor()[None].to(device), network)[0]
             return torch.sigmoid(logits.float()).cpu()
     finally:
         network.train(was_training)

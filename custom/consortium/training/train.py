@@ -108,11 +108,9 @@ class Hospital:
         self._validation: list[PreparedCase] | None = None
         self._network = build_network(settings).to(device)
         if settings.data.spatial_dims == 2:
-            self._network = self._network.to(memory_format=torch.channels_last)
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
-        self._local = [
-            name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL
-        ]
+        self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
 
     @property
     def cases(self) -> dict[str, int]:

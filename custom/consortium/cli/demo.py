@@ -1,0 +1,114 @@
+"""`scripts/demo`: four generated hospitals train together, and what came out is shown."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import nibabel
+import numpy as np
+import torch
+import typer
+
+from consortium.cli.outcome import print_outcome
+from consortium.cli.progress import RunProgress, stderr_console
+from consortium.cli.run import DebugOption, run_app
+from consortium.data.datalist import read_datalist, split_cases
+from consortium.errors import Incomplete, Refused
+from consortium.files import write_text
+from consortium.generator.dataset import generate
+from consortium.jobs import find_job
+from consortium.report.page import render_report
+from consortium.report.pictures import side_by_side
+from consortium.simulation import Simulation
+from consortium.training.bundle import load_bundle
+from consortium.training.inference import load_case, predict_case
+
+app = typer.Typer(add_completion=False)
+_MARK = "made-by-demo"
+
+
+@app.command()
+def demo(
+    workspace: Annotated[Path, typer.Option(help="What the demo leaves; made anew each time.")],
+    seed: Annotated[int, typer.Option(help="Of the generated scans and the run.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option(help="Rounds of training.", min=1)] = 15,
+    debug: DebugOption = False,
+) -> None:
+    """Generate the scans of four hospitals, train one model over them, show what came out."""
+    console, started = stderr_console(), time.monotonic()
+    _clear(workspace)
+    data, run = workspace / "hospitals", workspace / "run"
+    console.print("Generating the scans of four hospitals")
+    generate(data, seed=seed)
+    console.print(
+        "Training in NVIDIA FLARE. All patients are generated, so metrics over fewer than 5 of "
+        "them are shown too;\na hospital with real patients does not send those."
+    )
+    simulation = Simulation(
+        job=find_job("tumor_segmentation"),
+        data=data,
+        workspace=run,
+        assignments=[f"seed={seed}", f"rounds={rounds}", "baseline=true"],
+        smallest_group=1,
+    )
+    with RunProgress(console) as progress:
+        result = simulation.run(progress)
+    _add_pictures(result, data, run)
+    print_outcome(result, run)
+    console.print(f"{time.monotonic() - started:.0f} s in all")
+    if not result["complete"]:
+        log = str(run / "federation.log")
+        raise Incomplete("incomplete", result["reason"], log, "see the hospitals' errors there")
+
+
+def _clear(workspace: Path) -> None:
+    if workspace.exists() and any(workspace.iterdir()):
+        if not (workspace / _MARK).exists():
+            raise Refused(
+                "workspace-in-use", "not made by the demo", str(workspace), "choose another one"
+            )
+        shutil.rmtree(workspace)
+    workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / _MARK).touch()
+
+
+def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
+    """Puts one validation patient of each hospital into the report."""
+    settings, network = load_bundle(run / "model", torch.device("cpu"))
+    pictures = []
+    for row in result["hospitals"]:
+        split = split_cases(read_datalist(data / row["name"]), settings.data.validation_fraction)
+        case = split.validation[0]
+        prepared = load_case(settings, case.image, case.label)
+        predicted = predict_case(network, prepared, settings, torch.device("cpu")).numpy()[0] > 0
+        assert prepared.label_original is not None
+        truth = prepared.label_original.numpy()[0] > 0
+        scan = nibabel.as_closest_canonical(nibabel.load(case.image))
+        masks = [
+            nibabel.as_closest_canonical(
+                nibabel.Nifti1Image(mask.astype(np.uint8), prepared.affine_original)
+            ).get_fdata()
+            > 0
+            for mask in (truth, predicted)
+        ]
+        z = int(masks[0].sum(axis=(0, 1)).argmax())
+        pictures.append(
+            {
+                "title": f"{row['name']}, patient {case.patient}",
+                "caption": "FLAIR; the true outline in blue; the shared model's in yellow. "
+                "A generated scan of a validation patient.",
+                "png": side_by_side(
+                    scan.get_fdata()[:, :, z, 1], masks[0][:, :, z], masks[1][:, :, z]
+                ),
+            }
+        )
+    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    page = render_report(result, records, final=result["final"], pictures=pictures)
+    write_text(run / "report.html", page)
+
+
+if __name__ == "__main__":
+    run_app(app)
