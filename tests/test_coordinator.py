@@ -1,0 +1,220 @@
+"""A whole run without FLARE: the coordinator and hospitals in a loop."""
+
+import errno
+import json
+
+import pytest
+import torch
+
+from consortium import files
+from consortium.coordinator import ALONE, FINAL, Coordinator, Study
+from consortium.errors import EnvironmentProblem, Incomplete, Refused
+from consortium.training.train import Hospital, Site
+from consortium.update import Failure, UpdateRefused
+
+CPU = torch.device("cpu")
+NAMES = ("harbour", "north", "valley")
+
+
+class Federation:
+    """Hospitals in memory, and a coordinator that can be killed and started again."""
+
+    def __init__(self, generated, folder, settings):
+        self.folder, self.settings = folder, settings
+        self.hospitals = {
+            name: Hospital(
+                Site(name, generated / name, folder / "state" / name, smallest_group=1),
+                settings,
+                device=CPU,
+            )
+            for name in NAMES
+        }
+        self.start()
+
+    def start(self):
+        self.coordinator = Coordinator(
+            Study("run", "job", NAMES, self.settings),
+            results=self.folder / "results",
+            journal=self.folder / "journal",
+        )
+
+    def round(self, spoil=lambda update: update, order=NAMES):
+        number, _ = self.coordinator.open_round()
+        for name in order:
+            update = self.hospitals[name].train(self.coordinator.model, number)
+            self.coordinator.offer(spoil(update))
+        self.coordinator.close_round()
+
+    def rest(self):
+        while self.coordinator.rounds_done < self.settings.rounds:
+            self.round()
+        model = self.coordinator.model
+        answers = {name: hospital.validate(model) for name, hospital in self.hospitals.items()}
+        self.coordinator.answer(FINAL, answers)
+        return self.coordinator.finish()
+
+
+@pytest.fixture
+def federation(generated, tmp_path, tiny):
+    return Federation(generated, tmp_path, tiny("rounds=3"))
+
+
+def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federation):
+    result = federation.rest()
+    assert (result["complete"], result["reason"], result["rounds"]) == (True, "", 3)
+    left = {path.name for path in (federation.folder / "results").iterdir()}
+    assert left >= {"result.json", "rounds.jsonl", "report.html", "model", "tensorboard"}
+    records = [
+        json.loads(line)
+        for line in (federation.folder / "results" / "rounds.jsonl").read_text().splitlines()
+    ]
+    assert [record["round"] for record in records] == [0, 1, 2]
+    assert all(record["answered"] == list(NAMES) for record in records)
+    # Each round starts from what the one before left.
+    assert [r["base_sha256"] for r in records[1:]] == [r["result_sha256"] for r in records[:-1]]
+    rows = {row["name"]: row for row in result["hospitals"]}
+    assert set(rows) == set(NAMES)
+    assert all(row["cases"]["training"] > 0 for row in rows.values())
+    assert all(0 <= row["shared"]["dice"]["tumour"] <= 1 for row in rows.values())
+
+
+def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(generated, tmp_path, tiny):
+    undisturbed = Federation(generated, tmp_path / "a", tiny("rounds=3")).rest()
+    killed = Federation(generated, tmp_path / "b", tiny("rounds=3"))
+    killed.round()
+    killed.start()
+    assert killed.coordinator.rounds_done == 1
+    killed.round(order=NAMES[::-1])
+    killed.coordinator.open_round()  # killed in the middle of a round
+    killed.start()
+    resumed = killed.rest()
+    assert resumed["complete"]
+    assert resumed["model_sha256"] == undisturbed["model_sha256"]
+    assert resumed["hospitals"] == undisturbed["hospitals"]
+
+
+def nan_from(name):
+    def spoil(update):
+        if update.hospital == name:
+            next(iter(update.tensors.values())).view(-1)[0] = torch.nan
+        return update
+
+    return spoil
+
+
+def test_a_refused_update_leaves_the_others_and_makes_the_run_incomplete(federation):
+    federation.round(spoil=nan_from("valley"))
+    assert all(bool(t.isfinite().all()) for t in federation.coordinator.model.values())
+    result = federation.rest()
+    assert not result["complete"]
+    assert result["reason"].startswith("valley is missing from round 0 (not-finite ")
+
+
+def test_a_hospital_that_fails_is_named_with_its_code(federation):
+    number, _ = federation.coordinator.open_round()
+    for name in NAMES[:2]:
+        update = federation.hospitals[name].train(federation.coordinator.model, number)
+        assert federation.coordinator.offer(update) is None
+    federation.coordinator.offer(Failure("valley", "missing-file"))
+    federation.coordinator.close_round()
+    result = federation.rest()
+    assert result["reason"] == "valley is missing from round 0 (missing-file)"
+
+
+def test_a_round_that_nobody_answers_aggregates_nothing(federation):
+    federation.coordinator.open_round()
+    before = federation.coordinator.model
+    federation.coordinator.offer(UpdateRefused("north", "malformed"))
+    with pytest.raises(Incomplete, match="north malformed"):
+        federation.coordinator.close_round()
+    assert federation.coordinator.model is before
+
+
+def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypatch):
+    federation.round()
+    journal = federation.folder / "journal"
+    before = {path.name: path.read_bytes() for path in journal.iterdir()}
+    replace_file = files.replace_file
+
+    def full(path, write):
+        def write_half(beside):
+            beside.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        replace_file(path, write_half if path.suffix == ".safetensors" else write)
+
+    monkeypatch.setattr("consortium.orchestration.journal.replace_file", full)
+    with pytest.raises(EnvironmentProblem, match="disk-full"):
+        federation.round()
+    assert {path.name: path.read_bytes() for path in journal.iterdir()} == before
+    monkeypatch.undo()
+    federation.start()
+    assert federation.coordinator.rounds_done == 1
+    assert federation.rest()["complete"]
+
+
+def test_a_journal_of_other_settings_is_refused(federation, tiny):
+    federation.round()
+    federation.settings = tiny("rounds=3", "training.batch=3")
+    with pytest.raises(Refused, match="other-run"):
+        federation.start()
+
+
+def test_a_torn_model_in_the_journal_is_noticed(federation):
+    federation.round()
+    newest = max((federation.folder / "journal").glob("model-*.safetensors"))
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(bytes(content))
+    with pytest.raises(Refused, match="torn-model"):
+        federation.start()
+
+
+def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
+    settings = tiny("rounds=6", "selection.patience=1", "training.learning_rate=1e-12")
+    federation = Federation(generated, tmp_path, settings)
+    scores = iter([0.5, 0.4, 0.3])
+
+    def say(update):
+        if update.hospital == NAMES[0]:
+            federation.value = next(scores)
+        said = update.metrics.validation.model_copy(update={"dice": {"tumour": federation.value}})
+        metrics = update.metrics.model_copy(update={"validation": said})
+        return type(update)(
+            **{name: getattr(update, name) for name in update.__slots__} | {"metrics": metrics}
+        )
+
+    federation.round(spoil=say)
+    assert not federation.coordinator.run.stopped_early
+    federation.round(spoil=say)
+    assert federation.coordinator.run.stopped_early
+    model = federation.coordinator.model
+    federation.coordinator.answer(
+        FINAL, {name: h.validate(model) for name, h in federation.hospitals.items()}
+    )
+    result = federation.coordinator.finish()
+    assert (result["complete"], result["rounds"]) == (True, 2)
+
+
+def test_a_missing_answer_to_the_baseline_is_told(federation):
+    federation.coordinator.answer(ALONE, {"north": Failure("north", "internal-error")})
+    result = federation.rest()
+    assert "no answer to the baseline from harbour (no answer), north (internal-error)" in (
+        result["reason"]
+    )
+
+
+def test_it_starts_from_a_model_and_refuses_one_of_another_architecture(
+    federation, generated, tmp_path, tiny
+):
+    federation.rest()
+    model = federation.folder / "results" / "model"
+    again = Federation(generated, tmp_path / "again", tiny(f'model.from="{model}"'))
+    assert not all(
+        torch.equal(again.coordinator.model[name], tensor)
+        for name, tensor in Federation(generated, tmp_path / "c", tiny()).coordinator.model.items()
+    )
+    with pytest.raises(Refused, match="wrong-architecture"):
+        Federation(
+            generated, tmp_path / "d", tiny(f'model.from="{model}"', "network.features=[8,16]")
+        )
