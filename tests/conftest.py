@@ -1,4 +1,4 @@
-"""What several rooms' tests share: small generated hospitals, and settings that train in no time."""
+"""What several rooms' tests share: small generated hospitals, and settings to match."""
 
 import shutil
 from dataclasses import replace

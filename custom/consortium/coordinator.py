@@ -27,7 +27,7 @@ from consortium.orchestration.selection import HospitalScore, Selection
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
-from consortium.settings import Settings
+from consortium.settings import Model, Settings
 from consortium.training.bundle import load_state, write_bundle
 from consortium.training.networks import build_network
 from consortium.update import (
@@ -336,9 +336,11 @@ class Coordinator:
     def _write_model(self) -> str:
         fresh = self._start
         best = load_state(self._journal.folder / self._best_file, fresh)
+        # Where the run started from is a path at the orchestrator, and nobody else's business.
+        settings = self._study.settings.model_copy(update={"model": Model()})
         return write_bundle(
             self._results / "model",
-            self._study.settings,
+            settings,
             best,
             trained={
                 "run": self.run.name,

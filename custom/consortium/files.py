@@ -1,9 +1,11 @@
-"""Files that are never half-written: each is written beside its place, flushed, then renamed."""
+"""Files and folders that are never half-written: filled beside their place, then renamed."""
 
 import errno
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +24,49 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         EnvironmentProblem: `disk-full` or `cannot-write`.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(beside)
-        with beside.open("rb") as written:
-            os.fsync(written.fileno())
-        beside.replace(path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentProblem(
-            "disk-full" if full else "cannot-write",
-            error.strerror or "cannot be written",
-            str(path),
-            "free some space and resume" if full else "check the folder's permissions",
-        ) from error
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(beside)
+            _flush(beside)
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Lends a folder beside `path`, which becomes `path` if nothing goes wrong, else vanishes.
+
+    Args:
+        path: the folder to create or replace.
+
+    Yields:
+        An empty folder.
+
+    Raises:
+        EnvironmentProblem: `disk-full` or `cannot-write`; a folder that was there stands.
+    """
+    beside, former = _beside(path), path.with_name(f".{path.name}.{os.getpid()}.former")
+    try:
+        with _told(path):
+            beside.mkdir(parents=True)
+            yield beside
+            for file in beside.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if path.exists():
+                path.rename(former)
+            try:
+                beside.rename(path)
+            except OSError:
+                if former.exists():
+                    former.rename(path)
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,3 +77,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes an indented JSON file whole or not at all; NaN is refused."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise EnvironmentProblem(
+            "disk-full" if full else "cannot-write",
+            error.strerror or "cannot be written",
+            str(path),
+            "free some space and go on" if full else "check the folder's permissions",
+        ) from error

@@ -15,7 +15,7 @@ from typing import Any
 import consortium
 from consortium import __version__
 from consortium.errors import Refused, UsageError
-from consortium.files import write_json
+from consortium.files import whole_folder, write_json
 from consortium.settings import parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
@@ -82,7 +82,7 @@ def prepare_job(
     meta["consortium"] = {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
     meta["mandatory_clients"] = sorted(hospitals)
     meta["min_clients"] = max(1, len(hospitals))
-    with _whole(out) as beside:
+    with whole_folder(out) as beside:
         shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
         write_json(beside / "meta.json", meta)
         write_json(beside / SETTINGS, settings)
@@ -112,34 +112,13 @@ def bundle_job(source: Path, out: Path, *, hospitals: Sequence[str] = ()) -> Non
             hospitals=hospitals,
             settings=json.loads((source / SETTINGS).read_text(encoding="utf-8")),
         )
-        with _whole(out) as beside:
+        with whole_folder(out) as beside:
             shutil.copytree(plain, beside, dirs_exist_ok=True)
             shutil.copytree(
                 Path(consortium.__file__).parent,
                 beside / "app" / "custom" / "consortium",
                 ignore=_ignored,
             )
-
-
-class _whole:  # noqa: N801
-    """A folder that appears whole or not at all: filled beside its place, then renamed."""
-
-    def __init__(self, place: Path):
-        self._place = place
-
-    def __enter__(self) -> Path:
-        self._place.parent.mkdir(parents=True, exist_ok=True)
-        self._beside = Path(
-            tempfile.mkdtemp(prefix=f".{self._place.name}.", dir=self._place.parent)
-        )
-        self._beside.chmod(0o755)
-        return self._beside
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            self._beside.rename(self._place)
-        else:
-            shutil.rmtree(self._beside, ignore_errors=True)
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:

@@ -59,8 +59,8 @@ class Data(_Section):
         if self.spacing is not None and len(self.spacing) != 3:
             raise ValueError("spacing needs 3 numbers, in mm")
         for name, values in self.labels.items():
-            if min(values) < 1:
-                raise ValueError(f"labels.{name}: 0 is the background")
+            if min(values) < 1 or max(values) > 255:
+                raise ValueError(f"labels.{name}: values are 1 to 255; 0 is the background")
         return self
 
 

@@ -22,6 +22,7 @@ from consortium.errors import EnvironmentProblem, Refused, UsageError
 from consortium.flare.simulator import start_simulator
 from consortium.jobs import SETTINGS, prepare_job
 from consortium.settings import Settings, load_settings, override, parse_settings, read_json_object
+from consortium.training.networks import network_config
 
 _POLL = 0.3  # seconds between two looks at the progress
 
@@ -31,12 +32,12 @@ class View:
     """What can be seen of a running simulation.
 
     Attributes:
-        rounds: that the job declares.
+        settings: of the job.
         records: lines of `rounds.jsonl` so far.
         hospitals: what each hospital's progress file says; empty before it starts.
     """
 
-    rounds: int
+    settings: Settings
     records: list[dict[str, Any]]
     hospitals: dict[str, dict[str, Any]]
 
@@ -92,11 +93,11 @@ class Simulation:
         )
         try:
             while process.poll() is None:
-                watch(_look(workspace, settings.rounds, list(folders)))
+                watch(_look(workspace, settings, list(folders)))
                 time.sleep(_POLL)
         finally:
             _end(process)
-        watch(_look(workspace, settings.rounds, list(folders)))
+        watch(_look(workspace, settings, list(folders)))
         if not (workspace / "result.json").is_file():
             raise EnvironmentProblem(
                 "no-result",
@@ -144,6 +145,7 @@ class Simulation:
                 raise UsageError("missing-file", "no such model", start, "check model.from")
             raw["model"]["from"] = str(Path(start).resolve())
             settings = parse_settings(raw)
+        network_config(settings)  # says what does not go together before anything is started
         for name, folder in hospital_folders(self.data).items():
             _check_channels(name, folder, settings)
         run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -165,7 +167,7 @@ def _check_channels(name: str, folder: Path, settings: Settings) -> None:
         )
 
 
-def _look(workspace: Path, rounds: int, hospitals: Sequence[str]) -> View:
+def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:
     told = {}
     for name in hospitals:
         for path in (workspace / "hospitals" / name).glob("*/progress.json"):
@@ -175,7 +177,7 @@ def _look(workspace: Path, rounds: int, hospitals: Sequence[str]) -> View:
     with contextlib.suppress(OSError, ValueError):
         lines = (workspace / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
-    return View(rounds, records, told)
+    return View(settings, records, told)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

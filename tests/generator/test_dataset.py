@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 from consortium.cli.generate import main
 from consortium.data.datalist import read_datalist
 from consortium.errors import EnvironmentProblem, UsageError
-from consortium.generator import dataset
 from consortium.generator.dataset import generate
 from consortium.generator.hospitals import HOSPITALS
 
@@ -66,14 +66,14 @@ def test_image_and_mask_share_one_grid_in_millimetres(study: Path) -> None:
     for hospital in HOSPITALS:
         for case in read_datalist(study / hospital.name).cases:
             image, mask = nib.load(case.image), nib.load(case.label)
-            assert image.shape == (96, 96, 20, 3)
-            assert mask.shape == (96, 96, 20)
+            assert image.shape == (96, 96, 18, 3)
+            assert mask.shape == (96, 96, 18)
             assert image.get_data_dtype() == np.int16
             assert mask.get_data_dtype() == np.uint8
             np.testing.assert_array_equal(image.affine, mask.affine)
             zooms = image.header.get_zooms()[:3]
             assert 2 < zooms[0] == zooms[1] < 3
-            assert 5 < zooms[2] < 7
+            assert 6 < zooms[2] <= 7
             assert image.header.get_xyzt_units()[0] == "mm"
 
 
@@ -153,15 +153,15 @@ def test_two_hospitals_of_one_name_and_negative_seeds_are_refused(tmp_path: Path
 def test_a_full_disk_leaves_no_half_of_a_hospital(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, written = dataset.nib.save, []
+    real, packed = gzip.compress, []
 
-    def fill_up(scan: object, path: Path) -> None:
-        written.append(path)
-        if len(written) > 5:
+    def fill_up(*args: object, **options: object) -> bytes:
+        packed.append(args)
+        if len(packed) > 5:
             raise OSError(28, "No space left on device")
-        real(scan, path)
+        return real(*args, **options)
 
-    monkeypatch.setattr(dataset.nib, "save", fill_up)
+    monkeypatch.setattr("consortium.generator.dataset.gzip.compress", fill_up)
     with pytest.raises(EnvironmentProblem, match="disk-full"):
         generate(tmp_path / "out", TWO_EACH, seed=0, **SMALL)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["north"]

@@ -3,13 +3,19 @@
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from consortium.simulation import View
 
-_STAGES = {"check": "reads its scans", "train": "trains", "validate": "validates", "alone": "alone"}
+_STAGES = {
+    "check": "reads its scans:",
+    "train": "trains",
+    "validate": "scores the model: patient",
+    "alone": "trains alone",
+}
 
 
 class RunProgress:
@@ -30,7 +36,8 @@ class RunProgress:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._rounds_told = 0
+        self._rounds_told: int | None = None
+        self._alone_told = False
         self._clock = _TimeLeft()
 
     def __enter__(self) -> "RunProgress":
@@ -47,17 +54,24 @@ class RunProgress:
 
     def __call__(self, view: View) -> None:
         """Takes a look at the simulation."""
+        if self._rounds_told is None:
+            self._rounds_told = len(view.records)
+            if view.records:
+                self._say(f"going on after round {len(view.records)} of {view.settings.rounds}")
+        left = _clock(self._clock.left(view))
         for record in view.records[self._rounds_told :]:
-            self._tell_round(record, view)
+            self._say_round(record, view, left)
         self._rounds_told = len(view.records)
-        left = self._clock.left(view)
-        self._bar("all", "all hospitals", len(view.records), view.rounds, _clock(left))
+        stages = {said["stage"] for said in view.hospitals.values()}
+        if "alone" in stages and not self._alone_told:
+            self._alone_told = True
+            self._say("each hospital trains a model alone, for comparison" + (left and f", {left}"))
+        self._bar("", "rounds", len(view.records), view.settings.rounds, left)
         for name, said in sorted(view.hospitals.items()):
-            stage = _STAGES.get(said["stage"], said["stage"])
-            told = f"{stage}, {said['step']} of {said['steps']}"
+            told = _STAGES.get(said["stage"], said["stage"])
             if said["stage"] in ("train", "alone"):
-                told = f"round {said['round'] + 1}, step {said['step']} of {said['steps']}"
-                told = f"alone, {told}" if said["stage"] == "alone" else told
+                told = f"{told}, round {said['round'] + 1}, step"
+            told = f"{told} {said['step']} of {said['steps']}"
             self._bar(name, name, said["step"], max(1, said["steps"]), told)
 
     def _bar(self, key: str, title: str, done: int, total: int, told: str) -> None:
@@ -65,20 +79,19 @@ class RunProgress:
             self._tasks[key] = self._bars.add_task(title, total=total, told=told)
         self._bars.update(self._tasks[key], completed=done, total=total, told=told)
 
-    def _tell_round(self, record: dict[str, object], view: View) -> None:
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def _say_round(self, record: dict[str, Any], view: View, left: str) -> None:
         answered, asked = record["answered"], record["asked"]
-        assert isinstance(answered, list)
-        assert isinstance(asked, list)
-        score = record["score"]
-        parts = [f"round {int(str(record['round'])) + 1} of {view.rounds}"]
+        parts = [f"round {record['round'] + 1} of {view.settings.rounds}"]
         parts.append(f"{len(answered)} of {len(asked)} hospitals")
-        if isinstance(score, float):
-            parts.append(f"Dice before it {score:.3f}")
+        if record["score"] is not None:
+            parts.append(f"Dice before it {record['score']:.3f}")
         missing = sorted(set(asked) - set(answered))
         if missing:
             parts.append(f"without {', '.join(missing)}")
-        left = _clock(self._clock.left(view))
-        self._console.print(", ".join([*parts, left] if left else parts))
+        self._say(", ".join([*parts, left] if left else parts))
 
 
 class _TimeLeft:
@@ -89,10 +102,13 @@ class _TimeLeft:
 
     def left(self, view: View) -> float | None:
         """Seconds, or None while too little is known."""
+        rounds = view.settings.rounds
         done = [
-            said["round"] + said["step"] / max(1, said["steps"])
+            said["round"]
+            + said["step"] / max(1, said["steps"])
+            + rounds * (said["stage"] == "alone")
             for said in view.hospitals.values()
-            if said["stage"] == "train"
+            if said["stage"] in ("train", "alone")
         ]
         if not done or len(done) < len(view.hospitals):
             return None
@@ -100,9 +116,10 @@ class _TimeLeft:
         if self._first is None:
             self._first = (now, slowest)
         moved = slowest - self._first[1]
-        if moved < 0.2:
+        if moved < 0.5:
             return None
-        return float((now - self._first[0]) / moved * (view.rounds - slowest))
+        total = rounds * (2 if view.settings.baseline else 1)
+        return float((now - self._first[0]) / moved * (total - slowest))
 
 
 def _clock(seconds: float | None) -> str:

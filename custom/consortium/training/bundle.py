@@ -5,11 +5,8 @@ runs it: a bundle is opened from `metadata.json` and the weights alone, so that 
 a bundle of strangers without executing anything that came with it. Same model, same bytes.
 """
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from safetensors.torch import save as save_tensors
 import consortium
 from consortium.data.datalist import Datalist
 from consortium.data.transforms import preprocessing_config
-from consortium.errors import EnvironmentProblem, Refused, UsageError
+from consortium.errors import Refused, UsageError
+from consortium.files import whole_folder
 from consortium.settings import Settings, parse_settings, read_json_object
 from consortium.training.inference import THRESHOLD, exclusive, inferer_config
 from consortium.training.networks import build_network, network_config
@@ -71,16 +69,10 @@ def write_bundle(
         raise UsageError(
             "folder-in-use", "this is no model bundle", str(folder), "choose another folder"
         )
-    try:
-        _replace_folder(folder, contents)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentProblem(
-            "disk-full" if full else "cannot-write",
-            error.strerror or "cannot be written",
-            str(folder),
-            "free some space and resume" if full else "check the folder's permissions",
-        ) from error
+    with whole_folder(folder) as beside:
+        for name, content in contents.items():
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).write_bytes(content)
     return hashlib.sha256(weights).hexdigest()
 
 
@@ -260,31 +252,6 @@ def _require_same(
         else:
             continue
         raise Refused("wrong-architecture", what, where, "use a model of the same network")
-
-
-def _replace_folder(folder: Path, contents: Mapping[Path, bytes]) -> None:
-    """Fills a folder beside `folder`, then renames it over `folder`."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
-    try:
-        for name, content in contents.items():
-            path = beside / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        if folder.exists():
-            folder.rename(former)
-        try:
-            beside.rename(folder)
-        except OSError:
-            if former.exists():
-                former.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
 
 
 def _json(content: Any) -> bytes:

@@ -1,0 +1,50 @@
+"""An executor that misbehaves by hospital and round; travels in a job's own code."""
+
+from dataclasses import replace
+
+import torch
+
+from consortium.flare.executor import HospitalExecutor
+from consortium.training.train import Hospital
+
+FAULTS = {
+    ("harbour", 0): "wrong-shape",
+    ("harbour", 1): "not-finite",
+    ("harbour", 2): "wrong-round",
+    ("valley", 0): "raise",
+    ("valley", 1): "wrong-base",
+    ("valley", 2): "missing-tensor",
+}
+
+
+class FaultyExecutor(HospitalExecutor):
+    """Spoils what `HospitalExecutor` would send."""
+
+    def _open(self, fl_ctx):
+        hospital = super()._open(fl_ctx)
+        name = fl_ctx.get_identity_name()
+        train = Hospital.train.__get__(hospital)
+
+        def spoiled(base, number):
+            fault = FAULTS.get((name, number))
+            if fault == "raise":
+                raise RuntimeError("-".join(["PLANTED", "Jane", "Doe"]) + " was born on 7 May")
+            update = train(base, number)
+            first = next(iter(update.tensors))
+            tensor = update.tensors[first]
+            if fault == "wrong-shape":
+                return replace(update, tensors={**update.tensors, first: torch.zeros(7)})
+            if fault == "not-finite":
+                spoiled_tensor = torch.full_like(tensor, torch.nan)
+                return replace(update, tensors={**update.tensors, first: spoiled_tensor})
+            if fault == "wrong-round":
+                return replace(update, round=0)
+            if fault == "wrong-base":
+                return replace(update, base_sha256="0" * 64)
+            if fault == "missing-tensor":
+                rest = {key: value for key, value in update.tensors.items() if key != first}
+                return replace(update, tensors=rest)
+            return update
+
+        hospital.train = spoiled
+        return hospital

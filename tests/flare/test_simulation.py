@@ -1,0 +1,279 @@
+"""The job in FLARE's simulator, both ways it ships: every hospital is a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from safetensors.torch import load_file
+from tests.conftest import JOB, TINY
+
+from consortium.data.datalist import read_datalist
+from consortium.flare.simulator import ALLOWED_CLASSES
+from consortium.jobs import bundle_job
+from consortium.settings import override, read_json_object
+from consortium.simulation import Simulation
+
+NAMES = ["harbour", "north", "valley"]
+THREE_ROUNDS = [*TINY, "rounds=3"]
+PLANTED = "PLANTED-Jane-Doe"
+
+
+@pytest.fixture(scope="module")
+def identified(generated, tmp_path_factory):
+    """The hospitals, with what identifies a patient in paths, ids and headers."""
+    folder = tmp_path_factory.mktemp(PLANTED) / "hospitals"
+    shutil.copytree(generated, folder)
+    for hospital in folder.iterdir():
+        raw = json.loads((hospital / "dataset.json").read_text())
+        for number, entry in enumerate(raw["training"]):
+            entry["patient"] = f"{PLANTED}-{entry['patient']}"
+            if number < 2:
+                image = nibabel.load(hospital / entry["image"])
+                image.header["descrip"] = PLANTED.encode()
+                data = np.asanyarray(image.dataobj)
+                (hospital / entry["image"]).unlink()
+                entry["image"] = f"./imagesTr/{PLANTED}-{number}.nii.gz"
+                nibabel.Nifti1Image(data, image.affine, image.header).to_filename(
+                    hospital / entry["image"]
+                )
+        (hospital / "dataset.json").write_text(json.dumps(raw))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(identified, tmp_path_factory):
+    """A run with everything that a job can ask."""
+    workspace = tmp_path_factory.mktemp("run") / "workspace"
+    result = Simulation(
+        job=JOB,
+        data=identified,
+        workspace=workspace,
+        assignments=[*THREE_ROUNDS, "baseline=true", "cross_site=true"],
+        smallest_group=1,
+    ).run()
+    return result, workspace
+
+
+def read_rounds(workspace):
+    return [json.loads(line) for line in (workspace / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_all_hospitals_take_part_to_the_end(finished):
+    result, workspace = finished
+    assert (result["complete"], result["reason"]) == (True, "")
+    assert [row["name"] for row in result["hospitals"]] == NAMES
+    for row in result["hospitals"]:
+        for model in ("alone", "shared"):
+            assert 0 <= row[model]["dice"]["tumour"] <= 1
+    rounds = read_rounds(workspace)
+    assert [record["round"] for record in rounds] == [0, 1, 2]
+    for record in rounds:
+        assert record["asked"] == record["answered"] == NAMES
+        assert (record["refused"], record["late"], record["lost"]) == ([], [], [])
+        assert set(record["cases"]) == set(NAMES)
+
+
+def test_every_hospitals_model_is_scored_at_every_hospital(finished):
+    matrix = finished[0]["cross_site"]
+    assert {(model, at) for model, row in matrix.items() for at in row} == {
+        (model, at) for model in NAMES for at in NAMES
+    }
+
+
+def test_the_model_is_a_bundle_that_monai_opens(finished):
+    result, workspace = finished
+    model = workspace / "model"
+    parser = ConfigParser()
+    parser.read_config(model / "configs" / "inference.json")
+    parser.read_meta(model / "configs" / "metadata.json")
+    network = parser.get_parsed_content("network_def")
+    weights = load_file(model / "models" / "model.safetensors")
+    network.load_state_dict(weights)
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    assert len(result["model_sha256"]) == 64
+
+
+def test_curves_of_each_hospital_and_of_all_are_there(finished):
+    folder = finished[1] / "tensorboard"
+    for name in [*NAMES, "global"]:
+        assert list((folder / name).rglob("events.out.tfevents.*"))
+
+
+def test_no_identifier_reaches_the_orchestrator(finished):
+    _, workspace = finished
+    seen = 0
+    for root in ("federation/server", "journal", "model", "tensorboard"):
+        for path in (workspace / root).rglob("*"):
+            if path.is_file():
+                seen += 1
+                assert PLANTED.encode() not in path.read_bytes(), path
+    for name in ("result.json", "rounds.jsonl", "report.html"):
+        assert PLANTED not in (workspace / name).read_text()
+    assert seen > 10
+
+
+def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(
+    finished, identified, tmp_path
+):
+    workspace = tmp_path / "workspace"
+    arguments = ["--data", str(identified), "--workspace", str(workspace), "--smallest-group", "1"]
+    command = [sys.executable, "-m", "consortium.cli.simulate", str(JOB), *arguments]
+    settings = [word for assignment in THREE_ROUNDS for word in ("--set", assignment)]
+    running = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (workspace / "rounds.jsonl").exists() or len(read_rounds(workspace)) < 1:
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kill_all_below(running)
+    assert not (workspace / "result.json").exists()
+
+    refused = subprocess.run([*command, *settings], capture_output=True, text=True)
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("error workspace-in-use: the workspace is not empty")
+
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on after round" in resumed.stderr
+    result = read_json_object(workspace / "result.json")
+    assert result["complete"]
+    assert result["model_sha256"] == finished[0]["model_sha256"]
+    digests = [record["result_sha256"] for record in read_rounds(workspace)]
+    assert digests == [record["result_sha256"] for record in read_rounds(finished[1])]
+
+
+def kill_all_below(process):
+    """SIGKILL for FLARE's server process, then for the command; sites end without their parent."""
+    listing = subprocess.run(
+        ["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True
+    ).stdout
+    children = {}
+    for line in listing.splitlines()[1:]:
+        pid, parent = map(int, line.split())
+        children.setdefault(parent, []).append(pid)
+    waiting, found = [process.pid], []
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identified, tmp_path):
+    job = tmp_path / "faulty"
+    shutil.copytree(JOB, job)
+    custom = job / "app" / "custom"
+    custom.mkdir()
+    shutil.copy(Path(__file__).with_name("faulty_executor.py"), custom)
+    config = job / "app" / "config" / "config_fed_client.json"
+    text = config.read_text().replace(
+        "consortium.flare.executor.HospitalExecutor", "faulty_executor.FaultyExecutor"
+    )
+    config.write_text(text)
+    workspace = tmp_path / "workspace"
+    result = Simulation(
+        job=job, data=identified, workspace=workspace, assignments=THREE_ROUNDS, smallest_group=1
+    ).run()
+    assert not result["complete"]
+    refused, lost, failures = [], [], []
+    for record in read_rounds(workspace):
+        assert "north" in record["answered"]
+        refused.append([(r["hospital"], r["code"], bool(r["tensor"])) for r in record["refused"]])
+        lost.append(record["lost"])
+        failures.append(record["failures"])
+    assert refused == [
+        [("harbour", "wrong-shape", True)],
+        [("harbour", "not-finite", True), ("valley", "wrong-base", False)],
+        [("harbour", "wrong-round", False), ("valley", "missing-tensor", True)],
+    ]
+    assert lost == [["valley"], [], []]
+    assert failures == [{"valley": "internal-error"}, {}, {}]
+    assert "harbour is missing from rounds 0 to 2 (wrong-shape" in result["reason"]
+    assert "valley is missing from rounds 0 to 2 (internal-error)" in result["reason"]
+    model = load_file(workspace / "model" / "models" / "model.safetensors")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.values())
+    for path in (workspace / "federation" / "server").rglob("*"):
+        assert not path.is_file() or PLANTED.encode() not in path.read_bytes(), path
+
+
+def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(identified, tmp_path):
+    data = tmp_path / "hospitals"
+    shutil.copytree(identified, data)
+    image = read_datalist(data / "valley").cases[0].image
+    image.write_bytes(image.read_bytes()[:200])
+    workspace = tmp_path / "workspace"
+    run = subprocess.run(
+        [sys.executable, "-m", "consortium.cli.simulate", str(JOB)]
+        + ["--data", str(data), "--workspace", str(workspace)]
+        + [word for assignment in TINY for word in ("--set", assignment)],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith(
+        "error incomplete: valley is missing from rounds 0 to 1 (unreadable-file)"
+    )
+    assert PLANTED not in (workspace / "result.json").read_text()
+
+
+def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, identified, tmp_path):
+    bundle = tmp_path / "bundled"
+    bundle_job(JOB, bundle, hospitals=NAMES)
+    settings = bundle / "app" / "config" / "settings.json"
+    settings.write_text(json.dumps(override(read_json_object(settings), THREE_ROUNDS)))
+    # An environment with everything but this package: .pth files in a folder that is named by a
+    # .pth file are not followed, and the package is installed by one.
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    [site_packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site_packages / "all.pth").write_text(str(Path(torch.__file__).parents[1]))
+    found = subprocess.run([python, "-c", "import nvflare, consortium"], capture_output=True)
+    assert b"No module named 'consortium'" in found.stderr
+    workspace = tmp_path / "workspace"
+    subprocess.run(
+        [
+            python,
+            "-m",
+            "nvflare.private.fed.app.simulator.simulator",
+            bundle,
+            "-w",
+            workspace,
+            "-c",
+            ",".join(NAMES),
+            "-t",
+            "3",
+        ],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CONSORTIUM_DATA": str(identified / "{site}"),
+            "CONSORTIUM_SMALLEST_GROUP": "1",
+        },
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    [result_file] = (workspace / "server").rglob("result.json")
+    result = read_json_object(result_file)
+    assert result["complete"]
+    assert result["model_sha256"] == finished[0]["model_sha256"]
+
+
+def test_a_job_of_ours_may_build_nothing_but_the_shells_and_flares_rounds():
+    assert ALLOWED_CLASSES == [
+        "consortium.flare.",
+        "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
+    ]
