@@ -27,7 +27,7 @@ def generated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generated") / "hospitals"
     counts = (7, 6, 6)
     hospitals = [
-        replace(hospital, patients=count)
+        replace(hospital, patients=count, held_out=0)
         for hospital, count in zip(HOSPITALS, counts, strict=False)
     ]
     generate(folder, hospitals, seed=1, in_plane=32, slices=6)

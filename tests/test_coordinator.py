@@ -199,8 +199,9 @@ def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
 def test_a_missing_answer_to_the_baseline_is_told(federation):
     federation.coordinator.answer(ALONE, {"north": Failure("north", "internal-error")})
     result = federation.rest()
-    assert "no answer to the baseline from harbour (no answer), north (internal-error)" in (
-        result["reason"]
+    assert (
+        "no answer to the baseline from harbour (no answer), north (internal-error)"
+        in (result["reason"])
     )
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from consortium.cli.generate import main
-from consortium.data.datalist import read_datalist
+from consortium.data.datalist import read_datalist, split_cases
 from consortium.errors import EnvironmentProblem, UsageError
 from consortium.generator.dataset import generate
 from consortium.generator.hospitals import HOSPITALS
 
-TWO_EACH = tuple(replace(hospital, patients=2) for hospital in HOSPITALS)
+TWO_EACH = tuple(replace(hospital, patients=2, held_out=0) for hospital in HOSPITALS)
 SMALL = {"in_plane": 32, "slices": 8}
 
 
@@ -176,3 +176,10 @@ def test_the_command_says_in_one_line_what_is_wrong(
     assert printed.out == ""
     assert printed.err.startswith("error folder-in-use: ")
     assert printed.err.count("\n") == 1
+
+
+def test_held_out_patients_are_listed_for_validation_and_never_train(tmp_path: Path) -> None:
+    generate(tmp_path / "out", [replace(HOSPITALS[3], patients=3, held_out=2)], seed=1, **SMALL)
+    split = split_cases(read_datalist(tmp_path / "out" / "hillside"), 0.5)
+    assert [case.patient for case in split.training] == [f"hillside-000{n}" for n in (1, 2, 3)]
+    assert [case.patient for case in split.validation] == ["hillside-0004", "hillside-0005"]

@@ -42,16 +42,12 @@ def demo(
     data, run = workspace / "hospitals", workspace / "run"
     console.print("Generating the scans of four hospitals")
     generate(data, seed=seed)
-    console.print(
-        "Training in NVIDIA FLARE. All patients are generated, so metrics over fewer than 5 of "
-        "them are shown too;\na hospital with real patients does not send those."
-    )
+    console.print("Training in NVIDIA FLARE, every hospital a process of its own")
     simulation = Simulation(
         job=find_job("tumor_segmentation"),
         data=data,
         workspace=run,
         assignments=[f"seed={seed}", f"rounds={rounds}", "baseline=true"],
-        smallest_group=1,
     )
     with RunProgress(console) as progress:
         result = simulation.run(progress)

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     for hospital in HOSPITALS:
-        print(f"{options.out / hospital.name}: {hospital.patients} patients")
+        print(f"{options.out / hospital.name}: {hospital.patients + hospital.held_out} patients")
     return 0
 
 

@@ -6,15 +6,11 @@ the folder's place or the number of patients behind a patient have a part in the
 """
 
 import csv
-import errno
 import gzip
 import hashlib
 import io
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
-from consortium.errors import EnvironmentProblem, UsageError
-from consortium.files import write_json, write_text
+from consortium.errors import UsageError
+from consortium.files import whole_folder, write_json, write_text
 from consortium.generator.anatomy import Head
 from consortium.generator.hospitals import HOSPITALS, Hospital
 from consortium.generator.scanner import CHANNELS, SIGNALS, Scanner
@@ -96,7 +92,7 @@ def generate(
     default_in_plane, default_slices = _SHAPES[spatial_dims]
     shape = (in_plane or default_in_plane, slices or default_slices)
     for hospital in hospitals:
-        with _whole_folder(out / hospital.name) as folder:
+        with whole_folder(out / hospital.name) as folder:
             _write_hospital(folder, hospital, seed, spatial_dims, shape)
 
 
@@ -152,11 +148,11 @@ def _write_hospital(
     """Fills an existing, empty folder."""
     (folder / "imagesTr").mkdir()
     (folder / "labelsTr").mkdir()
-    entries = []
+    entries: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["patient", "sex", "age", "scanner"])
-    for index in range(1, hospital.patients + 1):
+    for index in range(1, hospital.patients + hospital.held_out + 1):
         patient = make_patient(hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape)
         image, label = f"imagesTr/{patient.name}.nii.gz", f"labelsTr/{patient.name}.nii.gz"
         for name, voxels in ((image, patient.image), (label, patient.mask)):
@@ -166,7 +162,8 @@ def _write_hospital(
             # A time of 0 in the header of gzip: the same scan is the same bytes tomorrow.
             packed = gzip.compress(scan.as_reoriented(turn).to_bytes(), compresslevel=6, mtime=0)
             (folder / name).write_bytes(packed)
-        entries.append({"patient": patient.name, "image": f"./{image}", "label": f"./{label}"})
+        part = entries["training" if index <= hospital.patients else "validation"]
+        part.append({"patient": patient.name, "image": f"./{image}", "label": f"./{label}"})
         rows.writerow([patient.name, patient.sex, patient.age, patient.scanner.name])
     write_text(folder / "patients.csv", table.getvalue())
     write_json(
@@ -177,27 +174,7 @@ def _write_hospital(
             "tensorImageSize": "4D",
             "modality": {str(number): name for number, name in enumerate(CHANNELS)},
             "labels": {str(value): name for value, name in enumerate(LABELS)},
-            "numTraining": len(entries),
-            "training": entries,
+            "numTraining": len(entries["training"]),
+            **{part: listed for part, listed in entries.items() if listed},
         },
     )
-
-
-@contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """Lends a folder beside `path`, which becomes `path` if nothing goes wrong, else vanishes."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        beside.rename(path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentProblem(
-            "disk-full" if full else "cannot-write",
-            error.strerror or "cannot be written",
-            str(path),
-            "free some space and try again" if full else "check the folder's permissions",
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -17,6 +17,8 @@ class Hospital:
     Attributes:
         name: of its folder, and the beginning of its patients' ids.
         patients: how many.
+        held_out: further patients that `dataset.json` puts aside for validation; where there are
+            none, a hash of the patient's id decides who validates.
         scanners: the machines; each patient is scanned on one of them, drawn evenly.
         growth: what the tumours of its patients are like.
         age: youngest and oldest patient, years.
@@ -25,6 +27,7 @@ class Hospital:
 
     name: str
     patients: int
+    held_out: int = 0
     scanners: tuple[Scanner, ...]
     growth: Growth
     age: tuple[int, int]
@@ -35,7 +38,8 @@ HOSPITALS = (
     # A university hospital: new machines, tumours of every kind.
     Hospital(
         name="north",
-        patients=36,
+        patients=28,
+        held_out=8,
         scanners=(
             Scanner(
                 name="north 3 T A",
@@ -69,7 +73,8 @@ HOSPITALS = (
     # A busy general hospital: large tumours, seen late; flat contrast.
     Hospital(
         name="harbour",
-        patients=20,
+        patients=15,
+        held_out=8,
         scanners=(
             Scanner(
                 name="harbour 1.5 T",
@@ -92,7 +97,8 @@ HOSPITALS = (
     # A regional hospital with an old machine: noise, blur and a strong bias.
     Hospital(
         name="valley",
-        patients=10,
+        patients=8,
+        held_out=8,
         scanners=(
             Scanner(
                 name="valley 1 T",
@@ -116,7 +122,8 @@ HOSPITALS = (
     # tumours are found early, small and faint.
     Hospital(
         name="hillside",
-        patients=6,
+        patients=4,
+        held_out=8,
         scanners=(
             Scanner(
                 name="hillside practice A 3 T",

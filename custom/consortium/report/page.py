@@ -1,2 +1,5 @@
 """Report (placeholder)."""
-def render_report(result, rounds, *, final, pictures=()): return "x"
+
+
+def render_report(result, rounds, *, final, pictures=()):
+    return "x"
