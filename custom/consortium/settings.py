@@ -123,11 +123,12 @@ class Selection(_Section):
     """Which round's model is kept.
 
     Attributes:
-        keep: `best` by the mean over all validation patients of the metric, or the `last`.
+        keep: the `last`, or the `best` by the mean Dice over all validation patients; a score on
+            the patients that chose the model is too good, the more so the fewer they are.
         patience: rounds without a better score after which the run stops; 0 never stops early.
     """
 
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last"] = "last"
     patience: Annotated[int, Field(ge=0)] = 0
 
 
