@@ -171,7 +171,9 @@ def test_a_torn_model_in_the_journal_is_noticed(federation):
 
 
 def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
-    settings = tiny("rounds=6", "selection.patience=1", 'selection.keep="best"', "training.learning_rate=1e-12")
+    settings = tiny(
+        "rounds=6", "selection.patience=1", 'selection.keep="best"', "training.learning_rate=1e-12"
+    )
     federation = Federation(generated, tmp_path, settings)
     scores = iter([0.5, 0.4, 0.3])
 

@@ -1,0 +1,126 @@
+"""What a person sees of `scripts/simulate` when the input is wrong: nothing is started then."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from tests.conftest import JOB, TINY
+
+from consortium.cli.run import run_app
+from consortium.cli.simulate import app
+from consortium.settings import read_json_object
+
+
+@pytest.fixture
+def simulate(capsys, tmp_path, monkeypatch):
+    def must_not_start(*arguments, **more):
+        raise AssertionError("the federation was started")
+
+    monkeypatch.setattr("consortium.simulation.start_simulator", must_not_start)
+
+    def run(*arguments, workspace=tmp_path / "workspace"):
+        settings = [word for assignment in TINY for word in ("--set", assignment)]
+        with pytest.raises(SystemExit) as ended:
+            run_app(app, [str(JOB), "--workspace", str(workspace), *settings, *map(str, arguments)])
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+def test_a_missing_folder(simulate, tmp_path):
+    code, told = simulate("--data", tmp_path / "none")
+    assert code == 2
+    assert told == f"error missing-folder: no such folder, {tmp_path / 'none'}, check --data\n"
+
+
+def test_an_empty_hospital(simulate, hospitals):
+    (hospitals / "new").mkdir()
+    code, told = simulate("--data", hospitals)
+    assert code == 2
+    assert told.startswith("error missing-file: no such file, ")
+    assert f"{hospitals / 'new' / 'dataset.json'}" in told
+    assert told.count("\n") == 1
+
+
+def test_one_hospital_with_other_channels(simulate, hospitals):
+    raw = json.loads((hospitals / "valley" / "dataset.json").read_text())
+    raw["modality"] = {"0": "CT"}
+    (hospitals / "valley" / "dataset.json").write_text(json.dumps(raw))
+    code, told = simulate("--data", hospitals)
+    assert code == 3
+    assert told.startswith(
+        "error wrong-channels: hospital valley has the channels CT and the job takes pre-contrast, "
+        "FLAIR, post-contrast, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--set", "training.steps=3"], 2, "error unknown-setting: there is no setting training."),
+        (["--set", "training.batch=0"], 2, "error bad-setting: setting training.batch: "),
+        (["--rounds", "0"], 2, "error bad-setting: setting rounds: "),
+        (["--rounds", "x"], 2, "error usage: Invalid value for '--rounds'"),
+        (["--sed", "1"], 2, "error usage: No such option"),
+        (["--set", "data.size=[30,30]"], 2, "error bad-setting: setting data.size: "),
+        (["--set", "model.from=/nowhere"], 2, "error missing-file: no such model, /nowhere"),
+        (["--resume"], 2, "error settings-on-resume: the settings of a run cannot change"),
+    ],
+)
+def test_a_wrong_setting_or_option(simulate, generated, tmp_path, arguments, code, message):
+    ended, told = simulate("--data", generated, *arguments)
+    assert (ended, told[: len(message)]) == (code, message)
+    assert told.count("\n") == 1
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_hospital_with_a_name_that_cannot_be(simulate, hospitals):
+    (hospitals / "north").rename(hospitals / "north wing")
+    code, told = simulate("--data", hospitals)
+    assert (code, told.split(":")[0]) == (2, "error bad-hospital-name")
+
+
+def test_a_workspace_in_use_is_left_alone(simulate, generated, tmp_path):
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "thesis.txt").write_text("years of work")
+    code, told = simulate("--data", generated)
+    assert code == 3
+    assert told == (
+        f"error workspace-in-use: the workspace is not empty, {workspace}, "
+        "choose another one, or go on with --resume\n"
+    )
+    assert [path.name for path in workspace.iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_to_resume(generated, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        run_app(
+            app,
+            [str(JOB), "--data", str(generated), "--workspace", str(tmp_path / "w"), "--resume"],
+        )
+    assert ended.value.code == 3
+    assert capsys.readouterr().err.startswith("error nothing-to-resume: no run of this job is here")
+
+
+def test_the_job_is_left_as_it_was(simulate, generated):
+    before = read_json_object(JOB / "meta.json")
+    simulate("--data", generated, "--set", "rounds=0")
+    assert read_json_object(JOB / "meta.json") == before
+
+
+def test_a_mask_of_another_shape_or_label_is_found_by_the_same_check_that_the_hospital_runs(
+    hospitals, tmp_path, tiny
+):
+    from consortium.data.checks import check_folder
+    from consortium.data.datalist import read_datalist
+
+    cases = read_datalist(hospitals / "north").cases
+    mask = nibabel.load(cases[0].label)
+    values = np.asanyarray(mask.dataobj).copy()
+    values[0, 0, 0] = 9
+    nibabel.Nifti1Image(values, mask.affine).to_filename(cases[0].label)
+    nibabel.Nifti1Image(values[:-1], mask.affine).to_filename(cases[1].label)
+    codes = {finding.code for finding in check_folder(hospitals / "north", tiny())}
+    assert {"unknown-label", "shape-mismatch"} <= codes

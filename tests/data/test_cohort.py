@@ -1,0 +1,66 @@
+import itertools
+
+import pytest
+import torch
+
+from consortium.data.cohort import Cohort
+from consortium.data.datalist import read_datalist
+
+
+def take(cohort, number, batch=6, seed=1):
+    return list(itertools.islice(cohort.batches(batch, seed), number))
+
+
+@pytest.fixture(scope="module")
+def cases(generated):
+    return read_datalist(generated / "north").cases
+
+
+def test_a_batch_has_the_declared_shape_and_share_of_tumour(cases, tiny):
+    data = tiny("data.tumour_fraction=0.5", "data.augment=false").data
+    for images, masks in take(Cohort(cases, data), 5):
+        assert (images.shape, masks.shape) == ((6, 3, 32, 32), (6, 1, 32, 32))
+        assert images.dtype == masks.dtype == torch.float32
+        found = masks.flatten(1).any(dim=1).tolist()
+        assert found[:3] == [True] * 3
+        assert found[3:] == [False] * 3
+
+
+def test_masks_stay_zeros_and_ones_under_augmentation(cases, tiny):
+    for _, masks in take(Cohort(cases, tiny().data), 5):
+        assert set(masks.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_the_stream_depends_on_the_seed_and_on_nothing_else(cases, tiny):
+    data = tiny().data
+    cohort = Cohort(cases, data)
+    first = take(cohort, 4)
+    torch.manual_seed(99)
+    for again in (cohort, Cohort(cases, data), Cohort(cases, tiny("data.cache=0").data)):
+        for (images, masks), (same_images, same_masks) in zip(first, take(again, 4), strict=True):
+            assert torch.equal(images, same_images)
+            assert torch.equal(masks, same_masks)
+    assert not torch.equal(first[0][0], take(cohort, 1, seed=2)[0][0])
+
+
+def test_every_slice_with_tumour_comes_before_any_comes_again(cases, tiny):
+    data = tiny("data.tumour_fraction=1.0", "data.augment=false").data
+    cohort = Cohort(cases, data)
+    slices = len(cohort._with_tumour)
+    seen = {masks[0].numpy().tobytes() for _, masks in take(cohort, slices, batch=1)}
+    assert len(seen) > 0.9 * slices
+
+
+def test_patches_in_3d_are_on_a_structure_as_often_as_declared(cases, tiny):
+    settings = tiny(
+        "data.spatial_dims=3", "data.size=[8,8,4]", "data.augment=false", "data.tumour_fraction=0.5"
+    )
+    for images, masks in take(Cohort(cases, settings.data), 4, batch=4):
+        assert (images.shape, masks.shape) == ((4, 3, 8, 8, 4), (4, 1, 8, 8, 4))
+        assert masks[:2].flatten(1).any(dim=1).all()
+
+
+def test_a_patch_larger_than_the_volume_is_padded(cases, tiny):
+    settings = tiny("data.spatial_dims=3", "data.size=[48,48,16]")
+    images, _ = take(Cohort(cases, settings.data), 1, batch=2)[0]
+    assert images.shape == (2, 3, 48, 48, 16)

@@ -1,0 +1,79 @@
+import json
+import shutil
+
+import pytest
+from tests.conftest import JOB, ROOT
+
+from consortium import __version__
+from consortium.errors import Refused, UsageError
+from consortium.jobs import bundle_job, find_job, prepare_job
+from consortium.settings import load_settings, read_json_object
+
+SETTINGS = JOB / "app" / "config" / "settings.json"
+
+
+def test_a_job_of_ours_is_configuration_only():
+    assert not [path for path in (ROOT / "jobs").rglob("*") if path.suffix == ".py"]
+    assert read_json_object(JOB / "meta.json")["deploy_map"] == {"app": ["@ALL"]}
+    assert read_json_object(JOB / "meta.json")["consortium"]["version"] == __version__
+
+
+def test_a_prepared_job_declares_its_hospitals(tmp_path):
+    raw = read_json_object(SETTINGS) | {"rounds": 3}
+    prepare_job(JOB, tmp_path / "job", run="r1", hospitals=["west", "east"], settings=raw)
+    meta = read_json_object(tmp_path / "job" / "meta.json")
+    assert meta["consortium"] == {
+        "version": __version__,
+        "run": "r1",
+        "hospitals": ["east", "west"],
+    }
+    assert (meta["mandatory_clients"], meta["min_clients"]) == (["east", "west"], 2)
+    assert load_settings(tmp_path / "job" / "app" / "config" / "settings.json").rounds == 3
+
+
+@pytest.mark.parametrize("name", ["server", "Server", "a b", "", "../up", "a/b", "ä", "-x"])
+def test_a_name_that_flare_could_not_use_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="bad-hospital-name"):
+        prepare_job(
+            JOB, tmp_path / "job", run="", hospitals=[name], settings=read_json_object(SETTINGS)
+        )
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path):
+    out = tmp_path / "bundle"
+    bundle_job(JOB, out, hospitals=["east"])
+    package = out / "app" / "custom" / "consortium"
+    source = ROOT / "custom" / "consortium"
+    carried = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    ours = {
+        path.relative_to(source)
+        for path in source.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert carried == ours
+    assert not [path for path in out.rglob("*") if path.is_symlink()]
+    assert read_json_object(out / "meta.json")["consortium"]["hospitals"] == ["east"]
+
+
+def test_a_bundle_is_never_written_over_something(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Refused, match="error exists"):
+        bundle_job(JOB, tmp_path / "out")
+
+
+def test_a_job_is_found_by_path_and_by_name(monkeypatch, tmp_path):
+    assert find_job(str(JOB)) == JOB
+    monkeypatch.chdir(ROOT / "tests")
+    assert find_job("tumor_segmentation") == JOB
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="error unknown-job: no such job, tumor_segmentation"):
+        find_job("tumor_segmentation")
+
+
+def test_signatures_of_an_earlier_submission_are_left_behind(tmp_path):
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    (source / ".__nvfl_sig.json").write_text(json.dumps({}))
+    prepare_job(source, tmp_path / "out", run="", hospitals=[], settings=read_json_object(SETTINGS))
+    assert not (tmp_path / "out" / ".__nvfl_sig.json").exists()

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from tests.conftest import JOB
+
+from consortium.errors import UsageError
+from consortium.settings import load_settings, override, parse_settings, read_json_object
+
+SETTINGS = JOB / "app" / "config" / "settings.json"
+
+
+def test_the_jobs_own_settings_are_whole_and_survive_a_round_trip():
+    raw = read_json_object(SETTINGS)
+    assert load_settings(SETTINGS).model_dump(by_alias=True, mode="json") == raw
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("training.steps=5", "error unknown-setting: there is no setting training.steps, --set"),
+        ("nothing=5", "error unknown-setting: there is no setting nothing, --set"),
+        ("rounds.more=5", "error unknown-setting: there is no setting rounds.more, --set"),
+        ("rounds", "error bad-assignment: 'rounds' is not KEY=VALUE, --set"),
+        (
+            "rounds=0",
+            "error bad-setting: setting rounds: Input should be greater than or equal to 1 "
+            "(given: 0), --set, correct the value",
+        ),
+        ("rounds=many", "error bad-setting: setting rounds: Input should be a valid integer"),
+        ("network.name=resnet", "error bad-setting: setting network.name: Input should be 'unet'"),
+        ("data.size=[64]", "error bad-setting: setting data.size: List should have at least 2"),
+        (
+            "data.size=[64,64,64]",
+            "error bad-setting: setting data: size needs 2 numbers in 2-D",
+        ),
+        (
+            'data.labels={"tumour": [0]}',
+            "error bad-setting: setting data: labels.tumour: values are 1 to 255",
+        ),
+        ("update.max_cases=200000", "error bad-setting: setting update.max_cases: Input should"),
+    ],
+)
+def test_a_setting_that_is_refused_is_named_by_its_path(assignment, message):
+    with pytest.raises(UsageError) as refusal:
+        parse_settings(override(read_json_object(SETTINGS), [assignment]), "--set")
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_values_are_json_or_else_text_and_the_original_is_left_alone():
+    raw = read_json_object(SETTINGS)
+    before = json.dumps(raw)
+    changed = override(
+        raw, ["rounds=3", "data.size=[8, 8]", "model.from=some/path", "baseline=true"]
+    )
+    assert json.dumps(raw) == before
+    settings = parse_settings(changed)
+    assert (settings.rounds, settings.data.size, settings.baseline) == (3, [8, 8], True)
+    assert settings.model.from_ == "some/path"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
+def test_a_file_that_is_no_json_object_is_refused_with_its_path(tmp_path, content):
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="bad-json") as refusal:
+        load_settings(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match="error missing-file: no such file"):
+        load_settings(tmp_path / "settings.json")
