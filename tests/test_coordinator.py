@@ -107,7 +107,7 @@ def test_a_refused_update_leaves_the_others_and_makes_the_run_incomplete(federat
     assert all(bool(t.isfinite().all()) for t in federation.coordinator.model.values())
     result = federation.rest()
     assert not result["complete"]
-    assert result["reason"].startswith("valley is missing from round 0 (not-finite ")
+    assert result["reason"].startswith("valley is missing from round 1 (not-finite ")
 
 
 def test_a_hospital_that_fails_is_named_with_its_code(federation):
@@ -118,7 +118,7 @@ def test_a_hospital_that_fails_is_named_with_its_code(federation):
     federation.coordinator.offer(Failure("valley", "missing-file"))
     federation.coordinator.close_round()
     result = federation.rest()
-    assert result["reason"] == "valley is missing from round 0 (missing-file)"
+    assert result["reason"] == "valley is missing from round 1 (missing-file)"
 
 
 def test_a_round_that_nobody_answers_aggregates_nothing(federation):

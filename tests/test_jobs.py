@@ -31,7 +31,9 @@ def test_a_prepared_job_declares_its_hospitals(tmp_path):
     assert load_settings(tmp_path / "job" / "app" / "config" / "settings.json").rounds == 3
 
 
-@pytest.mark.parametrize("name", ["server", "Server", "a b", "", "../up", "a/b", "ä", "-x"])
+@pytest.mark.parametrize(
+    "name", ["server", "Server", "global", "a b", "", "../up", "a/b", "ä", "-x"]
+)
 def test_a_name_that_flare_could_not_use_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="bad-hospital-name"):
         prepare_job(

@@ -94,7 +94,8 @@ class Coordinator:
             self._start_file, self._best_file = _model_file(0), ""
         else:
             self._continue(entry, fresh)
-        self._curves = CurveWriter(results / "tensorboard", list(study.hospitals))
+        closed = [record.to_dict() for record in self.run.records]
+        self._curves = CurveWriter(results / "tensorboard", closed)
         self._model_sha256 = digest(self.model)
 
     def _continue(self, entry: Entry, fresh: Mapping[str, Tensor]) -> None:

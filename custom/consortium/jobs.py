@@ -20,6 +20,7 @@ from consortium.settings import parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_TAKEN_NAMES = ("server", "global")  # FLARE's own site, and the folder of the common curves
 
 
 def find_settings(job: str) -> Path:
@@ -71,10 +72,11 @@ def prepare_job(
     """
     parse_settings(settings)
     for hospital in hospitals:
-        if not _SITE_NAME.fullmatch(hospital) or hospital.lower() == "server":
+        if not _SITE_NAME.fullmatch(hospital) or hospital.lower() in _TAKEN_NAMES:
             raise UsageError(
                 "bad-hospital-name",
-                "a hospital's name is letters, digits, '.', '_' and '-', and not 'server'",
+                "a hospital's name is letters, digits, '.', '_' and '-',"
+                f" and not {' or '.join(_TAKEN_NAMES)}",
                 repr(hospital),
                 "rename its folder",
             )

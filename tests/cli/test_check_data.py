@@ -12,7 +12,6 @@ import pytest
 import typer
 
 from consortium import __version__
-from consortium.cli.main import app
 from consortium.cli.run import run_app
 from consortium.errors import Refused
 
@@ -43,18 +42,6 @@ def folder(tmp_path):
     }
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
-
-
-@pytest.fixture
-def consortium(capsys):
-    """Runs the command in this process and gives exit code, stdout and stderr."""
-
-    def run(*argv):
-        with pytest.raises(SystemExit) as ended:
-            run_app(app, [str(word) for word in argv])
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 def damage(folder):

@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 
 import nibabel
@@ -7,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from consortium.cli import main
 from consortium.settings import Settings, parse_settings
 from consortium.training.bundle import write_bundle
 from consortium.training.inference import load_case, predict_case
@@ -15,20 +13,6 @@ from consortium.training.networks import build_network
 from consortium.training.scores import score_case
 
 LGG = Path(__file__).parents[2].parent / "shared/data/lgg/case_western"
-
-
-@pytest.fixture
-def consortium(monkeypatch, capsys):
-    """Runs the command and returns its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["consortium", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        code = ended.value.code
-        return (int(code or 0), *capsys.readouterr())
-
-    return run
 
 
 def settings(channels: list[str], size: int = 16) -> Settings:

@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 
 import nibabel
@@ -7,24 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from consortium.cli import main
 from consortium.settings import parse_settings
 from consortium.training.bundle import write_bundle
 from consortium.training.networks import build_network
-
-
-@pytest.fixture
-def consortium(monkeypatch, capsys):
-    """Runs the command and returns its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["consortium", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        code = ended.value.code
-        return (int(code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

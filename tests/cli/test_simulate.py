@@ -63,7 +63,7 @@ def test_one_hospital_with_other_channels(simulate, hospitals):
         (["--rounds", "0"], 2, "error bad-setting: setting rounds: "),
         (["--rounds", "x"], 2, "error usage: Invalid value for '--rounds'"),
         (["--sed", "1"], 2, "error usage: No such option"),
-        (["--set", "data.size=[30,30]"], 2, "error bad-setting: setting data.size: "),
+        (["--set", "data.size=[31,31]"], 2, "error bad-setting: setting data.size: "),
         (["--set", "model.from=/nowhere"], 2, "error missing-file: no such model, /nowhere"),
         (["--resume"], 2, "error settings-on-resume: the settings of a run cannot change"),
     ],

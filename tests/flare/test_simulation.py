@@ -201,8 +201,8 @@ def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identi
     ]
     assert lost == [["valley"], [], []]
     assert failures == [{"valley": "internal-error"}, {}, {}]
-    assert "harbour is missing from rounds 0 to 2 (wrong-shape" in result["reason"]
-    assert "valley is missing from rounds 0 to 2 (internal-error)" in result["reason"]
+    assert "harbour is missing from rounds 1 to 3 (wrong-shape" in result["reason"]
+    assert "valley is missing from rounds 1 to 3 (internal-error)" in result["reason"]
     model = load_file(workspace / "model" / "models" / "model.safetensors")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.values())
     for path in (workspace / "federation" / "server").rglob("*"):
@@ -225,7 +225,7 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
     assert last.startswith(
-        "error incomplete: valley is missing from rounds 0 to 1 (unreadable-file)"
+        "error incomplete: valley is missing from rounds 1 to 2 (unreadable-file)"
     )
     assert PLANTED not in (workspace / "result.json").read_text()
 

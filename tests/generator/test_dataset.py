@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from consortium.cli.generate import main
+from consortium.cli.generate import app
+from consortium.cli.run import run_app
 from consortium.data.datalist import read_datalist, split_cases
 from consortium.errors import EnvironmentProblem, UsageError
 from consortium.generator.dataset import generate
@@ -171,7 +172,8 @@ def test_the_command_says_in_one_line_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "used").write_text("mine")
-    assert main([str(tmp_path)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        run_app(app, [str(tmp_path)])
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error folder-in-use: ")

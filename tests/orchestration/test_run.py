@@ -30,12 +30,12 @@ def test_a_run_in_which_all_took_part_is_complete():
 def test_a_refused_hospital_is_named_with_code_and_tensor():
     refusal = Refusal("east", "w", "not-finite")
     run = finished(record(0, ["east", "north"]), record(1, ["north"], refused=[refusal]))
-    assert run.reason() == "east is missing from round 1 (not-finite w)"
+    assert run.reason() == "east is missing from round 2 (not-finite w)"
 
 
 def test_a_failed_hospital_is_named_with_its_code():
     lost = [record(k, ["north"], failures={"east": "missing-file"}) for k in range(2)]
-    assert finished(*lost).reason() == "east is missing from rounds 0 to 1 (missing-file)"
+    assert finished(*lost).reason() == "east is missing from rounds 1 to 2 (missing-file)"
 
 
 def test_a_run_that_ended_before_its_rounds_is_incomplete():

@@ -108,7 +108,7 @@ def test_what_stood_there_stays_when_writing_fails(tmp_path, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("consortium.training.bundle.os.fsync", full)
+    monkeypatch.setattr("consortium.files.os.fsync", full)
     with pytest.raises(EnvironmentProblem, match="disk-full"):
         write_bundle(folder, job, build_network(job, 2).state_dict(), trained={})
     assert content(folder) == before

@@ -69,11 +69,13 @@ class Run:
 
 
 def _rounds(numbers: list[int]) -> str:
+    """Counts from 1, as people do; the records count from 0."""
+    first, last = numbers[0] + 1, numbers[-1] + 1
     if len(numbers) == 1:
-        return f"round {numbers[0]}"
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"rounds {numbers[0]} to {numbers[-1]}"
-    return f"{len(numbers)} rounds from {numbers[0]} to {numbers[-1]}"
+        return f"round {first}"
+    if len(numbers) == last - first + 1:
+        return f"rounds {first} to {last}"
+    return f"{len(numbers)} rounds from {first} to {last}"
 
 
 def _why(hospital: str, record: RoundRecord) -> str:

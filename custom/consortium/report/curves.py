@@ -1,15 +1,98 @@
-"""Curves (placeholder)."""
+"""The curves of a run for TensorBoard: a folder a hospital and one for all of them, `global`.
+
+They are a function of the round records: a writer that is opened for a resumed run writes them
+anew, so no point is there twice and none of an unfinished round. A model's score stands at the
+number of rounds behind the model, everything else at the number of the round, from 1.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+GLOBAL = "global"
+_HYPER_PARAMETERS = {
+    "network": ("name", "normalisation", "residual_units", "dropout"),
+    "training": ("local_steps", "batch", "learning_rate", "weight_decay"),
+    "update": ("buffers",),
+    "selection": ("keep",),
+}
 
 
 class CurveWriter:
-    def __init__(self, folder, hospitals):
-        pass
+    """Writes the curves of one run.
 
-    def round(self, record):
-        pass
+    Args:
+        folder: replaced by what is written now.
+        records: rounds that are closed already, as in `rounds.jsonl`.
+    """
 
-    def finish(self, result, final):
-        pass
+    def __init__(self, folder: Path, records: Sequence[Mapping[str, Any]] = ()):
+        self._folder = folder
+        self._writers: dict[str, SummaryWriter] = {}
+        shutil.rmtree(folder, ignore_errors=True)
+        for record in records:
+            self.round(record)
 
-    def close(self):
-        pass
+    def round(self, record: Mapping[str, Any]) -> None:
+        """Adds a closed round; it is on disk when this returns."""
+        number = record["round"] + 1
+        for name, metrics in record["metrics"].items():
+            self._add(name, "training/loss", metrics["loss"], number)
+            self._add(name, "training/seconds", metrics["seconds"], number)
+            self._add(name, "training/cases", record["cases"][name], number)
+        self._add_scores(record["metrics"], record["score"], record["round"])
+        for what in ("answered", "refused", "late", "lost"):
+            self._add(GLOBAL, f"hospitals/{what}", len(record[what]), number)
+        self._flush()
+
+    def finish(self, result: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+        """Adds the scores of the last model, and the hyper-parameters with the kept model's score.
+
+        Args:
+            result: content of `result.json`.
+            final: `metrics` by hospital and `score` over all.
+        """
+        self._add_scores(final["metrics"], final["score"], result["rounds"])
+        settings = result["settings"]
+        chosen = {"rounds": settings["rounds"], "seed": settings["seed"]}
+        for section, names in _HYPER_PARAMETERS.items():
+            chosen |= {f"{section}.{name}": settings[section][name] for name in names}
+        if final["score"] is not None:
+            results = {"hparam/validation_dice": final["score"]}
+            for summary in hparams(chosen, results):
+                self._writer(GLOBAL).file_writer.add_summary(summary)
+            for tag, value in results.items():
+                self._add(GLOBAL, tag, value, result["rounds"])
+        self._flush()
+
+    def close(self) -> None:
+        """Ends the files."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _add_scores(
+        self, metrics: Mapping[str, Mapping[str, Any]], score: float | None, model: int
+    ) -> None:
+        for name, said in metrics.items():
+            validation = said["validation"]
+            for structure, value in ((validation or {}).get("dice") or {}).items():
+                self._add(name, f"validation_dice/{structure}", value, model)
+        self._add(GLOBAL, "validation_dice/mean", score, model)
+
+    def _add(self, name: str, tag: str, value: float | None, step: int) -> None:
+        if value is not None:
+            self._writer(name).add_scalar(tag, value, step)
+
+    def _writer(self, name: str) -> SummaryWriter:
+        if name not in self._writers:
+            self._writers[name] = SummaryWriter(str(self._folder / name))
+        return self._writers[name]
+
+    def _flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()

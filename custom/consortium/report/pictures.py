@@ -5,6 +5,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 _TRUTH, _PREDICTED = (64, 176, 255), (255, 193, 7)  # tell apart in grey and to the colour-blind
 _GAP = 4
@@ -51,6 +52,5 @@ def _upright(plane: NDArray[np.generic], factor: int) -> NDArray[np.floating]:
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    inside: NDArray[np.bool_] = binary_erosion(mask, iterations=2)
     return mask & ~inside
