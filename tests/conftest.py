@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from consortium.cli.main import app
+from consortium.cli.run import run_app
 from consortium.generator.dataset import generate
 from consortium.generator.hospitals import HOSPITALS
 from consortium.settings import override, parse_settings, read_json_object
@@ -50,3 +52,15 @@ def tiny():
         return parse_settings(override(raw, [*TINY, *assignments]))
 
     return make
+
+
+@pytest.fixture
+def consortium(capsys):
+    """Runs the command in this process; returns its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            run_app(app, [str(argument) for argument in arguments])
+        return (ended.value.code, *capsys.readouterr())
+
+    return run

@@ -128,6 +128,11 @@ def test_a_round_that_nobody_answers_aggregates_nothing(federation):
     with pytest.raises(Incomplete, match="north malformed"):
         federation.coordinator.close_round()
     assert federation.coordinator.model is before
+    result = federation.coordinator.finish("nobody answered")
+    assert not result["complete"]
+    assert result["reason"].startswith("nobody answered; 0 of 3 rounds were done")
+    assert [row["shared"] for row in result["hospitals"]] == [None] * 3
+    assert "no round was closed" in (federation.folder / "results" / "report.html").read_text()
 
 
 def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypatch):

@@ -194,7 +194,7 @@ class UpdateRefused(ConsortiumError):
     def __init__(self, hospital: str, code: str, tensor: str = ""):
         self.hospital, self.tensor = hospital, tensor
         where = f"hospital {hospital}" + (f", tensor {tensor}" if tensor else "")
-        super().__init__(code, "the update is refused", where, "see the hospital's log")
+        super().__init__(code, "the update is refused", where, "see errors.log at the hospital")
 
 
 @dataclass(frozen=True, slots=True)

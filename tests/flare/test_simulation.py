@@ -227,7 +227,10 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     assert last.startswith(
         "error incomplete: valley is missing from rounds 1 to 2 (unreadable-file)"
     )
-    assert PLANTED not in (workspace / "result.json").read_text()
+    for name in ("result.json", "federation.log"):
+        assert PLANTED not in (workspace / name).read_text()
+    [told] = (workspace / "hospitals" / "valley").glob("*/errors.log")
+    assert image.name in told.read_text()
 
 
 def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, identified, tmp_path):

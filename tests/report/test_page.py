@@ -187,7 +187,7 @@ def test_a_run_without_a_round_has_a_page(run):
     run["result"] |= {"rounds": 0, "best_round": None, "model_sha256": None}
     text = render({**run, "rounds": [], "final": {"metrics": {}, "score": None}}).text
     assert "no round was closed" in text
-    assert "digest: none" in text
+    assert "model.safetensors : none" in text
 
 
 def test_the_same_run_gives_the_same_page_and_its_inputs_stay(run):

@@ -128,6 +128,6 @@ class Intake:
                 "nothing-to-aggregate",
                 "no hospital's update was taken",
                 told or "no hospital answered",
-                "see the hospitals' logs",
+                "see errors.log at the hospitals",
             )
         return self._rule.mean(), report

@@ -55,8 +55,8 @@ def demo(
     print_outcome(result, run)
     console.print(f"{time.monotonic() - started:.0f} s in all")
     if not result["complete"]:
-        log = str(run / "federation.log")
-        raise Incomplete("incomplete", result["reason"], log, "see the hospitals' errors there")
+        action = "see errors.log below hospitals/ there, then federation.log"
+        raise Incomplete("incomplete", result["reason"], str(run), action)
 
 
 def _clear(workspace: Path) -> None:

@@ -53,8 +53,8 @@ def simulate(
         raise Incomplete(
             "incomplete",
             result["reason"],
-            str(workspace / "federation.log"),
-            "see the hospitals' errors in this log",
+            str(workspace),
+            "see errors.log below hospitals/ there, then federation.log",
         )
 
 

@@ -1,23 +1,27 @@
 """The hospital's side: FLARE's tasks in, answers of `consortium.training` out.
 
 What always holds: nothing but an update, metrics or a failure's code leaves; the text of an error
-is written to the hospital's own log and to nowhere else; and an abort is obeyed within one batch.
+is written to the hospital's own `errors.log` and to nowhere else, for FLARE streams a site's own
+logs to the server unless the site forbids it; and an abort is obeyed within one batch.
 """
 
+import contextlib
 import json
 import logging
 import time
+import traceback
+from datetime import datetime
 from pathlib import Path
 
 import torch
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from consortium.errors import Refused, UsageError
+from consortium.errors import ConsortiumError, Refused, UsageError
 from consortium.files import write_text
 from consortium.flare.job import read_job, register_tensors
 from consortium.flare.site import find_site
@@ -31,6 +35,7 @@ from consortium.training.train import Aborted, Hospital, Progress, Site
 from consortium.update import failure_of
 
 TRAIN, VALIDATE, ALONE, LOCAL_MODEL = "train", "validate", "baseline", "local_model"
+ERRORS = "errors.log"
 _PROGRESS_INTERVAL = 0.5  # seconds between two writes of the progress file
 
 
@@ -62,8 +67,10 @@ class HospitalExecutor(Executor):
         except Aborted:
             return make_reply(ReturnCode.TASK_ABORTED)
         except Exception as error:  # every error is answered, so that no round waits for this site
-            self._log.error("%s", error, exc_info=not hasattr(error, "code"))
-            return failure_to_shareable(failure_of(error, name))
+            failure = failure_of(error, name)
+            self._log.error("error %s: see the hospital's own %s", failure.code, ERRORS)
+            self._note(error, fl_ctx)
+            return failure_to_shareable(failure)
 
     def _answer(self, hospital: Hospital, task_name: str, shareable: Shareable) -> Shareable:
         model, meta = model_from_shareable(shareable)
@@ -91,6 +98,21 @@ class HospitalExecutor(Executor):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._hospital = Hospital(self._site, job.settings, device=device, report=self._report)
         return self._hospital
+
+    def _note(self, error: Exception, fl_ctx: FLContext) -> None:
+        """Tells the people at the hospital what went wrong, in full."""
+        if self._site is not None:
+            folder = self._site.state
+        else:
+            workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+            folder = Path(workspace.get_root_dir()) / "consortium"
+        told = str(error)
+        if not isinstance(error, ConsortiumError):
+            told = "".join(traceback.format_exception(error)).rstrip()
+        with contextlib.suppress(OSError):  # the answer matters more than the note
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / ERRORS).open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now().isoformat(timespec='seconds')} {told}\n")
 
     def _report(self, progress: Progress) -> None:
         if self._abort is not None and self._abort.triggered:

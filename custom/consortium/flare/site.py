@@ -2,10 +2,12 @@
 
 In a provisioned site, a component in `local/privacy.json`, which never reaches the server:
 
-    "components": [{"id": "site_data", "path": "consortium.flare.site.SiteData",
-                    "args": {"data": "/srv/tumours"}}]
+    {"scopes": [{"name": "default"}], "default_scope": "default",
+     "components": [{"id": "site_data", "path": "consortium.flare.site.SiteData",
+                     "args": {"data": "/srv/tumours"}}]}
 
-Elsewhere, environment variables of the site's own process; `{site}` stands for its name.
+FLARE builds the components only where there is a scope. Elsewhere, environment variables of the
+site's own process; `{site}` stands for its name.
 """
 
 import os

@@ -122,7 +122,7 @@ HOSPITALS = (
     # tumours are found early, small and faint.
     Hospital(
         name="hillside",
-        patients=4,
+        patients=3,
         held_out=8,
         scanners=(
             Scanner(

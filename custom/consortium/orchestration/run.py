@@ -62,6 +62,8 @@ class Run:
 
     def scores_of_model(self, model: int) -> Mapping[str, dict[str, Any] | None]:
         """The hospitals' scores of model `model`: handed out in that round, or the last one."""
+        if not self.records:
+            return {}
         if model < len(self.records):
             metrics = self.records[model].metrics
             return {name: said["validation"] for name, said in metrics.items()}
