@@ -124,4 +124,9 @@ def bundle_job(source: Path, out: Path, *, hospitals: Sequence[str] = ()) -> Non
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name == "__pycache__" or name.startswith((".", "__nvfl"))}
+    """What is for readers of the repository, or left by tools."""
+    return {
+        name
+        for name in names
+        if name == "__pycache__" or name.startswith(".") or name.endswith((".md", ".png"))
+    }

@@ -30,7 +30,8 @@ def write(folder, run, writer=None):
 def test_a_hospitals_curves_hold_what_it_said(run, tmp_path):
     write(tmp_path, run)
     assert scalars(tmp_path / "north") == {
-        "validation_dice/tumour": [(0, 0.2), (1, 0.25), (2, 0.5)],
+        "dice_validation/tumour": [(0, 0.2), (1, 0.25), (2, 0.5)],
+        "dice_validation/mean": [(0, 0.2), (1, 0.25), (2, 0.5)],
         "training/loss": [(1, 0.8), (2, 0.5)],
         "training/seconds": [(1, 2.0), (2, 2.0)],
         "training/cases": [(1, 10), (2, 10)],
@@ -45,7 +46,7 @@ def test_what_a_hospital_withheld_is_in_no_curve(run, tmp_path):
 def test_the_common_curves_say_the_score_and_who_took_part(run, tmp_path):
     write(tmp_path, run)
     told = scalars(tmp_path / "global")
-    assert told["validation_dice/mean"] == [(0, 0.25), (1, 0.25), (2, 0.5625)]
+    assert told["dice_validation/mean"] == [(0, 0.25), (1, 0.25), (2, 0.5625)]
     assert told["hospitals/answered"] == [(1, 3), (2, 1)]
     assert told["hospitals/refused"] == [(1, 0), (2, 1)]
 
@@ -54,7 +55,7 @@ def test_hyper_parameters_stand_with_their_result(run, tmp_path):
     write(tmp_path, run)
     said = read(tmp_path / "global").PluginTagToContent("hparams")
     assert b"training.learning_rate" in said["_hparams_/session_start_info"]
-    assert scalars(tmp_path / "global")["hparam/validation_dice"] == [(2, 0.5625)]
+    assert scalars(tmp_path / "global")["hparam/dice_validation"] == [(2, 0.5625)]
 
 
 def test_a_round_is_on_disk_when_it_is_closed(run, tmp_path):

@@ -66,7 +66,8 @@ class RunProgress:
         if "alone" in stages and not self._alone_told:
             self._alone_told = True
             self._say("each hospital trains a model alone, for comparison" + (left and f", {left}"))
-        self._bar("", "rounds", len(view.records), view.settings.rounds, left)
+        told = left if view.hospitals else "FLARE starts its processes"
+        self._bar("", "rounds", len(view.records), view.settings.rounds, told)
         for name, said in sorted(view.hospitals.items()):
             told = _STAGES.get(said["stage"], said["stage"])
             if said["stage"] in ("train", "alone"):

@@ -62,7 +62,7 @@ class CurveWriter:
         for section, names in _HYPER_PARAMETERS.items():
             chosen |= {f"{section}.{name}": settings[section][name] for name in names}
         if final["score"] is not None:
-            results = {"hparam/validation_dice": final["score"]}
+            results = {"hparam/dice_validation": final["score"]}
             for summary in hparams(chosen, results):
                 self._writer(GLOBAL).file_writer.add_summary(summary)
             for tag, value in results.items():
@@ -79,10 +79,12 @@ class CurveWriter:
         self, metrics: Mapping[str, Mapping[str, Any]], score: float | None, model: int
     ) -> None:
         for name, said in metrics.items():
-            validation = said["validation"]
-            for structure, value in ((validation or {}).get("dice") or {}).items():
-                self._add(name, f"validation_dice/{structure}", value, model)
-        self._add(GLOBAL, "validation_dice/mean", score, model)
+            dice = (said["validation"] or {}).get("dice") or {}
+            for structure, value in dice.items():
+                self._add(name, f"dice_validation/{structure}", value, model)
+            if dice:
+                self._add(name, "dice_validation/mean", sum(dice.values()) / len(dice), model)
+        self._add(GLOBAL, "dice_validation/mean", score, model)
 
     def _add(self, name: str, tag: str, value: float | None, step: int) -> None:
         if value is not None:

@@ -52,5 +52,5 @@ def _upright(plane: NDArray[np.generic], factor: int) -> NDArray[np.floating]:
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = binary_erosion(mask, iterations=2)
+    inside: NDArray[np.bool_] = binary_erosion(mask, iterations=3)
     return mask & ~inside
