@@ -89,13 +89,17 @@ class WeightedMean:
             raise ZeroDivisionError("the mean of no updates")
         means = {}
         for name, entry in self._layout.items():
-            coarse = self._coarse[name]
-            if entry.rule is Rule.INTEGER:
-                total = self.total_cases
-                mean = torch.from_numpy((2 * coarse + total) // (2 * total))
-            else:
-                mean = torch.from_numpy(_divide(coarse, self._fine[name], self.total_cases))
-            means[name] = mean.to(entry.dtype).reshape(entry.shape)
+            coarse, total = self._coarse[name], self.total_cases
+            mean = torch.empty(coarse.size, dtype=entry.dtype)
+            # In blocks: fresh memory for each step of the division costs more than the step.
+            for start in range(0, coarse.size, _BLOCK):
+                block = slice(start, start + _BLOCK)
+                mean[block] = torch.from_numpy(
+                    (2 * coarse[block] + total) // (2 * total)
+                    if entry.rule is Rule.INTEGER
+                    else _divide(coarse[block], self._fine[name][block], total)
+                )
+            means[name] = mean.reshape(entry.shape)
         return means
 
     def reset(self) -> None:

@@ -1,0 +1,139 @@
+"""What travels in the benchmark `round`'s jobs: the stand-ins for training, and the clock.
+
+Both stand-ins take the same known time in the place of optimiser steps. Ours stands in for the
+steps alone, so that everything else that the Executor does in a round is in the figure; stock
+FLARE's gives a change that was computed before, and does nothing else. Every process appends its
+moments to a file of its own, by the machine's monotonic clock.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_opt.pt.decomposers import TensorDecomposer
+from nvflare.fuel.utils import fobs
+
+from consortium.flare.executor import HospitalExecutor
+from consortium.training.train import Hospital
+
+SERVER = "server"
+TRAINED = "trained"
+EVENTS = (
+    AppEventType.ROUND_STARTED,
+    AppEventType.AFTER_CONTRIBUTION_ACCEPT,
+    AppEventType.BEFORE_AGGREGATION,
+    AppEventType.ROUND_DONE,
+)
+_CHANGE = 1e-3  # standard deviation of a stand-in's change
+
+
+def note(folder: str, who: str, what: str, round_number: int, *moments: float) -> None:
+    """Appends moments of a round to a process's file."""
+    line = json.dumps({"what": what, "round": round_number, "moments": moments})
+    with (Path(folder) / f"{who}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+class RoundClock(FLComponent):
+    """Notes when the server fires the events of a round.
+
+    Args:
+        folder: where the files are.
+    """
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self._folder = folder
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Notes the events of a round."""
+        if event_type in EVENTS:
+            now = time.monotonic()
+            note(self._folder, SERVER, event_type, fl_ctx.get_prop(AppConstants.CURRENT_ROUND), now)
+
+
+class StandInExecutor(HospitalExecutor):
+    """The Executor, whose hospital sleeps in the place of its optimiser steps.
+
+    Args:
+        folder: where the files are.
+        seconds: that the steps take.
+    """
+
+    def __init__(self, folder: str, seconds: float):
+        super().__init__()
+        self._folder, self._seconds = folder, seconds
+
+    def _open(self, fl_ctx: FLContext) -> Hospital:
+        if self._hospital is not None:
+            return self._hospital
+        hospital = super()._open(fl_ctx)
+        network = hospital._network
+        changes = [torch.randn_like(weight) * _CHANGE for weight in network.parameters()]
+
+        def sleep(round_number: int, stage: str, *randomness: str | int) -> float:
+            started = time.monotonic()
+            with torch.no_grad():
+                for weight, change in zip(network.parameters(), changes, strict=True):
+                    weight.add_(change)
+            _sleep_until(started + self._seconds)
+            name = fl_ctx.get_identity_name()
+            note(self._folder, name, TRAINED, round_number, started, time.monotonic())
+            return 0.0
+
+        hospital._fit = sleep  # type: ignore[method-assign]
+        return hospital
+
+
+class StockExecutor(Executor):
+    """The least that a site of stock FLARE can do.
+
+    Args:
+        folder: where the files are.
+        seconds: that its training takes.
+    """
+
+    def __init__(self, folder: str, seconds: float):
+        super().__init__()
+        self._folder, self._seconds = folder, seconds
+        self._changes: dict[str, torch.Tensor] = {}
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Registers the tensor codec."""
+        if event_type == EventType.START_RUN:
+            fobs.register(TensorDecomposer)
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """Sleeps, and sends the change that was computed in the first round."""
+        weights = from_shareable(shareable).data
+        if not self._changes:
+            self._changes = {name: _change_of(weight) for name, weight in weights.items()}
+        started = time.monotonic()
+        _sleep_until(started + self._seconds)
+        round_number = shareable.get_header(AppConstants.CURRENT_ROUND)
+        name = fl_ctx.get_identity_name()
+        note(self._folder, name, TRAINED, round_number, started, time.monotonic())
+        meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: 1}
+        return DXO(DataKind.WEIGHT_DIFF, dict(self._changes), meta).to_shareable()
+
+
+def _change_of(weight: torch.Tensor) -> torch.Tensor:
+    if weight.is_floating_point():
+        return torch.randn_like(weight) * _CHANGE
+    return torch.zeros_like(weight)
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))

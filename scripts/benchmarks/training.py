@@ -1,0 +1,276 @@
+"""What the Executor adds to a bare MONAI loop with the same transforms, workers and threads.
+
+The bare loop is what a researcher would write with MONAI alone: the volumes cached and cut into
+slices, the same augmentation, network, loss, optimiser and clipping, no worker processes. It does
+nothing else: no seeds, no progress, no learning rate schedule, no deterministic algorithms.
+Beside it, `HospitalExecutor.execute` answers the task `train` in this process, with a real
+Shareable and a faked engine of FLARE, for the same number of steps. FLARE's own transport is not in
+these figures; the benchmark `round` has it.
+
+What always holds: the two take turns and swap who goes first, every figure is a median over such
+pairs, and the headline counts all that the Executor does in a round, spread over the round's steps,
+but for the scoring of the model that was handed out. That is work which the bare loop has no part
+of; it grows with the validation patients, not with the steps, and has a row of its own.
+
+"Added once a round" is what the Executor does around the steps: it opens the Shareable, loads the
+model, builds the optimiser, computes the digest and the difference, packs them, and writes the
+progress file.
+
+A step takes about 10 ms: batches of 4 slices of 32 x 32 voxels and a U-Net of three levels, which
+is less than a tenth of the work of the job's own step.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from monai.data import CacheDataset, DataLoader, Dataset
+from monai.losses import DiceLoss
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
+from nvflare.apis.workspace import Workspace
+from scripts.benchmarks.report import LEAST, Row, make_row
+
+from consortium.data.datalist import read_datalist, split_cases
+from consortium.data.transforms import build_augmentation, build_preprocessing
+from consortium.errors import EnvironmentProblem
+from consortium.files import write_json
+from consortium.flare.executor import TRAIN, HospitalExecutor
+from consortium.flare.site import SiteData
+from consortium.flare.wire import answer_from_shareable, model_to_shareable
+from consortium.generator.dataset import generate
+from consortium.generator.hospitals import HOSPITALS
+from consortium.jobs import SETTINGS
+from consortium.settings import Settings, override, parse_settings, read_json_object
+from consortium.training.networks import build_network
+from consortium.training.train import Hospital, Progress
+from consortium.update import State, Update, digest
+
+JOB = Path(__file__).parents[2] / "jobs" / "tumor_segmentation"
+TARGET = 2.0
+"""Milliseconds that a step may take longer."""
+
+_SITE, _JOB_ID = "north", "benchmark"
+_SIZE = 32
+_CHANGES = [f"data.size=[{_SIZE},{_SIZE}]", "network.features=[8,16,32]", "training.batch=4"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Where the time of one `execute` went, in seconds."""
+
+    total: float
+    scoring: float
+    steps: float
+
+
+def measure(quick: bool) -> list[Row]:
+    """Runs the pairs.
+
+    Args:
+        quick: two pairs of two steps on few patients.
+    """
+    steps, pairs, patients = (2, 2, 3) if quick else (20, 31, 12)
+    raw = read_json_object(JOB / SETTINGS)
+    settings = parse_settings(override(raw, [*_CHANGES, f"training.local_steps={steps}"]))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        hospital = replace(HOSPITALS[0], patients=patients, held_out=4)
+        generate(folder / "data", [hospital], seed=0, in_plane=_SIZE)
+        bare = _BareLoop(settings, folder / "data" / _SITE)
+        ours = _ExecutorRound(settings, folder)
+        bares, parts = [], []
+        for pair in range(pairs + 1):
+            # Whoever goes second finds the processor's caches as the other left them.
+            for turn in ("bare", "ours") if pair % 2 else ("ours", "bare"):
+                if turn == "bare":
+                    bares.append(bare.take_steps())
+                else:
+                    parts.append(ours.answer())
+    # The first pair reads the scans and warms up.
+    return _rows(bares[1:], parts[1:], steps, len(ours.validation))
+
+
+def _rows(bares: list[float], parts: list[_Parts], steps: int, patients: int) -> list[Row]:
+    def a_step(seconds: list[float]) -> list[float]:
+        return [1e3 * each / steps for each in seconds]
+
+    pairs = list(zip(bares, parts, strict=True))
+    without_scoring = [part.total - part.scoring for part in parts]
+    inside = [part.steps - bare for bare, part in pairs]
+    return [
+        make_row(
+            f"added by the Executor, scoring aside, {steps} steps",
+            a_step([part.total - part.scoring - bare for bare, part in pairs]),
+            "ms a step",
+            target=TARGET if len(pairs) >= LEAST else None,
+        ),
+        make_row("bare MONAI loop", a_step(bares), "ms a step"),
+        make_row("Executor, scoring aside", a_step(without_scoring), "ms a step"),
+        make_row("added inside the steps", a_step(inside), "ms a step"),
+        make_row(
+            "added once a round",
+            [1e3 * (part.total - part.scoring - part.steps) for part in parts],
+            "ms a round",
+        ),
+        make_row(
+            f"scoring of the base, {patients} patients",
+            [1e3 * part.scoring for part in parts],
+            "ms a round",
+        ),
+        make_row(
+            f"added by the Executor, scoring included, {steps} steps",
+            a_step([part.total - bare for bare, part in pairs]),
+            "ms a step",
+        ),
+    ]
+
+
+class _BareLoop:
+    """Training with MONAI alone.
+
+    Args:
+        settings: the job's.
+        folder: the hospital's.
+    """
+
+    def __init__(self, settings: Settings, folder: Path):
+        self._plan = settings.training
+        split = split_cases(read_datalist(folder), settings.data.validation_fraction)
+        volumes = CacheDataset(
+            [{"image": str(case.image), "label": str(case.label)} for case in split.training],
+            build_preprocessing(settings.data, with_label=True),
+            num_workers=1,
+            progress=False,
+        )
+        slices = [
+            {key: volume[key].as_tensor()[..., z] for key in ("image", "label")}
+            for volume in volumes
+            for z in range(volume["image"].shape[-1])
+        ]
+        loader = DataLoader(
+            Dataset(slices, build_augmentation(settings.data)),
+            batch_size=self._plan.batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=0,
+        )
+        self._batches = _without_end(loader)
+        self._network = build_network(settings).to(memory_format=torch.channels_last)
+        self._dice = DiceLoss(sigmoid=True, batch=True)
+        self._optimiser = torch.optim.AdamW(
+            self._network.parameters(),
+            lr=self._plan.learning_rate,
+            weight_decay=self._plan.weight_decay,
+        )
+
+    def take_steps(self) -> float:
+        """A round's number of steps; returns how long they took, in seconds."""
+        torch.use_deterministic_algorithms(False)
+        started = time.perf_counter()
+        self._network.train()
+        for _ in range(self._plan.local_steps):
+            batch = next(self._batches)
+            images = batch["image"].float().contiguous(memory_format=torch.channels_last)
+            masks = batch["label"].float()
+            logits = self._network(images)
+            loss = self._dice(logits, masks)
+            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, masks)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
+            self._optimiser.step()
+        return time.perf_counter() - started
+
+
+def _without_end(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+    while True:
+        yield from loader
+
+
+class _ExecutorRound:
+    """The hospital's side of a round, as FLARE's client runner would ask for it.
+
+    Args:
+        settings: the job's.
+        folder: for the site's workspace; holds `data/`.
+    """
+
+    def __init__(self, settings: Settings, folder: Path):
+        data = SiteData(str(folder / "data" / "{site}"), str(folder / "state"), smallest_group=1)
+        self._executor = _TimedExecutor()
+        self._fl_ctx = _fake_context(settings, folder / "site", data)
+        self._base: State = build_network(settings).state_dict()
+        self._base_sha256 = digest(self._base)
+        self._round = 0
+        self._rounds = settings.rounds
+        split = split_cases(read_datalist(folder / "data" / _SITE), 0)
+        self.validation = split.validation
+
+    def answer(self) -> _Parts:
+        """Answers a round; returns how long its parts took."""
+        torch.use_deterministic_algorithms(True)  # as `Hospital` does once, when it is opened
+        task = model_to_shareable(self._base, round=self._round, base_sha256=self._base_sha256)
+        self._round = (self._round + 1) % self._rounds
+        started = time.perf_counter()
+        reply = self._executor.execute(TRAIN, task, self._fl_ctx, Signal())
+        total = time.perf_counter() - started
+        answer = answer_from_shareable(reply, _SITE)
+        if not isinstance(answer, Update):
+            raise EnvironmentProblem("no-update", f"the Executor answered {answer.code}", TRAIN)
+        return _Parts(total, self._executor.scoring, self._executor.steps)
+
+
+class _TimedExecutor(HospitalExecutor):
+    """The Executor itself, with a look at the clock where its parts begin and end."""
+
+    scoring = 0.0
+    steps = 0.0
+    _began = 0.0
+
+    def _open(self, fl_ctx: FLContext) -> Hospital:
+        if self._hospital is None:
+            hospital = super()._open(fl_ctx)
+            score = hospital._score
+
+            def timed(round_number: int) -> Any:
+                started = time.perf_counter()
+                result = score(round_number)
+                self.scoring = time.perf_counter() - started
+                return result
+
+            hospital._score = timed  # type: ignore[method-assign]
+        return super()._open(fl_ctx)
+
+    def _report(self, progress: Progress) -> None:
+        if progress.stage == TRAIN and progress.step == 0:
+            self._began = time.perf_counter()
+        if progress.stage == TRAIN and progress.step == progress.steps:
+            self.steps = time.perf_counter() - self._began
+        super()._report(progress)
+
+
+def _fake_context(settings: Settings, root: Path, data: SiteData) -> FLContext:
+    """A context of FLARE over a site's workspace; its engine knows where the data are."""
+    for name in ("startup", "local"):
+        (root / name).mkdir(parents=True)
+    workspace = Workspace(str(root), site_name=_SITE)
+    write_json(Path(workspace.get_job_meta_path(_JOB_ID)), {"name": _JOB_ID})
+    config = Path(workspace.get_app_config_dir(_JOB_ID))
+    write_json(config / SETTINGS.name, settings.model_dump(by_alias=True, mode="json"))
+    context = FLContext()
+    engine = SimpleNamespace(get_component={"site_data": data}.get)
+    for key, value in (
+        (FLContextKey.WORKSPACE_OBJECT, workspace),
+        (ReservedKey.ENGINE, engine),
+        (ReservedKey.RUN_NUM, _JOB_ID),
+        (ReservedKey.IDENTITY_NAME, _SITE),
+    ):
+        context.set_prop(key, value, private=True, sticky=False)
+    return context

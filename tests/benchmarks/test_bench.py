@@ -1,0 +1,141 @@
+"""What a benchmark says, not how fast anything is: no test here asserts a time."""
+
+import json
+import math
+import subprocess
+from dataclasses import replace
+
+import pytest
+from scripts.benchmarks import __main__ as bench
+from scripts.benchmarks import round_parts
+from scripts.benchmarks.report import LEAST, describe_machine, make_row, without_claims
+from scripts.benchmarks.round import Size, read_parts
+from tests.conftest import ROOT
+
+from consortium.cli.run import run_app
+
+FIELDS = {"case", "value", "unit", "n", "spread", "target", "met"}
+MANY = [5.0, 1.0, 2.0, 4.0, 3.0]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs the command with benchmarks that have measured already."""
+    slow = make_row("slow", MANY, "ms", target=2.5)
+    fast = make_row("fast", MANY, "ms", target=3.0)
+    known = {"slow": lambda quick: [fast, slow], "fast": lambda quick: [fast]}
+    monkeypatch.setattr(bench, "BENCHMARKS", known)
+
+    def end(*arguments):
+        file = tmp_path / "rows.json"
+        with pytest.raises(SystemExit) as ended:
+            run_app(bench.app, [*arguments, "--json", str(file)])
+        told = capsys.readouterr()
+        written = json.loads(file.read_text()) if file.exists() else None
+        return ended.value.code, told.out, told.err, written
+
+    return end
+
+
+def test_a_row_is_a_median_with_its_quartiles():
+    row = make_row("case", MANY, "ms", target=3.0)
+    assert (row.value, row.spread, row.n, row.met) == (3.0, (2.0, 4.0), 5, True)
+    alone = make_row("case", [7.0], "ms")
+    assert (alone.value, alone.spread, alone.target, alone.met) == (7.0, (7.0, 7.0), None, None)
+
+
+def test_nothing_is_claimed_of_few_measurements():
+    with pytest.raises(ValueError, match="4 measurements are too few"):
+        make_row("case", MANY[1:], "ms", target=9.0)
+    assert LEAST == 5
+
+
+def test_targets_met_end_with_0(run):
+    code, out, err, written = run("fast")
+    assert (code, err) == (0, "")
+    assert "fast" in out
+    assert set(written) == {"benchmark", "machine", "rows"}
+    assert written["benchmark"] == "fast"
+    assert written["rows"] == [
+        {
+            "case": "fast",
+            "value": 3.0,
+            "unit": "ms",
+            "n": 5,
+            "spread": [2.0, 4.0],
+            "target": 3.0,
+            "met": True,
+        }
+    ]
+
+
+def test_a_missed_target_ends_with_1_and_is_named_and_written(run):
+    code, out, err, written = run("slow")
+    assert code == 1
+    assert err.startswith("error target-missed: slow: 3.000 ms, target 2.500, slow, ")
+    assert err.count("\n") == 1
+    assert [row["met"] for row in written["rows"]] == [True, False]
+    assert "NO" in out
+
+
+def test_a_quick_run_claims_nothing(run):
+    code, _, err, written = run("slow", "--quick")
+    assert (code, err) == (0, "")
+    assert [(row["target"], row["met"]) for row in written["rows"]] == [(None, None)] * 2
+    assert [row.value for row in without_claims([make_row("case", MANY, "ms")])] == [3.0]
+
+
+def test_an_unknown_name_ends_with_2(run):
+    code, out, err, written = run("speed")
+    assert (code, out, written) == (2, "", None)
+    assert err == "error unknown-benchmark: there is no such benchmark, speed, name slow or fast\n"
+
+
+def test_the_machine_is_described_without_names_and_paths():
+    told = describe_machine()
+    assert " cores, load " in told
+    assert ", torch " in told
+    assert "/" not in told
+
+
+def test_a_round_lasts_until_the_next_begins(tmp_path):
+    def note(who, what, number, *moments):
+        round_parts.note(str(tmp_path), who, what, number, *moments)
+
+    started, accepted, seen, done = round_parts.EVENTS
+    for number, begin in ((0, 0.0), (1, 10.0), (2, 20.0)):
+        note("server", started, number, begin)
+        note("north", "trained", number, begin + 1, begin + 4)
+        note("valley", "trained", number, begin + 2, begin + 4.5)
+        note("server", accepted, number, begin + 6)
+        note("server", accepted, number, begin + 5)
+        note("server", seen, number, begin + 7)
+        note("server", done, number, begin + 9)
+    size = Size(hospitals=2, pairs=1, rounds=1, seconds=3, features=[4, 8])
+    [parts] = read_parts(tmp_path, size)
+    assert (parts.added, parts.out, parts.back) == (7, 2, 1.5)
+    assert (parts.seen, parts.close, parts.rest) == (1, 2, 1)
+    with pytest.raises(KeyError):
+        read_parts(tmp_path, replace(size, rounds=2))
+    with pytest.raises(ValueError, match="2 hospitals trained in round 1"):
+        read_parts(tmp_path, replace(size, hospitals=3))
+
+
+@pytest.mark.parametrize(("name", "rows"), [("training", 7), ("round", 12)])
+def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path):
+    file = tmp_path / "rows.json"
+    subprocess.run(
+        [ROOT / "scripts" / "bench", name, "--quick", "--json", file],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    written = json.loads(file.read_text())
+    assert written["benchmark"] == name
+    assert len(written["rows"]) == rows
+    for row in written["rows"]:
+        assert set(row) == FIELDS
+        assert math.isfinite(row["value"])
+        assert row["n"] >= 1
+        assert len(row["spread"]) == 2
+        assert (row["target"], row["met"]) == (None, None)
