@@ -1,16 +1,18 @@
 """A whole run without FLARE: the coordinator and hospitals in a loop."""
 
+import dataclasses
 import errno
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from consortium import files
 from consortium.coordinator import ALONE, FINAL, Coordinator, Study
 from consortium.errors import EnvironmentProblem, Incomplete, Refused
 from consortium.training.train import Hospital, Site
-from consortium.update import Failure, UpdateRefused
+from consortium.update import Failure, Metrics, Score, UpdateRefused
 
 CPU = torch.device("cpu")
 NAMES = ("harbour", "north", "valley")
@@ -156,6 +158,50 @@ def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypa
     federation.start()
     assert federation.coordinator.rounds_done == 1
     assert federation.rest()["complete"]
+
+
+def test_a_run_that_is_broken_off_leaves_the_last_aggregate(federation):
+    federation.round()
+    federation.round()
+    result = federation.coordinator.finish("stopped by a person")
+    assert (result["rounds"], result["best_round"]) == (2, 2)
+    left = load_file(federation.folder / "results" / "model" / "models" / "model.safetensors")
+    last = federation.coordinator.model
+    assert all(torch.equal(left[name], tensor) for name, tensor in last.items())
+    assert [row["shared"] for row in result["hospitals"]] == [None] * 3
+
+
+def test_a_round_that_could_not_be_journalled_is_not_claimed(federation, monkeypatch):
+    federation.round()
+
+    def full(path, write):
+        raise EnvironmentProblem("disk-full", "no space left")
+
+    monkeypatch.setattr("consortium.orchestration.journal.replace_file", full)
+    with pytest.raises(EnvironmentProblem):
+        federation.round()
+    monkeypatch.undo()
+    result = federation.coordinator.finish("disk-full: no space left")
+    assert result["rounds"] == 1
+    assert len((federation.folder / "results" / "rounds.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_metric_that_is_not_the_jobs_is_no_answer(federation):
+    federation.round()
+    strange = Metrics(validation=Score(patients=7, dice={"Jane Doe": 0.5}))
+    told = federation.coordinator.answer(FINAL, {"north": strange})
+    assert told == {}
+    result = federation.coordinator.finish()
+    assert "north (wrong-metrics)" in result["reason"]
+    assert "Jane" not in json.dumps(result)
+
+
+def test_a_model_of_a_site_that_the_study_does_not_declare_is_not_taken(federation):
+    federation.round()
+    number = federation.coordinator.rounds_done
+    update = federation.hospitals["north"].train(federation.coordinator.model, number)
+    assert federation.coordinator.local_model(update) is not None
+    assert federation.coordinator.local_model(dataclasses.replace(update, hospital="x")) is None
 
 
 def test_a_journal_of_other_settings_is_refused(federation, tiny):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from consortium.errors import UsageError
 from consortium.update import (
@@ -32,7 +33,7 @@ LAYOUT = {
     "kept": Entry(torch.float32, (2,), Rule.LOCAL),
     "weight": Entry(torch.float32, (2, 3), Rule.MEAN),
 }
-EXPECTED = Expected(3, "abc", LAYOUT, max_cases=100, max_change=10.0)
+EXPECTED = Expected(3, "abc", LAYOUT, max_cases=100, max_change=10.0, structures=("tumour",))
 
 
 def make_update(**changes):
@@ -202,7 +203,42 @@ def test_a_metric_over_few_patients_is_withheld():
     assert score_unless_small({"tumour": 0.7}, 5, 5).dice == {"tumour": 0.7}
     small = score_unless_small({"tumour": 0.7}, 4, 5)
     assert (small.dice, small.withheld) == (None, "fewer than 5 patients")
+    assert small.patients is None
     assert "0.7" not in small.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        {"patients": 9, "dice": {"Jane Doe": 0.5}},
+        {"patients": 9, "dice": {}},
+        {"patients": 101, "dice": {"tumour": 0.5}},
+    ],
+)
+def test_a_score_that_is_not_the_jobs_is_refused(score):
+    update = make_update(metrics=Metrics(validation=Score(**score)))
+    with pytest.raises(UpdateRefused, match="wrong-metrics"):
+        validate(update, EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        {"withheld": "Jane Doe, 7 May"},
+        {"withheld": "fewer than 5 patients", "patients": 3},
+        {"withheld": "fewer than 5 patients", "patients": 3, "dice": {"tumour": 0.5}},
+        {"patients": 9},
+        {"dice": {"tumour": 0.5}},
+        {},
+    ],
+)
+def test_a_score_is_either_said_or_withheld_in_fixed_words(score):
+    with pytest.raises(ValidationError):
+        Score(**score)
+
+
+def test_a_counter_is_not_held_to_the_largest_change():
+    validate(with_tensor("count", torch.tensor(20)), EXPECTED)
 
 
 def test_only_a_code_crosses_of_an_error():
@@ -210,7 +246,7 @@ def test_only_a_code_crosses_of_an_error():
     assert failure_of(told, "north") == Failure("north", "missing-file")
     assert failure_of(ValueError("Jane Doe, 7 May"), "north") == Failure("north", "internal-error")
     refused = UpdateRefused("north", "not-finite", "weight")
-    assert failure_of(refused, "north") == Failure("north", "not-finite", "weight")
+    assert failure_of(refused, "north") == Failure("north", "not-finite")
 
 
 @pytest.mark.parametrize("plain", [None, {"code": "Jane Doe"}, {"code": "/data/x"}, {"code": 5}])

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from consortium.aggregation.intake import Intake
-from consortium.errors import Refused
+from consortium.errors import ConsortiumError, Refused
 from consortium.files import write_json, write_text
 from consortium.orchestration.journal import Entry, Journal
 from consortium.orchestration.records import RoundRecord
@@ -28,7 +28,7 @@ from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
 from consortium.settings import Model, Settings
-from consortium.training.bundle import load_state, write_bundle
+from consortium.training.bundle import load_start, load_state, write_bundle
 from consortium.training.networks import build_network
 from consortium.update import (
     Expected,
@@ -89,7 +89,7 @@ class Coordinator:
         entry = self._journal.read()
         if entry is None:
             if settings.model.from_ is not None:
-                fresh = load_state(Path(settings.model.from_), fresh)
+                fresh = load_start(Path(settings.model.from_), settings)
             self._start = self.model = fresh
             self._start_file, self._best_file = _model_file(0), ""
         else:
@@ -201,9 +201,16 @@ class Coordinator:
         files = {_model_file(number + 1): self.model}
         if number == 0:
             files[self._start_file] = self._start
+        former = self._best_file
         if verdict.best:
             self._best_file = _model_file(number)
-        self._write_journal(files)
+        try:
+            self._write_journal(files)
+        except ConsortiumError:
+            # The round did not happen: what is written now must not say that it did.
+            self.run.records.pop()
+            self.model, self._model_sha256, self._best_file = base, base_sha256, former
+            raise
         self._write_rounds()
         self._curves.round(record.to_dict())
         return self.model
@@ -225,7 +232,11 @@ class Coordinator:
         for hospital in self._study.hospitals:
             answer = answers.get(hospital)
             if isinstance(answer, Metrics):
-                told[hospital] = answer
+                settings = self._study.settings
+                if answer.fit(settings.data.labels, settings.update.max_cases):
+                    told[hospital] = answer
+                else:
+                    missing[hospital] = "wrong-metrics"
             else:
                 missing[hospital] = answer.code if answer is not None else "no answer"
         plain = {name: metrics.model_dump() for name, metrics in told.items()}
@@ -254,9 +265,12 @@ class Coordinator:
             self._layout,
             self._study.settings.update.max_cases,
             self._study.settings.update.max_change,
+            tuple(self._study.settings.data.labels),
         )
         if isinstance(answer, Update):
             try:
+                if answer.hospital not in self._study.hospitals:
+                    raise UpdateRefused(answer.hospital, "not-asked")
                 validate(answer, expected)
                 return apply_change(self.model, answer.tensors)
             except UpdateRefused as refusal:
@@ -295,7 +309,7 @@ class Coordinator:
             "versions": _versions(),
             "hospitals": self._hospital_rows(),
             "rounds": self.rounds_done,
-            "best_round": self._selection.best_model if records else None,
+            "best_round": self._kept()[0] if records else None,
             "model_sha256": model_sha256,
             "settings": self._dump_settings(),
         }
@@ -315,7 +329,7 @@ class Coordinator:
         write_text(self._results / "rounds.jsonl", "".join(f"{line}\n" for line in lines))
 
     def _hospital_rows(self) -> list[dict[str, Any]]:
-        shared = self.run.scores_of_model(self._selection.best_model)
+        shared = self.run.scores_of_model(self._kept()[0])
         rows = []
         for name in self._study.hospitals:
             training = [record.cases[name] for record in self.run.records if name in record.cases]
@@ -334,20 +348,26 @@ class Coordinator:
             )
         return rows
 
+    def _kept(self) -> tuple[int, str]:
+        """The model that the run leaves: the rounds behind it, and its file in the journal."""
+        if self._study.settings.selection.keep == "last":
+            return self.rounds_done, _model_file(self.rounds_done)
+        return self._selection.best_model, self._best_file
+
     def _write_model(self) -> str:
-        fresh = self._start
-        best = load_state(self._journal.folder / self._best_file, fresh)
+        number, file = self._kept()
+        kept = load_state(self._journal.folder / file, self._start)
         # Where the run started from is a path at the orchestrator, and nobody else's business.
         settings = self._study.settings.model_copy(update={"model": Model()})
         return write_bundle(
             self._results / "model",
             settings,
-            best,
+            kept,
             trained={
                 "run": self.run.name,
                 "job": self.run.job,
                 "hospitals": list(self._study.hospitals),
-                "round": self._selection.best_model,
+                "round": number,
             },
         )
 
@@ -382,9 +402,9 @@ def _model_file(number: int) -> str:
 def _scores(metrics: Mapping[str, Metrics]) -> dict[str, HospitalScore]:
     scores = {}
     for name, said in metrics.items():
-        value = said.validation.mean_dice if said.validation is not None else None
-        if said.validation is not None and value is not None:
-            scores[name] = HospitalScore(value, said.validation.patients)
+        score = said.validation
+        if score is not None and score.mean_dice is not None and score.patients is not None:
+            scores[name] = HospitalScore(score.mean_dice, score.patients)
     return scores
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,7 +50,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         EnvironmentProblem: `disk-full` or `cannot-write`; a folder that was there stands.
     """
-    beside, former = _beside(path), path.with_name(f".{path.name}.{os.getpid()}.former")
+    beside = _beside(path)
+    former = beside.with_suffix(".former")
     try:
         with _told(path):
             beside.mkdir(parents=True)
@@ -81,7 +83,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not the process's number alone, which comes again after a restart in a container.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _flush(path: Path) -> None:

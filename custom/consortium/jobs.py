@@ -28,13 +28,13 @@ def find_settings(job: str) -> Path:
 
     Args:
         job: path of a `settings.json`, of a job's folder, or the name of a job in the folder
-            `jobs` here or further up.
+            `jobs` here or further up, or in that of this package's checkout.
 
     Raises:
         UsageError: `unknown-job`.
     """
-    here = Path.cwd()
-    jobs = [parent / "jobs" / job / SETTINGS for parent in (here, *here.parents)]
+    here, checkout = Path.cwd(), Path(consortium.__file__).parents[2]
+    jobs = [parent / "jobs" / job / SETTINGS for parent in (here, *here.parents, checkout)]
     for path in (Path(job), Path(job) / SETTINGS, *jobs):
         if path.is_file():
             return path.resolve()

@@ -20,14 +20,14 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class Data(_Section):
     """What a hospital's folder holds and how it becomes tensors.
 
     Attributes:
-        spatial_dims: 2 trains on slices (the last axis of the volume), 3 on patches.
+        spatial_dims: 2 trains on axial slices (volumes are turned to RAS first), 3 on patches.
         channels: names of the image's channels, in the order of the files.
         labels: name of each structure and the values in the mask that make it up. Values may
             belong to several structures (overlapping regions). In a predicted mask a structure is
@@ -109,9 +109,11 @@ class Update(_Section):
 
     Attributes:
         buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`:
-            then no hospital's statistics leave it, and the shared model holds the initial ones.
+            then no hospital's statistics leave it, and the shared model, which holds the initial
+            ones, serves these hospitals alone: `predict` and `evaluate` refuse it.
         max_cases: an update that claims more training cases is refused.
-        max_change: an update with an element beyond this magnitude is refused.
+        max_change: an update with an element beyond this magnitude is refused; counters, which
+            are integers, are not held to it.
     """
 
     buffers: Literal["averaged", "local"] = "averaged"
@@ -125,11 +127,18 @@ class Selection(_Section):
     Attributes:
         keep: the `last`, or the `best` by the mean Dice over all validation patients; a score on
             the patients that chose the model is too good, the more so the fewer they are.
-        patience: rounds without a better score after which the run stops; 0 never stops early.
+        patience: rounds without a better score after which the run stops, where the best is kept;
+            0 never stops early.
     """
 
     keep: Literal["best", "last"] = "last"
     patience: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Selection":
+        if self.patience and self.keep == "last":
+            raise ValueError('patience needs keep to be "best"')
+        return self
 
 
 class Model(_Section):
@@ -148,7 +157,7 @@ class Settings(_Section):
     """All settings of a job.
 
     Attributes:
-        task: what is learned; a name in the registry of `consortium.training`.
+        task: what is learned.
         seed: all randomness is a function of (seed, hospital, round).
         rounds: rounds of training.
         aggregation: a name in the registry of `consortium.aggregation`.

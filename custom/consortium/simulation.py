@@ -5,13 +5,14 @@ another run, and a run that was killed goes on from its last closed round.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +20,11 @@ from typing import Any
 
 from consortium.data.datalist import hospital_folders, read_datalist
 from consortium.errors import EnvironmentProblem, Refused, UsageError
+from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.jobs import SETTINGS, prepare_job
 from consortium.settings import Settings, load_settings, override, parse_settings, read_json_object
+from consortium.training.bundle import load_start
 from consortium.training.networks import network_config
 
 _POLL = 0.3  # seconds between two looks at the progress
@@ -81,30 +84,28 @@ class Simulation:
         workspace = self.workspace.resolve()
         folders = hospital_folders(self.data.resolve())
         settings = self._prepare(workspace, list(folders))
-        (workspace / "result.json").unlink(missing_ok=True)
-        process = start_simulator(
-            workspace / "job" / self.job.name,
-            hospitals=list(folders),
-            data=self.data.resolve(),
-            workspace=workspace,
-            smallest_group=self.smallest_group,
-            share_models=settings.cross_site,
-            environment=self.environment,
-        )
-        try:
-            while process.poll() is None:
-                watch(_look(workspace, settings, list(folders)))
-                time.sleep(_POLL)
-        finally:
-            _end(process)
+        with _lock(workspace) as lock:
+            for name in ("result.json", TROUBLE):
+                (workspace / name).unlink(missing_ok=True)
+            process = start_simulator(
+                workspace / "job" / self.job.name,
+                hospitals=list(folders),
+                data=self.data.resolve(),
+                workspace=workspace,
+                smallest_group=self.smallest_group,
+                share_models=settings.cross_site,
+                environment=self.environment,
+                lock=lock,
+            )
+            try:
+                while process.poll() is None:
+                    watch(_look(workspace, settings, list(folders)))
+                    time.sleep(_POLL)
+            finally:
+                _end(process)
         watch(_look(workspace, settings, list(folders)))
         if not (workspace / "result.json").is_file():
-            raise EnvironmentProblem(
-                "no-result",
-                f"FLARE ended without a result (exit code {process.returncode})",
-                str(workspace / "federation.log"),
-                "see the end of this log",
-            )
+            raise _no_result(workspace, process.returncode)
         return read_json_object(workspace / "result.json")
 
     def _prepare(self, workspace: Path, hospitals: list[str]) -> Settings:
@@ -141,11 +142,12 @@ class Simulation:
         settings = parse_settings(raw, "--set" if self.assignments else str(self.job / SETTINGS))
         start = settings.model.from_
         if start is not None:
-            if not Path(start).exists():
-                raise UsageError("missing-file", "no such model", start, "check model.from")
             raw["model"]["from"] = str(Path(start).resolve())
             settings = parse_settings(raw)
-        network_config(settings)  # says what does not go together before anything is started
+        # What does not go together is said before anything is started.
+        network_config(settings)
+        if start is not None:
+            load_start(Path(start), settings)
         for name, folder in hospital_folders(self.data).items():
             _check_channels(name, folder, settings)
         run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -178,6 +180,30 @@ def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View
         lines = (workspace / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
     return View(settings, records, told)
+
+
+@contextlib.contextmanager
+def _lock(workspace: Path) -> Iterator[int]:
+    """Holds the workspace, in this process and in FLARE's, for as long as one of them lives."""
+    with (workspace / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                "workspace-busy",
+                "a run is writing into the workspace",
+                str(workspace),
+                "wait for its end, or end it",
+            ) from None
+        yield file.fileno()
+
+
+def _no_result(workspace: Path, exit_code: int) -> EnvironmentProblem:
+    told = f"FLARE ended without a result (exit code {exit_code})"
+    with contextlib.suppress(OSError):
+        told = (workspace / TROUBLE).read_text(encoding="utf-8").strip() or told
+    log = str(workspace / "federation.log")
+    return EnvironmentProblem("no-result", told, log, "see the end of this log")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ cannot answer sends a `Failure` instead: a code and a tensor's name, never text.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -93,20 +93,20 @@ class Score(BaseModel):
     """A metric over a hospital's patients, or the statement that it is withheld.
 
     Attributes:
-        patients: number of patients.
+        patients: number of patients; null where withheld.
         dice: mean over these patients of each structure's Dice; null where withheld.
-        withheld: why nothing is said of so few patients.
+        withheld: why nothing is said of so few patients, in these words alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    patients: Annotated[int, Field(ge=1)]
+    patients: Annotated[int, Field(ge=1)] | None = None
     dice: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
-    withheld: str | None = None
+    withheld: Annotated[str, Field(pattern=r"^fewer than \d{1,6} patients$")] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Score":
-        if (self.dice is None) == (self.withheld is None):
-            raise ValueError("either dice or withheld")
+        if len({self.dice is None, self.patients is None, self.withheld is not None}) > 1:
+            raise ValueError("either dice and patients or withheld")
         return self
 
     @property
@@ -118,7 +118,7 @@ class Score(BaseModel):
 def score_unless_small(dice: Mapping[str, float], patients: int, smallest_group: int) -> Score:
     """A score, withheld where it is over fewer patients than a hospital lets out."""
     if patients < smallest_group:
-        return Score(patients=patients, withheld=f"fewer than {smallest_group} patients")
+        return Score(withheld=f"fewer than {smallest_group} patients")
     return Score(patients=patients, dice=dict(dice))
 
 
@@ -136,6 +136,13 @@ class Metrics(BaseModel):
     loss: float | None = None
     seconds: Annotated[float, Field(ge=0)] = 0.0
     validation: Score | None = None
+
+    def fit(self, structures: Collection[str], max_cases: int) -> bool:
+        """Whether a score is of the job's structures and over a plausible number of patients."""
+        score = self.validation
+        if score is None or score.dice is None or score.patients is None:
+            return True
+        return set(score.dice) == set(structures) and score.patients <= max_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +173,14 @@ class Failure:
     Attributes:
         hospital: who failed.
         code: code of the error.
-        tensor: name of the tensor concerned, or empty.
     """
 
     hospital: str
     code: str
-    tensor: str = ""
 
 
 def failure_of(error: BaseException, hospital: str) -> Failure:
     """What may cross of an error: its code where it has one, else `internal-error`."""
-    if isinstance(error, UpdateRefused):
-        return Failure(hospital, error.code, error.tensor)
     return Failure(hospital, error.code if isinstance(error, ConsortiumError) else "internal-error")
 
 
@@ -206,7 +209,8 @@ class Expected:
         base_sha256: digest of the model handed out.
         layout: of the whole model.
         max_cases: largest weight.
-        max_change: largest magnitude of an element.
+        max_change: largest magnitude of an element of a tensor that follows the mean rule.
+        structures: that the job scores.
     """
 
     round: int
@@ -214,6 +218,7 @@ class Expected:
     layout: Layout
     max_cases: int
     max_change: float
+    structures: tuple[str, ...]
 
 
 def validate(update: Update, expected: Expected) -> None:
@@ -222,7 +227,7 @@ def validate(update: Update, expected: Expected) -> None:
     Raises:
         UpdateRefused: `wrong-round`, `wrong-base`, `bad-weight`, `missing-tensor`,
             `unexpected-tensor`, `wrong-shape`, `wrong-dtype`, `not-finite` or `too-large`, naming
-            the first tensor at fault in the order of the names.
+            the first tensor at fault in the order of the names, or `wrong-metrics`.
     """
 
     def refuse(code: str, tensor: str = "") -> UpdateRefused:
@@ -251,8 +256,10 @@ def validate(update: Update, expected: Expected) -> None:
         low, high = (float(end) for end in torch.aminmax(tensor))
         if not (np.isfinite(low) and np.isfinite(high)):
             raise refuse("not-finite", name)
-        if max(-low, high) > expected.max_change:
+        if entry.rule is Rule.MEAN and max(-low, high) > expected.max_change:
             raise refuse("too-large", name)
+    if not update.metrics.fit(expected.structures, expected.max_cases):
+        raise refuse("wrong-metrics")
 
 
 def difference(local: State, base: State, layout: Layout) -> dict[str, Tensor]:
@@ -353,5 +360,4 @@ def update_from_wire(buffers: Any, plain: Any, sender: str) -> Update:
 def failure_from_wire(plain: Any, sender: str) -> Failure:
     """Rebuilds a failure; a code that is none becomes `malformed`, so that no text gets through."""
     code = str(plain.get("code", "")) if isinstance(plain, Mapping) else ""
-    tensor = str(plain.get("tensor", ""))[:200] if isinstance(plain, Mapping) else ""
-    return Failure(sender, code if _SAFE_CODE.fullmatch(code) else "malformed", tensor)
+    return Failure(sender, code if _SAFE_CODE.fullmatch(code) else "malformed")

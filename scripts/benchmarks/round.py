@@ -186,7 +186,8 @@ def _run(workspace: Path, data: Path, size: Size, write_job: WriteJob) -> list[P
 
 def _no_rounds(log: Path, size: Size) -> EnvironmentProblem:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    last = next((line for line in reversed(lines) if " ERROR " in line), "no error in its log")
+    told = [line for line in lines if "Error" in line or " ERROR " in line]
+    last = told[-1] if told else "no error in its log"
     return EnvironmentProblem("no-rounds", f"FLARE ended before {size.rounds + 2} rounds", last)
 
 

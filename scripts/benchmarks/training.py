@@ -76,7 +76,7 @@ def measure(quick: bool) -> list[Row]:
     Args:
         quick: two pairs of two steps on few patients.
     """
-    steps, pairs, patients = (2, 2, 3) if quick else (20, 31, 12)
+    steps, pairs, patients = (2, 2, 3) if quick else (20, 51, 12)
     raw = read_json_object(JOB / SETTINGS)
     settings = parse_settings(override(raw, [*_CHANGES, f"training.local_steps={steps}"]))
     with tempfile.TemporaryDirectory() as temporary:

@@ -117,3 +117,19 @@ def test_the_aggregate_has_the_same_bytes_for_every_order(intake):
             intake.offer(make_update(name, 0.1 * (1 + NAMES.index(name)), cases=3 + len(name)))
         digests.add(digest(intake.close()[0]))
     assert len(digests) == 1
+
+
+def test_an_answer_after_the_round_is_late_in_the_next_and_changes_no_closed_record(intake):
+    intake.offer(make_update("north"))
+    _, first = intake.close()
+    assert refused_code(intake, make_update("west")) == "no-round"
+    assert (first.refused, first.late) == ([], [])
+    intake.open(1, "base", NAMES)
+    intake.offer(make_update("north", round=1))
+    assert refused_code(intake, make_update("east")) == "wrong-round"
+    _, second = intake.close()
+    assert second.late == ["east", "west"]
+    assert [(r.hospital, r.code) for r in second.refused] == [
+        ("east", "wrong-round"),
+        ("west", "no-round"),
+    ]

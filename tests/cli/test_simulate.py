@@ -1,6 +1,8 @@
 """What a person sees of `scripts/simulate` when the input is wrong: nothing is started then."""
 
 import json
+import subprocess
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -9,7 +11,10 @@ from tests.conftest import JOB, TINY
 
 from consortium.cli.run import run_app
 from consortium.cli.simulate import app
-from consortium.settings import read_json_object
+from consortium.errors import EnvironmentProblem, Refused
+from consortium.simulation import Simulation
+from consortium.training.bundle import write_bundle
+from consortium.training.networks import build_network
 
 
 @pytest.fixture
@@ -63,6 +68,8 @@ def test_one_hospital_with_other_channels(simulate, hospitals):
         (["--rounds", "0"], 2, "error bad-setting: setting rounds: "),
         (["--rounds", "x"], 2, "error usage: Invalid value for '--rounds'"),
         (["--sed", "1"], 2, "error usage: No such option"),
+        (["--set", "training.clip=Infinity"], 2, "error bad-setting: setting training.clip: "),
+        (["--set", "selection.patience=3"], 2, "error bad-setting: setting selection: patience"),
         (["--set", "data.size=[31,31]"], 2, "error bad-setting: setting data.size: "),
         (["--set", "model.from=/nowhere"], 2, "error missing-file: no such model, /nowhere"),
         (["--resume"], 2, "error settings-on-resume: the settings of a run cannot change"),
@@ -104,10 +111,50 @@ def test_nothing_to_resume(generated, capsys, tmp_path):
     assert capsys.readouterr().err.startswith("error nothing-to-resume: no run of this job is here")
 
 
-def test_the_job_is_left_as_it_was(simulate, generated):
-    before = read_json_object(JOB / "meta.json")
-    simulate("--data", generated, "--set", "rounds=0")
-    assert read_json_object(JOB / "meta.json") == before
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        (["network.features=[4,16]"], "wrong-architecture"),
+        (['data.labels={"liver": [1, 2]}'], "wrong-labels"),
+        (['data.channels=["CT","PET","X"]'], "wrong-channels"),
+    ],
+)
+def test_a_start_model_of_another_job_is_refused_before_anything_starts(
+    simulate, generated, tmp_path, tiny, changes, code
+):
+    other = tiny(*changes)
+    write_bundle(tmp_path / "model", other, build_network(other).state_dict(), trained={})
+    exit_code, told = simulate("--data", generated, "--set", f"model.from={tmp_path / 'model'}")
+    assert exit_code == 3
+    assert told.startswith(f"error {code}: ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_two_runs_never_share_a_workspace(hospitals, tmp_path, monkeypatch):
+    workspace = tmp_path / "workspace"
+    simulation = Simulation(job=JOB, data=hospitals, workspace=workspace, assignments=TINY)
+
+    def start(*arguments, **more):
+        with pytest.raises(Refused, match="error workspace-busy: a run is writing"):
+            replace(simulation, resume=True, assignments=()).run()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("consortium.simulation.start_simulator", start)
+    with pytest.raises(KeyboardInterrupt):
+        simulation.run()
+
+
+def test_the_reason_is_told_where_there_is_no_result(hospitals, tmp_path, monkeypatch):
+    workspace = tmp_path / "workspace"
+
+    def start(*arguments, **more):
+        (workspace / "trouble.txt").write_text("error disk-full: no space left, /x, free some\n")
+        return subprocess.Popen(["false"])
+
+    monkeypatch.setattr("consortium.simulation.start_simulator", start)
+    with pytest.raises(EnvironmentProblem, match=r"no-result: .*disk-full: no space left"):
+        Simulation(job=JOB, data=hospitals, workspace=workspace, assignments=TINY).run()
 
 
 def test_a_mask_of_another_shape_or_label_is_found_by_the_same_check_that_the_hospital_runs(

@@ -314,6 +314,30 @@ def test_a_patient_listed_twice(hospital):
     )
 
 
+def test_several_scans_of_a_patient_that_is_named_are_allowed(hospital):
+    for number in (90, 91):
+        hospital.put(f"imagesTr/scan{number}.nii.gz", hospital.image(number))
+        hospital.put(f"labelsTr/scan{number}.nii.gz", hospital.mask())
+        hospital.list(
+            f"imagesTr/scan{number}.nii.gz", f"labelsTr/scan{number}.nii.gz", patient="many"
+        )
+    assert only(hospital) == Finding(
+        "several-scans",
+        "warning",
+        "dataset.json",
+        "1 patients have several scans (1 more); they stay together in training or in validation",
+    )
+
+
+def test_a_hospital_that_puts_all_its_patients_aside(hospital):
+    hospital.content["validation"] = hospital.content["training"]
+    hospital.content["training"] = []
+    hospital.save()
+    assert only(hospital) == Finding(
+        "nothing-to-train", "error", "dataset.json", "all patients are listed for validation"
+    )
+
+
 def test_a_patient_listed_for_training_and_for_validation(hospital):
     hospital.content["validation"] = [hospital.content["training"][3]]
     hospital.save()

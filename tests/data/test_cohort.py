@@ -1,5 +1,8 @@
+import dataclasses
 import itertools
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +67,42 @@ def test_a_patch_larger_than_the_volume_is_padded(cases, tiny):
     settings = tiny("data.spatial_dims=3", "data.size=[48,48,16]")
     images, _ = take(Cohort(cases, settings.data), 1, batch=2)[0]
     assert images.shape == (2, 3, 48, 48, 16)
+
+
+def test_in_3d_volumes_without_a_structure_are_visited_too(cases, tiny, tmp_path):
+    data = tiny(
+        "data.spatial_dims=3", "data.size=[16,16,4]", "data.augment=false", "network.features=[4,8]"
+    ).data
+    empty = []
+    for number, case in enumerate(cases[:3]):
+        image = nibabel.load(case.image)
+        marked = np.full(image.shape, 50 + number, np.int16)
+        marked[::2] = 0
+        names = [tmp_path / f"{part}-{number}.nii.gz" for part in ("image", "label")]
+        nibabel.Nifti1Image(marked, image.affine).to_filename(names[0])
+        nibabel.Nifti1Image(np.zeros(image.shape[:3], np.uint8), image.affine).to_filename(names[1])
+        empty.append(dataclasses.replace(case, image=names[0], label=names[1]))
+    visited = []
+    cohort = Cohort([*cases[3:], *empty], data)
+    volumes = cohort._volumes
+    cohort._volumes = Watched(volumes, visited)
+    take(cohort, 20)
+    assert set(visited) == set(range(len(volumes)))
+
+
+class Watched:
+    def __init__(self, volumes, visited):
+        self._volumes, self._visited = volumes, visited
+
+    def __getitem__(self, index):
+        self._visited.append(index)
+        return self._volumes[index]
+
+
+def test_the_reading_of_the_volumes_can_be_stopped(cases, tiny):
+    def stop(done, of):
+        if done == 2:
+            raise InterruptedError(f"{done} of {of}")
+
+    with pytest.raises(InterruptedError, match=f"2 of {len(cases)}"):
+        Cohort(cases, tiny().data, progress=stop)

@@ -8,6 +8,7 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 
+from consortium.errors import UsageError
 from consortium.flare import executor as executor_module
 from consortium.flare.executor import ALONE, ERRORS, LOCAL_MODEL, TRAIN, HospitalExecutor
 from consortium.flare.job import Job
@@ -30,7 +31,7 @@ def ask(generated, tmp_path, tiny, monkeypatch):
     executor = HospitalExecutor()
 
     def ask(task, *, abort=None, model=base, **meta):
-        data = model_to_shareable(model, **({"round": 0} | meta))
+        data = model_to_shareable(model, **({"round": 0, "rounds": 3} | meta))
         return executor.execute(task, data, context, abort or Signal())
 
     ask.state = site.state
@@ -88,6 +89,33 @@ def test_a_hospital_that_shows_its_model_to_nobody_says_so(ask):
 
 def test_an_unknown_task_is_a_failure(ask):
     assert answer_from_shareable(ask("steal"), "north") == Failure("north", "unknown-task")
+
+
+def test_a_name_that_is_no_text_is_noted_too(ask, monkeypatch, caplog):
+    def fail(hospital, base, round_number):
+        raise UsageError("unreadable-file", "damaged", "Jane\udcfc.nii.gz", "copy it again")
+
+    monkeypatch.setattr("consortium.training.train.Hospital.train", fail)
+    assert answer_from_shareable(ask(TRAIN), "north") == Failure("north", "unreadable-file")
+    assert "Jane" not in caplog.text
+    assert "Jane\\udcfc.nii.gz" in (ask.state / ERRORS).read_text()
+
+
+@pytest.mark.parametrize("stage", ["check", "validate"])
+def test_an_abort_is_obeyed_while_scans_are_read_and_scored(ask, monkeypatch, stage):
+    abort, after = Signal(), []
+    report = HospitalExecutor._report
+
+    def watch(executor, progress):
+        if abort.triggered:
+            after.append(progress)
+        if progress.stage == stage:
+            abort.trigger("by a person")
+        report(executor, progress)
+
+    monkeypatch.setattr(HospitalExecutor, "_report", watch)
+    assert ask(TRAIN, abort=abort).get_return_code() == ReturnCode.TASK_ABORTED
+    assert after == []
 
 
 def test_a_note_that_cannot_be_written_does_not_keep_the_answer_back(ask):

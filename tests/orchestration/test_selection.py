@@ -6,19 +6,19 @@ def scores(**values):
 
 
 def test_the_score_is_the_mean_over_all_patients():
-    verdict = Selection().observe(0, scores(a=(0.5, 30), b=(0.9, 10)))
+    verdict = Selection("best").observe(0, scores(a=(0.5, 30), b=(0.9, 10)))
     assert verdict.score == 0.6
 
 
 def test_the_best_model_is_kept_and_later_ones_win_ties():
-    selection = Selection()
+    selection = Selection("best")
     verdicts = [selection.observe(k, scores(a=(v, 5))) for k, v in enumerate([0.1, 0.4, 0.4, 0.3])]
     assert [verdict.best for verdict in verdicts] == [True, True, True, False]
     assert selection.best_model == 2
 
 
 def test_a_hospital_that_drops_out_does_not_decide():
-    selection = Selection()
+    selection = Selection("best")
     selection.observe(0, scores(easy=(0.9, 10), hard=(0.3, 10)))
     assert not selection.observe(1, scores(hard=(0.2, 10))).best
     assert not selection.observe(2, scores(easy=(0.8, 10))).best
@@ -26,13 +26,13 @@ def test_a_hospital_that_drops_out_does_not_decide():
 
 
 def test_without_any_score_the_last_model_is_kept():
-    selection = Selection()
+    selection = Selection("best")
     assert [selection.observe(k, {}).best for k in range(3)] == [True] * 3
     assert selection.observe(3, {}).score is None
 
 
 def test_a_model_that_nobody_scored_does_not_replace_one_that_was():
-    selection = Selection()
+    selection = Selection("best")
     selection.observe(0, scores(a=(0.2, 5)))
     assert not selection.observe(1, {}).best
 
@@ -44,7 +44,7 @@ def test_the_last_is_kept_where_the_job_says_so():
 
 
 def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
-    selection = Selection(patience=2)
+    selection = Selection("best", patience=2)
     stops = [
         selection.observe(k, scores(a=(v, 5))).stop for k, v in enumerate([0.5, 0.4, 0.6, 0.5])
     ]
@@ -53,13 +53,13 @@ def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
 
 
 def test_patience_zero_never_stops():
-    selection = Selection()
+    selection = Selection("best")
     selection.observe(0, scores(a=(0.9, 5)))
     assert not any(selection.observe(k, scores(a=(0.1, 5))).stop for k in range(1, 50))
 
 
 def test_it_continues_from_its_written_state():
-    one = Selection(patience=3)
+    one = Selection("best", patience=3)
     one.observe(0, scores(a=(0.5, 5)))
     other = Selection.from_dict(one.to_dict())
     assert other.observe(1, scores(a=(0.4, 5))) == one.observe(1, scores(a=(0.4, 5)))

@@ -83,7 +83,7 @@ def test_each_hospital_has_its_figures_and_the_withheld_ones_are_words(run):
     page = render(run)
     assert "east 10 8 0.500 0.750 +0.250" in page.text
     assert "north 20 24 0.625 0.500 \u22120.125" in page.text
-    assert "west 4 3 withheld by the hospital: fewer than 5 patients" in page.text
+    assert "west 4 \u2013 withheld by the hospital: fewer than 5 patients" in page.text
     plotted = {(dot["class"], dot["cx"]) for dot in page.all("circle") if "%" in dot["cx"]}
     key = {("shared", "50%"), ("alone", "50%")}
     assert plotted - key == {

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from consortium.data.datalist import Datalist
 from consortium.errors import EnvironmentProblem, Refused, UsageError
-from consortium.settings import Settings, parse_settings
+from consortium.settings import Settings, Update, parse_settings
 from consortium.training.bundle import load_bundle, load_state, require_match, write_bundle
 from consortium.training.inference import load_case, predict_case, predict_probabilities, to_mask
 from consortium.training.networks import build_network
@@ -316,6 +316,13 @@ def test_a_job_of_other_labels_or_another_order_is_refused():
     for other in ({"rim": [2], "core": [1]}, {"core": [1], "rim": [3]}, {"core": [1]}):
         with pytest.raises(Refused, match="wrong-labels"):
             require_match(settings({"labels": two}), settings({"labels": other}))
+
+
+def test_a_model_that_lacks_what_each_hospital_kept_is_refused(tmp_path):
+    job = settings().model_copy(update={"update": Update(buffers="local")})
+    write_bundle(tmp_path / "model", job, build_network(job).state_dict(), trained={})
+    with pytest.raises(Refused, match="not-standalone"):
+        load_bundle(tmp_path / "model", "cpu")
 
 
 @pytest.mark.skipif(not LGG.is_dir(), reason="shared/data/lgg is not there (real MRI, not shipped)")

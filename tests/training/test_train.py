@@ -113,13 +113,13 @@ def test_metrics_over_fewer_patients_than_the_hospital_lets_out_are_withheld(
     assert (said.loss, said.validation.dice) == (None, None)
     assert said.validation.withheld == "fewer than 6 patients"
     assert hospital.validate(base).validation.dice is None
-    assert hospital.train_alone(base).validation.dice is None
+    assert hospital.train_alone(base, 1).validation.dice is None
 
 
 def test_a_hospital_alone_keeps_its_model_and_says_only_a_metric(generated, tmp_path, tiny):
     settings = tiny()
     hospital = open_hospital(generated, tmp_path, settings)
-    said = hospital.train_alone(start_of(settings))
+    said = hospital.train_alone(start_of(settings), settings.rounds)
     assert 0 <= said.validation.mean_dice <= 1
     assert (tmp_path / "state" / "north" / "alone.safetensors").is_file()
 

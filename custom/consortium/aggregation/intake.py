@@ -23,7 +23,7 @@ class Report:
     Attributes:
         answered: hospitals whose update is in the aggregate, sorted.
         refused: refusals, sorted by hospital.
-        late: hospitals that answered an earlier round, sorted.
+        late: hospitals that answered an earlier round, in this one or before it opened, sorted.
         lost: hospitals that were asked and whose work is missing, sorted.
         failures: code of each hospital that said it failed.
         cases: training cases of each hospital that answered.
@@ -50,6 +50,7 @@ class Intake:
     def __init__(self, settings: Settings, layout: Layout):
         self._rule = RULES[settings.aggregation](layout)
         self._bounds = settings.update
+        self._structures = tuple(settings.data.labels)
         self._layout = layout
         self._asked: tuple[str, ...] = ()
         self._expected: Expected | None = None
@@ -57,15 +58,17 @@ class Intake:
 
     def open(self, round_number: int, base_sha256: str, asked: Sequence[str]) -> None:
         """Starts a round; what an unclosed one had taken is forgotten."""
+        if self._expected is not None:
+            self._report = Report()
         self._rule.reset()
         self._asked = tuple(asked)
-        self._report = Report()
         self._expected = Expected(
             round_number,
             base_sha256,
             self._layout,
             self._bounds.max_cases,
             self._bounds.max_change,
+            self._structures,
         )
 
     def offer(self, update: Update) -> None:
@@ -76,14 +79,14 @@ class Intake:
                 `validate`: `no-round`, `not-asked`, `duplicate`, `out-of-range`.
         """
         try:
-            if self._expected is None:
-                raise UpdateRefused(update.hospital, "no-round")
             if update.hospital not in self._asked:
                 raise UpdateRefused(update.hospital, "not-asked")
+            if self._expected is None or update.round < self._expected.round:
+                self._report.late = sorted({*self._report.late, update.hospital})
+            if self._expected is None:
+                raise UpdateRefused(update.hospital, "no-round")
             if update.hospital in self._report.cases:
                 raise UpdateRefused(update.hospital, "duplicate")
-            if update.round < self._expected.round:
-                self._report.late = sorted({*self._report.late, update.hospital})
             validate(update, self._expected)
             beyond = self._rule.fits(update.tensors, update.cases)
             if beyond is not None:
@@ -112,7 +115,7 @@ class Intake:
         Raises:
             Incomplete: `nothing-to-aggregate`, where no update was taken.
         """
-        report = self._report
+        report, self._report = self._report, Report()
         report.answered = sorted(report.cases)
         refused = {refusal.hospital for refusal in report.refused}
         report.lost = sorted(set(self._asked) - set(report.cases) - refused)

@@ -15,7 +15,7 @@ from torch import Tensor
 from consortium.update import Layout, Rule, State, crossing
 
 MAX_TOTAL_CASES = 2**27
-"""Largest sum of weights; with it no accumulator can overflow."""
+"""The sum of weights stays below; then no accumulator can overflow."""
 MAX_INTEGER_CHANGE = 2**35
 """Largest magnitude of an element of an integer tensor."""
 
@@ -54,7 +54,7 @@ class WeightedMean:
         Returns:
             None if so, else the name of the tensor beyond the range, or "" for the weight.
         """
-        if self.total_cases + cases > MAX_TOTAL_CASES:
+        if self.total_cases + cases >= MAX_TOTAL_CASES:
             return ""
         for name, entry in self._layout.items():
             if entry.rule is Rule.INTEGER and tensors[name].numel():

@@ -19,7 +19,6 @@ from consortium.errors import Incomplete, Refused
 if TYPE_CHECKING:
     from consortium.data.findings import Finding
 
-_SETTINGS = Path("app/config/settings.json")
 _SHOWN = 20
 """Findings of one kind that are printed."""
 

@@ -5,6 +5,7 @@
 """
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in options
     arguments = [word for word in options if word != "--debug"] + given[len(options) :]
     name = app.info.name if isinstance(app.info.name, str) else None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Like Ctrl-C, so that whatever was started is ended and what was lent is cleared away.
+        signal.signal(number, signal.default_int_handler)
     try:
         result = typer.main.get_command(app).main(arguments, name, standalone_mode=False)
     except KeyboardInterrupt:

@@ -1,7 +1,6 @@
 """The checks of one case: an image with its mask. Both files are read once and forgotten."""
 
 import hashlib
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,15 @@ from numpy.typing import NDArray
 from consortium.data.datalist import Case, Datalist
 from consortium.data.findings import Finding, error, warning
 from consortium.data.outliers import ImageFacts
-from consortium.data.volumes import Summary, Volume, read_volume, summarise
+from consortium.data.volumes import (
+    Summary,
+    Volume,
+    corners_apart,
+    one_grid,
+    read_volume,
+    summarise,
+)
 from consortium.settings import Data
-
-AFFINE_TOLERANCE = 0.1
-"""How far a corner of the volume may lie from the mask's, in units of the smallest voxel spacing.
-Headers written by different programs differ by rounding, far less than that."""
 
 _SHOWN = 5
 _MASK_AXES = {3: "x, y, slice"}
@@ -157,10 +159,9 @@ def _check_grid(shape: tuple[int, ...], affine: NDArray[np.float64], mask: Volum
     if shape != mask.voxels.shape:
         detail = f"the mask is {_by(mask.voxels.shape)}, its image {_by(shape)}"
         return [error("shape-mismatch", mask.file, detail)]
-    corners = np.array([[*c, 1] for c in itertools.product(*((0, n - 1) for n in shape))])
-    apart = float(np.linalg.norm(corners @ (affine - mask.affine).T, axis=1).max())
-    if apart <= AFFINE_TOLERANCE * min(mask.spacing):
+    if one_grid(shape, mask.affine, affine):
         return []
+    apart = corners_apart(shape, mask.affine, affine)
     detail = f"mask and image lie up to {apart:.3g} mm apart (their affines differ)"
     return [error("affine-mismatch", mask.file, detail)]
 

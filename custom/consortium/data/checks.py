@@ -34,11 +34,12 @@
 What "far" means for the outliers is in `consortium.data.outliers`; they need 8 cases.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from consortium.data.case_checks import check_case
-from consortium.data.datalist import Datalist, read_datalist
+from consortium.data.datalist import Case, Datalist, read_datalist
 from consortium.data.findings import Finding, error, warning
 from consortium.data.outliers import ImageFacts, find_outliers
 from consortium.data.volumes import name_inside
@@ -115,12 +116,16 @@ def _check_names(datalist: Datalist, data: Data | None) -> list[Finding]:
 def _check_listing(datalist: Datalist) -> list[Finding]:
     """Finds entries that are listed twice, and counts the patients."""
     found = []
-    patients: dict[str, Path] = {}
+    patients: dict[str, Case] = {}
     images: dict[Path, str] = {}
     masks: dict[Path, str] = {}
+    scans: Counter[str] = Counter()
     for case in datalist.cases:
-        if case.patient in patients:
-            first = patients[case.patient]
+        earlier = patients.get(case.patient)
+        if earlier and earlier.named and case.named and case.image not in images:
+            scans[case.patient] += 1
+        elif earlier:
+            first = earlier.image
             also = "" if first == case.image else f", also with {_name(datalist, first)}"
             detail = f"patient {case.patient} is listed more than once{also}"
             found.append(error("duplicate-patient", _name(datalist, case.image), detail))
@@ -130,9 +135,17 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
         elif case.label in masks:
             detail = f"patients {masks[case.label]} and {case.patient} share this mask"
             found.append(error("duplicate-mask", _name(datalist, case.label), detail))
-        patients.setdefault(case.patient, case.image)
+        patients.setdefault(case.patient, case)
         images.setdefault(case.image, case.patient)
         masks.setdefault(case.label, case.patient)
+    if scans:
+        detail = (
+            f"{len(scans)} patients have several scans ({sum(scans.values())} more); they stay"
+            " together in training or in validation"
+        )
+        found.append(warning("several-scans", _LIST, detail))
+    if patients and datalist.validation >= patients.keys():
+        found.append(error("nothing-to-train", _LIST, "all patients are listed for validation"))
     if len(patients) < FEWEST_PATIENTS:
         detail = (
             f"{len(patients)} listed; fewer than {FEWEST_PATIENTS} can hardly train or validate"

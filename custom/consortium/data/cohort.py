@@ -4,12 +4,12 @@ What a batch holds is a function of the seed and of the cases alone: which volum
 does not matter, and two streams of the same seed give the same bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from monai.data import CacheDataset
-from monai.transforms import RandCropByPosNegLabeld, SpatialPadd
+from monai.transforms import RandCropByPosNegLabeld, RandSpatialCropd, SpatialPadd
 from torch import Tensor
 
 from consortium.data.datalist import Case
@@ -24,9 +24,16 @@ class Cohort:
     Args:
         cases: at least one.
         data: how they become tensors.
+        progress: called before each volume with the number of those done and of all.
     """
 
-    def __init__(self, cases: Sequence[Case], data: Data):
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        data: Data,
+        *,
+        progress: Callable[[int, int], None] = lambda done, cases: None,
+    ):
         self._data = data
         self._volumes = CacheDataset(
             [{"image": str(case.image), "label": str(case.label)} for case in cases],
@@ -34,12 +41,14 @@ class Cohort:
             cache_rate=data.cache,
             num_workers=1,
             progress=False,
+            runtime_cache="threads",  # filled by the loop below, which can be stopped
         )
         self._augment = build_augmentation(data) if data.augment else None
         # Where there is something to find, as (volume, slice); slice 0 stands for a 3-D volume.
         self._with_tumour: list[tuple[int, int]] = []
         self._without: list[tuple[int, int]] = []
         for index in range(len(self._volumes)):
+            progress(index, len(self._volumes))
             label = self._volumes[index]["label"]
             if data.spatial_dims == 2:
                 found = label.flatten(0, -2).any(dim=0)
@@ -65,12 +74,12 @@ class Cohort:
         """
         rng = np.random.default_rng(seed)
         positive = _visit(self._with_tumour, rng) if self._with_tumour else None
-        negative = _visit(self._without, rng) if self._without else positive
+        # In 3-D a patch that is not centred on a structure comes from any volume.
+        rest = self._without if self._data.spatial_dims == 2 else self._without + self._with_tumour
+        negative = _visit(rest, rng) if rest else positive
         positive = positive or negative
         assert positive is not None
         assert negative is not None
-        if self._data.spatial_dims == 3 and self._with_tumour:
-            negative = positive  # a patch without tumour comes from any volume
         if self._augment is not None:
             self._augment.set_random_state(seed=derive_seed(seed, "augment"))
         crop = _Patches(self._data.size, derive_seed(seed, "patches"))
@@ -78,7 +87,7 @@ class Cohort:
         while True:
             samples = []
             for position in range(batch):
-                on_tumour = position < round(wanted * batch)
+                on_tumour = bool(self._with_tumour) and position < round(wanted * batch)
                 index, z = next(positive if on_tumour else negative)
                 volume = self._volumes[index]
                 if self._data.spatial_dims == 2:
@@ -99,22 +108,20 @@ class _Patches:
 
     def __init__(self, size: Sequence[int], seed: int):
         self._pad = SpatialPadd(["image", "label"], size)
-        self._crops = {
-            on_tumour: RandCropByPosNegLabeld(
-                ["image", "label"],
-                label_key="any",
-                spatial_size=size,
-                pos=int(on_tumour),
-                neg=int(not on_tumour),
-                num_samples=1,
-            ).set_random_state(seed=derive_seed(seed, int(on_tumour)))
-            for on_tumour in (True, False)
-        }
+        keys = ["image", "label"]
+        self._on_tumour = RandCropByPosNegLabeld(
+            keys, label_key="any", spatial_size=size, pos=1, neg=0, num_samples=1
+        ).set_random_state(seed=derive_seed(seed, 1))
+        self._anywhere = RandSpatialCropd(keys, roi_size=size, random_size=False)
+        self._anywhere.set_random_state(seed=derive_seed(seed, 0))
 
     def __call__(self, sample: dict[str, Tensor], on_tumour: bool) -> dict[str, Tensor]:
         padded = self._pad(sample)
-        padded["any"] = padded["label"].any(dim=0, keepdim=True)
-        [cropped] = self._crops[on_tumour](padded)
+        if on_tumour:
+            padded["any"] = padded["label"].any(dim=0, keepdim=True)
+            [cropped] = self._on_tumour(padded)
+        else:
+            cropped = self._anywhere(padded)
         return {"image": cropped["image"], "label": cropped["label"]}
 
 

@@ -22,11 +22,13 @@ class Case:
         patient: id of the patient; never leaves the hospital.
         image: absolute path.
         label: absolute path of the mask.
+        named: whether the file names the patient, else the image's file name stands for it.
     """
 
     patient: str
     image: Path
     label: Path
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,12 @@ def read_datalist(folder: Path) -> Datalist:
         entries = [(entry, False) for entry in raw["training"]]
         entries += [(entry, True) for entry in raw.get("validation", [])]
         cases = tuple(
-            Case(patient_of(entry), folder / entry["image"], folder / entry["label"])
+            Case(
+                patient_of(entry),
+                folder / entry["image"],
+                folder / entry["label"],
+                "patient" in entry,
+            )
             for entry, _ in entries
         )
         validation = frozenset(patient_of(entry) for entry, aside in entries if aside)

@@ -8,8 +8,10 @@
 
 import gzip
 import hashlib
+import itertools
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,25 @@ from numpy.typing import NDArray
 
 from consortium.data.findings import Finding, error
 
+GRID_TOLERANCE = 0.1
+"""How far a corner of a volume may lie from another's on the same grid, in units of the smallest
+voxel spacing. Headers written by different programs differ by rounding, far less than that."""
+
 _CHUNK = 1 << 22
+
+
+def corners_apart(
+    shape: Sequence[int], affine: NDArray[np.float64], other: NDArray[np.float64]
+) -> float:
+    """The largest distance of a volume's corners under two affines, in mm."""
+    corners = np.array([[*c, 1] for c in itertools.product(*((0, n - 1) for n in shape[:3]))])
+    return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
+
+
+def one_grid(shape: Sequence[int], affine: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two affines place a volume alike, within `GRID_TOLERANCE`."""
+    smallest = float(min(voxel_sizes(affine)))
+    return corners_apart(shape, affine, other) <= GRID_TOLERANCE * smallest
 
 
 @dataclass(frozen=True, slots=True)

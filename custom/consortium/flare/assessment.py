@@ -3,7 +3,7 @@
 Every hospital of the study is asked; whoever does not answer is on record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task
@@ -62,13 +62,14 @@ class Assessment(StudyPart, Controller):
 
     def _assess(self, coordinator: Coordinator, abort: Signal, fl_ctx: FLContext) -> None:
         settings = coordinator.settings
-        ask = _Questions(self, self._timeout, abort, fl_ctx)
+        ask = _Questions(self, coordinator.run.hospitals, self._timeout, abort, fl_ctx)
         answers = ask.model(executor.VALIDATE, coordinator.model)
         if abort.triggered:
             return
         coordinator.answer(FINAL, _metrics(answers))
         if settings.baseline:
-            answers = ask.model(executor.ALONE, coordinator.start_model)
+            rounds = coordinator.rounds_done
+            answers = ask.model(executor.ALONE, coordinator.start_model, rounds=rounds)
             if not abort.triggered:
                 coordinator.answer(ALONE, _metrics(answers))
         if settings.cross_site and not abort.triggered:
@@ -83,15 +84,26 @@ class Assessment(StudyPart, Controller):
 
 
 class _Questions:
-    """Asks all hospitals and waits for their answers."""
+    """Asks the hospitals of the study that are connected and waits for their answers."""
 
-    def __init__(self, controller: Controller, timeout: int, abort: Signal, fl_ctx: FLContext):
-        self._controller, self._timeout = controller, timeout
+    def __init__(
+        self,
+        controller: Controller,
+        hospitals: Sequence[str],
+        timeout: int,
+        abort: Signal,
+        fl_ctx: FLContext,
+    ):
+        self._controller, self._hospitals, self._timeout = controller, hospitals, timeout
         self._abort, self._fl_ctx = abort, fl_ctx
 
     def model(self, task: str, model: Mapping[str, Tensor], **meta: int) -> dict[str, Shareable]:
         """Hands out a model with a task; returns what came back, by hospital."""
         answers: dict[str, Shareable] = {}
+        connected = {client.name for client in self._fl_ctx.get_engine().get_clients()}
+        asked = [name for name in self._hospitals if name in connected]
+        if not asked:
+            return answers
 
         def keep(client_task: ClientTask, fl_ctx: FLContext) -> None:
             answers[client_task.client.name] = client_task.result
@@ -105,7 +117,8 @@ class _Questions:
                 result_received_cb=keep,
             ),
             self._fl_ctx,
-            min_responses=10**6,  # FLARE goes on when all that are connected have answered
+            targets=asked,
+            min_responses=len(asked),
             abort_signal=self._abort,
         )
         return answers

@@ -79,14 +79,14 @@ class HospitalExecutor(Executor):
         if task_name == VALIDATE:
             return metrics_to_shareable(hospital.validate(model))
         if task_name == ALONE:
-            return metrics_to_shareable(hospital.train_alone(model))
+            return metrics_to_shareable(hospital.train_alone(model, int(meta["rounds"])))
         if task_name == LOCAL_MODEL:
             assert self._site is not None
             if not self._site.share_local_model:
                 raise Refused(
                     "not-shared", "this hospital shows its model to nobody", task_name, "ask it"
                 )
-            return update_to_shareable(hospital.train(model, int(meta["round"])))
+            return update_to_shareable(hospital.train(model, int(meta["round"]), keep=False))
         raise UsageError(
             "unknown-task", "no such task", task_name, "use the job's own configuration"
         )
@@ -101,17 +101,18 @@ class HospitalExecutor(Executor):
 
     def _note(self, error: Exception, fl_ctx: FLContext) -> None:
         """Tells the people at the hospital what went wrong, in full."""
-        if self._site is not None:
-            folder = self._site.state
-        else:
-            workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
-            folder = Path(workspace.get_root_dir()) / "consortium"
-        told = str(error)
-        if not isinstance(error, ConsortiumError):
-            told = "".join(traceback.format_exception(error)).rstrip()
-        with contextlib.suppress(OSError):  # the answer matters more than the note
+        # Whatever fails here must not reach FLARE, which would log it with the error's own text.
+        with contextlib.suppress(Exception):
+            if self._site is not None:
+                folder = self._site.state
+            else:
+                workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+                folder = Path(workspace.get_root_dir()) / "consortium"
+            told = str(error)
+            if not isinstance(error, ConsortiumError):
+                told = "".join(traceback.format_exception(error)).rstrip()
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / ERRORS).open("a", encoding="utf-8") as file:
+            with (folder / ERRORS).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{datetime.now().isoformat(timespec='seconds')} {told}\n")
 
     def _report(self, progress: Progress) -> None:

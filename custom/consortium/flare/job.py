@@ -18,6 +18,10 @@ RUN_FOLDER = "CONSORTIUM_RUN"
 """Environment variable of the orchestrator: the folder that a run's results go to."""
 
 
+TROUBLE = "trouble.txt"
+"""File beside a run's results that says why there are none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as deployed to this process.

@@ -5,13 +5,16 @@ what an event handler raises, so whatever may fail is called where FLARE stops t
 the reason is kept for `result.json`.
 """
 
+import contextlib
 import gc
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.aggregator import Aggregator
@@ -23,7 +26,8 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from consortium.coordinator import Coordinator, Study
 from consortium.errors import ConsortiumError, UsageError
-from consortium.flare.job import read_job, register_tensors, result_folders
+from consortium.files import write_text
+from consortium.flare.job import TROUBLE, read_job, register_tensors, result_folders
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
 
 T = TypeVar("T")
@@ -42,6 +46,7 @@ class StudyRun(FLComponent):
         self._training_id = training
         self._coordinator: Coordinator | None = None
         self._trouble = ""
+        self._results: Path | None = None
         self._log = logging.getLogger(__name__)
 
     @property
@@ -66,6 +71,9 @@ class StudyRun(FLComponent):
             gc.freeze()
         elif event_type == EventType.END_RUN and self._coordinator is not None:
             self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
+        elif event_type == EventType.FATAL_SYSTEM_ERROR:
+            # FLARE's own reasons too: a hospital's process that died, say.
+            self._trouble = self._trouble or _one_line(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
 
     def guard(self, work: Callable[[], T], fl_ctx: FLContext) -> T | None:
         """Does work whose failure ends the job with a reason that people find."""
@@ -74,19 +82,23 @@ class StudyRun(FLComponent):
         except Exception as error:
             known = isinstance(error, ConsortiumError)
             self._log.error("%s", error, exc_info=not known)
-            self._trouble = self._trouble or (
-                str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
-            )
+            told = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
+            self._trouble = self._trouble or _one_line(told)
+            if self._results is not None:
+                with contextlib.suppress(ConsortiumError):
+                    write_text(self._results / TROUBLE, f"{told}\n")
             self.system_panic(self._trouble, fl_ctx)
             return None
 
     def _open(self, fl_ctx: FLContext) -> None:
         job = read_job(fl_ctx)
+        self._results, journal = result_folders(job)
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or tuple(sorted(client.name for client in engine.get_clients()))
-        results, journal = result_folders(job)
         self._coordinator = Coordinator(
-            Study(job.run, job.name, hospitals, job.settings), results=results, journal=journal
+            Study(job.run, job.name, hospitals, job.settings),
+            results=self._results,
+            journal=journal,
         )
         training = engine.get_component(self._training_id)
         if not isinstance(training, ScatterAndGather):
@@ -110,6 +122,10 @@ class StudyRun(FLComponent):
             # FLARE counts on after this; restoring is its public way to change the count.
             rounds = self.coordinator.rounds_done
             training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
+
+
+def _one_line(told: object) -> str:
+    return " ".join(str(told).split())[:500]
 
 
 class StudyPart(FLComponent):

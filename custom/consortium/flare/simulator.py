@@ -26,6 +26,7 @@ def start_simulator(
     smallest_group: int,
     share_models: bool,
     environment: Mapping[str, str],
+    lock: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts a job in the simulator.
 
@@ -39,6 +40,7 @@ def start_simulator(
         smallest_group: see `consortium.training.train.Site`.
         share_models: whether hospitals let others score their models.
         environment: to start it with.
+        lock: a file descriptor that it shall hold.
 
     Returns:
         The running process, leader of a process group of its own.
@@ -77,4 +79,5 @@ def start_simulator(
             stderr=log,
             env={**quiet, **environment, **own},
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )

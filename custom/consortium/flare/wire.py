@@ -49,7 +49,7 @@ def update_to_shareable(update: Update) -> Shareable:
 def failure_to_shareable(failure: Failure) -> Shareable:
     """A failure; its return code is OK, or FLARE would drop it without telling anyone."""
     shareable = Shareable()
-    shareable.set_header(_FAILURE, {"code": failure.code, "tensor": failure.tensor})
+    shareable.set_header(_FAILURE, {"code": failure.code})
     return shareable
 
 

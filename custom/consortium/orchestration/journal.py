@@ -81,7 +81,7 @@ class Journal:
                 "stopped_early": entry.stopped_early,
             },
         )
-        for stale in self.folder.glob("*.safetensors"):
+        for stale in (*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")):
             if stale.name not in (entry.model, entry.best, entry.start):
                 stale.unlink()
 

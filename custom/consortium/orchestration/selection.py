@@ -45,7 +45,7 @@ class Selection:
         since_best: models seen since.
     """
 
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last"] = "last"
     patience: int = 0
     best_model: int = -1
     best_scores: dict[str, HospitalScore] = field(default_factory=dict)

@@ -50,7 +50,7 @@ class CurveWriter:
         self._flush()
 
     def finish(self, result: Mapping[str, Any], final: Mapping[str, Any]) -> None:
-        """Adds the scores of the last model, and the hyper-parameters with the kept model's score.
+        """Adds the scores of the last model, and the hyper-parameters with its score.
 
         Args:
             result: content of `result.json`.

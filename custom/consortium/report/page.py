@@ -209,6 +209,12 @@ def _summarise(
             " patients, each at home"
         )
     sentences = [trained, f"{scored}."]
+    settings = result["settings"]
+    if settings["update"]["buffers"] == "local" and settings["network"]["normalisation"] == "batch":
+        sentences.append(
+            "Each hospital scored with its own batch-norm statistics, which never left it; the kept"
+            " model is of no use without them."
+        )
     if result["settings"]["selection"]["keep"] == "best":
         sentences.append(
             f"The model of round {result['best_round']} was chosen on these very patients, so its"
@@ -309,11 +315,11 @@ def _state(record: Mapping[str, Any], hospital: str) -> tuple[str, str]:
     """What became of a hospital in a round, and its code."""
     if hospital in record["answered"]:
         return "answered", ""
+    if hospital in record["late"]:
+        return "late", ""
     for refusal in record["refused"]:
         if refusal["hospital"] == hospital:
             return "refused", refusal["code"]
-    if hospital in record["late"]:
-        return "late", ""
     if hospital in record["failures"]:
         return "failed", record["failures"][hospital]
     return "lost", ""

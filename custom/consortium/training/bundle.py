@@ -88,9 +88,16 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
 
     Raises:
         UsageError: `missing-folder`.
-        Refused: `not-a-bundle` or `wrong-architecture`.
+        Refused: `not-a-bundle`, `not-standalone` or `wrong-architecture`.
     """
     settings = _bundle_settings(folder)
+    if needs_own_statistics(settings):
+        raise Refused(
+            "not-standalone",
+            "the model needs the batch-norm statistics that each hospital kept to itself",
+            str(folder),
+            "train with update.buffers averaged, or with another normalisation",
+        )
     try:
         network = build_network(settings)
     except UsageError as error:
@@ -131,6 +138,27 @@ def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, to
         state = _read_weights(path)
     _require_same(state, expected, str(path))
     return {name: state[name] for name in expected}
+
+
+def needs_own_statistics(settings: Settings) -> bool:
+    """Whether a model serves only the hospitals that trained it, each with what it kept."""
+    return settings.update.buffers == "local" and settings.network.normalisation == "batch"
+
+
+def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
+    """Reads the weights that a job starts from.
+
+    Args:
+        path: a bundle's folder or a `.safetensors` file.
+        settings: of the job.
+
+    Raises:
+        UsageError: `missing-file`.
+        Refused: `wrong-channels` or `wrong-labels` for a bundle of others; see `load_state`.
+    """
+    if path.is_dir():
+        require_match(_bundle_settings(path), settings, str(path))
+    return load_state(path, build_network(settings).state_dict())
 
 
 def require_match(model: Settings, other: Settings | Datalist, where: str = "") -> None:
@@ -274,7 +302,12 @@ def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
         },
         "task": "segmentation",
         "description": f"Segments {', '.join(data.labels)} from {', '.join(data.channels)}.",
-        "intended_use": "Research only. Not a medical device; not for diagnosis or treatment.",
+        "intended_use": "Research only. Not a medical device; not for diagnosis or treatment."
+        + (
+            " Of no use without a hospital's own batch-norm statistics."
+            if needs_own_statistics(settings)
+            else ""
+        ),
         "network_data_format": {
             "inputs": {
                 "image": {

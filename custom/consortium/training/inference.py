@@ -6,6 +6,7 @@ no two structures share a value of the mask, at most one of them holds a voxel: 
 """
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from monai.transforms import Compose, Invertd
 from monai.utils.enums import TraceKeys
 
 from consortium.data.transforms import build_preprocessing
+from consortium.data.volumes import one_grid
 from consortium.errors import Refused, UsageError
 from consortium.files import replace_file
 from consortium.settings import Data, Settings
@@ -41,14 +43,12 @@ class PreparedCase:
         image: preprocessed, float32 (C, X, Y, Z); remembers how to undo the preprocessing.
         label_original: uint8 (L, x, y, z) of zeros and ones on the file's grid, or None.
         affine_original: (4, 4) voxel to mm of the file.
-        shape_original: (x, y, z) of the file.
         spacing_original: size of the file's voxels, mm.
     """
 
     image: MetaTensor
     label_original: torch.Tensor | None
     affine_original: np.ndarray[Any, np.dtype[np.float64]]
-    shape_original: tuple[int, int, int]
     spacing_original: tuple[float, float, float]
 
 
@@ -88,7 +88,6 @@ def load_case(settings: Settings, image: Path, label: Path | None) -> PreparedCa
         Refused: `wrong-channels` for another number of channels than the model's.
     """
     scan = _open(image)
-    shape = scan.shape[:3]
     channels = scan.shape[3] if len(scan.shape) == 4 else 1
     expected = settings.data.channels
     if channels != len(expected):
@@ -115,7 +114,6 @@ def load_case(settings: Settings, image: Path, label: Path | None) -> PreparedCa
         image=prepared,
         label_original=label_original,
         affine_original=np.asarray(scan.affine, float),
-        shape_original=(int(shape[0]), int(shape[1]), int(shape[2])),
         spacing_original=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
     )
 
@@ -125,7 +123,7 @@ def predict_probabilities(
     image: MetaTensor,
     settings: Settings,
     device: torch.device | str,
-    mixed_precision: bool = False,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """The probability of each structure on the preprocessed grid.
 
@@ -134,7 +132,7 @@ def predict_probabilities(
         image: preprocessed, (C, X, Y, Z).
         settings: of the model.
         device: where the network is.
-        mixed_precision: on a GPU; a CPU always computes in float32.
+        before_batch: called before each batch; what it raises stops the work.
 
     Returns:
         float32 (L, X, Y, Z) on the CPU.
@@ -143,12 +141,15 @@ def predict_probabilities(
     inferer = ConfigParser({"inferer": inferer_config(settings.data)}).get_parsed_content("inferer")
     was_training = network.training
     network.eval()
+
+    def one_batch(inputs: torch.Tensor) -> torch.Tensor:
+        before_batch()
+        outputs: torch.Tensor = network(inputs)
+        return outputs
+
     try:
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=mixed_precision and device.type == "cuda"),
-        ):
-            logits = inferer(image.as_tensor()[None].to(device), network)[0]
+        with torch.no_grad():
+            logits = inferer(image.as_tensor()[None].to(device), one_batch)[0]
             return torch.sigmoid(logits.float()).cpu()
     finally:
         network.train(was_training)
@@ -191,14 +192,18 @@ def binarise(probabilities: torch.Tensor, settings: Settings) -> torch.Tensor:
 
 
 def predict_case(
-    network: torch.nn.Module, case: PreparedCase, settings: Settings, device: torch.device | str
+    network: torch.nn.Module,
+    case: PreparedCase,
+    settings: Settings,
+    device: torch.device | str,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Segments one patient on the grid of the original file.
+    """Segments one patient on the grid of the original file; see `predict_probabilities`.
 
     Returns:
         uint8 (L, x, y, z) of zeros and ones; see `binarise`.
     """
-    probabilities = predict_probabilities(network, case.image, settings, device)
+    probabilities = predict_probabilities(network, case.image, settings, device, before_batch)
     return binarise(restore(probabilities, case.image, settings), settings)
 
 
@@ -292,10 +297,7 @@ def _read_label(data: Data, label: Path, scan: Any, image: Path) -> torch.Tensor
         raise _unreadable(label) from error
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
-    same_grid = voxels.shape == scan.shape[:3] and np.allclose(
-        mask.affine, scan.affine, rtol=1e-3, atol=1e-3
-    )
-    if not same_grid:
+    if voxels.shape != scan.shape[:3] or not one_grid(voxels.shape, mask.affine, scan.affine):
         raise UsageError(
             "mask-mismatch",
             f"the mask's shape {tuple(voxels.shape)} or affine is not that of the image "

@@ -104,7 +104,7 @@ class Hospital:
                     finding.code, finding.detail, finding.file, "see consortium check-data"
                 )
         self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
-        self._cohort = Cohort(self._split.training, settings.data)
+        self._cohort = Cohort(self._split.training, settings.data, progress=self._tell_check)
         self._validation: list[PreparedCase] | None = None
         self._network = build_network(settings).to(device)
         if settings.data.spatial_dims == 2:
@@ -112,24 +112,21 @@ class Hospital:
         self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
         self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
 
-    @property
-    def cases(self) -> dict[str, int]:
-        """Number of training and validation cases."""
-        return {"training": len(self._split.training), "validation": len(self._split.validation)}
-
-    def train(self, base: State, round_number: int) -> Update:
+    def train(self, base: State, round_number: int, *, keep: bool = True) -> Update:
         """Answers a round: scores the base, trains from it, and returns the change.
 
         Args:
             base: the model handed out, with every tensor of the network.
             round_number: from 0.
+            keep: whether what stays local counts for the rounds that follow.
         """
         started = time.monotonic()
         self._load(base, round_number)
         validation = self._score(round_number)
         loss = self._fit(round_number, "train", self._site.name, round_number)
         local = self._network.state_dict()
-        self._keep(local, round_number)
+        if keep:
+            self._keep(local, round_number)
         return Update(
             hospital=self._site.name,
             round=round_number,
@@ -150,7 +147,7 @@ class Hospital:
         score = self._score(self._settings.rounds)
         return Metrics(seconds=time.monotonic() - started, validation=score)
 
-    def train_alone(self, start: State) -> Metrics:
+    def train_alone(self, start: State, rounds: int) -> Metrics:
         """Trains a model by itself with as many steps, and scores the one it would have kept.
 
         The same rule chooses it as chooses the shared model: the best round by the hospital's own
@@ -158,13 +155,14 @@ class Hospital:
 
         Args:
             start: the model that the shared one started from too.
+            rounds: that the shared model was trained for.
         """
         started = time.monotonic()
         self._network.load_state_dict(start)
         best: tuple[float, Score | None] = (-1.0, None)
-        for round_number in range(self._settings.rounds):
+        for round_number in range(rounds):
             self._fit(round_number, "alone", self._site.name, "alone", round_number)
-            last = round_number == self._settings.rounds - 1
+            last = round_number == rounds - 1
             if self._settings.selection.keep == "best" or last:
                 value, score = self._measure(round_number, "alone")
                 if value >= best[0] or self._settings.selection.keep == "last":
@@ -223,7 +221,9 @@ class Hospital:
         totals = dict.fromkeys(names, 0.0)
         for done, case in enumerate(cases):
             self._tell(stage, round_number, done, len(cases))
-            predicted = predict_case(self._network, case, self._settings, self._device)
+            predicted = predict_case(
+                self._network, case, self._settings, self._device, self._tell_batch
+            )
             assert case.label_original is not None
             scores = score_case(
                 predicted, case.label_original, case.spacing_original, names, surface=False
@@ -237,9 +237,11 @@ class Hospital:
 
     def _validation_cases(self) -> list[PreparedCase]:
         if self._validation is None:
-            self._validation = [
-                load_case(self._settings, case.image, case.label) for case in self._split.validation
-            ]
+            loaded: list[PreparedCase] = []
+            for case in self._split.validation:
+                self._tell_check(len(loaded), len(self._split.validation))
+                loaded.append(load_case(self._settings, case.image, case.label))
+            self._validation = loaded
         return self._validation
 
     def _enough_to_train_on(self) -> bool:
@@ -289,7 +291,12 @@ class Hospital:
         torch.backends.cudnn.benchmark = False
 
     def _tell(self, stage: str, round_number: int, step: int, steps: int) -> None:
-        self._report(Progress(stage, round_number, self._settings.rounds, step, steps))
+        self._told = Progress(stage, round_number, self._settings.rounds, step, steps)
+        self._report(self._told)
+
+    def _tell_batch(self) -> None:
+        """Nothing new, but a chance to stop the work."""
+        self._report(self._told)
 
     def _tell_check(self, done: int, cases: int) -> None:
         self._tell("check", 0, done, cases)
