@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from consortium.data.datalist import hospital_folders, read_datalist
-from consortium.errors import EnvironmentProblem, Refused, UsageError
+from consortium.errors import EnvironmentProblem, Incomplete, Refused, UsageError
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.jobs import SETTINGS, prepare_job
 from consortium.settings import Settings, load_settings, override, parse_settings, read_json_object
 from consortium.training.bundle import load_start
 from consortium.training.networks import network_config
+
+GRACE = 20.0
+"""Seconds that a hospital's process may be gone before the run is given up."""
 
 _POLL = 0.3  # seconds between two looks at the progress
 
@@ -79,14 +82,16 @@ class Simulation:
         Raises:
             UsageError: a folder, a hospital or a setting is wrong; nothing was started.
             Refused: the workspace is in use, or there is nothing to resume.
+            Incomplete: a hospital's process died; the closed rounds can be resumed.
             EnvironmentProblem: FLARE ended without a result.
         """
         workspace = self.workspace.resolve()
         folders = hospital_folders(self.data.resolve())
         settings = self._prepare(workspace, list(folders))
         with _lock(workspace) as lock:
-            for name in ("result.json", TROUBLE):
-                (workspace / name).unlink(missing_ok=True)
+            for name in ("result.json", TROUBLE, "hospitals/*/*/progress.json"):
+                for stale in workspace.glob(name):
+                    stale.unlink()
             process = start_simulator(
                 workspace / "job" / self.job.name,
                 hospitals=list(folders),
@@ -97,12 +102,15 @@ class Simulation:
                 environment=self.environment,
                 lock=lock,
             )
+            deaths = _Deaths(workspace)
             try:
                 while process.poll() is None:
-                    watch(_look(workspace, settings, list(folders)))
+                    view = _look(workspace, settings, list(folders))
+                    watch(view)
+                    deaths.look(view)
                     time.sleep(_POLL)
             finally:
-                _end(process)
+                _end(process, _look(workspace, settings, list(folders)))
         watch(_look(workspace, settings, list(folders)))
         if not (workspace / "result.json").is_file():
             raise _no_result(workspace, process.returncode)
@@ -182,6 +190,44 @@ def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View
     return View(settings, records, told)
 
 
+class _Deaths:
+    """Notices a hospital whose process is gone, for which FLARE would wait without end."""
+
+    def __init__(self, workspace: Path):
+        self._workspace = workspace
+        self._missed: dict[str, float] = {}
+
+    def look(self, view: View) -> None:
+        """Takes a look.
+
+        Raises:
+            Incomplete: `hospital-died`, some time after it did: at the end of a run hospitals end
+                before the orchestrator has written the result.
+        """
+        if (self._workspace / "result.json").is_file():
+            return
+        now = time.monotonic()
+        for name, said in view.hospitals.items():
+            if _lives(said["process"]):
+                self._missed.pop(name, None)
+            elif now - self._missed.setdefault(name, now) > GRACE:
+                raise Incomplete(
+                    "hospital-died",
+                    f"the process of {name} ended without a word after"
+                    f" {len(view.records)} closed rounds",
+                    str(self._workspace),
+                    "see whether memory ran out, then go on with --resume",
+                )
+
+
+def _lives(process: int) -> bool:
+    try:
+        # A process that ended and was not waited for has no command line any more.
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return not Path("/proc/self").exists()
+
+
 @contextlib.contextmanager
 def _lock(workspace: Path) -> Iterator[int]:
     """Holds the workspace, in this process and in FLARE's, for as long as one of them lives."""
@@ -195,7 +241,11 @@ def _lock(workspace: Path) -> Iterator[int]:
                 str(workspace),
                 "wait for its end, or end it",
             ) from None
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            # FLARE's processes share the lock, and some take a moment to go.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _no_result(workspace: Path, exit_code: int) -> EnvironmentProblem:
@@ -206,9 +256,13 @@ def _no_result(workspace: Path, exit_code: int) -> EnvironmentProblem:
     return EnvironmentProblem("no-result", told, log, "see the end of this log")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends FLARE's processes; the hospitals' end by themselves when their parent is gone."""
+def _end(process: subprocess.Popen[bytes], view: View) -> None:
+    """Ends FLARE's processes and the hospitals', which are leaders of groups of their own."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for said in view.hospitals.values():
+            if _lives(said["process"]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(said["process"], signal.SIGKILL)

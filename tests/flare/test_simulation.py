@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import JOB, TINY
 
 from consortium.data.datalist import read_datalist
+from consortium.errors import Incomplete
 from consortium.flare.simulator import ALLOWED_CLASSES
 from consortium.jobs import bundle_job
 from consortium.settings import override, read_json_object
@@ -151,6 +153,31 @@ def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(
     assert result["model_sha256"] == finished[0]["model_sha256"]
     digests = [record["result_sha256"] for record in read_rounds(workspace)]
     assert digests == [record["result_sha256"] for record in read_rounds(finished[1])]
+
+
+def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
+    finished, identified, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("consortium.simulation.GRACE", 1.0)
+    simulation = Simulation(
+        job=JOB,
+        data=identified,
+        workspace=tmp_path / "workspace",
+        assignments=THREE_ROUNDS,
+        smallest_group=1,
+    )
+    killed = []
+
+    def kill(view):
+        if view.records and not killed:
+            killed.append(view.hospitals["valley"]["process"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(Incomplete, match="error hospital-died: the process of valley ended"):
+        simulation.run(kill)
+    result = replace(simulation, resume=True, assignments=()).run()
+    assert result["complete"]
+    assert result["model_sha256"] == finished[0]["model_sha256"]
 
 
 def kill_all_below(process):

@@ -8,6 +8,7 @@ logs to the server unless the site forbids it; and an abort is obeyed within one
 import contextlib
 import json
 import logging
+import os
 import time
 import traceback
 from datetime import datetime
@@ -137,6 +138,7 @@ def write_progress(path: Path, progress: Progress) -> None:
                 "rounds": progress.rounds,
                 "step": progress.step,
                 "steps": progress.steps,
+                "process": os.getpid(),
             }
         ),
     )
