@@ -48,3 +48,22 @@ class FaultyExecutor(HospitalExecutor):
 
         hospital.train = spoiled
         return hospital
+
+
+class FadingExecutor(HospitalExecutor):
+    """Says that every model is worse than the one before."""
+
+    def _open(self, fl_ctx):
+        hospital = super()._open(fl_ctx)
+        train = Hospital.train.__get__(hospital)
+
+        def fading(base, number):
+            update = train(base, number)
+            score = update.metrics.validation.model_copy(
+                update={"dice": {"tumour": 1 / (2 + number)}}
+            )
+            metrics = update.metrics.model_copy(update={"validation": score})
+            return replace(update, metrics=metrics)
+
+        hospital.train = fading
+        return hospital

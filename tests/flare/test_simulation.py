@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import JOB, TINY
 
 from consortium.data.datalist import read_datalist
-from consortium.errors import Incomplete
-from consortium.flare.simulator import ALLOWED_CLASSES
+from consortium.errors import EnvironmentProblem, Incomplete
 from consortium.jobs import bundle_job
 from consortium.settings import override, read_json_object
 from consortium.simulation import Simulation
@@ -180,6 +179,38 @@ def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
     assert result["model_sha256"] == finished[0]["model_sha256"]
 
 
+def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(finished, identified, tmp_path):
+    start = finished[1] / "model"
+    workspace = tmp_path / "workspace"
+    changes = ["rounds=6", f"model.from={start}", "selection.keep=best", "selection.patience=1"]
+    result = Simulation(
+        job=job_with("FadingExecutor", tmp_path),
+        data=identified,
+        workspace=workspace,
+        assignments=[*TINY, *changes],
+        smallest_group=1,
+    ).run()
+    assert (result["complete"], result["reason"]) == (True, "")
+    assert (result["rounds"], result["best_round"]) == (2, 0)
+    kept = load_file(workspace / "model" / "models" / "model.safetensors")
+    before = load_file(start / "models" / "model.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
+    assert str(start) not in (workspace / "model" / "configs" / "metadata.json").read_text()
+
+
+def job_with(executor, tmp_path):
+    """The job, with an executor of `faulty_executor` that travels in its own code."""
+    job = tmp_path / "changed"
+    shutil.copytree(JOB, job)
+    custom = job / "app" / "custom"
+    custom.mkdir()
+    shutil.copy(Path(__file__).with_name("faulty_executor.py"), custom)
+    config = job / "app" / "config" / "config_fed_client.json"
+    ours = "consortium.flare.executor.HospitalExecutor"
+    config.write_text(config.read_text().replace(ours, f"faulty_executor.{executor}"))
+    return job
+
+
 def kill_all_below(process):
     """SIGKILL for FLARE's server process, then for the command; sites end without their parent."""
     listing = subprocess.run(
@@ -200,16 +231,7 @@ def kill_all_below(process):
 
 
 def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identified, tmp_path):
-    job = tmp_path / "faulty"
-    shutil.copytree(JOB, job)
-    custom = job / "app" / "custom"
-    custom.mkdir()
-    shutil.copy(Path(__file__).with_name("faulty_executor.py"), custom)
-    config = job / "app" / "config" / "config_fed_client.json"
-    text = config.read_text().replace(
-        "consortium.flare.executor.HospitalExecutor", "faulty_executor.FaultyExecutor"
-    )
-    config.write_text(text)
+    job = job_with("FaultyExecutor", tmp_path)
     workspace = tmp_path / "workspace"
     result = Simulation(
         job=job, data=identified, workspace=workspace, assignments=THREE_ROUNDS, smallest_group=1
@@ -302,8 +324,16 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
     assert result["model_sha256"] == finished[0]["model_sha256"]
 
 
-def test_a_job_of_ours_may_build_nothing_but_the_shells_and_flares_rounds():
-    assert ALLOWED_CLASSES == [
-        "consortium.flare.",
-        "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
-    ]
+def test_a_job_may_build_nothing_but_the_shells_and_flares_rounds(identified, tmp_path):
+    job = tmp_path / "greedy"
+    shutil.copytree(JOB, job)
+    config = job / "app" / "config" / "config_fed_server.json"
+    content = read_json_object(config)
+    content["components"].append({"id": "more", "path": "consortium.files.Path", "args": {}})
+    config.write_text(json.dumps(content))
+    workspace = tmp_path / "workspace"
+    simulation = Simulation(job=job, data=identified, workspace=workspace, assignments=TINY)
+    with pytest.raises(EnvironmentProblem, match="error no-result: FLARE ended without a result"):
+        simulation.run()
+    log = (workspace / "federation.log").read_text()
+    assert "'consortium.files.Path' at config path 'components.#5' is not in allow_list" in log

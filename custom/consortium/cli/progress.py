@@ -100,20 +100,18 @@ class _TimeLeft:
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
+        self._done: dict[str, float] = {}
 
     def left(self, view: View) -> float | None:
         """Seconds, or None while too little is known."""
         rounds = view.settings.rounds
-        done = [
-            said["round"]
-            + said["step"] / max(1, said["steps"])
-            + rounds * (said["stage"] == "alone")
-            for said in view.hospitals.values()
-            if said["stage"] in ("train", "alone")
-        ]
-        if not done or len(done) < len(view.hospitals):
+        for name, said in view.hospitals.items():
+            if said["stage"] in ("train", "alone"):
+                step = said["step"] / max(1, said["steps"])
+                self._done[name] = said["round"] + step + rounds * (said["stage"] == "alone")
+        if not self._done or len(self._done) < len(view.hospitals):
             return None
-        slowest, now = min(done), time.monotonic()
+        slowest, now = min(self._done.values()), time.monotonic()
         if self._first is None:
             self._first = (now, slowest)
         moved = slowest - self._first[1]
