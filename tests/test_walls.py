@@ -43,3 +43,8 @@ def test_the_walls_hold(path):
 def test_the_walls_are_looked_at():
     assert len(MODULES) > 30
     assert any(within(name, "nvflare") for path in MODULES for name in imported(path))
+
+
+def test_every_room_is_a_package_so_that_an_installation_holds_it():
+    rooms = {path.parent for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")}
+    assert not [room for room in rooms if not (room / "__init__.py").is_file()]
