@@ -21,7 +21,6 @@ from consortium.update import (
     failure_of,
     layout_of,
     pack,
-    score_unless_small,
     unpack,
     update_from_wire,
     update_to_wire,
@@ -199,14 +198,6 @@ def test_the_layout_follows_the_declared_rules():
     }
 
 
-def test_a_metric_over_few_patients_is_withheld():
-    assert score_unless_small({"tumour": 0.7}, 5, 5).dice == {"tumour": 0.7}
-    small = score_unless_small({"tumour": 0.7}, 4, 5)
-    assert (small.dice, small.withheld) == (None, "fewer than 5 patients")
-    assert small.patients is None
-    assert "0.7" not in small.model_dump_json()
-
-
 @pytest.mark.parametrize(
     "score",
     [
@@ -229,6 +220,11 @@ def test_a_score_that_is_not_the_jobs_is_refused(score):
         {"withheld": "fewer than 5 patients", "patients": 3, "dice": {"tumour": 0.5}},
         {"patients": 9},
         {"dice": {"tumour": 0.5}},
+        {"withheld": "fewer than 5 patients", "interval": {"tumour": [0.4, 0.6]}},
+        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"core": [0.4, 0.6]}},
+        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"tumour": [0.6, 0.4]}},
+        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"tumour": [0.4, 1.6]}},
+        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"tumour": [0.4, 0.5, 0.6]}},
         {},
     ],
 )

@@ -22,6 +22,7 @@ from torch import Tensor
 from consortium.errors import ConsortiumError
 
 State = Mapping[str, Tensor]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 _SAFE_CODE = re.compile(r"[a-z][a-z-]{1,40}")
 
 
@@ -95,31 +96,32 @@ class Score(BaseModel):
     Attributes:
         patients: number of patients; null where withheld.
         dice: mean over these patients of each structure's Dice; null where withheld.
+        interval: 95 % bootstrap interval of each of these means; null where withheld, and for one
+            patient.
         withheld: why nothing is said of so few patients, in these words alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     patients: Annotated[int, Field(ge=1)] | None = None
-    dice: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    dice: dict[str, Fraction] | None = None
+    interval: dict[str, Annotated[list[Fraction], Field(min_length=2, max_length=2)]] | None = None
     withheld: Annotated[str, Field(pattern=r"^fewer than \d{1,6} patients$")] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Score":
         if len({self.dice is None, self.patients is None, self.withheld is not None}) > 1:
             raise ValueError("either dice and patients or withheld")
+        if self.interval is not None:
+            if self.dice is None or self.interval.keys() != self.dice.keys():
+                raise ValueError("an interval of each Dice or of none")
+            if any(low > high for low, high in self.interval.values()):
+                raise ValueError("an interval from its lower to its upper end")
         return self
 
     @property
     def mean_dice(self) -> float | None:
         """Mean over the structures, or None where withheld."""
         return sum(self.dice.values()) / len(self.dice) if self.dice else None
-
-
-def score_unless_small(dice: Mapping[str, float], patients: int, smallest_group: int) -> Score:
-    """A score, withheld where it is over fewer patients than a hospital lets out."""
-    if patients < smallest_group:
-        return Score(withheld=f"fewer than {smallest_group} patients")
-    return Score(patients=patients, dice=dict(dice))
 
 
 class Metrics(BaseModel):

@@ -4,7 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consortium.training.scores import dice, hausdorff95, score_case, summarise
+from consortium.training.scores import (
+    dice,
+    group_score,
+    hausdorff95,
+    score_case,
+    summarise,
+)
 
 
 def block(*slices: slice, size: int = 12) -> torch.Tensor:
@@ -80,3 +86,22 @@ def test_patients_without_a_score_are_left_out_and_one_patient_has_no_interval()
     summary = summarise([None, 0.5])
     assert (summary.cases, summary.mean, summary.median, summary.interval) == (1, 0.5, 0.5, None)
     assert summarise([0.5, 0.5]).interval == (0.5, 0.5)
+
+
+def test_a_score_over_few_patients_is_withheld():
+    patients = [[{"tumour": value}] for value in (0.6, 0.7, 0.8, 0.9, 0.5)]
+    value, told = group_score(patients, 5)
+    assert (value, told.patients, told.dice) == (pytest.approx(0.7), 5, {"tumour": value})
+    [low, high] = told.interval["tumour"]
+    assert 0.5 < low < 0.7 < high < 0.9
+    value, small = group_score(patients[:4], 5)
+    assert value == pytest.approx(0.75)
+    assert (small.dice, small.interval, small.patients) == (None, None, None)
+    assert small.withheld == "fewer than 5 patients"
+    assert "0.7" not in small.model_dump_json()
+
+
+def test_scans_of_one_patient_count_as_one_patient():
+    value, told = group_score([[{"a": 0.0}, {"a": 1.0}], [{"a": 1.0}]], 1)
+    assert (value, told.patients) == (0.75, 2)
+    assert group_score([[{"a": 0.5}]], 1)[1].interval is None

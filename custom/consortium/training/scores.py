@@ -6,13 +6,15 @@ HD95 of two empty masks is 0 mm; where only one is empty there is no distance, a
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance
+
+from consortium.update import Score
 
 RESAMPLES = 10_000
 
@@ -142,3 +144,31 @@ def summarise(values: Iterable[float | None], seed: int = 0) -> Summary:
         low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
         interval = (float(low), float(high))
     return Summary(len(scores), float(scores.mean()), float(np.median(scores)), interval)
+
+
+def group_score(
+    patients: Sequence[Sequence[Mapping[str, float]]], smallest_group: int
+) -> tuple[float, Score]:
+    """The mean Dice over patients, for the hospital's own use, and what of it may leave.
+
+    Args:
+        patients: for each patient the Dice of each scan, by structure; at least one.
+        smallest_group: a score over fewer patients is withheld.
+
+    Returns:
+        The mean over patients and structures, and the score that may be sent.
+    """
+    summaries = {
+        name: summarise(float(np.mean([scan[name] for scan in scans])) for scans in patients)
+        for name in patients[0][0]
+    }
+    means = {name: float(said.mean or 0.0) for name, said in summaries.items()}
+    value = sum(means.values()) / len(means)
+    if len(patients) < smallest_group:
+        return value, Score(withheld=f"fewer than {smallest_group} patients")
+    intervals = {
+        name: [min(1.0, max(0.0, end)) for end in said.interval]
+        for name, said in summaries.items()
+        if said.interval is not None
+    }
+    return value, Score(patients=len(patients), dice=means, interval=intervals or None)

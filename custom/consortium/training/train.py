@@ -26,7 +26,7 @@ from consortium.seeds import derive_seed
 from consortium.settings import Settings
 from consortium.training.inference import PreparedCase, load_case, predict_case
 from consortium.training.networks import build_network
-from consortium.training.scores import score_case
+from consortium.training.scores import group_score, score_case
 from consortium.update import (
     Metrics,
     Rule,
@@ -36,7 +36,6 @@ from consortium.update import (
     difference,
     digest,
     layout_of,
-    score_unless_small,
 )
 
 
@@ -105,7 +104,7 @@ class Hospital:
                 )
         self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
         self._cohort = Cohort(self._split.training, settings.data, progress=self._tell_check)
-        self._validation: list[PreparedCase] | None = None
+        self._validation: list[tuple[str, PreparedCase]] | None = None
         self._network = build_network(settings).to(device)
         if settings.data.spatial_dims == 2:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -218,8 +217,8 @@ class Hospital:
         if not cases:
             return 0.0, None
         names = list(self._settings.data.labels)
-        totals = dict.fromkeys(names, 0.0)
-        for done, case in enumerate(cases):
+        found: dict[str, list[dict[str, float]]] = {}
+        for done, (patient, case) in enumerate(cases):
             self._tell(stage, round_number, done, len(cases))
             predicted = predict_case(
                 self._network, case, self._settings, self._device, self._tell_batch
@@ -228,19 +227,15 @@ class Hospital:
             scores = score_case(
                 predicted, case.label_original, case.spacing_original, names, surface=False
             )
-            for name in names:
-                totals[name] += scores["dice"][name]
-        means = {name: total / len(cases) for name, total in totals.items()}
-        patients = len({case.patient for case in self._split.validation})
-        value = sum(means.values()) / len(means)
-        return value, score_unless_small(means, patients, self._site.smallest_group)
+            found.setdefault(patient, []).append(scores["dice"])
+        return group_score(list(found.values()), self._site.smallest_group)
 
-    def _validation_cases(self) -> list[PreparedCase]:
+    def _validation_cases(self) -> list[tuple[str, PreparedCase]]:
         if self._validation is None:
-            loaded: list[PreparedCase] = []
+            loaded: list[tuple[str, PreparedCase]] = []
             for case in self._split.validation:
                 self._tell_check(len(loaded), len(self._split.validation))
-                loaded.append(load_case(self._settings, case.image, case.label))
+                loaded.append((case.patient, load_case(self._settings, case.image, case.label)))
             self._validation = loaded
         return self._validation
 
