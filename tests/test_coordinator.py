@@ -50,7 +50,7 @@ class Federation:
     def rest(self):
         while self.coordinator.rounds_done < self.settings.rounds:
             self.round()
-        model = self.coordinator.model
+        model = self.coordinator.final_model
         answers = {name: hospital.validate(model) for name, hospital in self.hospitals.items()}
         self.coordinator.answer(FINAL, answers)
         return self.coordinator.finish()
@@ -80,9 +80,13 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
     assert all(0 <= row["shared"]["dice"]["tumour"] <= 1 for row in rows.values())
 
 
-def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(generated, tmp_path, tiny):
-    undisturbed = Federation(generated, tmp_path / "a", tiny("rounds=3")).rest()
-    killed = Federation(generated, tmp_path / "b", tiny("rounds=3"))
+@pytest.mark.parametrize("keep", ["average", "last"])
+def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(
+    generated, tmp_path, tiny, keep
+):
+    settings = tiny("rounds=3", f"selection.keep={keep}", "selection.share=1.0")
+    undisturbed = Federation(generated, tmp_path / "a", settings).rest()
+    killed = Federation(generated, tmp_path / "b", settings)
     killed.round()
     killed.start()
     assert killed.coordinator.rounds_done == 1
@@ -93,6 +97,29 @@ def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(generated, 
     assert resumed["complete"]
     assert resumed["model_sha256"] == undisturbed["model_sha256"]
     assert resumed["hospitals"] == undisturbed["hospitals"]
+
+
+def test_the_run_leaves_the_mean_of_its_last_models(generated, tmp_path, tiny):
+    settings = tiny("rounds=4", "selection.share=0.5")
+    federation = Federation(generated, tmp_path, settings)
+    models = []
+    for _ in range(4):
+        federation.round()
+        models.append(federation.coordinator.model)
+    result = federation.rest()
+    left = load_file(tmp_path / "results" / "model" / "models" / "model.safetensors")
+    for name, tensor in left.items():
+        third, fourth = models[2][name], models[3][name]
+        if tensor.is_floating_point():
+            assert torch.equal(tensor, ((third.double() + fourth.double()) / 2).float())
+        else:
+            assert torch.equal(tensor, fourth)
+    assert not torch.equal(
+        left["0.model.0.conv.unit0.conv.weight"], models[3]["0.model.0.conv.unit0.conv.weight"]
+    )
+    # What the hospitals scored is what the run leaves.
+    scored = federation.hospitals["north"].validate(left).validation
+    assert result["final"]["metrics"]["north"]["validation"]["dice"] == scored.dice
 
 
 def nan_from(name):

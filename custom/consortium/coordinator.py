@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from consortium.aggregation.intake import Intake
+from consortium.aggregation.model_average import ModelAverage, first_averaged
 from consortium.errors import ConsortiumError, Refused
 from consortium.files import write_json, write_text
 from consortium.orchestration.journal import Entry, Journal
@@ -84,6 +85,7 @@ class Coordinator:
         self.run = Run(study.run, study.job, list(study.hospitals), settings.rounds)
         self._selection = Selection(settings.selection.keep, settings.selection.patience)
         self._intake = Intake(settings, self._layout)
+        self._average = ModelAverage()
         self._cross_site: dict[str, dict[str, Any]] = {}
         self._final_score: float | None = None
         entry = self._journal.read()
@@ -119,6 +121,9 @@ class Coordinator:
         self.run.records = list(entry.records)
         self._selection = Selection.from_dict(entry.selection)
         self.run.stopped_early = entry.stopped_early
+        if entry.average:
+            sums = load_state(self._journal.folder / entry.average, ModelAverage.blank(fresh))
+            self._average = ModelAverage(self.rounds_done - self._averaged_from, sums)
 
     @property
     def settings(self) -> Settings:
@@ -129,6 +134,18 @@ class Coordinator:
     def rounds_done(self) -> int:
         """Closed rounds; also the number of the model that is handed out next."""
         return len(self.run.records)
+
+    @property
+    def final_model(self) -> Mapping[str, Tensor]:
+        """The model that is scored at the end: the average where the job keeps it, else the last.
+
+        A run that is broken off before the rounds that are averaged has only its last model.
+        """
+        return self._average.mean(self._start) if self._average.count else self.model
+
+    @property
+    def _averaged_from(self) -> int:
+        return first_averaged(self.run.rounds, self._study.settings.selection.share)
 
     @property
     def start_model(self) -> Mapping[str, Tensor]:
@@ -201,15 +218,20 @@ class Coordinator:
         files = {_model_file(number + 1): self.model}
         if number == 0:
             files[self._start_file] = self._start
-        former = self._best_file
+        former, average = self._best_file, self._average
         if verdict.best:
             self._best_file = _model_file(number)
+        if self._study.settings.selection.keep == "average" and number >= self._averaged_from:
+            self._average = ModelAverage(average.count, average.sums)
+            self._average.add(self.model)
+            files[_average_file(number + 1)] = self._average.sums
         try:
             self._write_journal(files)
         except ConsortiumError:
             # The round did not happen: what is written now must not say that it did.
             self.run.records.pop()
             self.model, self._model_sha256, self._best_file = base, base_sha256, former
+            self._average = average
             raise
         self._write_rounds()
         self._curves.round(record.to_dict())
@@ -309,7 +331,7 @@ class Coordinator:
             "versions": _versions(),
             "hospitals": self._hospital_rows(),
             "rounds": self.rounds_done,
-            "best_round": self._kept()[0] if records else None,
+            "best_round": self._kept() if records else None,
             "model_sha256": model_sha256,
             "settings": self._dump_settings(),
         }
@@ -329,7 +351,7 @@ class Coordinator:
         write_text(self._results / "rounds.jsonl", "".join(f"{line}\n" for line in lines))
 
     def _hospital_rows(self) -> list[dict[str, Any]]:
-        shared = self.run.scores_of_model(self._kept()[0])
+        shared = self.run.scores_of_model(self._kept())
         rows = []
         for name in self._study.hospitals:
             training = [record.cases[name] for record in self.run.records if name in record.cases]
@@ -348,15 +370,16 @@ class Coordinator:
             )
         return rows
 
-    def _kept(self) -> tuple[int, str]:
-        """The model that the run leaves: the rounds behind it, and its file in the journal."""
-        if self._study.settings.selection.keep == "last":
-            return self.rounds_done, _model_file(self.rounds_done)
-        return self._selection.best_model, self._best_file
+    def _kept(self) -> int:
+        """The rounds behind the model that the run leaves."""
+        if self._study.settings.selection.keep == "best":
+            return self._selection.best_model
+        return self.rounds_done
 
     def _write_model(self) -> str:
-        number, file = self._kept()
-        kept = load_state(self._journal.folder / file, self._start)
+        number, kept = self._kept(), self.final_model
+        if self._study.settings.selection.keep == "best":
+            kept = load_state(self._journal.folder / self._best_file, self._start)
         # Where the run started from is a path at the orchestrator, and nobody else's business.
         settings = self._study.settings.model_copy(update={"model": Model()})
         return write_bundle(
@@ -382,6 +405,7 @@ class Coordinator:
                 model_sha256=self._model_sha256,
                 best=self._best_file,
                 start=self._start_file,
+                average=_average_file(self.rounds_done) if self._average.count else "",
                 stopped_early=self.run.stopped_early,
             ),
             {name: _writer(state) for name, state in models.items()},
@@ -397,6 +421,10 @@ def _writer(state: Mapping[str, Tensor]) -> Any:
 
 def _model_file(number: int) -> str:
     return f"model-{number:06d}.safetensors"
+
+
+def _average_file(number: int) -> str:
+    return f"average-{number:06d}.safetensors"
 
 
 def _scores(metrics: Mapping[str, Metrics]) -> dict[str, HospitalScore]:

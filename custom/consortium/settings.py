@@ -125,18 +125,21 @@ class Selection(_Section):
     """Which round's model is kept.
 
     Attributes:
-        keep: the `last`, or the `best` by the mean Dice over all validation patients; a score on
-            the patients that chose the model is too good, the more so the fewer they are.
+        keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
+            Dice over all validation patients; a score on the patients that chose the model is too
+            good, the more so the fewer they are.
+        share: of the rounds, whose models are averaged; the last ones, at least one.
         patience: rounds without a better score after which the run stops, where the best is kept;
             0 never stops early.
     """
 
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["average", "best", "last"] = "average"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
     patience: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> "Selection":
-        if self.patience and self.keep == "last":
+        if self.patience and self.keep != "best":
             raise ValueError('patience needs keep to be "best"')
         return self
 

@@ -1,4 +1,4 @@
-"""The workflow after the rounds: the last model is scored, and what else the job asks.
+"""The workflow after the rounds: the final model is scored, and what else the job asks.
 
 Every hospital of the study is asked; whoever does not answer is on record.
 """
@@ -25,8 +25,8 @@ from consortium.update import Failure, Metrics, digest
 
 
 class Assessment(StudyPart, Controller):
-    """Scores the last model at every hospital; then, where the job asks, the baseline and the
-    cross-site evaluation.
+    """Scores the model that the run leaves at every hospital; then, where the job asks, the
+    baseline and the cross-site evaluation.
 
     Args:
         study: id of the `StudyRun` component.
@@ -63,7 +63,7 @@ class Assessment(StudyPart, Controller):
     def _assess(self, coordinator: Coordinator, abort: Signal, fl_ctx: FLContext) -> None:
         settings = coordinator.settings
         ask = _Questions(self, coordinator.run.hospitals, self._timeout, abort, fl_ctx)
-        answers = ask.model(executor.VALIDATE, coordinator.model)
+        answers = ask.model(executor.VALIDATE, coordinator.final_model)
         if abort.triggered:
             return
         coordinator.answer(FINAL, _metrics(answers))

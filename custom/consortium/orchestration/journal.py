@@ -30,6 +30,7 @@ class Entry:
         model_sha256: its digest.
         best: file name of the best model, the same file where it is the last one.
         start: file name of the model that the first round started from.
+        average: file name of the sum of the models that are averaged, or "".
         stopped_early: whether the selection has ended the run.
     """
 
@@ -41,6 +42,7 @@ class Entry:
     model_sha256: str = ""
     best: str = ""
     start: str = ""
+    average: str = ""
     stopped_early: bool = False
 
 
@@ -78,11 +80,12 @@ class Journal:
                 "model_sha256": entry.model_sha256,
                 "best": entry.best,
                 "start": entry.start,
+                "average": entry.average,
                 "stopped_early": entry.stopped_early,
             },
         )
         for stale in (*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")):
-            if stale.name not in (entry.model, entry.best, entry.start):
+            if stale.name not in (entry.model, entry.best, entry.start, entry.average):
                 stale.unlink()
 
     def read(self) -> Entry | None:

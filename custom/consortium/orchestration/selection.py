@@ -38,14 +38,14 @@ class Selection:
     """Chooses the best model of a run.
 
     Args:
-        keep: `best` by score, later models winning ties, or always the `last`.
+        keep: `best` by score, later models winning ties; otherwise always the last one.
         patience: models without a new best after which to stop; 0 never stops.
         best_model: number of the best model so far; -1 at the start.
         best_scores: its scores by hospital.
         since_best: models seen since.
     """
 
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["average", "best", "last"] = "last"
     patience: int = 0
     best_model: int = -1
     best_scores: dict[str, HospitalScore] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Selection:
             scores: by hospital; hospitals that withhold theirs are absent.
         """
         common = scores.keys() & self.best_scores.keys()
-        if self.keep == "last" or not self.best_scores:
+        if self.keep != "best" or not self.best_scores:
             best = True
         elif not common:
             best = False
