@@ -104,13 +104,18 @@ class Hospital:
                     finding.code, finding.detail, finding.file, "see consortium check-data"
                 )
         self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
-        self._cohort = Cohort(self._split.training, settings.data, progress=self._tell_check)
+        self._cohort: Cohort | None = None
         self._validation: list[tuple[str, PreparedCase]] | None = None
         self._network = build_network(settings).to(device)
         if settings.data.spatial_dims == 2:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
         self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
+
+    @property
+    def own_model(self) -> Path:
+        """Where the model that the hospital trained alone lies."""
+        return self._site.state / "alone.safetensors"
 
     def train(self, base: State, round_number: int, *, keep: bool = True) -> Update:
         """Answers a round: scores the base, trains from it, and returns the change.
@@ -152,7 +157,7 @@ class Hospital:
 
         The same rule chooses it as chooses the shared model: the average of the last rounds, the
         last round, or the best one by the hospital's own validation patients. The model stays at
-        the hospital, as `alone.safetensors`.
+        the hospital, at `own_model`.
 
         Args:
             start: the model that the shared one started from too.
@@ -175,7 +180,7 @@ class Hospital:
                 value, score = self._measure(round_number, "alone")
                 if value >= best[0] or keep != "best":
                     best = (value, score)
-                    self._save("alone.safetensors", self._network.state_dict())
+                    self._save(self.own_model.name, self._network.state_dict())
         return Metrics(seconds=time.monotonic() - started, validation=best[1])
 
     def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
@@ -183,7 +188,7 @@ class Hospital:
         plan = self._settings.training
         seed = derive_seed(self._settings.seed, *randomness)
         torch.manual_seed(seed)
-        batches = self._cohort.batches(plan.batch, seed)
+        batches = self._training_cohort().batches(plan.batch, seed)
         dice_loss = DiceLoss(sigmoid=True, batch=True)
         optimiser = torch.optim.AdamW(
             self._network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -238,6 +243,12 @@ class Hospital:
             )
             found.setdefault(patient, []).append(scores["dice"])
         return group_score(list(found.values()), self._site.smallest_group)
+
+    def _training_cohort(self) -> Cohort:
+        if self._cohort is None:
+            data = self._settings.data
+            self._cohort = Cohort(self._split.training, data, progress=self._tell_check)
+        return self._cohort
 
     def _validation_cases(self) -> list[tuple[str, PreparedCase]]:
         if self._validation is None:

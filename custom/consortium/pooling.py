@@ -1,0 +1,116 @@
+"""The reference that no federation has: one model trained on all hospitals' patients in one place.
+
+Only where all folders lie on one machine, in a simulation or a benchmark. The pooled model has the
+same settings, starts from the same weights and is kept by the same rule as the shared one.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consortium.data.datalist import read_datalist, split_cases
+from consortium.files import whole_folder, write_json
+from consortium.seeds import derive_seed
+from consortium.settings import Settings
+from consortium.training.networks import build_network
+from consortium.training.train import Hospital, Progress, Site
+from consortium.update import Score
+
+POOLED = "pooled"
+CPU = torch.device("cpu")
+
+
+def pool_hospitals(folders: Mapping[str, Path], out: Path, settings: Settings) -> None:
+    """Writes a folder that lists the cases of all hospitals; the scans are linked, not copied.
+
+    A patient is on the side of the split that its own hospital puts it on.
+
+    Args:
+        folders: of the hospitals, by name.
+        out: the folder to write; appears whole or not at all.
+        settings: of the job.
+    """
+    lists = {name: read_datalist(folder) for name, folder in folders.items()}
+    first = next(iter(lists.values()))
+    entries: dict[str, list[dict[str, str | list[str]]]] = {"training": [], "validation": []}
+    with whole_folder(out) as beside:
+        for name, datalist in sorted(lists.items()):
+            (beside / name).symlink_to(datalist.folder.resolve(), target_is_directory=True)
+            split = split_cases(datalist, settings.data.validation_fraction)
+            for side, cases in (("training", split.training), ("validation", split.validation)):
+                entries[side] += [
+                    {
+                        "patient": f"{name}/{case.patient}",
+                        "image": _inside(name, datalist.folder, case.image),
+                        "label": _inside(name, datalist.folder, case.label),
+                    }
+                    for case in cases
+                ]
+        write_json(
+            beside / "dataset.json",
+            {
+                "modality": {str(index): channel for index, channel in enumerate(first.channels)},
+                "labels": {str(value): label for value, label in first.labels.items()},
+                **entries,
+            },
+        )
+
+
+def _inside(name: str, folder: Path, path: Path | tuple[Path, ...]) -> str | list[str]:
+    if isinstance(path, tuple):
+        return [f"{name}/{part.relative_to(folder)}" for part in path]
+    return f"{name}/{path.relative_to(folder)}"
+
+
+def train_pooled(
+    folders: Mapping[str, Path],
+    settings: Settings,
+    workspace: Path,
+    *,
+    steps: int | None = None,
+    device: torch.device = CPU,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Tensor]:
+    """Trains the pooled model.
+
+    Args:
+        folders: of the hospitals, by name.
+        settings: of the job.
+        workspace: for the joined folder and the model.
+        steps: optimiser steps a round; by default as many as all hospitals take together, so that
+            as many samples are seen as in the federation.
+        device: where to train.
+        report: see `Hospital`.
+
+    Returns:
+        The model's state, on the CPU.
+    """
+    steps = settings.training.local_steps * len(folders) if steps is None else steps
+    training = settings.training.model_copy(update={"local_steps": steps})
+    settings = settings.model_copy(update={"training": training})
+    pool_hospitals(folders, workspace / "data", settings)
+    site = Site(POOLED, workspace / "data", workspace / "state")
+    hospital = Hospital(site, settings, device=device, report=report)
+    start = build_network(settings, seed=derive_seed(settings.seed, "model")).state_dict()
+    hospital.train_alone(start, settings.rounds)
+    return load_file(hospital.own_model)
+
+
+def score_at_hospitals(
+    model: Mapping[str, Tensor],
+    folders: Mapping[str, Path],
+    settings: Settings,
+    workspace: Path,
+    *,
+    smallest_group: int,
+    device: torch.device = CPU,
+) -> dict[str, Score | None]:
+    """Scores a model on each hospital's validation patients, as the hospital itself would."""
+    scores = {}
+    for name, folder in folders.items():
+        site = Site(name, folder, workspace / "state" / name, smallest_group=smallest_group)
+        scores[name] = Hospital(site, settings, device=device).validate(model).validation
+    return scores
