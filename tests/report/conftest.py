@@ -1,18 +1,36 @@
-"""A run as its files say it: two rounds of three hospitals, with a refusal and a failure."""
+"""Runs as their files say them: two rounds of three hospitals, with a refusal and a failure, and
+as large a run as the page is made for.
+"""
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 from tests.conftest import JOB
 
+from consortium.report.pictures import Picture, side_by_side
 from consortium.settings import read_json_object
 
 NAMES = ["east", "north", "west"]
 
 
-def score(value, patients=8):
-    return {"patients": patients, "dice": {"tumour": value}, "withheld": None}
+def score(value, patients=8, interval=None):
+    intervals = {"tumour": list(interval)} if interval else None
+    return {
+        "patients": patients,
+        "dice": {"tumour": value},
+        "interval": intervals,
+        "withheld": None,
+    }
 
 
-WITHHELD = {"patients": None, "dice": None, "withheld": "fewer than 5 patients"}
+WITHHELD = {
+    "patients": None,
+    "dice": None,
+    "interval": None,
+    "withheld": "fewer than 5 patients",
+}
 
 
 def said(loss, validation):
@@ -65,20 +83,23 @@ def run():
             {
                 "name": "east",
                 "cases": {"training": 10, "validation": 8},
-                "alone": score(0.5),
-                "shared": score(0.75),
+                "alone": score(0.5, 8, (0.25, 0.625)),
+                "shared": score(0.75, 8, (0.5, 0.875)),
+                "pooled": None,
             },
             {
                 "name": "north",
                 "cases": {"training": 20, "validation": 24},
-                "alone": score(0.625, 24),
-                "shared": score(0.5, 24),
+                "alone": score(0.625, 24, (0.5, 0.75)),
+                "shared": score(0.5, 24, (0.375, 0.625)),
+                "pooled": None,
             },
             {
                 "name": "west",
                 "cases": {"training": 4, "validation": None},
                 "alone": WITHHELD,
                 "shared": WITHHELD,
+                "pooled": None,
             },
         ],
         "rounds": 2,
@@ -88,3 +109,58 @@ def run():
     }
     final = {"metrics": {"east": said(None, score(0.75)), "north": said(None, score(0.5, 24))}}
     return {"result": result, "rounds": rounds, "final": final | {"score": 0.5625}}
+
+
+def large_run(run, hospitals, rounds, cross_site=False):
+    """A run of many hospitals that answer, fail, are late or refused in turn."""
+    names = [f"hospital-{number:02d}" for number in range(hospitals)]
+    row = run["result"]["hospitals"][0]
+    states = ("answered", "refused", "answered", "late", "lost")
+    records = []
+    for number in range(rounds):
+        state = {name: states[(number + k) % len(states)] for k, name in enumerate(names)}
+        records.append(
+            record(
+                number,
+                [name for name in names if state[name] == "answered"],
+                metrics={
+                    name: said(1 / (1 + number + k), score((number + k) % 100 / 100))
+                    for k, name in enumerate(names)
+                },
+                refused=[
+                    {"hospital": name, "tensor": f"model.{number}.{name}", "code": "not-finite"}
+                    for name in names
+                    if state[name] == "refused"
+                ],
+                late=[name for name in names if state[name] == "late"],
+                lost=[name for name in names if state[name] == "lost"],
+            )
+            | {"asked": names}
+        )
+    shared = score(0.75, 8, (0.5, 0.875))
+    result = run["result"] | {
+        "hospitals": [row | {"name": name, "pooled": shared} for name in names],
+        "rounds": rounds,
+        "best_round": rounds,
+    }
+    if cross_site:
+        result["cross_site"] = {name: dict.fromkeys(names, shared) for name in names}
+    final = {"metrics": {name: said(None, shared) for name in names}, "score": 0.75}
+    return {"result": result, "rounds": records, "final": final}
+
+
+def picture(hospital, number=0, size=96):
+    """As a generated scan looks to a PNG: noise, which does not shrink."""
+    scan = np.random.default_rng(number).normal(100, 20, (size, size))
+    truth, predicted = np.zeros((2, size, size), bool)
+    truth[20:50, 20:50] = predicted[25:55, 25:55] = True
+    return Picture(
+        hospital=hospital,
+        title=f"{hospital}, scan {number}",
+        caption="The true outline is blue.",
+        png=side_by_side(scan, truth, predicted),
+    )
+
+
+def open_picture(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

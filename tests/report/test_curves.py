@@ -1,7 +1,9 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tests.report.conftest import picture, score
 
-from consortium.report.curves import CurveWriter
+from consortium.report.curves import CurveWriter, write_pictures
 
 
 def read(folder):
@@ -51,11 +53,50 @@ def test_the_common_curves_say_the_score_and_who_took_part(run, tmp_path):
     assert told["hospitals/refused"] == [(1, 0), (2, 1)]
 
 
-def test_hyper_parameters_stand_with_their_result(run, tmp_path):
+def test_the_models_it_is_compared_with_are_level_lines_beside_the_curve(run, tmp_path):
+    run["result"]["hospitals"][1]["pooled"] = score(0.875, 24)
+    write(tmp_path, run)
+    assert scalars(tmp_path / "north" / "alone") == {
+        "dice_validation/tumour": [(0, 0.625), (2, 0.625)],
+        "dice_validation/mean": [(0, 0.625), (2, 0.625)],
+    }
+    pooled = scalars(tmp_path / "north" / "pooled")
+    assert pooled["dice_validation/mean"] == [(0, 0.875), (2, 0.875)]
+    # (8 x 0.5 + 24 x 0.625) / 32; not every hospital has a pooled score.
+    together = scalars(tmp_path / "global" / "alone")
+    assert together == {"dice_validation/mean": [(0, 0.59375), (2, 0.59375)]}
+    assert not (tmp_path / "global" / "pooled").exists()
+    assert not (tmp_path / "west" / "alone").exists()
+
+
+def test_hyper_parameters_stand_with_their_results(run, tmp_path):
     write(tmp_path, run)
     said = read(tmp_path / "global").PluginTagToContent("hparams")
-    assert b"training.learning_rate" in said["_hparams_/session_start_info"]
-    assert scalars(tmp_path / "global")["hparam/dice_validation"] == [(2, 0.5625)]
+    start = HParamsPluginData.FromString(said["_hparams_/session_start_info"]).session_start_info
+    training = run["result"]["settings"]["training"]
+    rate = start.hparams["training.learning_rate"].number_value
+    assert rate == pytest.approx(training["learning_rate"])
+    assert start.hparams["network.name"].string_value == "unet"
+    experiment = HParamsPluginData.FromString(said["_hparams_/experiment"]).experiment
+    results = {info.name.tag for info in experiment.metric_infos}
+    assert results == {"hparam/dice_shared", "hparam/dice_alone"}
+    told = scalars(tmp_path / "global")
+    assert told["hparam/dice_shared"] == [(2, 0.5625)]
+    assert told["hparam/dice_alone"] == [(2, 0.59375)]
+
+
+def test_pictures_are_read_back_to_the_byte_and_once(run, tmp_path):
+    write(tmp_path, run)
+    shown = [picture("north", 1), picture("east", 2)]
+    write_pictures(tmp_path, [picture("west")], 1)
+    write_pictures(tmp_path, shown, 2)
+    images = read(tmp_path / "global" / "pictures")
+    assert set(images.Tags()["images"]) == {"pictures/north", "pictures/east"}
+    for expected in shown:
+        [event] = images.Images(f"pictures/{expected.hospital}")
+        assert event.encoded_image_string == expected.png
+        assert (event.step, event.width, event.height) == (2, 3 * 288 + 8, 288)
+    assert scalars(tmp_path / "global")["dice_validation/mean"]
 
 
 def test_a_round_is_on_disk_when_it_is_closed(run, tmp_path):

@@ -19,11 +19,14 @@ from consortium.errors import Incomplete, Refused
 from consortium.files import write_text
 from consortium.generator.dataset import generate
 from consortium.jobs import find_job
+from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
-from consortium.report.pictures import side_by_side
+from consortium.report.pictures import Picture, side_by_side
+from consortium.settings import Settings
 from consortium.simulation import Simulation
 from consortium.training.bundle import load_bundle
 from consortium.training.inference import load_case, predict_case
+from consortium.training.scores import dice
 
 app = typer.Typer(add_completion=False)
 _MARK = "made-by-demo"
@@ -73,39 +76,43 @@ def _clear(workspace: Path) -> None:
 
 
 def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
-    """Puts one validation patient of each hospital into the report."""
+    """Puts one validation patient of each hospital into the report and beside the curves."""
     settings, network = load_bundle(run / "model", torch.device("cpu"))
-    pictures = []
-    for row in result["hospitals"]:
-        split = split_cases(read_datalist(data / row["name"]), settings.data.validation_fraction)
-        case = split.validation[0]
-        prepared = load_case(settings, case.image, case.label)
-        predicted = predict_case(network, prepared, settings, torch.device("cpu")).numpy()[0] > 0
-        assert prepared.label_original is not None
-        truth = prepared.label_original.numpy()[0] > 0
-        scan = nibabel.as_closest_canonical(nibabel.load(case.image))
-        masks = [
-            nibabel.as_closest_canonical(
-                nibabel.Nifti1Image(mask.astype(np.uint8), prepared.affine_original)
-            ).get_fdata()
-            > 0
-            for mask in (truth, predicted)
-        ]
-        z = int(masks[0].sum(axis=(0, 1)).argmax())
-        pictures.append(
-            {
-                "title": f"{row['name']}, patient {case.patient}",
-                "caption": "FLAIR; the true outline in blue; the shared model's in yellow. "
-                "A generated scan of a validation patient.",
-                "png": side_by_side(
-                    scan.get_fdata()[:, :, z, 1], masks[0][:, :, z], masks[1][:, :, z]
-                ),
-            }
-        )
+    pictures = [_draw(data / row["name"], settings, network) for row in result["hospitals"]]
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     page = render_report(result, records, final=result["final"], pictures=pictures)
     write_text(run / "report.html", page)
+    write_pictures(run / "tensorboard", pictures, result["best_round"])
+
+
+def _draw(hospital: Path, settings: Settings, network: torch.nn.Module) -> Picture:
+    """The slice with the most tumour of the hospital's first validation patient."""
+    split = split_cases(read_datalist(hospital), settings.data.validation_fraction)
+    case = split.validation[0]
+    assert isinstance(case.image, Path)
+    prepared = load_case(settings, case.image, case.label)
+    assert prepared.label_original is not None
+    predicted = predict_case(network, prepared, settings, torch.device("cpu"))
+    [overlap] = dice(predicted, prepared.label_original)
+    scan = nibabel.as_closest_canonical(nibabel.load(case.image))
+    truth_mask, predicted_mask = (
+        nibabel.as_closest_canonical(
+            nibabel.Nifti1Image(mask.numpy()[0].astype(np.uint8), prepared.affine_original)
+        ).get_fdata()
+        > 0
+        for mask in (prepared.label_original, predicted)
+    )
+    z = int(truth_mask.sum(axis=(0, 1)).argmax())
+    return Picture(
+        hospital=hospital.name,
+        title=f"{hospital.name}, scan {case.patient}",
+        caption="FLAIR, the slice with the most tumour. The true outline is blue, the shared"
+        f" model's is yellow. Dice of the whole scan: {overlap:.3f}.",
+        png=side_by_side(
+            scan.get_fdata()[:, :, z, 1], truth_mask[:, :, z], predicted_mask[:, :, z]
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Pictures of scans with masks drawn in. Only generated scans are ever shown outside a hospital."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,25 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 _TRUTH, _PREDICTED = (64, 176, 255), (255, 193, 7)  # tell apart in grey and to the colour-blind
+_GREYS = 254
 _GAP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A generated scan with its masks, side by side.
+
+    Attributes:
+        hospital: whose it is.
+        title: which scan it is.
+        caption: what is seen, for those who do not see it too.
+        png: the file's bytes.
+    """
+
+    hospital: str
+    title: str
+    caption: str
+    png: bytes
 
 
 def side_by_side(
@@ -29,20 +48,23 @@ def side_by_side(
         height: of the picture, in pixels.
 
     Returns:
-        A PNG.
+        A PNG of 254 greys and the two colours of the outlines.
     """
     low, high = np.percentile(scan, [1, 99.5])
     grey = np.clip((scan - low) / max(high - low, 1e-9), 0, 1)
     factor = max(1, height // scan.shape[1])
     panels = []
     nothing = np.zeros_like(truth)
-    for mask, colour in ((nothing, _TRUTH), (truth, _TRUTH), (predicted, _PREDICTED)):
-        panel = np.repeat(_upright(grey, factor)[..., None] * 255, 3, axis=-1).astype(np.uint8)
+    for mask, colour in ((nothing, 0), (truth, _GREYS), (predicted, _GREYS + 1)):
+        panel = np.rint(_upright(grey, factor) * (_GREYS - 1)).astype(np.uint8)
         panel[_outline(_upright(mask, factor) > 0)] = colour
         panels.append(panel)
-        panels.append(np.zeros((panel.shape[0], _GAP, 3), np.uint8))
+        panels.append(np.zeros((panel.shape[0], _GAP), np.uint8))
+    picture = Image.fromarray(np.concatenate(panels[:-1], axis=1), mode="P")
+    greys = np.rint(np.linspace(0, 255, _GREYS)).astype(np.uint8).repeat(3).tobytes()
+    picture.putpalette(greys + bytes(_TRUTH) + bytes(_PREDICTED))
     out = io.BytesIO()
-    Image.fromarray(np.concatenate(panels[:-1], axis=1)).save(out, format="PNG", optimize=True)
+    picture.save(out, format="PNG", optimize=True)
     return out.getvalue()
 
 

@@ -1,0 +1,209 @@
+"""Scores side by side: of the model that a hospital trained alone, of the shared model and, where
+known, of a model trained on all cases in one place.
+
+What always holds: a score that was withheld or not made is a word, never a number; an interval is
+shown where the hospital sent one and is never made up here.
+"""  # noqa: D205
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MODELS = {
+    "alone": "a model that the hospital trained alone",
+    "shared": "the shared model",
+    "pooled": "a model trained on all cases in one place",
+}
+"""The models that are compared, in the order of a hospital's lines."""
+
+Score = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One line of the dot plot.
+
+    Attributes:
+        model: a key of `MODELS`.
+        value: mean Dice over patients, or None.
+        interval: 95 % interval of the mean, or None where none was sent.
+        note: why there is no value.
+    """
+
+    model: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The lines of one hospital, or of all together.
+
+    Attributes:
+        name: of the hospital.
+        counts: of cases and patients, in words.
+        estimates: one for each model of the plot; empty where there is nothing to show.
+        note: why there is nothing to show.
+    """
+
+    name: str
+    counts: list[str]
+    estimates: list[Estimate]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DotPlot:
+    """One structure at all hospitals.
+
+    Attributes:
+        structure: its name.
+        models: keys of `MODELS` that are known somewhere.
+        groups: the hospitals.
+        together: means over patients of all hospitals; None where fewer than two hospitals say
+            something.
+        start: where the axis starts; it ends at 1.
+        has_intervals: whether any hospital sent one.
+    """
+
+    structure: str
+    models: list[str]
+    groups: list[Group]
+    together: Group | None
+    start: float
+    has_intervals: bool
+
+    def place(self, value: float) -> str:
+        """Where a value stands on the axis, in percent of its length."""
+        share = (value - self.start) / (1 - self.start)
+        return f"{100 * min(1.0, max(0.0, share)):.2f}%"
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Means over the patients of the hospitals that let out a score of the shared model.
+
+    Attributes:
+        hospitals: how many these are.
+        patients: how many they have.
+        dice: mean Dice by model; a model that one of these hospitals has no score of has none.
+    """
+
+    hospitals: int
+    patients: int
+    dice: Mapping[str, float]
+
+
+def mean_dice(score: Score | None, structure: str | None = None) -> float | None:
+    """A score's Dice of a structure, or its mean over structures; None where there is none."""
+    if not score or not score["dice"]:
+        return None
+    values: Mapping[str, float] = score["dice"]
+    if structure is not None:
+        return values.get(structure)
+    return sum(values.values()) / len(values)
+
+
+def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -> Means:
+    """Weighs the hospitals' scores by their patients.
+
+    Args:
+        hospitals: of `result.json`.
+        structure: one, or None for the mean over structures.
+    """
+    told = [row for row in hospitals if mean_dice(row.get("shared"), structure) is not None]
+    means = {}
+    for model in MODELS:
+        products, patients = 0.0, 0
+        for row in told:
+            value = mean_dice(row.get(model), structure)
+            if value is None:
+                break
+            products += value * row[model]["patients"]
+            patients += row[model]["patients"]
+        else:
+            if patients:
+                means[model] = products / patients
+    return Means(len(told), sum(row["shared"]["patients"] for row in told), means)
+
+
+def compare(hospitals: Sequence[Mapping[str, Any]]) -> list[DotPlot]:
+    """The dot plots of a run, one a structure; one without a name where nothing was scored."""
+    models = [
+        model
+        for model in MODELS
+        if model == "shared" or any(row.get(model) is not None for row in hospitals)
+    ]
+    structures: dict[str, None] = {}
+    for row in hospitals:
+        for model in models:
+            score = row.get(model)
+            structures |= dict.fromkeys((score["dice"] or {}) if score else {})
+    return [_plot(hospitals, models, structure) for structure in structures or [""]]
+
+
+def _plot(hospitals: Sequence[Mapping[str, Any]], models: list[str], structure: str) -> DotPlot:
+    groups = [_group(row, models, structure) for row in hospitals]
+    estimates = [estimate for group in groups for estimate in group.estimates]
+    ends = [estimate.value for estimate in estimates if estimate.value is not None]
+    ends += [estimate.interval[0] for estimate in estimates if estimate.interval]
+    means = pool(hospitals, structure)
+    together = None
+    if means.hospitals > 1:
+        every = means.hospitals == len(hospitals)
+        counted = str(len(hospitals)) if every else f"{means.hospitals} of {len(hospitals)}"
+        together = Group(
+            f"{'all ' if every else ''}{counted} hospitals",
+            [plural(means.patients, "patient")],
+            [
+                Estimate(
+                    model,
+                    means.dice.get(model),
+                    note="" if model in means.dice else "not known of all of them",
+                )
+                for model in models
+            ],
+        )
+    return DotPlot(
+        structure=structure,
+        models=models,
+        groups=groups,
+        together=together,
+        start=0.5 if ends and min(ends) >= 0.5 else 0.0,
+        has_intervals=any(estimate.interval for estimate in estimates),
+    )
+
+
+def _group(row: Mapping[str, Any], models: Sequence[str], structure: str) -> Group:
+    cases = row["cases"]
+    counts = [
+        plural(cases[which], noun)
+        for which, noun in (("training", "training case"), ("validation", "patient"))
+        if cases[which] is not None
+    ]
+    estimates = [_estimate(model, row.get(model), structure) for model in models]
+    note = ""
+    if all(estimate.value is None for estimate in estimates):
+        note = next((told.note for told in estimates if told.note != _NOTHING), _NOTHING)
+        estimates = []
+    return Group(row["name"], counts, estimates, note)
+
+
+_NOTHING = "not scored"
+
+
+def _estimate(model: str, score: Score | None, structure: str) -> Estimate:
+    if not score:
+        return Estimate(model, None, note=_NOTHING)
+    value = mean_dice(score, structure)
+    if value is None:
+        why = score["withheld"]
+        return Estimate(model, None, note=f"withheld by the hospital: {why}" if why else _NOTHING)
+    interval = (score.get("interval") or {}).get(structure)
+    return Estimate(model, value, (interval[0], interval[1]) if interval else None)
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
