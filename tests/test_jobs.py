@@ -59,6 +59,24 @@ def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path)
     assert read_json_object(out / "meta.json")["consortium"]["hospitals"] == ["east"]
 
 
+def test_a_bundle_takes_the_settings_of_a_file_and_leaves_the_variants_behind(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(read_json_object(SETTINGS) | {"rounds": 7}))
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    (source / "variants").mkdir(exist_ok=True)
+    (source / "variants" / "other.json").write_text("{}")
+    bundle_job(source, tmp_path / "bundle", settings=file)
+    assert load_settings(tmp_path / "bundle" / "app" / "config" / "settings.json").rounds == 7
+    assert not list(tmp_path.glob("bundle/**/variants"))
+    with pytest.raises(UsageError, match="error missing-file: no such file"):
+        bundle_job(source, tmp_path / "none", settings=tmp_path / "none.json")
+    file.write_text("{}")
+    with pytest.raises(UsageError, match=f"error bad-setting: setting data.*, {file}, "):
+        bundle_job(source, tmp_path / "none", settings=file)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_bundle_is_never_written_over_something(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(Refused, match="error exists"):

@@ -4,7 +4,6 @@ A job of ours is configuration only. `prepare_job` makes the copy that is submit
 that the study declares stand in its `meta.json`, the settings in its `settings.json`.
 """
 
-import json
 import re
 import shutil
 import tempfile
@@ -90,7 +89,9 @@ def prepare_job(
         write_json(beside / SETTINGS, settings)
 
 
-def bundle_job(source: Path, out: Path, *, hospitals: Sequence[str] = ()) -> None:
+def bundle_job(
+    source: Path, out: Path, *, hospitals: Sequence[str] = (), settings: Path | None = None
+) -> None:
     """Writes a job that carries the package, for a federation where it is not installed.
 
     The submitter needs the right to bring code (FLARE's `byoc`) at every site.
@@ -99,21 +100,20 @@ def bundle_job(source: Path, out: Path, *, hospitals: Sequence[str] = ()) -> Non
         source: a job's folder.
         out: the job to write; appears whole or not at all.
         hospitals: that must take part; empty leaves it to the sites that are connected.
+        settings: a file that takes the place of the job's `settings.json`, or None.
 
     Raises:
         Refused: `exists`, where something is at `out` already.
+        UsageError: the file is missing or no JSON, or a setting or a hospital's name is refused.
     """
     if out.exists():
         raise Refused("exists", "there is something already", str(out), "choose another folder")
+    file = settings or source / SETTINGS
+    raw = read_json_object(file)
+    parse_settings(raw, str(file))
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / source.name
-        prepare_job(
-            source,
-            plain,
-            run="",
-            hospitals=hospitals,
-            settings=json.loads((source / SETTINGS).read_text(encoding="utf-8")),
-        )
+        prepare_job(source, plain, run="", hospitals=hospitals, settings=raw)
         with whole_folder(out) as beside:
             shutil.copytree(plain, beside, dirs_exist_ok=True)
             shutil.copytree(
@@ -128,5 +128,7 @@ def _ignored(folder: str, names: list[str]) -> set[str]:
     return {
         name
         for name in names
-        if name == "__pycache__" or name.startswith(".") or name.endswith((".md", ".png"))
+        if name in ("__pycache__", "variants")
+        or name.startswith(".")
+        or name.endswith((".md", ".png"))
     }

@@ -56,7 +56,8 @@ class Simulation:
         job: the job's folder.
         data: holds one folder a hospital.
         workspace: of the run.
-        assignments: `KEY=VALUE` changes of the job's settings.
+        settings: a file that takes the place of the job's `settings.json`, or None.
+        assignments: `KEY=VALUE` changes of the settings.
         resume: go on with the run in the workspace.
         smallest_group: a metric over fewer patients is not sent by a hospital.
         environment: variables for FLARE's processes.
@@ -65,6 +66,7 @@ class Simulation:
     job: Path
     data: Path
     workspace: Path
+    settings: Path | None = None
     assignments: Sequence[str] = ()
     resume: bool = False
     smallest_group: int = 5
@@ -119,12 +121,12 @@ class Simulation:
     def _prepare(self, workspace: Path, hospitals: list[str]) -> Settings:
         prepared = workspace / "job" / self.job.name
         if self.resume:
-            if self.assignments:
+            if self.assignments or self.settings:
                 raise UsageError(
                     "settings-on-resume",
                     "the settings of a run cannot change",
                     "--resume",
-                    "leave out --set, --rounds and --seed",
+                    "leave out --settings, --set, --rounds and --seed",
                 )
             if not prepared.is_dir():
                 raise Refused(
@@ -146,8 +148,12 @@ class Simulation:
                 str(workspace),
                 "choose another one, or go on with --resume",
             )
-        raw = override(read_json_object(self.job / SETTINGS), list(self.assignments))
-        settings = parse_settings(raw, "--set" if self.assignments else str(self.job / SETTINGS))
+        file = self.settings or self.job / SETTINGS
+        raw = read_json_object(file)
+        settings = parse_settings(raw, str(file))
+        if self.assignments:
+            raw = override(raw, list(self.assignments))
+            settings = parse_settings(raw, "--set")
         start = settings.model.from_
         if start is not None:
             raw["model"]["from"] = str(Path(start).resolve())

@@ -11,7 +11,8 @@ from tests.conftest import JOB, TINY
 
 from consortium.cli.run import run_app
 from consortium.cli.simulate import app
-from consortium.errors import EnvironmentProblem, Refused
+from consortium.errors import EnvironmentProblem, Refused, UsageError
+from consortium.settings import load_settings
 from consortium.simulation import Simulation
 from consortium.training.bundle import write_bundle
 from consortium.training.networks import build_network
@@ -73,6 +74,8 @@ def test_one_hospital_with_other_channels(simulate, hospitals):
         (["--set", "data.size=[31,31]"], 2, "error bad-setting: setting data.size: "),
         (["--set", "model.from=/nowhere"], 2, "error missing-file: no such model, /nowhere"),
         (["--resume"], 2, "error settings-on-resume: the settings of a run cannot change"),
+        (["--settings", "/nowhere.json"], 2, "error missing-file: no such file, /nowhere.json, "),
+        (["--settings", "/"], 2, "error bad-json: not a JSON file ("),
     ],
 )
 def test_a_wrong_setting_or_option(simulate, generated, tmp_path, arguments, code, message):
@@ -80,6 +83,37 @@ def test_a_wrong_setting_or_option(simulate, generated, tmp_path, arguments, cod
     assert (ended, told[: len(message)]) == (code, message)
     assert told.count("\n") == 1
     assert not (tmp_path / "workspace").exists()
+
+
+def test_a_setting_of_a_settings_file_that_cannot_be_names_the_file(simulate, generated, tmp_path):
+    file = tmp_path / "mine.json"
+    raw = json.loads((JOB / "app" / "config" / "settings.json").read_text())
+    file.write_text(json.dumps(raw | {"rounds": 0}))
+    code, told = simulate("--data", generated, "--settings", file)
+    assert code == 2
+    assert told.startswith("error bad-setting: setting rounds: ")
+    assert told.endswith(f", {file}, correct the value\n")
+
+
+def test_a_settings_file_takes_the_place_of_the_jobs_and_set_changes_it(
+    generated, tmp_path, monkeypatch
+):
+    file, workspace = tmp_path / "mine.json", tmp_path / "workspace"
+    raw = json.loads((JOB / "app" / "config" / "settings.json").read_text())
+    file.write_text(json.dumps(raw | {"rounds": 7, "seed": 5}))
+
+    def start(job, **more):
+        submitted = load_settings(job / "app" / "config" / "settings.json")
+        assert (submitted.rounds, submitted.seed) == (7, 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("consortium.simulation.start_simulator", start)
+    with pytest.raises(KeyboardInterrupt):
+        Simulation(
+            job=JOB, data=generated, workspace=workspace, settings=file, assignments=["seed=3"]
+        ).run()
+    with pytest.raises(UsageError, match="settings-on-resume"):
+        Simulation(job=JOB, data=generated, workspace=workspace, settings=file, resume=True).run()
 
 
 def test_a_hospital_with_a_name_that_cannot_be(simulate, hospitals):

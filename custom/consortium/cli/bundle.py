@@ -18,10 +18,14 @@ def bundle(
     hospital: Annotated[
         list[str] | None, typer.Option(help="A site that must take part; may be repeated.")
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Takes the place of the job's settings.json."),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Write a job folder with the package inside, for a federation where it is not installed."""
-    bundle_job(find_job(job), out, hospitals=hospital or [])
+    bundle_job(find_job(job), out, hospitals=hospital or [], settings=settings)
     print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
 
 

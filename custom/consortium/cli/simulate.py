@@ -20,6 +20,10 @@ def simulate(
     job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
     data: Annotated[Path, typer.Option(help="Holds one folder a hospital.")],
     workspace: Annotated[Path, typer.Option(help="What the run leaves; new or empty.")],
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Takes the place of the job's settings.json."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Short for --set rounds=N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=S.")] = None,
     set_: Annotated[
@@ -42,6 +46,7 @@ def simulate(
         job=find_job(job),
         data=data,
         workspace=workspace,
+        settings=settings,
         assignments=assignments,
         resume=resume,
         smallest_group=smallest_group,
