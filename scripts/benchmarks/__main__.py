@@ -1,4 +1,4 @@
-"""`scripts/bench NAME`: one benchmark, its table and its JSON.
+"""`scripts/bench NAME`: one benchmark, its table and its JSON or records.
 
 It ends with 0, with 1 where a target is missed, with 2 for a wrong name or option, and with 4 where
 the machine or FLARE did not let it be measured.
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from scripts.benchmarks import accuracy, training, variants
 from scripts.benchmarks import round as round_benchmark
-from scripts.benchmarks import training
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
 from consortium.cli.run import DebugOption, run_app
@@ -21,21 +21,43 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "training": training.measure,
 }
 
+# Hours long: parts are on record when they are done, and a run goes on where one ended.
+TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
+    "accuracy": accuracy.run,
+    "variants": variants.run,
+}
+
 app = typer.Typer(name="scripts/bench", add_completion=False)
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHMARKS)}.")],
+    name: Annotated[
+        str, typer.Argument(help=f"One of: {', '.join(sorted([*BENCHMARKS, *TABLES]))}.")
+    ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny, to see that it works; claims nothing.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Records of accuracy or variants, instead of the job's own."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Measure nothing; show what is on record.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run a benchmark; the value of a row is a median, its spread the quartiles."""
+    """Run a benchmark.
+
+    Of a speed, the value of a row is a median and its spread the quartiles. Of an accuracy, what is
+    on record is not measured again.
+    """
+    if name in TABLES:
+        TABLES[name](quick, records, show)
+        return
     if name not in BENCHMARKS:
-        known = " or ".join(BENCHMARKS)
+        known = " or ".join(sorted([*BENCHMARKS, *TABLES]))
         raise UsageError("unknown-benchmark", "there is no such benchmark", name, f"name {known}")
     machine = describe_machine()
     rows = BENCHMARKS[name](quick)

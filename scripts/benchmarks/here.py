@@ -1,0 +1,46 @@
+"""A federation in one process, without FLARE: the same coordinator, hospitals and bytes.
+
+For comparisons of many settings, where FLARE's transport would only cost time.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from consortium.coordinator import Coordinator, Study
+from consortium.settings import Settings
+from consortium.training.train import Hospital, Site
+
+
+def federate(folders: Mapping[str, Path], settings: Settings, workspace: Path) -> dict[str, Tensor]:
+    """Runs the rounds of a job.
+
+    Args:
+        folders: of the hospitals, by name.
+        settings: of the job.
+        workspace: for journal and results.
+
+    Returns:
+        The model that the run leaves.
+    """
+    names = tuple(sorted(folders))
+    study = Study("here", "here", names, settings)
+    coordinator = Coordinator(study, results=workspace / "run", journal=workspace / "journal")
+    hospitals = {
+        name: Hospital(
+            Site(name, folders[name], workspace / "state" / name),
+            settings,
+            device=torch.device("cpu"),
+        )
+        for name in names
+    }
+    while coordinator.rounds_done < settings.rounds:
+        number, _ = coordinator.open_round()
+        for name in names:
+            refusal = coordinator.offer(hospitals[name].train(coordinator.model, number))
+            if refusal is not None:
+                raise refusal
+        coordinator.close_round()
+    return dict(coordinator.final_model)

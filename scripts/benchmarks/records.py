@@ -1,0 +1,110 @@
+"""Long measurements in parts: a part is on record as soon as it is done, and never done again."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from scripts.benchmarks.lgg import ROOT
+from scripts.benchmarks.report import describe_machine
+
+from consortium.errors import Refused
+from consortium.files import write_text
+
+WORKERS = 2
+Part = Mapping[str, Any]
+"""What identifies a part: plain values, which its records repeat."""
+
+
+def collect(
+    parts: Sequence[Part],
+    measure: Callable[[Part], list[dict[str, Any]]],
+    file: Path,
+    plan: str,
+) -> list[dict[str, Any]]:
+    """Measures the parts that are not on record, two at a time, one torch thread each.
+
+    Args:
+        parts: in the order in which they are to be measured.
+        measure: gives a part's records; runs in a process of its own.
+        file: of the records, a JSON object a line.
+        plan: digest of what may not change between the records of one file.
+
+    Returns:
+        All records of the file.
+
+    Raises:
+        Refused: `other-plan`.
+    """
+    records = read_records(file)
+    if any(record["plan"] != plan for record in records):
+        raise Refused(
+            "other-plan",
+            "the file holds records of other settings or folds",
+            str(file),
+            "name another file with --records",
+        )
+    todo = [part for part in parts if not on_record(part, records)]
+    context, started = multiprocessing.get_context("spawn"), time.monotonic()
+    with ProcessPoolExecutor(WORKERS, mp_context=context, max_tasks_per_child=1) as pool:
+        running = {pool.submit(_measure, measure, part): part for part in todo}
+        for number, future in enumerate(as_completed(running), start=1):
+            records += [{**said, "plan": plan} for said in future.result()]
+            records.sort(key=lambda said: [str(said.get(key)) for key in running[future]])
+            lines = [json.dumps(said, sort_keys=True) for said in records]
+            write_text(file, "".join(f"{line}\n" for line in lines))
+            left = (time.monotonic() - started) / number * (len(todo) - number) / 60
+            told = ", ".join(f"{key} {value}" for key, value in running[future].items())
+            print(
+                f"{number} of {len(todo)}: {told}; about {left:.0f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+    return records
+
+
+def _measure(measure: Callable[[Part], list[dict[str, Any]]], part: Part) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    found = measure(part)
+    seconds = round(time.monotonic() - started)
+    made = {"seconds": seconds, "commit": _commit(), "machine": describe_machine()}
+    return [{**part, **said, **made} for said in found]
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The records of a file, none where there is no file."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def on_record(part: Part, records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a part has been measured."""
+    return any(part.items() <= record.items() for record in records)
+
+
+def conditions(records: Sequence[Mapping[str, Any]]) -> str:
+    """Where, when and for how long the records were measured, for the end of a table."""
+    machines = sorted({record["machine"].split(", load")[0] for record in records})
+    commits = sorted({record["commit"] for record in records})
+    return (
+        f"plan {', '.join(sorted({record['plan'] for record in records}))}, commit"
+        f" {', '.join(commits)}; {'; '.join(machines)}; two parts at a time, one torch thread a"
+        " process"
+    )
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "custom", "jobs/*/app")
+    return git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")

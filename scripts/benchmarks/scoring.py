@@ -1,0 +1,55 @@
+"""Dice of a model on patients that took no part in its training, at the scans' own resolution."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consortium.data.datalist import Case
+from consortium.settings import Settings
+from consortium.training.inference import PreparedCase, load_case, predict_case
+from consortium.training.networks import build_network
+from consortium.training.scores import dice
+
+CPU = torch.device("cpu")
+
+
+class Examiner:
+    """Scores models on the same patients, which are read once.
+
+    Args:
+        cases: by patient.
+        settings: of the models.
+    """
+
+    def __init__(self, cases: Mapping[str, Case], settings: Settings):
+        self._settings = settings
+        self._cases: dict[str, PreparedCase] = {
+            patient: load_case(settings, case.image, case.label)
+            for patient, case in sorted(cases.items())
+        }
+
+    def score(self, model: Path | Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Dice of each patient's structures.
+
+        Args:
+            model: its weights, or their `.safetensors` file.
+        """
+        network = build_network(self._settings)
+        network.load_state_dict(load_file(model) if isinstance(model, Path) else model)
+        scores = {}
+        for patient, case in self._cases.items():
+            assert case.label_original is not None
+            found = predict_case(network, case, self._settings, CPU)
+            names = self._settings.data.labels
+            scores[patient] = dict(zip(names, dice(found, case.label_original), strict=True))
+        return scores
+
+    def mean_scores(self, model: Path | Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean over the structures of each patient's Dice."""
+        return {
+            patient: round(sum(said.values()) / len(said), 5)
+            for patient, said in self.score(model).items()
+        }

@@ -1,0 +1,136 @@
+"""What was tried to make the shared model better, and what it gave.
+
+Each variant is a change of the settings that `BASE` names, tried on the training part of the first
+fold alone: its models train on three of the four other folds and are scored on the fourth, so that
+no patient of the first fold has a say in what the job's defaults are. The hospitals train in one
+process, without FLARE, which gives the same bytes. What is on record is not measured again.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scripts.benchmarks.here import federate
+from scripts.benchmarks.lgg import ROOT, choose, find_data, read_folds
+from scripts.benchmarks.paired import paired_difference
+from scripts.benchmarks.records import Part, collect, conditions, read_records
+from scripts.benchmarks.scoring import Examiner
+
+from consortium.errors import UsageError
+from consortium.jobs import SETTINGS, find_job
+from consortium.pooling import train_pooled
+from consortium.settings import Settings, override, parse_settings, read_json_object
+
+JOB = "tumor_segmentation"
+RECORDS = ROOT / "jobs" / JOB / "variants.jsonl"
+TRAIN, SCORE = (2, 3, 4), (1,)
+POOLED = "pooled"
+LIST = Path(__file__).with_name("variants.json")
+"""The variants: name, `set` (KEY=VALUE), and whether it is the pooled model."""
+
+
+def read_variants() -> list[dict[str, Any]]:
+    """The committed variants; the first is what the others are compared with."""
+    variants: list[dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))
+    return variants
+
+
+def settings_of(variant: Mapping[str, Any]) -> Settings:
+    """The job's settings with a variant's changes."""
+    raw = read_json_object(find_job(JOB) / SETTINGS)
+    return parse_settings(
+        override(raw, ["data.validation_fraction=0", *variant["set"]]), variant["name"]
+    )
+
+
+def run(quick: bool, records_file: Path | None, show: bool) -> None:
+    """Measures what is not on record and prints the table.
+
+    Args:
+        quick: refused; there is nothing small to try on generated scans.
+        records_file: None for the job's own.
+        show: measure nothing.
+
+    Raises:
+        UsageError: `no-quick-run` or `no-real-data`.
+    """
+    if quick:
+        raise UsageError("no-quick-run", "this table has none", "--quick", "leave it out")
+    file = records_file or RECORDS
+    records = read_records(file) if show else measure(file)
+    print(table(records))
+
+
+def measure(records_file: Path) -> list[dict[str, Any]]:
+    """Measures the variants that are not on record yet; see `collect`."""
+    data = find_data("lgg")
+    parts: list[Part] = [
+        {
+            "name": variant["name"],
+            "set": variant["set"],
+            "arm": variant.get("arm", "federated"),
+            "settings": _digest_of(variant),
+        }
+        for variant in read_variants()
+    ]
+    return collect(parts, partial(_measure, data), records_file, _sha256(read_folds()))
+
+
+def _digest_of(variant: Mapping[str, Any]) -> str:
+    return _sha256(settings_of(variant).model_dump(by_alias=True, mode="json"))
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
+    settings = settings_of(part)
+    folds = read_folds()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        folders = choose(data, folds, TRAIN).write(place / "hospitals")
+        if part["arm"] == POOLED:
+            model = train_pooled(folders, settings, place / "run")
+        else:
+            model = federate(folders, settings, place / "run")
+        scores = Examiner(choose(data, folds, SCORE).cases(), settings).mean_scores(model)
+    return [{"dice": scores}]
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The table in Markdown."""
+    by_name = {
+        variant["name"]: record
+        for variant in read_variants()
+        for record in records
+        # A record of other settings is of an earlier list.
+        if (record["name"], record["settings"]) == (variant["name"], _digest_of(variant))
+    }
+    variants = [variant for variant in read_variants() if variant["name"] in by_name]
+    where = choose(find_data("lgg"), read_folds(), SCORE).hospital_of()
+    base = by_name[variants[0]["name"]]["dice"]
+    lines = [
+        "| variant | changes | mean Dice | median | against the first, 95 % |",
+        "|---|---|---|---|---|",
+    ]
+    for variant in variants:
+        dice = by_name[variant["name"]]["dice"]
+        values = list(dice.values())
+        against = ""
+        if variant is not variants[0]:
+            difference = paired_difference(dice, base, where)
+            low, high = difference.interval()
+            against = f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        changes = ", ".join(f"`{change}`" for change in variant["set"])
+        lines.append(
+            f"| {variant['name']} | {changes} | {np.mean(values):.3f} | {np.median(values):.3f} |"
+            f" {against} |"
+        )
+    lines += ["", f"{len(where)} patients, seed 0; {conditions(records)}."]
+    return "\n".join(lines)
