@@ -4,17 +4,20 @@ Only where all folders lie on one machine, in a simulation or a benchmark. The p
 same settings, starts from the same weights and is kept by the same rule as the shared one.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from consortium.data.datalist import read_datalist, split_cases
-from consortium.files import whole_folder, write_json
+from consortium.files import whole_folder, write_json, write_text
+from consortium.report.page import render_report
 from consortium.seeds import derive_seed
-from consortium.settings import Settings
+from consortium.settings import Settings, parse_settings, read_json_object
 from consortium.training.networks import build_network
 from consortium.training.train import Hospital, Progress, Site
 from consortium.update import Score
@@ -114,3 +117,37 @@ def score_at_hospitals(
         site = Site(name, folder, workspace / "state" / name, smallest_group=smallest_group)
         scores[name] = Hospital(site, settings, device=device).validate(model).validation
     return scores
+
+
+def add_pooled(
+    run: Path,
+    folders: Mapping[str, Path],
+    *,
+    smallest_group: int,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Trains the pooled model of a finished run and writes its scores into result and page.
+
+    Args:
+        run: the workspace of the run; the model goes to `pooled/` in it.
+        folders: of the hospitals, by name.
+        smallest_group: a score over fewer patients is withheld.
+        report: see `Hospital`.
+
+    Returns:
+        The new content of `result.json`.
+    """
+    result = read_json_object(run / "result.json")
+    settings = parse_settings(result["settings"], "result.json")
+    model = train_pooled(folders, settings, run / "pooled", report=report)
+    scores = score_at_hospitals(
+        model, folders, settings, run / "pooled", smallest_group=smallest_group
+    )
+    for row in result["hospitals"]:
+        score = scores[row["name"]]
+        row["pooled"] = None if score is None else score.model_dump()
+    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    write_json(run / "result.json", result)
+    write_text(run / "report.html", render_report(result, records, final=result["final"]))
+    return result

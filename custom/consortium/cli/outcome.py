@@ -16,13 +16,14 @@ LEFT_BEHIND = {
 
 
 def print_outcome(result: dict[str, Any], workspace: Path) -> None:
-    """Prints per hospital its cases, the Dice of a model trained alone and of the shared model,
-    and where everything is.
+    """Prints per hospital its cases, the Dice of a model trained alone, of the shared model and,
+    where there is one, of the pooled model, and where everything is.
     """  # noqa: D205
     console = Console(highlight=False)
     table = Table(title="Dice on each hospital's own validation patients", title_justify="left")
     table.add_column("hospital")
-    for title in ("training", "validation", "alone", "shared"):
+    pooled = any(row.get("pooled") for row in result["hospitals"])
+    for title in ("training", "validation", "alone", "shared", *["pooled"] * pooled):
         table.add_column(title, justify="right")
     for row in result["hospitals"]:
         cases = row["cases"]
@@ -32,6 +33,7 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             _text(cases["validation"]),
             dice_text(row["alone"]),
             dice_text(row["shared"]),
+            *[dice_text(row.get("pooled"))] * pooled,
         )
     console.print(table)
     for name, meaning in LEFT_BEHIND.items():

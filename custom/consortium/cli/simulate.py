@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from consortium.cli.outcome import print_outcome
-from consortium.cli.progress import RunProgress
+from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
+from consortium.data.datalist import hospital_folders
 from consortium.errors import Incomplete
 from consortium.jobs import find_job
+from consortium.pooling import add_pooled
 from consortium.simulation import Simulation
 
 app = typer.Typer(add_completion=False)
@@ -32,6 +34,12 @@ def simulate(
     smallest_group: Annotated[
         int, typer.Option(help="A metric over fewer patients is not sent by a hospital.", min=1)
     ] = 5,
+    pooled: Annotated[
+        bool,
+        typer.Option(
+            "--pooled", help="Then train one model on all patients in one place, to compare with."
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the workspace.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -53,6 +61,11 @@ def simulate(
     )
     with RunProgress() as progress:
         result = simulation.run(progress)
+    if pooled and result["complete"]:
+        console = stderr_console()
+        console.print("One model is trained on all patients in one place, for comparison")
+        folders = hospital_folders(data.resolve())
+        result = add_pooled(workspace.resolve(), folders, smallest_group=smallest_group)
     print_outcome(result, workspace)
     if not result["complete"]:
         raise Incomplete(
