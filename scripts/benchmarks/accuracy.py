@@ -108,10 +108,16 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
         raise Incomplete("target-missed", "; ".join(missed), "accuracy", "see the table")
 
 
-def real_plan() -> Plan:
-    """The protocol on real scans with the job's own settings."""
+def real_settings() -> Settings:
+    """The job's own, with nobody put aside for validation: the fold is."""
     settings = load_settings(find_job(JOB) / SETTINGS)
-    return Plan(find_data("lgg"), read_folds(), _for_folds(settings))
+    data = settings.data.model_copy(update={"validation_fraction": 0.0})
+    return settings.model_copy(update={"data": data, "baseline": True})
+
+
+def real_plan() -> Plan:
+    """The protocol on real scans."""
+    return Plan(find_data("lgg"), read_folds(), real_settings())
 
 
 def quick_plan(folder: Path) -> Plan:
@@ -123,20 +129,14 @@ def quick_plan(folder: Path) -> Plan:
     }
     for name in set(hospital_folders(folder)) - set(patients):
         (folder / name).rename(folder / f".{name}")
-    settings = load_settings(find_job(JOB) / SETTINGS)
+    settings = real_settings()
     small = {
         "rounds": 2,
         "data": settings.data.model_copy(update={"size": [32, 32]}),
         "network": settings.network.model_copy(update={"features": [4, 8]}),
         "training": settings.training.model_copy(update={"local_steps": 2, "batch": 2}),
     }
-    return Plan(folder, deal(patients, 2), _for_folds(settings.model_copy(update=small)), (0,))
-
-
-def _for_folds(settings: Settings) -> Settings:
-    # Nobody is put aside for validation: the fold is.
-    data = settings.data.model_copy(update={"validation_fraction": 0.0})
-    return settings.model_copy(update={"data": data, "baseline": True})
+    return Plan(folder, deal(patients, 2), settings.model_copy(update=small), (0,))
 
 
 def measure(plan: Plan, records_file: Path) -> list[dict[str, Any]]:

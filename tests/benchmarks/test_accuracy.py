@@ -1,0 +1,176 @@
+"""The protocol: folds, records, tables. Its figures are measured elsewhere, on real scans."""
+
+import json
+
+import pytest
+from scripts.benchmarks import accuracy, records, variants
+from scripts.benchmarks.lgg import choose, deal, find_data, read_folds
+
+from consortium.data.datalist import hospital_folders, read_datalist
+from consortium.errors import Incomplete, Refused, UsageError
+
+
+def test_the_committed_folds_are_dealt_by_the_rule_and_hold_every_patient_once():
+    folds = read_folds()
+    patients = {}
+    for fold in folds:
+        for name, chosen in fold.items():
+            patients.setdefault(name, []).extend(chosen)
+    assert {name: len(chosen) for name, chosen in patients.items()} == {
+        "case_western": 10,
+        "case_western_st_joseph": 26,
+        "henry_ford": 34,
+        "thomas_jefferson": 12,
+    }
+    assert all(len(set(chosen)) == len(chosen) for chosen in patients.values())
+    assert deal(patients, 5) == folds
+    # Stratified: no fold has two patients more of a hospital than another.
+    for name in patients:
+        sizes = [len(fold[name]) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_chosen_patients_are_written_as_folders_to_train_on(generated, tmp_path):
+    folders = hospital_folders(generated)
+    everyone = {
+        name: [case.patient for case in read_datalist(folder).cases]
+        for name, folder in folders.items()
+    }
+    folds = deal(everyone, 3)
+    chosen = choose(generated, folds, [0, 2])
+    written = chosen.write(tmp_path / "hospitals")
+    for name, folder in written.items():
+        cases = read_datalist(folder).cases
+        assert sorted(case.patient for case in cases) == sorted(folds[0][name] + folds[2][name])
+        assert all(case.image.is_file() and case.label.is_file() for case in cases)
+    assert set(chosen.cases()) == set(chosen.hospital_of())
+    assert not set(chosen.cases()) & set(choose(generated, folds, [1]).cases())
+
+
+def test_missing_scans_are_told_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONSORTIUM_REAL_DATA", str(tmp_path))
+    with pytest.raises(UsageError, match=r"no-real-data: the scans are not there, .*lgg, set CONS"):
+        find_data("lgg")
+
+
+def double(part):
+    return [{"model": part["arm"], "value": 2 * part["number"]}]
+
+
+def refuse(part):
+    raise AssertionError("measured again")
+
+
+def test_what_is_on_record_is_not_measured_again(tmp_path):
+    file = tmp_path / "records.jsonl"
+    parts = [{"arm": "a", "number": number} for number in (1, 2)]
+    found = records.collect(parts, double, file, "plan")
+    assert [(said["number"], said["value"], said["plan"]) for said in found] == [
+        (1, 2, "plan"),
+        (2, 4, "plan"),
+    ]
+    assert all(said["seconds"] >= 0 and said["commit"] and said["machine"] for said in found)
+    assert records.collect(parts, refuse, file, "plan") == found == records.read_records(file)
+    with pytest.raises(Refused, match="other-plan"):
+        records.collect(parts, double, file, "other")
+
+
+def on_record(plan, level):
+    """Records of a study in which each arm has one level of Dice, and a patient's own offset."""
+    found = []
+    for part in plan.parts():
+        names = [part["arm"]]
+        if part["arm"] == accuracy.FEDERATED:
+            names += [f"alone/{name}" for name in plan.folds[0]]
+        if part["arm"] == accuracy.ALONE_TWICE:
+            names = [f"{accuracy.ALONE_TWICE}/{name}" for name in plan.folds[0]]
+        patients = [p for chosen in plan.folds[part["fold"]].values() for p in chosen]
+        for name in names:
+            dice = {p: level[name.partition("/")[0]] + (len(p) % 7) / 1000 for p in patients}
+            made = {"plan": plan.sha256, "commit": "c", "machine": "m, load 0", "seconds": 1}
+            found.append({**part, **made, "model": name, "dice": dice})
+    return found
+
+
+POOLED = ("pooled", "pooled, equal steps", "pooled, twice the rounds")
+LEVEL = {
+    "federated": 0.80,
+    "pooled": 0.82,
+    "pooled, equal steps": 0.79,
+    "alone": 0.60,
+    "pooled, twice the rounds": 0.83,
+    "alone, twice the rounds": 0.61,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({}, []),
+        ({"federated": 0.765}, ["federated less pooled, equal passes"]),
+        (
+            {"federated": 0.755},
+            ["federated less pooled, equal steps", "federated less pooled, equal passes"],
+        ),
+        ({"pooled, twice the rounds": 0.845}, ["pooled: gain of twice the rounds, fold 1"]),
+        (
+            LEVEL | dict.fromkeys(POOLED, 0.6) | {"federated": 0.6},
+            [f"federated less {name} alone, all patients" for name in sorted(read_folds()[0])],
+        ),
+    ],
+)
+def test_each_target_is_held_against_its_bound(change, missed, tmp_path):
+    plan = accuracy.Plan(tmp_path, read_folds(), accuracy.real_settings())
+    for name in plan.folds[0]:
+        (tmp_path / name).mkdir()
+    claims = accuracy.judge(plan, on_record(plan, LEVEL | change))
+    assert [claim.what for claim in claims if claim.met is False and "Dice" not in claim.what] == (
+        missed
+    )
+    own = [claim for claim in claims if "own patients" in claim.what]
+    assert len(own) == 4
+    assert all(claim.met is None for claim in own)
+    told = accuracy.table(plan, on_record(plan, LEVEL | change), claims)
+    assert "| federated | 82 | 0." in told
+    assert "the variance of training sets" in " ".join(told.split())
+
+
+def test_a_missing_part_is_no_result(tmp_path):
+    plan = accuracy.Plan(tmp_path, read_folds(), accuracy.real_settings())
+    with pytest.raises(Refused, match=r"not-measured: 3 arms are not on record"):
+        accuracy.judge(
+            plan, [r for r in on_record(plan, LEVEL) if (r["fold"], r["seed"]) != (3, 1)]
+        )
+
+
+def test_a_quick_run_measures_every_arm_and_goes_on_from_its_records(tmp_path, capsys):
+    file = tmp_path / "records.jsonl"
+    accuracy.run(True, file, False)
+    told = capsys.readouterr().out
+    assert "| federated | 8 |" in told
+    found = records.read_records(file)
+    models = {said["model"] for said in found}
+    assert len(models) == 3 + 2 + 1 + 2
+    patients = [p for said in found if said["model"] == "federated" for p in said["dice"]]
+    assert len(set(patients)) == len(patients) == 8
+    assert all(0 <= value <= 1 for said in found for value in said["dice"].values())
+
+
+def test_a_missed_target_ends_with_1(monkeypatch, tmp_path):
+    plan = accuracy.Plan(tmp_path, read_folds(), accuracy.real_settings())
+    for name in plan.folds[0]:
+        (tmp_path / name).mkdir()
+    file = tmp_path / "records.jsonl"
+    lines = [json.dumps(said) for said in on_record(plan, LEVEL | {"federated": 0.7})]
+    file.write_text("\n".join(lines))
+    monkeypatch.setattr(accuracy, "real_plan", lambda: plan)
+    with pytest.raises(Incomplete, match="federated less pooled, equal passes"):
+        accuracy.run(False, file, True)
+
+
+def test_every_variant_is_a_valid_setting_and_has_a_name_of_its_own():
+    listed = variants.read_variants()
+    assert len({variant["name"] for variant in listed}) == len(listed) > 5
+    assert listed[0]["set"] == []
+    digests = {(variants._digest_of(v), v.get("arm")) for v in listed}
+    assert len(digests) == len(listed)
