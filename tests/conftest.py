@@ -1,10 +1,15 @@
 """What several rooms' tests share: small generated hospitals, and settings to match."""
 
+import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from consortium.cli.main import app
 from consortium.cli.run import run_app
@@ -64,3 +69,79 @@ def consortium(capsys):
         return (ended.value.code, *capsys.readouterr())
 
     return run
+
+
+def write_series(
+    folder: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    *,
+    change: Callable[[pydicom.Dataset, int], object] = lambda dataset, number: None,
+    **values: object,
+) -> Path:
+    """Writes a volume as a scanner would: one file a slice, names and numbers in no order.
+
+    Args:
+        folder: to fill.
+        voxels: int16 (column, row, slice).
+        affine: voxel to mm to the right, front and up; axes at right angles.
+        change: alters a slice's headers before they are written, given the slice's number.
+        values: attributes of every slice.
+    """
+    folder.mkdir(parents=True)
+    scanner = np.diag([-1.0, -1, 1, 1]) @ affine
+    lengths = np.linalg.norm(scanner[:3, :3], axis=0)
+    columns, rows = (scanner[:3, i] / lengths[i] for i in (0, 1))
+    for number in range(voxels.shape[2]):
+        dataset = pydicom.Dataset()
+        dataset.SOPClassUID = MRImageStorage
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=[folder.name, str(number)])
+        dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[folder.name])
+        dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study"])
+        dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame"])
+        dataset.Modality, dataset.PatientID, dataset.PatientName = "MR", "P-17", "P-17"
+        dataset.StudyDate, dataset.StudyTime = "20240229", "101112"
+        dataset.SeriesNumber, dataset.InstanceNumber = 3, (7 * number) % 11 + 1
+        dataset.ImagePositionPatient = [round(float(v), 9) for v in scanner[:3] @ [0, 0, number, 1]]
+        dataset.ImageOrientationPatient = [round(float(v), 12) for v in (*columns, *rows)]
+        dataset.PixelSpacing = [round(float(lengths[1]), 9), round(float(lengths[0]), 9)]
+        dataset.SliceThickness = round(float(lengths[2]), 9)
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.Columns, dataset.Rows = voxels.shape[:2]
+        dataset.BitsAllocated = dataset.BitsStored = 16
+        dataset.HighBit, dataset.PixelRepresentation = 15, 1
+        dataset.PixelData = np.ascontiguousarray(voxels[:, :, number].T, "<i2").tobytes()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+        change(dataset, number)
+        name = f"{hash_of(number)}.dcm"
+        dataset.save_as(folder / name, enforce_file_format=True)
+    return folder
+
+
+def hash_of(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()[:8]
+
+
+@pytest.fixture(name="write_series")
+def _write_series():
+    return write_series
+
+
+def oblique(spacing: tuple[float, float, float]) -> np.ndarray:
+    """An affine turned about two axes, voxels of three different sides."""
+    a, b = 0.3, -0.2
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    # Rows run to the left and columns to the back, as scanners write them.
+    affine[:3, :3] = about_z @ about_x @ np.diag([-spacing[0], -spacing[1], spacing[2]])
+    affine[:3, 3] = [31.5, -12.25, 40.125]
+    return affine
+
+
+@pytest.fixture(name="oblique")
+def _oblique():
+    return oblique((0.8, 1.1, 2.5))

@@ -1,8 +1,11 @@
+import hashlib
 import json
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -13,7 +16,7 @@ from consortium.training.networks import build_network
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A model that finds the structure where FLAIR is above its mean."""
+    """A model that finds the structure in a part of the voxels."""
     job = parse_settings(
         {
             "data": {
@@ -27,7 +30,7 @@ def model(tmp_path) -> Path:
     )
     network = build_network(job)
     with torch.no_grad():
-        network[1].bias.fill_(3)
+        network[1].bias.fill_(0)
     write_bundle(tmp_path / "model", job, network.state_dict(), trained={})
     return tmp_path / "model"
 
@@ -107,3 +110,93 @@ def test_a_folder_that_is_no_model_is_refused(consortium, model, tmp_path):
     code, _, errors = consortium("predict", model, image, "-o", tmp_path / "mask.nii.gz")
     assert code == 3
     assert one_line(errors, "not-a-bundle")
+
+
+@pytest.fixture
+def series(tmp_path, write_series, oblique):
+    """The same scan as two DICOM series, and as one NIfTI file of two channels."""
+    voxels = np.random.default_rng(0).integers(0, 900, (20, 18, 6, 2)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, oblique), tmp_path / "scan.nii.gz")
+    return [
+        write_series(tmp_path / name, voxels[..., i], oblique) for i, name in enumerate(("t1", "f"))
+    ]
+
+
+def test_the_mask_of_a_dicom_series_is_that_of_the_same_scan_as_nifti(
+    consortium, model, tmp_path, series
+):
+    masks = []
+    for name, images in (("dicom", series), ("nifti", [tmp_path / "scan.nii.gz"])):
+        path = tmp_path / f"{name}.nii.gz"
+        code, printed, errors = consortium("predict", model, *images, "-o", path)
+        assert (code, errors) == (0, "")
+        masks.append((nibabel.load(path), printed.split(": ")[1]))
+    (dicom, volume), (nifti, other_volume) = masks
+    assert np.asarray(dicom.dataobj).any()
+    assert not np.asarray(dicom.dataobj).all()
+    assert np.array_equal(dicom.dataobj, nifti.dataobj)
+    assert np.allclose(dicom.affine, nifti.affine, atol=1e-5)
+    assert volume == other_volume
+
+
+def test_a_dicom_segmentation_holds_the_voxels_of_the_nifti_mask(
+    consortium, model, tmp_path, series
+):
+    for name in ("mask.nii.gz", "mask.dcm", "again.dcm"):
+        code, printed, errors = consortium("predict", model, *series, "-o", tmp_path / name)
+        assert (code, errors) == (0, "")
+        assert "mL segmented" in printed
+    assert (tmp_path / "mask.dcm").read_bytes() == (tmp_path / "again.dcm").read_bytes()
+    mask = nibabel.load(tmp_path / "mask.nii.gz")
+    segmentation = highdicom.seg.segread(tmp_path / "mask.dcm")
+    volume = segmentation.get_volume(combine_segments=True)
+    to_mask = np.linalg.inv(mask.affine) @ np.diag([-1, -1, 1, 1]) @ volume.affine
+    where = np.argwhere(volume.array)
+    found = np.rint(where @ to_mask[:3, :3].T + to_mask[:3, 3]).astype(int)
+    expected = np.argwhere(np.asarray(mask.dataobj) == 7)
+    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
+    [algorithm] = segmentation.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    assert algorithm.AlgorithmName == "Consortium segmentation"
+    weights = (model / "models/model.safetensors").read_bytes()
+    assert algorithm.AlgorithmVersion == hashlib.sha256(weights).hexdigest()[:16]
+    first = pydicom.dcmread(next(series[0].iterdir()))
+    [referenced] = segmentation.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == first.SeriesInstanceUID
+    assert segmentation.FrameOfReferenceUID == first.FrameOfReferenceUID
+
+
+def test_a_segmentation_of_nifti_or_inside_its_series_is_refused(
+    consortium, model, tmp_path, series
+):
+    for images, output, told, exit_code in [
+        ([tmp_path / "scan.nii.gz"], tmp_path / "mask.dcm", "bad-output", 2),
+        (series, series[1] / "mask.dcm", "inside-series", 3),
+    ]:
+        code, _, errors = consortium("predict", model, *images, "-o", output)
+        assert code == exit_code
+        assert one_line(errors, told)
+        assert not output.exists()
+
+
+def test_a_series_that_is_none_is_one_line(consortium, model, tmp_path, series, write_series):
+    affine = np.eye(4)
+    other = write_series(tmp_path / "other", np.ones((20, 18, 6), np.int16), affine)
+    lost = sorted(series[1].iterdir(), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])[2]
+    mask = tmp_path / "mask.nii.gz"
+    code, _, errors = consortium("predict", model, series[0], other, "-o", mask)
+    assert code == 2
+    assert one_line(errors, "channel-mismatch")
+    code, _, errors = consortium("predict", model, series[0], "-o", mask)
+    assert code == 3
+    assert one_line(errors, "wrong-channels")
+    lost.write_bytes(lost.read_bytes()[:-9])
+    code, _, errors = consortium("predict", model, *series, "-o", mask)
+    assert code == 2
+    assert one_line(errors, "unreadable-file")
+    assert lost.name in errors
+    lost.unlink()
+    code, _, errors = consortium("predict", model, *series, "-o", mask)
+    assert code == 2
+    assert one_line(errors, "missing-slices")
+    assert "about 1 missing of 6" in errors
+    assert not mask.exists()

@@ -83,10 +83,14 @@ def test_a_file_of_another_kind_is_unreadable(hospital, content):
     assert (finding.code, finding.file) == ("unreadable-file", P3_IMAGE)
 
 
-def test_a_folder_in_place_of_a_file_is_unreadable(hospital):
-    (hospital.folder / P3_IMAGE).unlink()
-    (hospital.folder / P3_IMAGE).mkdir()
-    assert only(hospital).code == "unreadable-file"
+def test_a_folder_in_place_of_a_file_is_an_empty_series_or_no_mask(hospital):
+    for file, code in ((P3_IMAGE, "empty-series"), (P3_MASK, "unreadable-file")):
+        content = (hospital.folder / file).read_bytes()
+        (hospital.folder / file).unlink()
+        (hospital.folder / file).mkdir()
+        assert only(hospital).code == code
+        (hospital.folder / file).rmdir()
+        (hospital.folder / file).write_bytes(content)
 
 
 def test_a_header_that_asks_for_absurd_memory_is_a_finding(hospital):

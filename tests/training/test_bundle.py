@@ -119,6 +119,8 @@ def run_with_monai(folder: Path, image: Path, output: Path) -> np.ndarray:
     with warnings.catch_warnings():
         # MONAI warns whenever a configuration file is run, trusted or not.
         warnings.filterwarnings("ignore", "parsing config_file", UserWarning)
+        # Where pydicom is installed, MONAI makes a reader that asks for a GPU's library.
+        warnings.filterwarnings("ignore", "NvImgCodecPydicomReader", UserWarning)
         monai.bundle.run(
             config_file=str(folder / "configs/inference.json"),
             bundle_root=str(folder),

@@ -52,7 +52,7 @@ def evaluate(
     with _progress_bar(sum(len(datalist.cases) for datalist in hospitals.values())) as advance:
         for hospital, datalist in hospitals.items():
             for entry in datalist.cases:
-                case = load_case(settings, entry.image, entry.label)
+                case = load_case(settings, entry.image, entry.label, entry.values)
                 assert case.label_original is not None
                 scores = score_case(
                     predict_case(network, case, settings, device),

@@ -1,36 +1,51 @@
 """`consortium predict`: the mask of one scan.
 
 The mask lies on the scan's own grid, with its shape and affine, and is written whole or not at all.
+Of a DICOM series it can be a DICOM segmentation, which an archive keeps beside the series.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from consortium.errors import Refused, UsageError
 
-SUFFIXES = (".nii", ".nii.gz")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from consortium.settings import Settings
+
+NIFTI = (".nii", ".nii.gz")
+DICOM = ".dcm"
 
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a model.")],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A NIfTI scan.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="A NIfTI scan or the folder of a DICOM series; or one for each channel.",
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="MASK", help="The NIfTI mask to write.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="MASK",
+            help="What to write: NIfTI (.nii.gz), or DICOM (.dcm) of a DICOM series.",
+        ),
     ],
 ) -> None:
     """Segment one scan with a model; the mask has the scan's shape and affine.
 
     Structures that exclude each other: a voxel is given to the most probable one above a half.
-    Structures that overlap: later ones are painted over earlier ones. For research, not diagnosis.
+    Structures that overlap: each is a segment of its own in DICOM; in NIfTI later ones are painted
+    over earlier ones. For research, not diagnosis.
     """
-    if not output.name.endswith(SUFFIXES):
-        raise UsageError("bad-output", "a mask is a NIfTI file", str(output), "name it .nii.gz")
-    if not output.parent.is_dir():
-        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
-    if output.resolve() == image.resolve():
-        raise Refused("same-file", "the mask would replace the scan", str(output), "name another")
+    _require_output(output, images)
 
     import torch
 
@@ -39,11 +54,60 @@ def predict(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
-    case = load_case(settings, image, None)
-    mask = to_mask(predict_case(network, case, settings, device), settings)
-    write_mask(output, mask, case.affine_original)
+    case = load_case(settings, images[0] if len(images) == 1 else tuple(images), None)
+    found = predict_case(network, case, settings, device)
+    mask = to_mask(found, settings)
+    if output.suffix == DICOM:
+        _write_dicom(output, found, images[0], settings, model)
+    else:
+        write_mask(output, mask, case.affine_original)
     millilitres = float((mask > 0).sum()) * _millilitres(case.spacing_original)
     print(f"wrote {output}: {millilitres:.1f} mL segmented")
+
+
+def _require_output(output: Path, images: list[Path]) -> None:
+    if not output.name.endswith((*NIFTI, DICOM)):
+        raise UsageError(
+            "bad-output",
+            "a mask is a NIfTI or a DICOM file",
+            str(output),
+            "name it .nii.gz or .dcm",
+        )
+    if output.suffix == DICOM and any(image.name.endswith(NIFTI) for image in images):
+        raise UsageError(
+            "bad-output",
+            "a DICOM segmentation is of a DICOM series, the scan is NIfTI",
+            str(output),
+            "name it .nii.gz",
+        )
+    if not output.parent.is_dir():
+        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
+    for image in images:
+        if output.resolve() == image.resolve():
+            raise Refused(
+                "same-file", "the mask would replace the scan", str(output), "name another"
+            )
+        if image.is_dir() and output.resolve().parent == image.resolve():
+            raise Refused(
+                "inside-series",
+                "the mask would become a file of the series",
+                str(output),
+                "choose another folder",
+            )
+
+
+def _write_dicom(
+    output: Path, found: "Tensor", series: Path, settings: "Settings", model: Path
+) -> None:
+    from consortium import __version__
+    from consortium.data.dicom import open_series
+    from consortium.data.dicom_seg import Algorithm, write_segmentation
+    from consortium.training.bundle import identify
+
+    name, version = identify(model)
+    structures = dict(zip(settings.data.labels, found.numpy(), strict=True))
+    algorithm = Algorithm(name, version, f"consortium {__version__}")
+    write_segmentation(output, structures, open_series(series, str(series)), algorithm)
 
 
 def _millilitres(spacing: tuple[float, float, float]) -> float:

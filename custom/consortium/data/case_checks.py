@@ -16,8 +16,9 @@ from consortium.data.volumes import (
     Summary,
     Volume,
     corners_apart,
-    one_grid,
-    read_volume,
+    on_grid,
+    read_image,
+    read_mask,
     summarise,
 )
 from consortium.settings import Data
@@ -45,11 +46,18 @@ class CaseResult:
 def check_case(case: Case, datalist: Datalist, data: Data | None) -> CaseResult:
     """Checks one case; see `consortium.data.checks` for the codes."""
     findings: list[Finding] = []
-    image = _usable(read_volume(datalist.folder, case.image), _IMAGE_AXES, findings)
+    image = _usable(read_image(datalist.folder, case.image), _IMAGE_AXES, findings)
+    if image is None and case.label.suffix.lower() == ".dcm":
+        # A segmentation stores few slices, and is a mask on its image's grid alone.
+        return CaseResult(tuple(findings), None, frozenset())
     facts = _check_image(image, case.patient, datalist.channels, findings) if image else None
     grid = (image.voxels.shape[:3], image.affine) if image else None
+    reference = image.reference if image else ""
     del image  # so that image and mask are not held together
-    mask = _usable(read_volume(datalist.folder, case.label), _MASK_AXES, findings)
+    read = read_mask(
+        datalist.folder, case.label, case.values, *(grid or ((), np.eye(4))), reference
+    )
+    mask = _usable(read, _MASK_AXES, findings)
     labels = _check_mask(mask, datalist, data, findings) if mask else frozenset[int]()
     if mask and grid:
         findings += _check_grid(*grid, mask)
@@ -63,6 +71,7 @@ def _usable(
     if isinstance(volume, Finding):
         findings.append(volume)
         return None
+    findings += volume.notes
     if volume.voxels.ndim in wanted and volume.voxels.size:
         return volume
     detail = f"{_by(volume.voxels.shape)} voxels; wanted are {' or '.join(wanted.values())}"
@@ -156,11 +165,11 @@ def _count_labels(voxels: NDArray[Any]) -> tuple[Counter[int], int, int]:
 
 
 def _check_grid(shape: tuple[int, ...], affine: NDArray[np.float64], mask: Volume) -> list[Finding]:
+    if on_grid(mask.voxels, mask.affine, shape, affine) is not None:
+        return []
     if shape != mask.voxels.shape:
         detail = f"the mask is {_by(mask.voxels.shape)}, its image {_by(shape)}"
         return [error("shape-mismatch", mask.file, detail)]
-    if one_grid(shape, mask.affine, affine):
-        return []
     apart = corners_apart(shape, mask.affine, affine)
     detail = f"mask and image lie up to {apart:.3g} mm apart (their affines differ)"
     return [error("affine-mismatch", mask.file, detail)]

@@ -5,31 +5,48 @@
 * Nothing is written, and no file outside the folder is opened.
 * One case is in memory at a time.
 
-| code              | severity | when                                                             |
-|-------------------|----------|------------------------------------------------------------------|
-| missing-file      | error    | a listed file is not there                                       |
-| unreadable-file   | error    | no NIfTI, damaged, cut off, no permission, no real numbers       |
-| outside-folder    | error    | an entry is absolute or has `..`; it is not opened               |
-| wrong-dimensions  | error    | an image is not 3-D or 4-D, a mask not 3-D, or it has no voxels  |
-| wrong-channels    | error    | another number than dataset.json's; other names than the job's   |
-| bad-affine        | error    | the affine is singular or not finite                             |
-| shape-mismatch    | error    | image and mask have different shapes                             |
-| affine-mismatch   | error    | a corner of image and mask lies over 0.1 voxel apart             |
-| not-finite        | error    | NaN or infinity in image or mask                                 |
-| non-integer-label | error    | a mask holds a fraction                                          |
-| unknown-label     | error    | a mask holds a value dataset.json, or the job, does not know     |
-| duplicate-patient | error    | two entries of one patient, or of one image file                 |
-| duplicate-mask    | error    | two entries share a mask file                                    |
-| duplicate-image   | error    | two patients have the same voxels                                |
-| empty-mask        | warning  | a mask labels nothing                                            |
-| constant-image    | warning  | a channel has one value                                          |
-| duplicate-channel | warning  | a channel is a copy of another (a missing sequence filled in)    |
-| label-name        | warning  | a label has no name, or the job calls the value by another       |
-| absent-label      | warning  | a structure (a label, without a job) is in none of the masks     |
-| too-few-patients  | warning  | fewer than 5 patients                                            |
-| spacing-outlier   | warning  | voxel spacing far from the hospital's median, and by 1.5 times   |
-| size-outlier      | warning  | number of voxels along an axis, and by 2 times                   |
-| intensity-outlier | warning  | standard deviation of a channel, and by 4 times                  |
+| code                 | severity | when                                                           |
+|----------------------|----------|----------------------------------------------------------------|
+| missing-file         | error    | a listed file or folder is not there                           |
+| unreadable-file      | error    | no NIfTI or DICOM image, damaged, no permission, no numbers    |
+| outside-folder       | error    | an entry is absolute or has `..`; it is not opened             |
+| wrong-dimensions     | error    | an image is not 3-D or 4-D, a mask not 3-D, or has no voxels   |
+| wrong-channels       | error    | another number than dataset.json's; other names than the job's |
+| bad-affine           | error    | the affine is singular or not finite; DICOM axes askew         |
+| shape-mismatch       | error    | image and mask have different shapes                           |
+| affine-mismatch      | error    | image and mask lie over 0.1 voxel apart; other DICOM frame     |
+| not-finite           | error    | NaN or infinity in image or mask                               |
+| non-integer-label    | error    | a mask holds a fraction                                        |
+| unknown-label        | error    | a mask holds a value dataset.json, or the job, does not know   |
+| duplicate-patient    | error    | two entries of one patient, or of one image file               |
+| duplicate-mask       | error    | two entries share a mask file                                  |
+| duplicate-image      | error    | two patients have the same voxels                              |
+| channel-mismatch     | error    | channels of several files differ in grid or DICOM frame        |
+| empty-series         | error    | DICOM: no file in the folder                                   |
+| several-series       | error    | DICOM: files of several series in one folder                   |
+| missing-geometry     | error    | DICOM: a slice has no position, orientation or spacing         |
+| mixed-orientation    | error    | DICOM: slices of different orientation (a localizer)           |
+| mixed-slices         | error    | DICOM: slices differ in size, spacing or frame of reference    |
+| missing-slices       | error    | DICOM: a gap between the slices                                |
+| duplicate-slice      | error    | DICOM: slices at one place (echoes, time points, copies)       |
+| uneven-slices        | error    | DICOM: slices lie over 0.1 voxel beside an even stack          |
+| tilted-series        | error    | DICOM: slices shifted against each other (tilted gantry)       |
+| missing-rescale      | error    | DICOM: CT, PET or a part of the slices without slope           |
+| no-decoder           | error    | DICOM: compressed in a way that nothing here can decode        |
+| unknown-segment      | error    | DICOM: a segment is called like no label of dataset.json       |
+| nothing-to-train     | error    | dataset.json lists all patients for validation                 |
+| empty-mask           | warning  | a mask labels nothing                                          |
+| constant-image       | warning  | a channel has one value                                        |
+| duplicate-channel    | warning  | a channel is a copy of another (a missing sequence filled in)  |
+| label-name           | warning  | a label has no name, or the job calls the value by another     |
+| absent-label         | warning  | a structure (a label, without a job) is in none of the masks   |
+| too-few-patients     | warning  | fewer than 5 patients                                          |
+| spacing-outlier      | warning  | voxel spacing far from the hospital's median, and by 1.5 times |
+| size-outlier         | warning  | number of voxels along an axis, and by 2 times                 |
+| intensity-outlier    | warning  | standard deviation of a channel, and by 4 times                |
+| overlapping-segments | warning  | DICOM: segments share voxels, the last one is taken            |
+| identifying-header   | warning  | DICOM: headers hold a name, a date of birth or the like        |
+| several-scans        | warning  | patients have several scans; they stay together                |
 
 What "far" means for the outliers is in `consortium.data.outliers`; they need 8 cases.
 """
@@ -117,7 +134,7 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
     """Finds entries that are listed twice, and counts the patients."""
     found = []
     patients: dict[str, Case] = {}
-    images: dict[Path, str] = {}
+    images: dict[Path | tuple[Path, ...], str] = {}
     masks: dict[Path, str] = {}
     scans: Counter[str] = Counter()
     for case in datalist.cases:
@@ -154,7 +171,8 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
     return found
 
 
-def _name(datalist: Datalist, path: Path) -> str:
+def _name(datalist: Datalist, path: Path | tuple[Path, ...]) -> str:
+    path = path if isinstance(path, Path) else path[0]
     return name_inside(datalist.folder, path) or _LIST
 
 

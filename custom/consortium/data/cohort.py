@@ -36,7 +36,7 @@ class Cohort:
     ):
         self._data = data
         self._volumes = CacheDataset(
-            [{"image": str(case.image), "label": str(case.label)} for case in cases],
+            [{"image": case.image, "label": case.label, "values": case.values} for case in cases],
             build_preprocessing(data, with_label=True),
             cache_rate=data.cache,
             num_workers=1,

@@ -6,7 +6,8 @@ function of the patient's id alone: adding patients moves none of the others.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ class Case:
 
     Attributes:
         patient: id of the patient; never leaves the hospital.
-        image: absolute path.
-        label: absolute path of the mask.
+        image: absolute path of a NIfTI file or of a DICOM series' folder; several are one a
+            channel.
+        label: absolute path of the mask, NIfTI or a DICOM segmentation (.dcm).
         named: whether the file names the patient, else the image's file name stands for it.
+        values: the mask's value of each name that a segment of a DICOM segmentation may have.
     """
 
     patient: str
-    image: Path
+    image: Path | tuple[Path, ...]
     label: Path
     named: bool = False
+    values: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,17 @@ class Split:
 
 
 def patient_of(entry: dict[str, Any]) -> str:
-    """The patient's id of an entry: its `patient`, else the image's file name without suffixes."""
+    """The patient's id of an entry: its `patient`, else the image's file name without suffixes.
+
+    Raises:
+        ValueError: an image of several files names no patient.
+    """
     if "patient" in entry:
         return str(entry["patient"])
+    if isinstance(entry["image"], list):
+        raise ValueError("an image of several files without its patient")
     name = Path(str(entry["image"])).name
-    for suffix in (".nii.gz", ".nii"):
+    for suffix in (".nii.gz", ".nii", ".dcm"):
         name = name.removesuffix(suffix)
     return name
 
@@ -85,14 +95,16 @@ def read_datalist(folder: Path) -> Datalist:
             str(name) for _, name in sorted(raw["modality"].items(), key=lambda item: int(item[0]))
         )
         labels = {int(value): str(name) for value, name in raw["labels"].items()}
+        values = {name.casefold(): value for value, name in labels.items() if value}
         entries = [(entry, False) for entry in raw["training"]]
         entries += [(entry, True) for entry in raw.get("validation", [])]
         cases = tuple(
             Case(
                 patient_of(entry),
-                folder / entry["image"],
+                _paths(folder, entry["image"]),
                 folder / entry["label"],
                 "patient" in entry,
+                values,
             )
             for entry, _ in entries
         )
@@ -107,6 +119,15 @@ def read_datalist(folder: Path) -> Datalist:
     if not cases:
         raise UsageError("empty-hospital", "no cases are listed", str(path), "list them")
     return Datalist(folder, channels, labels, cases, validation)
+
+
+def _paths(folder: Path, image: Any) -> Path | tuple[Path, ...]:
+    if not isinstance(image, list):
+        path: Path = folder / image
+        return path
+    if not image:
+        raise ValueError("an image of no file")
+    return tuple(folder / name for name in image)
 
 
 def hash_fraction(patient: str) -> float:

@@ -32,7 +32,7 @@ def preprocessing_config(data: Data, keys: Sequence[str] = ("image",)) -> list[d
             MONAI's, so that it runs without this package.
 
     Returns:
-        Configurations of dictionary transforms in their order.
+        Configurations of dictionary transforms in their order; the first loads NIfTI.
     """
     image, masks = keys[0], list(keys[1:])
     every = [image, *masks]
@@ -119,7 +119,9 @@ def preprocessing_config(data: Data, keys: Sequence[str] = ("image",)) -> list[d
 
 
 def build_preprocessing(data: Data, with_label: bool) -> Compose:
-    """The preprocessing of {"image": path, "label": path}.
+    """The preprocessing of {"image": path, "label": path}, NIfTI or DICOM.
+
+    It is `preprocessing_config` with `LoadCased`, which reads more, in the place of MONAI's loader.
 
     Args:
         data: the job's data settings.
@@ -129,7 +131,9 @@ def build_preprocessing(data: Data, with_label: bool) -> Compose:
         A transform that gives "image", MetaTensor float32 (C, X, Y, Z), and "label", uint8
         (L, X, Y, Z) of zeros and ones, both in RAS orientation; Z is the slice axis in 2-D.
     """
-    config = preprocessing_config(data, ("image", "label") if with_label else ("image",))
+    keys = ("image", "label") if with_label else ("image",)
+    config = preprocessing_config(data, keys)
+    config[0] = {"_target_": "consortium.data.loading.LoadCased", "keys": list(keys)}
     return Compose(ConfigParser({"preprocessing": config}).get_parsed_content("preprocessing"))
 
 

@@ -1,4 +1,6 @@
-"""NIfTI files, read without trust: whatever a file holds, reading it gives a volume or a finding.
+"""Scans and masks, read without trust: whatever a file holds, this gives a volume or a finding.
+
+NIfTI is read here; DICOM in `consortium.data.dicom`, which is imported where a hospital has it.
 
 * A path that leaves the hospital's folder is never opened. Symbolic links inside the folder are
   followed: the hospital made them, and large collections are often linked in.
@@ -11,8 +13,8 @@ import hashlib
 import itertools
 import math
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +49,108 @@ def one_grid(shape: Sequence[int], affine: NDArray[np.float64], other: NDArray[n
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """How the axes of a volume lie on a larger grid, voxel on voxel.
+
+    Attributes:
+        axes: of the volume, in the order of the grid's.
+        flipped: the grid's axes along which the volume runs backwards.
+        start: the first voxel of the grid that the volume covers, along each axis.
+        size: voxels that it covers, along each axis.
+    """
+
+    axes: tuple[int, ...]
+    flipped: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    def __call__(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """The voxels with the grid's axes; a view."""
+        return np.flip(voxels.transpose(self.axes), self.flipped)
+
+    @property
+    def where(self) -> tuple[slice, ...]:
+        """What the volume covers of an array on the grid."""
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
+
+
+def place(
+    shape: Sequence[int],
+    affine: NDArray[np.float64],
+    onto: Sequence[int],
+    grid: NDArray[np.float64],
+) -> Placement | None:
+    """Finds where a volume's voxels lie among a grid's, whatever the order and sense of its axes.
+
+    Args:
+        shape: three numbers of voxels.
+        affine: 4 x 4, the volume's voxel to mm.
+        onto: three numbers of voxels of the grid.
+        grid: 4 x 4, the grid's voxel to mm.
+
+    Returns:
+        None where a voxel lies beside the grid, or between its voxels by `GRID_TOLERANCE`.
+    """
+    exact = np.linalg.solve(grid, affine)
+    snapped = np.rint(exact)
+    turn = np.abs(snapped[:3, :3])
+    if not ((turn.sum(0) == 1).all() and (turn.sum(1) == 1).all()):
+        return None
+    if not one_grid(shape, affine, grid @ snapped):
+        return None
+    axes = tuple(int(axis) for axis in turn.argmax(1))
+    size = tuple(int(shape[axis]) for axis in axes)
+    first = snapped[:3, 3]
+    last = snapped @ [*(n - 1 for n in shape), 1]
+    start = tuple(int(min(a, b)) for a, b in zip(first, last[:3], strict=True))
+    if any(a < 0 or a + n > m for a, n, m in zip(start, size, onto, strict=True)):
+        return None
+    flipped = tuple(i for i, axis in enumerate(axes) if snapped[i, axis] < 0)
+    return Placement(axes, flipped, start, size)
+
+
+def on_grid(
+    voxels: NDArray[Any],
+    affine: NDArray[np.float64],
+    shape: Sequence[int],
+    grid: NDArray[np.float64],
+) -> NDArray[Any] | None:
+    """A mask with the axes of its image, where both have the same voxels in space.
+
+    Programs write one and the same volume with axes in another order or sense: what a DICOM series
+    lists from head to foot is often listed from foot to head in a mask that was drawn on it.
+
+    Args:
+        voxels: (x, y, slice) of the mask.
+        affine: of the mask.
+        shape: of the image.
+        grid: the image's affine.
+
+    Returns:
+        A view of the mask's voxels of shape `shape`, or None where the grids differ.
+    """
+    found = place(voxels.shape, affine, shape, grid)
+    return found(voxels) if found and found.size == tuple(shape) else None
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
-    """A NIfTI file's voxels.
+    """The voxels of a NIfTI file, a DICOM series, or of one of these for each channel.
 
     Attributes:
         file: path relative to the hospital's folder.
         voxels: array (x, y, slice) or (x, y, slice, channel), in the type of the file; float32
             where the header scales it.
         affine: 4 x 4, voxel to mm; finite and invertible.
+        reference: UID of DICOM's frame of reference; empty where the file knows none.
+        notes: warnings about how it was stored.
     """
 
     file: str
     voxels: NDArray[Any]
     affine: NDArray[np.float64]
+    reference: str = ""
+    notes: tuple[Finding, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -91,8 +182,89 @@ def name_inside(folder: Path, path: Path) -> str | None:
     return str(path.relative_to(folder))
 
 
+def read_image(folder: Path, image: Path | tuple[Path, ...]) -> Volume | Finding:
+    """Reads an image that a hospital's `dataset.json` names.
+
+    Args:
+        folder: the hospital's folder, absolute.
+        image: `folder` joined with what `dataset.json` says; several paths are one a channel.
+
+    Returns:
+        The volume, or the one finding that says why there is none; that of `read_volume`, or
+        `channel-mismatch` where channels do not share one grid and one frame of reference.
+    """
+    if isinstance(image, Path):
+        return read_volume(folder, image)
+    channels: list[Volume] = []
+    for path in image:
+        channel = read_volume(folder, path)
+        if isinstance(channel, Finding):
+            return channel
+        if finding := _other_grid(channel, channels[0] if channels else channel):
+            return finding
+        channels.append(channel)
+    stacked = np.stack([channel.voxels for channel in channels], axis=-1)
+    notes = tuple(note for channel in channels for note in channel.notes)
+    return replace(channels[0], voxels=stacked, notes=notes)
+
+
+def _other_grid(channel: Volume, first: Volume) -> Finding | None:
+    """Why a channel cannot be laid on the first."""
+    if channel.voxels.ndim != 3:
+        detail = f"a channel of its own has 3 axes, this file {channel.voxels.ndim}"
+    elif channel.voxels.shape != first.voxels.shape:
+        detail = f"{channel.voxels.shape} voxels, {first.voxels.shape} in {first.file}"
+    elif not one_grid(first.voxels.shape, channel.affine, first.affine):
+        apart = corners_apart(first.voxels.shape, channel.affine, first.affine)
+        detail = f"lies up to {apart:.3g} mm apart from {first.file}"
+    elif channel.reference and first.reference and channel.reference != first.reference:
+        detail = f"has another frame of reference than {first.file}"
+    else:
+        return None
+    return error("channel-mismatch", channel.file, detail)
+
+
+def read_mask(
+    folder: Path,
+    path: Path,
+    values: Mapping[str, int],
+    shape: Sequence[int],
+    affine: NDArray[np.float64],
+    reference: str = "",
+) -> Volume | Finding:
+    """Reads a mask that a hospital's `dataset.json` names: NIfTI, or a DICOM segmentation.
+
+    Args:
+        folder: the hospital's folder, absolute.
+        path: `folder` joined with what `dataset.json` says.
+        values: the mask's value of each name that a segment may have.
+        shape: of the image, three numbers; a segmentation is laid on its grid.
+        affine: of the image.
+        reference: the image's frame of reference, if known.
+
+    Returns:
+        The mask, or the one finding that says why there is none.
+    """
+    file = name_inside(folder, path)
+    if file is None or not is_dicom(path):
+        return read_volume(folder, path)
+    if path.is_dir():
+        return error("unreadable-file", file, "a folder; a mask is one file")
+    from consortium.data.dicom import UnusableSeries
+    from consortium.data.dicom_seg import read_segmentation
+
+    try:
+        mask = read_segmentation(path, file, values, shape, affine)
+    except UnusableSeries as problem:
+        return problem.finding
+    if reference and mask.reference and mask.reference != reference:
+        detail = "mask and image have different frames of reference"
+        return error("affine-mismatch", mask.file, detail)
+    return mask
+
+
 def read_volume(folder: Path, path: Path) -> Volume | Finding:
-    """Reads a file that a hospital's `dataset.json` names.
+    """Reads a file or a DICOM series that a hospital's `dataset.json` names.
 
     Args:
         folder: the hospital's folder, absolute.
@@ -100,12 +272,14 @@ def read_volume(folder: Path, path: Path) -> Volume | Finding:
 
     Returns:
         The volume, or the one finding that says why there is none: `outside-folder`,
-        `missing-file`, `unreadable-file` or `bad-affine`.
+        `missing-file`, `unreadable-file`, `bad-affine`, or one of those that DICOM has of its own.
     """
     file = name_inside(folder, path)
     if file is None:
         entry = path.relative_to(folder) if path.is_relative_to(folder) else path
         return error("outside-folder", "dataset.json", f"{entry} is not a path inside the folder")
+    if is_dicom(path):
+        return _read_dicom(path, file)
     try:
         image, voxels = _load(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -118,6 +292,24 @@ def read_volume(folder: Path, path: Path) -> Volume | Finding:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
         return error("bad-affine", file, "the header's affine cannot be inverted")
     return Volume(file, voxels, affine)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is read as a DICOM series: a folder of its files, or a file named .dcm."""
+    try:
+        return path.is_dir() or path.suffix.lower() == ".dcm"
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _read_dicom(path: Path, file: str) -> Volume | Finding:
+    from consortium.data.dicom import UnusableSeries, open_series
+
+    try:
+        series = open_series(path, file)
+        return Volume(file, series.voxels(), series.affine, series.reference, series.notes)
+    except UnusableSeries as problem:
+        return problem.finding
 
 
 def _load(path: Path) -> tuple[Any, NDArray[Any]]:

@@ -108,6 +108,23 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
     return settings, network.to(device).eval()
 
 
+def identify(folder: Path) -> tuple[str, str]:
+    """What a model is called where its work is kept.
+
+    Args:
+        folder: of a bundle that `load_bundle` has opened.
+
+    Returns:
+        Its name, from the job that trained it, and its version, the first 16 digits of the sha256
+        of its weights; at most 64 characters each.
+    """
+    trained = read_json_object(folder / METADATA)["consortium"].get("trained")
+    job = trained.get("job") if isinstance(trained, dict) else None
+    printable = "".join(c for c in str(job or "segmentation") if c.isprintable() and c != "\\")
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return f"Consortium {printable}"[:64].strip(), digest[:16]
+
+
 def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Reads the weights of a model to start from.
 

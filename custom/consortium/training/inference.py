@@ -6,7 +6,7 @@ no two structures share a value of the mask, at most one of them holds a voxel: 
 """
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from monai.utils.enums import TraceKeys
 
+from consortium.data.findings import Finding
 from consortium.data.transforms import build_preprocessing
-from consortium.data.volumes import one_grid
+from consortium.data.volumes import is_dicom, on_grid, one_grid, read_mask
 from consortium.errors import Refused, UsageError
 from consortium.files import replace_file
 from consortium.settings import Data, Settings
@@ -74,37 +75,53 @@ def inferer_config(data: Data) -> dict[str, Any]:
     }
 
 
-def load_case(settings: Settings, image: Path, label: Path | None) -> PreparedCase:
+def load_case(
+    settings: Settings,
+    image: Path | tuple[Path, ...],
+    label: Path | None,
+    values: Mapping[str, int] | None = None,
+) -> PreparedCase:
     """Reads and preprocesses one patient.
 
     Args:
         settings: of the model.
-        image: NIfTI of (x, y, slice, channel), or (x, y, slice) with one channel.
-        label: NIfTI mask on the same grid, or None.
+        image: NIfTI of (x, y, slice, channel), or (x, y, slice) with one channel, or the folder of
+            a DICOM series; or several, one a channel.
+        label: mask on the same grid, NIfTI or a DICOM segmentation, or None.
+        values: the mask's value of each name that a segment of a DICOM segmentation may have; the
+            model's structures by default.
 
     Raises:
-        UsageError: `missing-file`, `unreadable-image`, or `mask-mismatch` for a mask on another
-            grid.
+        UsageError: `missing-file`, `unreadable-image`, `mask-mismatch` for a mask on another grid,
+            `channel-mismatch` for channels on several, or a code of `consortium.data.checks` for
+            what is wrong with a DICOM series.
         Refused: `wrong-channels` for another number of channels than the model's.
     """
-    scan = _open(image)
-    channels = scan.shape[3] if len(scan.shape) == 4 else 1
+    scans = [_open(path) for path in ((image,) if isinstance(image, Path) else image)]
+    scan, where = scans[0], scans[0].path
+    if len(scans) > 1:
+        _require_one_grid(scans)
+    channels = sum(scan.channels for scan in scans)
     expected = settings.data.channels
     if channels != len(expected):
         raise Refused(
             "wrong-channels",
             f"the image has {channels} channel(s), the model takes {len(expected)}",
-            str(image),
+            str(where),
             f"give {', '.join(expected)} in this order",
         )
-    label_original = None if label is None else _read_label(settings.data, label, scan, image)
+    label_original = None
+    if label is not None:
+        if values is None:
+            values = {name.casefold(): group[0] for name, group in settings.data.labels.items()}
+        label_original = _read_label(settings.data, label, scan, values)
     try:
-        prepared = _preprocessing(settings.data)({"image": str(image)})["image"]
+        prepared = _preprocessing(settings.data)({"image": image})["image"]
     except Exception as error:
-        raise _unreadable(image) from error
+        raise _unreadable(where, error) from error
     if not torch.isfinite(prepared).all():
         raise UsageError(
-            "unreadable-image", "the image holds voxels that are no number", str(image), "repair it"
+            "unreadable-image", "the image holds voxels that are no number", str(where), "repair it"
         )
     for operation in prepared.applied_operations:
         # MONAI undoes a transform by the identity of its object, which does not survive pickling.
@@ -113,7 +130,7 @@ def load_case(settings: Settings, image: Path, label: Path | None) -> PreparedCa
     return PreparedCase(
         image=prepared,
         label_original=label_original,
-        affine_original=np.asarray(scan.affine, float),
+        affine_original=scan.affine,
         spacing_original=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
     )
 
@@ -263,8 +280,53 @@ def _cached_preprocessing(data: str) -> Compose:
     return build_preprocessing(Data.model_validate_json(data), with_label=False)
 
 
-def _open(path: Path) -> Any:
-    """Opens a NIfTI file of 3 or 4 axes without reading its voxels."""
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """A file or a series whose voxels are not read yet."""
+
+    path: Path
+    shape: tuple[int, ...]
+    channels: int
+    affine: np.ndarray[Any, np.dtype[np.float64]]
+    reference: str = ""
+
+
+def _open(path: Path) -> _Scan:
+    """Reads the headers of a NIfTI file of 3 or 4 axes, or of a DICOM series."""
+    if is_dicom(path):
+        return _open_series(path)
+    file = _open_nifti(path)
+    channels = file.shape[3] if len(file.shape) == 4 else 1
+    return _Scan(path, tuple(file.shape[:3]), channels, np.asarray(file.affine, float))
+
+
+def _open_series(path: Path) -> _Scan:
+    from consortium.data.dicom import UnusableSeries, open_series
+
+    try:
+        series = open_series(path, path.name)
+    except UnusableSeries as problem:
+        raise _unusable(path, problem.finding) from None
+    return _Scan(path, series.shape, 1, series.affine, series.reference)
+
+
+def _require_one_grid(scans: Sequence[_Scan]) -> None:
+    first = scans[0]
+    for scan in scans:
+        if scan.channels != 1:
+            what = "a channel of its own has several channels"
+        elif scan.shape != first.shape or not one_grid(scan.shape, scan.affine, first.affine):
+            what = "the channels lie on different grids"
+        elif scan.reference and first.reference and scan.reference != first.reference:
+            what = "the channels have different frames of reference"
+        else:
+            continue
+        raise UsageError(
+            "channel-mismatch", what, str(scan.path), "resample the channels to one grid"
+        )
+
+
+def _open_nifti(path: Path) -> Any:
     if not path.is_file():
         raise UsageError("missing-file", "no such file", str(path), "check the path")
     try:
@@ -272,7 +334,7 @@ def _open(path: Path) -> Any:
             scan = nibabel.load(path)
         axes = len(scan.shape)
     except Exception as error:  # a damaged file makes nibabel raise nearly anything
-        raise _unreadable(path) from error
+        raise _unreadable(path, error) from error
     if axes not in (3, 4) or 0 in scan.shape:
         raise UsageError(
             "unreadable-image",
@@ -283,31 +345,54 @@ def _open(path: Path) -> Any:
     return scan
 
 
-def _unreadable(path: Path) -> UsageError:
+def _unreadable(path: Path, problem: BaseException | None) -> UsageError:
+    while problem is not None:
+        finding = getattr(problem, "finding", None)
+        if isinstance(finding, Finding):
+            return _unusable(path, finding)
+        problem = problem.__cause__
     return UsageError(
         "unreadable-image", "not a NIfTI file, or damaged", str(path), "copy or export it again"
     )
 
 
-def _read_label(data: Data, label: Path, scan: Any, image: Path) -> torch.Tensor:
-    mask = _open(label)
-    try:
-        voxels = torch.from_numpy(np.asarray(mask.dataobj, dtype=np.float32))
-    except Exception as error:
-        raise _unreadable(label) from error
-    if voxels.ndim == 4 and voxels.shape[3] == 1:
-        voxels = voxels[..., 0]
-    if voxels.shape != scan.shape[:3] or not one_grid(voxels.shape, mask.affine, scan.affine):
-        raise UsageError(
-            "mask-mismatch",
-            f"the mask's shape {tuple(voxels.shape)} or affine is not that of the image "
-            f"{image.name}, {tuple(scan.shape[:3])}",
-            str(label),
-            "resample the mask to the image's grid",
+def _unusable(path: Path, finding: Finding) -> UsageError:
+    what = finding.detail
+    if Path(finding.file) != Path(path.name):
+        what = f"{Path(finding.file).name}: {what}"
+    return UsageError(finding.code, what, str(path), "export it again, as it was scanned")
+
+
+def _read_label(data: Data, label: Path, scan: _Scan, values: Mapping[str, int]) -> torch.Tensor:
+    if label.suffix.lower() == ".dcm":
+        found = read_mask(label.parent, label, values, scan.shape, scan.affine, scan.reference)
+        if isinstance(found, Finding):
+            raise _unusable(label, found)
+        voxels = found.voxels.astype(np.float32)
+    else:
+        mask = _open_nifti(label)
+        try:
+            stored = np.asarray(mask.dataobj, dtype=np.float32)
+        except Exception as error:
+            raise _unreadable(label, error) from error
+        if stored.ndim == 4 and stored.shape[3] == 1:
+            stored = stored[..., 0]
+        aligned = (
+            on_grid(stored, mask.affine, scan.shape, scan.affine) if stored.ndim == 3 else None
         )
+        if aligned is None:
+            raise UsageError(
+                "mask-mismatch",
+                f"the mask's shape {stored.shape} or affine is not that of the image "
+                f"{scan.path.name}, {scan.shape}",
+                str(label),
+                "resample the mask to the image's grid",
+            )
+        voxels = np.ascontiguousarray(aligned)
+    found_voxels = torch.from_numpy(voxels)
     return torch.stack(
         [
-            torch.isin(voxels, torch.tensor(values, dtype=voxels.dtype)).to(torch.uint8)
-            for values in data.labels.values()
+            torch.isin(found_voxels, torch.tensor(group, dtype=torch.float32)).to(torch.uint8)
+            for group in data.labels.values()
         ]
     )

@@ -255,7 +255,8 @@ class Hospital:
             loaded: list[tuple[str, PreparedCase]] = []
             for case in self._split.validation:
                 self._tell_check(len(loaded), len(self._split.validation))
-                loaded.append((case.patient, load_case(self._settings, case.image, case.label)))
+                prepared = load_case(self._settings, case.image, case.label, case.values)
+                loaded.append((case.patient, prepared))
             self._validation = loaded
         return self._validation
 
