@@ -365,7 +365,7 @@ def test_the_cross_site_matrix_is_a_table(run):
         "north": {"east": score(0.5)},
     }
     text = render(run).text
-    assert "east 0.500 0.250 withheld north 0.500 \u2013 \u2013" in text
+    assert "east 0.50 0.25 withheld north 0.50 \u2013 \u2013" in text
 
 
 def test_a_run_without_a_round_has_a_page(run):

@@ -194,7 +194,7 @@ def _cross_site(result: Result, names: Sequence[str]) -> list[tuple[str, list[st
         for name in names:
             value = mean_dice(scores.get(name))
             withheld = name in scores and scores[name] and value is None
-            cells.append("withheld" if withheld else "\u2013" if value is None else f"{value:.3f}")
+            cells.append("withheld" if withheld else "\u2013" if value is None else f"{value:.2f}")
         rows.append((trained_at, cells))
     return rows
 
