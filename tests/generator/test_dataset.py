@@ -125,6 +125,30 @@ def test_three_dimensions_give_voxels_of_equal_sides(tmp_path: Path) -> None:
     assert set(np.unique(np.asarray(mask.dataobj))) == {0, 1, 2}
 
 
+def test_the_command_writes_four_channels_and_three_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(HOSPITALS[1], patients=1, held_out=1)
+    monkeypatch.setattr("consortium.cli.generate.HOSPITALS", [small])
+    with pytest.raises(SystemExit, match="0"):
+        run_app(app, [str(tmp_path / "out"), "--dims", "3", "--like", "brats"])
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'harbour'}: 2 patients\n"
+    datalist = read_datalist(tmp_path / "out" / "harbour")
+    assert datalist.channels == ("FLAIR", "T1w", "T1gd", "T2w")
+    assert datalist.labels[3] == "enhancing tumour"
+    for case in datalist.cases:
+        assert nib.load(case.image).shape == (80, 80, 56, 4)
+        assert set(np.unique(np.asarray(nib.load(case.label).dataobj))) <= set(datalist.labels)
+
+
+def test_an_unknown_protocol_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_app(app, [str(tmp_path / "out"), "--like", "ct"])
+    told = "error unknown-protocol: there is no such protocol, ct, name lgg or brats\n"
+    assert capsys.readouterr().err == told
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("occupy", ["file in it", "file instead"])
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path, occupy: str) -> None:
     out = tmp_path / "out"

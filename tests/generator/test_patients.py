@@ -7,6 +7,7 @@ from scipy.ndimage import binary_dilation
 from consortium.generator.dataset import Patient, make_patient
 from consortium.generator.fields import Grid, SmoothField
 from consortium.generator.hospitals import HOSPITALS
+from consortium.generator.protocols import PROTOCOLS
 
 BY_NAME = {hospital.name: hospital for hospital in HOSPITALS}
 PATIENTS = 6
@@ -126,6 +127,57 @@ def test_a_patient_is_the_same_person_in_two_and_in_three_dimensions() -> None:
         p.affine[:3, :3] @ np.argwhere(p.mask).mean(axis=0) + p.affine[:3, 3] for p in (flat, full)
     ]
     assert np.linalg.norm(centres[0] - centres[1]) < 3
+
+
+def test_a_patient_is_the_same_under_every_protocol_and_the_parts_are_nested() -> None:
+    for hospital, index in ((HOSPITALS[0], 1), (HOSPITALS[1], 1), (HOSPITALS[3], 2)):
+        two, four = (
+            make_patient(
+                hospital, index, seed=0, spatial_dims=3, shape=(64, 48), protocol=PROTOCOLS[name]
+            )
+            for name in ("lgg", "brats")
+        )
+        assert (two.image.shape[3], four.image.shape[3]) == (3, 4)
+        np.testing.assert_array_equal(two.mask > 0, four.mask > 0)
+        np.testing.assert_array_equal(two.mask == 2, four.mask >= 2)
+        assert {0, 1, 3} <= set(np.unique(four.mask)) <= {0, 1, 2, 3}
+
+
+def test_what_enhances_is_bright_after_contrast_around_a_core_that_is_not() -> None:
+    found = []
+    for index in range(1, 9):
+        patient = make_patient(
+            BY_NAME["harbour"],
+            index,
+            seed=0,
+            spatial_dims=3,
+            shape=(80, 56),
+            protocol=PROTOCOLS["brats"],
+        )
+        _, before, after, t2 = np.moveaxis(patient.image.astype(float), 3, 0)
+        parts = [patient.mask == value for value in (1, 2, 3)]
+        if all(part.sum() > 20 for part in parts):
+            _, dead, rim = parts
+            gain = [float(np.mean(after[part]) / np.mean(before[part])) for part in parts]
+            assert gain[2] > 1.1 * max(gain[:2])
+            assert t2[dead].mean() > t2[rim].mean()
+            found.append(index)
+    assert len(found) > 3
+
+
+def test_a_core_that_takes_up_no_contrast_has_no_enhancing_part() -> None:
+    north = BY_NAME["north"]
+    for share, values in ((0.0, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
+        growth = replace(north.growth, enhancing=share, core=(0.6, 0.7))
+        patient = make_patient(
+            replace(north, growth=growth),
+            1,
+            seed=0,
+            spatial_dims=3,
+            shape=(80, 56),
+            protocol=PROTOCOLS["brats"],
+        )
+        assert set(np.unique(patient.mask)) == values
 
 
 def test_a_smooth_field_has_mean_zero_variance_one_and_its_wavelength() -> None:

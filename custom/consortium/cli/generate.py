@@ -8,6 +8,7 @@ import typer
 from consortium.cli.run import DebugOption, run_app
 from consortium.generator.dataset import generate
 from consortium.generator.hospitals import HOSPITALS
+from consortium.generator.protocols import PROTOCOLS
 
 app = typer.Typer(add_completion=False)
 
@@ -19,10 +20,14 @@ def write(
     dims: Annotated[
         int, typer.Option(help="2: stacks of thick slices; 3: cubes.", min=2, max=3)
     ] = 2,
+    like: Annotated[
+        str,
+        typer.Option(help=f"Channels and structures: {' or '.join(PROTOCOLS)}."),
+    ] = "lgg",
     debug: DebugOption = False,
 ) -> None:
     """Write brain scans that look like several hospitals, one folder a hospital."""
-    generate(out, seed=seed, spatial_dims=2 if dims == 2 else 3)
+    generate(out, HOSPITALS, seed=seed, spatial_dims=2 if dims == 2 else 3, like=like)
     for hospital in HOSPITALS:
         print(f"{out / hospital.name}: {hospital.patients + hospital.held_out} patients")
 

@@ -24,12 +24,11 @@ from consortium.errors import UsageError
 from consortium.files import whole_folder, write_json, write_text
 from consortium.generator.anatomy import Head
 from consortium.generator.hospitals import HOSPITALS, Hospital
-from consortium.generator.scanner import CHANNELS, SIGNALS, Scanner
+from consortium.generator.protocols import PROTOCOLS, Protocol
+from consortium.generator.scanner import SIGNALS, Scanner
 from consortium.generator.tumour import Tumour
 
-LABELS = ("background", "oedema", "core")
-
-_SHAPES = {2: (96, 18), 3: (64, 40)}
+_STACK = (96, 18)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class Patient:
         age: years.
         scanner: the machine.
         image: of shape (X, Y, Z, channels), axes pointing right, front and up.
-        mask: of shape (X, Y, Z): 0 background, 1 oedema, 2 core.
+        mask: of shape (X, Y, Z), with the values of the protocol.
         affine: of shape (4, 4), from voxels to mm to the right, front and up.
     """
 
@@ -63,11 +62,13 @@ def generate(
     spatial_dims: Literal[2, 3] = 2,
     in_plane: int | None = None,
     slices: int | None = None,
+    like: str = "lgg",
 ) -> None:
     """Writes one folder a hospital below `out`.
 
     The same arguments give the same bytes (on one machine with one set of libraries; elsewhere a
-    voxel may differ by one unit). A patient's head and tumour are the same in 2-D and in 3-D.
+    voxel may differ by one unit). A patient's head and tumour are the same in 2-D and in 3-D, and
+    under every protocol.
 
     Args:
         out: a folder that is missing or empty.
@@ -75,25 +76,30 @@ def generate(
         seed: not negative.
         spatial_dims: 2 gives stacks of thick slices, to be trained on slice by slice; 3 gives
             small volumes with voxels of equal sides.
-        in_plane: voxels along each side of a slice; by default 96 in 2-D, 64 in 3-D.
-        slices: by default 18 in 2-D, 40 in 3-D.
+        in_plane: voxels along each side of a slice; by default 96 in 2-D, the protocol's in 3-D.
+        slices: by default 18 in 2-D, the protocol's in 3-D.
+        like: name of the protocol, in `PROTOCOLS`.
 
     Raises:
-        UsageError: `folder-in-use`, `bad-seed` or `same-name`.
+        UsageError: `folder-in-use`, `bad-seed`, `same-name` or `unknown-protocol`.
         EnvironmentProblem: `disk-full` or `cannot-write`; hospitals that were done stay.
     """
     if seed < 0:
         raise UsageError("bad-seed", f"{seed} is negative", "--seed", "give 0 or more")
+    if like not in PROTOCOLS:
+        known = " or ".join(PROTOCOLS)
+        raise UsageError("unknown-protocol", "there is no such protocol", like, f"name {known}")
     repeated = [n for n, count in Counter(h.name for h in hospitals).items() if count > 1]
     if repeated:
         raise UsageError("same-name", "two hospitals have one name", repeated[0], "rename one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("folder-in-use", "not an empty folder", str(out), "name a new one")
-    default_in_plane, default_slices = _SHAPES[spatial_dims]
+    protocol = PROTOCOLS[like]
+    default_in_plane, default_slices = _STACK if spatial_dims == 2 else protocol.volume
     shape = (in_plane or default_in_plane, slices or default_slices)
     for hospital in hospitals:
         with whole_folder(out / hospital.name) as folder:
-            _write_hospital(folder, hospital, seed, spatial_dims, shape)
+            _write_hospital(folder, hospital, seed, spatial_dims, shape, protocol)
 
 
 def make_patient(
@@ -103,6 +109,7 @@ def make_patient(
     seed: int,
     spatial_dims: Literal[2, 3],
     shape: tuple[int, int],
+    protocol: Protocol = PROTOCOLS["lgg"],
 ) -> Patient:
     """Draws a hospital's patient and scans them.
 
@@ -112,6 +119,7 @@ def make_patient(
         seed: see `generate`.
         spatial_dims: see `generate`.
         shape: voxels along each side of a slice, and slices.
+        protocol: what is acquired and outlined.
     """
     digest = hashlib.sha256(hospital.name.encode()).digest()
     words = [int.from_bytes(digest[i : i + 4], "big") for i in range(0, 16, 4)]
@@ -124,16 +132,17 @@ def make_patient(
 
     grid = scanner.grid(*shape, isotropic=spatial_dims == 3)
     anatomy = head.on(grid, tumour.push)
-    layers, mask = tumour.on(grid, anatomy)
+    layers, parts = tumour.on(grid, anatomy)
     signals = {**SIGNALS, **tumour.signals}
-    image = scanner.acquire(rng, grid, (*anatomy.layers, *layers), signals)
+    sequences = protocol.channels.values()
+    image = scanner.acquire(rng, grid, (*anatomy.layers, *layers), signals, sequences)
     return Patient(
         name=f"{hospital.name}-{index:04d}",
         sex="male" if male else "female",
         age=age,
         scanner=scanner,
         image=image,
-        mask=mask,
+        mask=protocol.mask(parts),
         affine=grid.affine,
     )
 
@@ -144,6 +153,7 @@ def _write_hospital(
     seed: int,
     spatial_dims: Literal[2, 3],
     shape: tuple[int, int],
+    protocol: Protocol,
 ) -> None:
     """Fills an existing, empty folder."""
     (folder / "imagesTr").mkdir()
@@ -153,7 +163,9 @@ def _write_hospital(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["patient", "sex", "age", "scanner"])
     for index in range(1, hospital.patients + hospital.held_out + 1):
-        patient = make_patient(hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape)
+        patient = make_patient(
+            hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape, protocol=protocol
+        )
         image, label = f"imagesTr/{patient.name}.nii.gz", f"labelsTr/{patient.name}.nii.gz"
         for name, voxels in ((image, patient.image), (label, patient.mask)):
             scan = nib.Nifti1Image(voxels, patient.affine)
@@ -172,8 +184,8 @@ def _write_hospital(
             "name": f"generated brain tumours, {hospital.name}",
             "description": f"No patient is real; seed {seed}, {spatial_dims}-D.",
             "tensorImageSize": "4D",
-            "modality": {str(number): name for number, name in enumerate(CHANNELS)},
-            "labels": {str(value): name for value, name in enumerate(LABELS)},
+            "modality": {str(number): name for number, name in enumerate(protocol.channels)},
+            "labels": {str(value): name for value, name in enumerate(protocol.labels)},
             "numTraining": len(entries["training"]),
             **{part: listed for part, listed in entries.items() if listed},
         },

@@ -1,11 +1,13 @@
-"""What a scanner makes of a head: three channels with its own contrast, sharpness, bias and noise.
+"""What a scanner makes of a head: images with its own contrast, sharpness, bias and noise.
 
-The channels are those of the usual protocol for a glioma. How bright each tissue is on each of them
-is a table; what differs between machines is in `Scanner`.
+A scanner knows the sequences of the usual protocols for a glioma; `consortium.generator.protocols`
+says which are asked for. How bright each tissue is on each sequence is a table; what differs
+between machines is in `Scanner`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 import numpy as np
@@ -15,26 +17,34 @@ from scipy.ndimage import gaussian_filter1d
 from consortium.generator.anatomy import Layer, Tissue
 from consortium.generator.fields import Grid, SmoothField
 
-CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 
-Signal = tuple[float, float, float]
+class Sequence(IntEnum):
+    """What a scanner can acquire; the number is the place in every table of signals and gains."""
+
+    T1 = 0
+    FLAIR = 1
+    T1_CONTRAST = 2
+    T2 = 3
+
+
+Signal = tuple[float, float, float, float]
 
 SIGNALS: dict[Tissue, Signal] = {
-    Tissue.SCALP: (0.95, 0.58, 0.95),
-    Tissue.MUSCLE: (0.45, 0.34, 0.52),
-    Tissue.BONE: (0.06, 0.05, 0.06),
-    Tissue.MARROW: (0.50, 0.25, 0.50),
-    Tissue.FLUID: (0.20, 0.10, 0.21),
-    Tissue.GREY: (0.47, 0.55, 0.50),
-    Tissue.WHITE: (0.70, 0.45, 0.72),
-    Tissue.NUCLEI: (0.58, 0.52, 0.61),
-    Tissue.EYE: (0.22, 0.15, 0.22),
-    Tissue.AIR: (0.02, 0.02, 0.02),
-    Tissue.VESSEL: (0.28, 0.20, 1.05),
-    Tissue.PLEXUS: (0.45, 0.45, 0.95),
-    Tissue.LESION: (0.54, 0.80, 0.56),
+    Tissue.SCALP: (0.95, 0.58, 0.95, 0.60),
+    Tissue.MUSCLE: (0.45, 0.34, 0.52, 0.26),
+    Tissue.BONE: (0.06, 0.05, 0.06, 0.05),
+    Tissue.MARROW: (0.50, 0.25, 0.50, 0.40),
+    Tissue.FLUID: (0.20, 0.10, 0.21, 1.05),
+    Tissue.GREY: (0.47, 0.55, 0.50, 0.58),
+    Tissue.WHITE: (0.70, 0.45, 0.72, 0.42),
+    Tissue.NUCLEI: (0.58, 0.52, 0.61, 0.50),
+    Tissue.EYE: (0.22, 0.15, 0.22, 1.00),
+    Tissue.AIR: (0.02, 0.02, 0.02, 0.02),
+    Tissue.VESSEL: (0.28, 0.20, 1.05, 0.12),
+    Tissue.PLEXUS: (0.45, 0.45, 0.95, 0.75),
+    Tissue.LESION: (0.54, 0.80, 0.56, 0.78),
 }
-"""Signal of the healthy and the harmless in the channels' order; a tumour's is its own."""
+"""Signal of the healthy and the harmless, by sequence; a tumour's is its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +57,8 @@ class Scanner:
         coverage: height of the stack of slices, mm.
         orientation: where the axes of the files point: to the right, front and head, or the
             first two to the left and back.
-        gain: scanner's units for a signal of 1, by channel.
-        gamma: exponent on the signal, by channel; below 1, the contrast of tissues is flatter.
+        gain: scanner's units for a signal of 1, by sequence.
+        gamma: exponent on the signal, by sequence; below 1, the contrast of tissues is flatter.
         sharpness: standard deviation of the point spread in the plane, mm.
         bias: standard deviation of the logarithm of the receiver's sensitivity over the head.
         noise: standard deviation in each of the receiver's two parts, for a signal of 1.
@@ -58,8 +68,8 @@ class Scanner:
     field_of_view: float
     coverage: float
     orientation: Literal["RAS", "LPS"]
-    gain: tuple[float, float, float]
-    gamma: tuple[float, float, float]
+    gain: Signal
+    gamma: Signal
     sharpness: float
     bias: float
     noise: float
@@ -85,6 +95,7 @@ class Scanner:
         grid: Grid,
         layers: Iterable[Layer],
         signals: Mapping[Tissue, Signal],
+        sequences: Collection[Sequence],
     ) -> npt.NDArray[np.int16]:
         """Scans a head.
 
@@ -95,21 +106,23 @@ class Scanner:
             rng: source of randomness.
             grid: positions of the voxels.
             layers: tissues, each over the ones before.
-            signals: of each tissue, in the order of `CHANNELS`.
+            signals: of each tissue, by sequence.
+            sequences: what is acquired, in the order of the channels.
 
         Returns:
-            Of shape (X, Y, Z, 3), in the scanner's units.
+            Of shape (X, Y, Z, sequences), in the scanner's units.
         """
         # No two patients are scanned quite alike: sequences are adapted, and people move.
-        contrast = np.array(self.gamma) * rng.uniform(0.8, 1.2, size=3)
+        chosen = list(sequences)
+        contrast = np.array(self.gamma)[chosen] * rng.uniform(0.8, 1.2, size=len(chosen))
         coil = SmoothField.draw(rng, wavelength=320, waves=12).on(grid)
         texture = 0.025 * SmoothField.draw(rng, wavelength=9, waves=32).on(grid)
-        image = np.zeros((3, *grid.shape))
+        image = np.zeros((len(chosen), *grid.shape))
         for layer in layers:
             kept = 1 - layer.share
-            for channel, signal in zip(image, signals[layer.tissue], strict=True):
+            for channel, sequence in zip(image, chosen, strict=True):
                 channel *= kept
-                channel += signal * layer.share
+                channel += signals[layer.tissue][sequence] * layer.share
         spread = self.sharpness * rng.uniform(0.8, 1.5) / (grid.x[1] - grid.x[0])
         for channel, gamma in zip(image, contrast, strict=True):
             channel **= gamma
@@ -118,6 +131,6 @@ class Scanner:
             image = gaussian_filter1d(image, spread, axis, truncate=3.0)
         real, imaginary = self.noise * rng.uniform(0.7, 1.4) * rng.normal(size=(2, *image.shape))
         magnitude = np.hypot(image + real, imaginary)
-        scaled = np.moveaxis(magnitude, 0, -1) * self.gain
+        scaled = np.moveaxis(magnitude, 0, -1) * np.array(self.gain)[chosen]
         stored: npt.NDArray[np.int16] = np.rint(scaled).clip(0, 32767).astype(np.int16)
         return stored

@@ -96,13 +96,19 @@ class Tumour:
 
     @property
     def signals(self) -> dict[Tissue, Signal]:
-        """How bright it is, in the order of `consortium.generator.scanner.CHANNELS`."""
+        """How bright it is, by sequence."""
         white = SIGNALS[Tissue.WHITE]
         dry = 0.50 - 0.16 * (1 - self.cells)
+        wet = 0.42 * self.oedema
         return {
-            Tissue.OEDEMA: (0.66 - 0.16 * self.oedema, white[1] + 0.42 * self.oedema, 0.54),
-            Tissue.CORE: (dry, 0.38 + 0.42 * self.cells, dry + 0.65 * self.uptake),
-            Tissue.NECROSIS: (0.28, 0.26 + 0.25 * self.cells, 0.30),
+            Tissue.OEDEMA: (0.66 - 0.16 * self.oedema, white[1] + wet, 0.54, white[3] + wet),
+            Tissue.CORE: (
+                dry,
+                0.38 + 0.42 * self.cells,
+                dry + 0.65 * self.uptake,
+                0.85 - 0.25 * self.cells,
+            ),
+            Tissue.NECROSIS: (0.28, 0.26 + 0.25 * self.cells, 0.30, 0.95),
         }
 
     def on(self, grid: Grid, head: Anatomy) -> tuple[list[Layer], npt.NDArray[np.uint8]]:
@@ -114,7 +120,7 @@ class Tumour:
 
         Returns:
             The layers that lie over the head's, and the mask of shape (X, Y, Z): 1 for oedema,
-            2 for the core, 0 elsewhere.
+            2 for a core that died or does not enhance, 3 for one that enhances, 0 elsewhere.
         """
         size = float(np.mean(self.radius))
         outline = self.outline.on(grid)
@@ -133,6 +139,8 @@ class Tumour:
         # Within a slice the core never touches what is healthy, however coarse the voxels.
         in_plane = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[:, :, None]
         mask[(core < 0) & binary_erosion(whole < 0, in_plane)] = 2
+        if self.uptake > 0:
+            mask[(mask == 2) & (dead > 0)] = 3
         # Oedema is patchy and fades at its edge; where it fades, people draw the line midway.
         wet = np.clip(0.5 - whole / 3, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
         living = np.clip(0.5 - core / 2.5, 0, 1)
