@@ -80,11 +80,18 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
     assert all(0 <= row["shared"]["dice"]["tumour"] <= 1 for row in rows.values())
 
 
-@pytest.mark.parametrize("keep", ["average", "last"])
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["selection.keep=average", "selection.share=1.0"],
+        ["selection.keep=last"],
+        ["server.momentum=0.5", "server.learning_rate=0.9"],
+    ],
+)
 def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(
-    generated, tmp_path, tiny, keep
+    generated, tmp_path, tiny, assignments
 ):
-    settings = tiny("rounds=3", f"selection.keep={keep}", "selection.share=1.0")
+    settings = tiny("rounds=3", *assignments)
     undisturbed = Federation(generated, tmp_path / "a", settings).rest()
     killed = Federation(generated, tmp_path / "b", settings)
     killed.round()
@@ -161,7 +168,7 @@ def test_a_round_that_nobody_answers_aggregates_nothing(federation):
     assert not result["complete"]
     assert result["reason"].startswith("nobody answered; 0 of 3 rounds were done")
     assert [row["shared"] for row in result["hospitals"]] == [None] * 3
-    assert "no round was closed" in (federation.folder / "results" / "report.html").read_text()
+    assert "No round was closed" in (federation.folder / "results" / "report.html").read_text()
 
 
 def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypatch):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from consortium.aggregation.intake import Intake
 from consortium.aggregation.model_average import ModelAverage, first_averaged
+from consortium.aggregation.server_momentum import ServerMomentum
 from consortium.errors import ConsortiumError, Refused
 from consortium.files import write_json, write_text
 from consortium.orchestration.journal import Entry, Journal
@@ -43,6 +44,7 @@ from consortium.update import (
     validate,
 )
 
+AVERAGE, VELOCITY = "average", "velocity"
 FINAL, ALONE, CROSS_SITE = "the final scoring", "the baseline", "the cross-site evaluation"
 
 
@@ -86,6 +88,8 @@ class Coordinator:
         self._selection = Selection(settings.selection.keep, settings.selection.patience)
         self._intake = Intake(settings, self._layout)
         self._average = ModelAverage()
+        self._trainable = [name for name, p in network.named_parameters() if p.requires_grad]
+        self._server = self._new_server({})
         self._cross_site: dict[str, dict[str, Any]] = {}
         self._final_score: float | None = None
         entry = self._journal.read()
@@ -121,9 +125,19 @@ class Coordinator:
         self.run.records = list(entry.records)
         self._selection = Selection.from_dict(entry.selection)
         self.run.stopped_early = entry.stopped_early
-        if entry.average:
-            sums = load_state(self._journal.folder / entry.average, ModelAverage.blank(fresh))
+        doubles = {
+            name: tensor.double() for name, tensor in fresh.items() if name in self._trainable
+        }
+        if AVERAGE in entry.more:
+            sums = load_state(self._journal.folder / entry.more[AVERAGE], ModelAverage.blank(fresh))
             self._average = ModelAverage(self.rounds_done - self._averaged_from, sums)
+        if VELOCITY in entry.more:
+            file = self._journal.folder / entry.more[VELOCITY]
+            self._server = self._new_server(load_state(file, doubles))
+
+    def _new_server(self, velocity: Mapping[str, Tensor]) -> ServerMomentum:
+        chosen = self._study.settings.server
+        return ServerMomentum(chosen.momentum, chosen.learning_rate, self._trainable, velocity)
 
     @property
     def settings(self) -> Settings:
@@ -195,7 +209,9 @@ class Coordinator:
         number = self.rounds_done
         change, report = self._intake.close()
         base, base_sha256 = self.model, self._model_sha256
-        self.model = apply_change(base, change)
+        average, server = self._average, self._server
+        self._server = self._new_server(server.velocity)
+        self.model = apply_change(base, self._server.step(change))
         self._model_sha256 = digest(self.model)
         verdict = self._selection.observe(number, _scores(report.metrics))
         record = RoundRecord(
@@ -215,23 +231,28 @@ class Coordinator:
         )
         self.run.records.append(record)
         self.run.stopped_early = verdict.stop
-        files = {_model_file(number + 1): self.model}
+        files: dict[str, Mapping[str, Tensor]] = {_model_file(number + 1): self.model}
+        more: dict[str, str] = {}
         if number == 0:
             files[self._start_file] = self._start
-        former, average = self._best_file, self._average
+        former = self._best_file
         if verdict.best:
             self._best_file = _model_file(number)
         if self._study.settings.selection.keep == "average" and number >= self._averaged_from:
             self._average = ModelAverage(average.count, average.sums)
             self._average.add(self.model)
-            files[_average_file(number + 1)] = self._average.sums
+            more[AVERAGE] = f"average-{number + 1:06d}.safetensors"
+            files[more[AVERAGE]] = self._average.sums
+        if self._server.keeps:
+            more[VELOCITY] = f"velocity-{number + 1:06d}.safetensors"
+            files[more[VELOCITY]] = self._server.velocity
         try:
-            self._write_journal(files)
+            self._write_journal(files, more)
         except ConsortiumError:
             # The round did not happen: what is written now must not say that it did.
             self.run.records.pop()
             self.model, self._model_sha256, self._best_file = base, base_sha256, former
-            self._average = average
+            self._average, self._server = average, server
             raise
         self._write_rounds()
         self._curves.round(record.to_dict())
@@ -394,7 +415,9 @@ class Coordinator:
             },
         )
 
-    def _write_journal(self, models: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _write_journal(
+        self, models: Mapping[str, Mapping[str, Tensor]], more: Mapping[str, str]
+    ) -> None:
         self._journal.write(
             Entry(
                 run=self.run.name,
@@ -405,7 +428,7 @@ class Coordinator:
                 model_sha256=self._model_sha256,
                 best=self._best_file,
                 start=self._start_file,
-                average=_average_file(self.rounds_done) if self._average.count else "",
+                more=dict(more),
                 stopped_early=self.run.stopped_early,
             ),
             {name: _writer(state) for name, state in models.items()},
@@ -421,10 +444,6 @@ def _writer(state: Mapping[str, Tensor]) -> Any:
 
 def _model_file(number: int) -> str:
     return f"model-{number:06d}.safetensors"
-
-
-def _average_file(number: int) -> str:
-    return f"average-{number:06d}.safetensors"
 
 
 def _scores(metrics: Mapping[str, Metrics]) -> dict[str, HospitalScore]:

@@ -121,6 +121,18 @@ class Update(_Section):
     max_change: Annotated[float, Field(gt=0, le=65536)] = 65536.0
 
 
+class Server(_Section):
+    """What the orchestrator makes of a round's mean change.
+
+    Attributes:
+        momentum: share of the step before that is taken again, in Nesterov's form; 0 is FedAvg.
+        learning_rate: factor of the step.
+    """
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Positive = 1.0
+
+
 class Selection(_Section):
     """Which round's model is kept.
 
@@ -177,6 +189,7 @@ class Settings(_Section):
     training: Training = Training()
     update: Update = Update()
     aggregation: Literal["weighted_mean"] = "weighted_mean"
+    server: Server = Server()
     selection: Selection = Selection()
     model: Model = Model()
     baseline: bool = False

@@ -8,7 +8,7 @@ so the last good round is always there; files it no longer names are removed aft
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Entry:
         model_sha256: its digest.
         best: file name of the best model, the same file where it is the last one.
         start: file name of the model that the first round started from.
-        average: file name of the sum of the models that are averaged, or "".
+        more: file names of what else the next round needs, by what they hold.
         stopped_early: whether the selection has ended the run.
     """
 
@@ -42,7 +42,7 @@ class Entry:
     model_sha256: str = ""
     best: str = ""
     start: str = ""
-    average: str = ""
+    more: dict[str, str] = field(default_factory=dict)
     stopped_early: bool = False
 
 
@@ -80,12 +80,13 @@ class Journal:
                 "model_sha256": entry.model_sha256,
                 "best": entry.best,
                 "start": entry.start,
-                "average": entry.average,
+                "more": entry.more,
                 "stopped_early": entry.stopped_early,
             },
         )
+        named = {entry.model, entry.best, entry.start, *entry.more.values()}
         for stale in (*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")):
-            if stale.name not in (entry.model, entry.best, entry.start, entry.average):
+            if stale.name not in named:
                 stale.unlink()
 
     def read(self) -> Entry | None:

@@ -1,0 +1,63 @@
+"""What the orchestrator makes of the mean change: a step with Nesterov's momentum.
+
+`v <- m v + d`, `model <- model + r (d + m v)` for the mean change d: federated averaging with
+server momentum (Hsu et al., arXiv 1909.06335, section 4.2), in Nesterov's form (Sutskever et al.,
+ICML 2013, equations 3 and 4, rewritten for the point that is handed out). When to use it: a mean
+over hospitals is less noisy than one hospital's change, so that it may be followed further than any
+of them went. With m = 0 and r = 1 it is FedAvg, to the bit. It hides nothing from the orchestrator.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+
+class ServerMomentum:
+    """Server momentum over the trainable tensors; buffers follow the mean.
+
+    Args:
+        momentum: m, at least 0 and below 1.
+        learning_rate: r, above 0.
+        trainable: names of the tensors that it is for.
+        velocity: v to go on from; zero where a tensor is not named.
+    """
+
+    def __init__(
+        self,
+        momentum: float,
+        learning_rate: float,
+        trainable: Collection[str],
+        velocity: Mapping[str, Tensor] | None = None,
+    ):
+        self._momentum, self._learning_rate = momentum, learning_rate
+        self._trainable = frozenset(trainable)
+        self.velocity = dict(velocity or {})
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a velocity to keep between rounds."""
+        return self._momentum > 0
+
+    def step(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Takes a round's mean change.
+
+        Args:
+            change: by name.
+
+        Returns:
+            What is added to the model, in the dtypes and shapes of `change`.
+        """
+        if not self.keeps and self._learning_rate == 1:
+            return dict(change)
+        steps = dict(change)
+        for name in sorted(self._trainable & change.keys()):
+            mean = change[name].to(torch.float64)
+            step = mean
+            if self.keeps:
+                former = self.velocity.get(name)
+                velocity = mean if former is None else self._momentum * former + mean
+                self.velocity[name] = velocity
+                step = mean + self._momentum * velocity
+            steps[name] = (self._learning_rate * step).to(change[name].dtype)
+        return steps
