@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 import typer
 
 from consortium import __version__
+from consortium.cli.check_data import ADVICE
 from consortium.cli.run import run_app
+from consortium.data import checks
 from consortium.errors import Refused
 
 CHECKOUT = Path(__file__).parents[2]
@@ -71,6 +74,17 @@ def test_findings_are_printed_by_kind_with_what_to_do(consortium, folder):
         "6 cases, 6 patients: 1 error, 1 warning\n"
     )
     assert err == f"error findings: 1 error in the data, {folder}, see the list above\n"
+
+
+def test_every_finding_is_in_the_table_and_has_advice():
+    table = set(re.findall(r"^\| ([a-z-]+) +\| (?:error|warning)", checks.__doc__, re.MULTILINE))
+    raised = set()
+    for module in (CHECKOUT / "custom/consortium/data").glob("*.py"):
+        text = module.read_text(encoding="utf-8")
+        raised |= set(re.findall(r"\b(?:error|warning)\(\s*\"([a-z-]+)\"", text))
+    outliers = {"spacing-outlier", "size-outlier", "intensity-outlier"}
+    assert len(raised) > 30
+    assert raised | outliers == table == set(ADVICE)
 
 
 def test_warnings_alone_are_no_failure(consortium, folder, tmp_path):
@@ -268,7 +282,8 @@ def test_a_command_chooses_its_exit_code(capsys):
 def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
         "import sys; import consortium.cli.main;"
-        "print([m for m in ('torch', 'monai', 'nibabel', 'numpy', 'nvflare') if m in sys.modules])"
+        "heavy = ('torch', 'monai', 'nibabel', 'numpy', 'nvflare', 'pydicom', 'highdicom');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

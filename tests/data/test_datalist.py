@@ -76,6 +76,8 @@ def test_nobody_validates_where_the_job_says_so(tmp_path):
     [
         ({"image": "./imagesTr/x.nii.gz"}, "x"),
         ({"image": "imagesTr/x.y.nii"}, "x.y"),
+        ({"image": "./imagesTr/P001"}, "P001"),
+        ({"image": "./imagesTr/P001.dcm"}, "P001"),
         ({"image": "i.nii.gz", "patient": 7}, "7"),
     ],
 )
@@ -94,6 +96,22 @@ def test_the_patient_is_named_by_the_entry_or_the_file(entry, patient):
         ({"modality": [], "labels": {"0": "b"}, "training": []}, "bad-datalist"),
         ({"modality": {"0": "a"}, "labels": {"x": "b"}, "training": []}, "bad-datalist"),
         ({"modality": {"0": "a"}, "labels": {"0": "b"}, "training": []}, "empty-hospital"),
+        (
+            {
+                "modality": {"0": "a"},
+                "labels": {"0": "b"},
+                "training": [{"image": ["x", "y"], "label": "m"}],
+            },
+            "bad-datalist",
+        ),
+        (
+            {
+                "modality": {"0": "a"},
+                "labels": {"0": "b"},
+                "training": [{"image": [], "label": "m", "patient": "p"}],
+            },
+            "bad-datalist",
+        ),
     ],
 )
 def test_a_list_that_is_none_is_refused_with_its_path(tmp_path, content, code):
@@ -102,6 +120,18 @@ def test_a_list_that_is_none_is_refused_with_its_path(tmp_path, content, code):
         read_datalist(tmp_path)
     assert refusal.value.code == code
     assert str(tmp_path / "dataset.json") in str(refusal.value)
+
+
+def test_an_image_may_be_a_path_for_each_channel(tmp_path):
+    content = {
+        "modality": {"0": "T1", "1": "FLAIR"},
+        "labels": {"0": "background", "3": "Tumour"},
+        "training": [{"patient": "p", "image": ["./p/t1", "./p/flair"], "label": "./p.dcm"}],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    [case] = read_datalist(tmp_path).cases
+    assert case.image == case.images == (tmp_path / "p/t1", tmp_path / "p/flair")
+    assert case.values == {"tumour": 3}
 
 
 def test_hospitals_are_the_folders_by_name(tmp_path):

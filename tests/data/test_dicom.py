@@ -12,7 +12,8 @@ from pydicom.uid import HTJ2KLossless, JPEGLSLossless, RLELossless, generate_uid
 
 from consortium.data.checks import check_folder
 from consortium.data.dicom import open_series
-from consortium.data.volumes import on_grid, place, read_image
+from consortium.data.dicom_seg import Algorithm, write_segmentation
+from consortium.data.volumes import on_grid, place, read_image, read_mask
 from consortium.settings import parse_settings
 from consortium.training.inference import load_case
 
@@ -146,6 +147,29 @@ def test_an_enhanced_multi_frame_file_is_the_same_volume(tmp_path, write_series,
     series = open_(enhanced(tmp_path / "e.dcm", write_series(tmp_path / "s", scan(), oblique)))
     assert np.allclose(series.affine, oblique, atol=1e-6)
     assert np.array_equal(series.voxels(), scan() * 2.0 + 5)
+
+
+def test_an_enhanced_multi_frame_file_is_segmented_too(tmp_path, write_series, oblique):
+    series = open_(enhanced(tmp_path / "e.dcm", write_series(tmp_path / "s", scan(), oblique)))
+    mask = (scan() > 400).astype(np.uint8)
+    write_segmentation(tmp_path / "m.dcm", {"a": mask}, series, Algorithm("a", "b", "c"))
+    read = read_mask(tmp_path, tmp_path / "m.dcm", {"a": 1}, SHAPE, series.affine)
+    assert np.array_equal(read.voxels, mask)
+
+
+def test_two_patients_never_share_a_series(hospital, dicom):
+    dicom()
+    hospital.content["training"].append(
+        {
+            "patient": "P9",
+            "image": ["./imagesTr/P3/flair", "./imagesTr/P3/t1"],
+            "label": "./labelsTr/P9.nii.gz",
+        }
+    )
+    hospital.save()
+    found = {(f.code, f.file, f.detail) for f in check_folder(hospital.folder)}
+    shared = "patients P3 and P9 share this image"
+    assert ("duplicate-patient", "imagesTr/P3/flair", shared) in found
 
 
 def test_several_frames_without_places_are_no_volume(hospital, dicom, write_series, oblique):

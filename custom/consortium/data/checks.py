@@ -134,26 +134,28 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
     """Finds entries that are listed twice, and counts the patients."""
     found = []
     patients: dict[str, Case] = {}
-    images: dict[Path | tuple[Path, ...], str] = {}
+    images: dict[Path, str] = {}
     masks: dict[Path, str] = {}
     scans: Counter[str] = Counter()
     for case in datalist.cases:
         earlier = patients.get(case.patient)
-        if earlier and earlier.named and case.named and case.image not in images:
+        shared = next((path for path in case.images if path in images), None)
+        if earlier and earlier.named and case.named and not shared:
             scans[case.patient] += 1
         elif earlier:
-            first = earlier.image
-            also = "" if first == case.image else f", also with {_name(datalist, first)}"
+            first = earlier.images[0]
+            also = "" if first == case.images[0] else f", also with {_name(datalist, first)}"
             detail = f"patient {case.patient} is listed more than once{also}"
-            found.append(error("duplicate-patient", _name(datalist, case.image), detail))
-        elif case.image in images:
-            detail = f"patients {images[case.image]} and {case.patient} share this image"
-            found.append(error("duplicate-patient", _name(datalist, case.image), detail))
+            found.append(error("duplicate-patient", _name(datalist, case.images[0]), detail))
+        elif shared:
+            detail = f"patients {images[shared]} and {case.patient} share this image"
+            found.append(error("duplicate-patient", _name(datalist, shared), detail))
         elif case.label in masks:
             detail = f"patients {masks[case.label]} and {case.patient} share this mask"
             found.append(error("duplicate-mask", _name(datalist, case.label), detail))
         patients.setdefault(case.patient, case)
-        images.setdefault(case.image, case.patient)
+        for path in case.images:
+            images.setdefault(path, case.patient)
         masks.setdefault(case.label, case.patient)
     if scans:
         detail = (
@@ -171,8 +173,7 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
     return found
 
 
-def _name(datalist: Datalist, path: Path | tuple[Path, ...]) -> str:
-    path = path if isinstance(path, Path) else path[0]
+def _name(datalist: Datalist, path: Path) -> str:
     return name_inside(datalist.folder, path) or _LIST
 
 

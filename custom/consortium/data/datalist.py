@@ -34,6 +34,11 @@ class Case:
     named: bool = False
     values: Mapping[str, int] = field(default_factory=dict, compare=False)
 
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The paths of the image, one or one a channel."""
+        return (self.image,) if isinstance(self.image, Path) else self.image
+
 
 @dataclass(frozen=True, slots=True)
 class Datalist:
