@@ -78,6 +78,10 @@ def large(run):
     return html_of(large_run(run, 12, 45, cross_site=True), pictures=[picture("hospital-00")])
 
 
+def a_full_grid(run):
+    return html_of(large_run(run, 4, 40))
+
+
 def without_a_round(run):
     for row in run["result"]["hospitals"]:
         row |= {"cases": {"training": None, "validation": None}, "alone": None, "shared": None}
@@ -230,7 +234,7 @@ def test_the_print_holds_every_sections_text_and_all_that_was_folded(run, visit)
         assert squeeze(words) in printed
 
 
-@MADE
+@pytest.mark.parametrize("make", [small, large, without_a_round, a_full_grid])
 def test_nothing_is_cut_off_at_the_edge_of_a_sheet(run, visit, make):
     page = visit(make(run), viewport=SHEET)
     page.emulate_media(media="print")

@@ -128,6 +128,7 @@ def test_the_means_of_all_have_no_interval_and_say_how_many_hospitals_they_are_o
     assert "all 2 hospitals 16 patients alone 0.500 \u2013" in render(large_run(run, 2, 2)).text
     text = render(large_run(run, 1, 2)).text
     assert "all 1" not in text
+    assert "all hospitals" not in text
     assert "The hospital hospital-00 trained" in text
 
 

@@ -58,6 +58,7 @@ def render_report(
     environment.filters["dice"] = lambda value: f"{value:.3f}"
     environment.filters["interval"] = lambda ends: f"{ends[0]:.2f}\u2013{ends[1]:.2f}"
     names = [row["name"] for row in result["hospitals"]]
+    plots = compare(result["hospitals"])
     incidents = tell_incidents(rounds)
     shown, left_out = _fit(pictures)
     return environment.get_template(_TEMPLATE).render(
@@ -67,7 +68,8 @@ def render_report(
         trained=_tell_training(result, rounds),
         scored=_tell_scores(result, rounds, pool(result["hospitals"])),
         models=MODELS,
-        plots=compare(result["hospitals"]),
+        plots=plots,
+        anything=any(group.estimates for plot in plots for group in plot.groups),
         pictures=shown,
         pictures_left_out=left_out,
         curves=draw_curves(result, rounds, final),

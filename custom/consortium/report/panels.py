@@ -84,13 +84,13 @@ def draw_curves(
         final: scores of the last model.
     """
     names = [row["name"] for row in result["hospitals"]]
-    dice: dict[str, dict[int, float]] = {name: {} for name in [TOGETHER, *names]}
+    dice: dict[str, dict[int, float]] = {name: {} for name in _with_all(names)}
     loss: dict[str, dict[int, float]] = {name: {} for name in names}
     levels = {row["name"]: mean_dice(row["alone"]) for row in result["hospitals"]}
     levels[TOGETHER] = pool(result["hospitals"]).dice.get("alone")
     models = [(record["round"], record["metrics"], record["score"]) for record in rounds]
     for number, metrics, score in [*models, (len(rounds), final["metrics"], final["score"])]:
-        if score is not None:
+        if score is not None and TOGETHER in dice:
             dice[TOGETHER][number] = score
         for name, said in metrics.items():
             value = mean_dice(said["validation"])
@@ -137,6 +137,10 @@ def draw_curves(
             )
         )
     return drawn
+
+
+def _with_all(names: list[str]) -> list[str]:
+    return [TOGETHER, *names] if len(names) > 1 else names
 
 
 def _draw(
