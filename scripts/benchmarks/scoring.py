@@ -27,7 +27,7 @@ class Examiner:
     def __init__(self, cases: Mapping[str, Case], settings: Settings):
         self._settings = settings
         self._cases: dict[str, PreparedCase] = {
-            patient: load_case(settings, case.image, case.label)
+            patient: load_case(settings, case.image, case.label, case.values)
             for patient, case in sorted(cases.items())
         }
 
