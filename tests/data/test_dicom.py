@@ -2,13 +2,14 @@
 
 import warnings
 
+import gdcm
 import highdicom
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import torch
-from pydicom.uid import HTJ2KLossless, JPEGLSLossless, RLELossless, generate_uid
+from pydicom.uid import HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 
 from consortium.data.checks import check_folder
 from consortium.data.dicom import open_series
@@ -100,6 +101,30 @@ def test_the_modality_lut_is_applied_to_each_slice(tmp_path, write_series, obliq
     voxels = open_(folder).voxels()
     assert voxels.dtype == np.float32
     assert np.array_equal(voxels, scan() * np.arange(1, 6, dtype=np.float32) - 1024)
+
+
+def test_jpeg_lossless_which_archives_write_changes_no_voxel(tmp_path, write_series, oblique):
+    plain = write_series(tmp_path / "plain", scan(), oblique)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for file in sorted(plain.iterdir()):
+        reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        syntax = gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+        change.SetTransferSyntax(syntax)
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(packed / file.name))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    written = pydicom.dcmread(next(packed.iterdir()))
+    assert written.file_meta.TransferSyntaxUID == JPEGLosslessSV1
+    series, same = open_series(plain, "s"), open_series(packed, "s")
+    assert np.array_equal(series.voxels(), same.voxels())
+    assert np.array_equal(series.affine, same.affine)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
