@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from scripts.benchmarks import accuracy, training, variants
+from scripts.benchmarks import accuracy, hippocampus, training, variants
 from scripts.benchmarks import round as round_benchmark
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
@@ -27,18 +27,22 @@ TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
     "variants": variants.run,
 }
 
+SCORES: dict[str, Callable[[bool, Path | None], None]] = {"hippocampus": hippocampus.run}
+
 app = typer.Typer(name="scripts/bench", add_completion=False)
 
 
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(help=f"One of: {', '.join(sorted([*BENCHMARKS, *TABLES]))}.")
+        str, typer.Argument(help=f"One of: {', '.join(sorted([*BENCHMARKS, *TABLES, *SCORES]))}.")
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny, to see that it works; claims nothing.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Where to write what the table says as JSON.")
+    ] = None,
     records: Annotated[
         Path | None,
         typer.Option(help="Records of accuracy or variants, instead of the job's own."),
@@ -56,8 +60,11 @@ def bench(
     if name in TABLES:
         TABLES[name](quick, records, show)
         return
+    if name in SCORES:
+        SCORES[name](quick, json)
+        return
     if name not in BENCHMARKS:
-        known = " or ".join(sorted([*BENCHMARKS, *TABLES]))
+        known = " or ".join(sorted([*BENCHMARKS, *TABLES, *SCORES]))
         raise UsageError("unknown-benchmark", "there is no such benchmark", name, f"name {known}")
     machine = describe_machine()
     rows = BENCHMARKS[name](quick)

@@ -14,7 +14,9 @@ from consortium.settings import Settings
 from consortium.training.train import Hospital, Site
 
 
-def federate(folders: Mapping[str, Path], settings: Settings, workspace: Path) -> dict[str, Tensor]:
+def federate(
+    folders: Mapping[str, Path], settings: Settings, workspace: Path
+) -> dict[str, dict[str, Tensor]]:
     """Runs the rounds of a job.
 
     Args:
@@ -23,7 +25,7 @@ def federate(folders: Mapping[str, Path], settings: Settings, workspace: Path) -
         workspace: for journal and results.
 
     Returns:
-        The model that the run leaves.
+        For each hospital the model that the run leaves, with what the hospital kept to itself.
     """
     names = tuple(sorted(folders))
     study = Study("here", "here", names, settings)
@@ -43,4 +45,5 @@ def federate(folders: Mapping[str, Path], settings: Settings, workspace: Path) -
             if refusal is not None:
                 raise refusal
         coordinator.close_round()
-    return dict(coordinator.final_model)
+    model = coordinator.final_model
+    return {name: hospital.with_own_buffers(model) for name, hospital in hospitals.items()}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,14 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
         place = Path(temporary)
         folders = choose(data, folds, TRAIN).write(place / "hospitals")
         if part["arm"] == POOLED:
-            model = train_pooled(folders, settings, place / "run")
+            models = dict.fromkeys(folders, train_pooled(folders, settings, place / "run"))
         else:
-            model = federate(folders, settings, place / "run")
-        scores = Examiner(choose(data, folds, SCORE).cases(), settings).mean_scores(model)
+            models = federate(folders, settings, place / "run")
+    patients = choose(data, folds, SCORE)
+    scores = {}
+    for name, model in models.items():
+        own = replace(patients, chosen={name: patients.chosen[name]})
+        scores |= Examiner(own.cases(), settings).mean_scores(model)
     return [{"dice": scores}]
 
 

@@ -264,14 +264,15 @@ class Hospital:
         patients = len({case.patient for case in self._split.training})
         return patients >= self._site.smallest_group
 
+    def with_own_buffers(self, model: State, before_round: int | None = None) -> dict[str, Tensor]:
+        """A model with what the hospital keeps local, from its last round before the one given."""
+        before_round = self._settings.rounds if before_round is None else before_round
+        earlier = [name for name in self._kept() if name < _kept_name(before_round)]
+        kept = load_file(self._site.state / earlier[-1]) if self._local and earlier else {}
+        return {**model, **kept}
+
     def _load(self, model: State, before_round: int) -> None:
-        """Loads a model; what the hospital keeps local comes from its last round before that."""
-        kept: dict[str, Tensor] = {}
-        if self._local:
-            earlier = [name for name in self._kept() if name < _kept_name(before_round)]
-            if earlier:
-                kept = load_file(self._site.state / earlier[-1])
-        self._network.load_state_dict({**model, **kept})
+        self._network.load_state_dict(self.with_own_buffers(model, before_round))
 
     def _keep(self, local: State, round_number: int) -> None:
         # The round before is kept too: a resumed run may ask for this round again.
