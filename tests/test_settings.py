@@ -5,6 +5,7 @@ from tests.conftest import JOB
 
 from consortium.errors import UsageError
 from consortium.settings import load_settings, override, parse_settings, read_json_object
+from consortium.training.networks import build_network
 
 SETTINGS = JOB / "app" / "config" / "settings.json"
 
@@ -12,6 +13,23 @@ SETTINGS = JOB / "app" / "config" / "settings.json"
 def test_the_jobs_own_settings_are_whole_and_survive_a_round_trip():
     raw = read_json_object(SETTINGS)
     assert load_settings(SETTINGS).model_dump(by_alias=True, mode="json") == raw
+
+
+def test_flips_are_named_or_refused():
+    raw = read_json_object(SETTINGS)
+    some = parse_settings(override(raw, ['data.augment={"flips": ["left-right"]}']))
+    assert some.data.augment.flips == ["left-right"]
+    with pytest.raises(UsageError, match=r"error bad-setting: setting data\.augment\.flips\.0: "):
+        parse_settings(override(raw, ['data.augment={"flips": ["x"]}']))
+
+
+@pytest.mark.parametrize("name", ["brats", "hippocampus"])
+def test_a_variant_names_every_setting_and_has_a_network(name):
+    file = JOB / "variants" / f"{name}.json"
+    settings = load_settings(file)
+    assert settings.model_dump(by_alias=True, mode="json") == read_json_object(file)
+    assert build_network(settings).state_dict()
+    assert {path.stem for path in file.parent.iterdir()} == {"brats", "hippocampus"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from consortium.errors import UsageError
 
@@ -21,6 +29,24 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+# Branches of a union, which pydantic puts into the path of an error.
+_SWITCH, _CHOICE = "#switch", "#choice"
+
+Flip = Literal["left-right", "back-front", "down-up"]
+
+
+class Augmentation(_Section):
+    """The random changes of training, where all flips would be too many.
+
+    Attributes:
+        flips: directions in which a sample may be mirrored. Structures that are told apart by
+            where they lie, such as a front and a back part, are not to be mirrored that way. A
+            slice (2-D) has no down and up.
+    """
+
+    flips: list[Flip]
 
 
 class Data(_Section):
@@ -37,7 +63,8 @@ class Data(_Section):
         intensity: normalisation of each channel of each volume.
         validation_fraction: share of patients, chosen by a hash of the patient's id.
         tumour_fraction: share of the slices or patches of a batch that contain a structure.
-        augment: random flips, affine and intensity changes in training.
+        augment: random flips in every direction, affine and intensity changes in training; or an
+            object with the flips that are meant.
         cache: share of the training volumes kept in memory after their first use.
     """
 
@@ -49,7 +76,10 @@ class Data(_Section):
     intensity: Literal["zscore", "zscore-nonzero", "percentiles", "none"] = "zscore-nonzero"
     validation_fraction: Fraction = 0.2
     tumour_fraction: Fraction = 0.5
-    augment: bool = True
+    augment: Annotated[
+        Annotated[bool, Tag(_SWITCH)] | Annotated[Augmentation, Tag(_CHOICE)],
+        Discriminator(lambda given: _SWITCH if isinstance(given, (bool, int, str)) else _CHOICE),
+    ] = True
     cache: Fraction = 1.0
 
     @model_validator(mode="after")
@@ -206,7 +236,8 @@ def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Sett
         return Settings.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"]) or "settings"
+        parts = [str(part) for part in first["loc"] if part not in (_SWITCH, _CHOICE)]
+        path = ".".join(parts) or "settings"
         if first["type"] == "extra_forbidden":
             raise UsageError(
                 "unknown-setting",

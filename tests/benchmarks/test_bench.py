@@ -25,6 +25,8 @@ def run(capsys, monkeypatch, tmp_path):
     fast = make_row("fast", MANY, "ms", target=3.0)
     known = {"slow": lambda quick: [fast, slow], "fast": lambda quick: [fast]}
     monkeypatch.setattr(bench, "BENCHMARKS", known)
+    monkeypatch.setattr(bench, "TABLES", {})
+    monkeypatch.setattr(bench, "SCORES", {})
 
     def end(*arguments):
         file = tmp_path / "rows.json"
@@ -88,7 +90,7 @@ def test_a_quick_run_claims_nothing(run):
 def test_an_unknown_name_ends_with_2(run):
     code, out, err, written = run("speed")
     assert (code, out, written) == (2, "", None)
-    assert err == "error unknown-benchmark: there is no such benchmark, speed, name slow or fast\n"
+    assert err == "error unknown-benchmark: there is no such benchmark, speed, name fast or slow\n"
 
 
 def test_the_machine_is_described_without_names_and_paths():

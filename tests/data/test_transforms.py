@@ -173,6 +173,27 @@ def test_image_and_mask_move_together_and_keep_their_form(shape):
         assert spread.max() / spread.min() < 1.1
 
 
+@pytest.mark.parametrize("allowed", [[], ["left-right"], ["back-front", "down-up"]])
+def test_a_sample_is_mirrored_only_in_the_directions_that_are_allowed(allowed):
+    names = ["left-right", "back-front", "down-up"]
+    settings = data(augment={"flips": allowed}, spatial_dims=3, size=[8, 8, 8])
+    geometry = build_augmentation(settings).transforms[0]
+    geometry.affine = 0
+    geometry.set_random_state(seed=0)
+    image = torch.arange(8.0).view(1, 2, 2, 2)
+    seen = {}
+    for _ in range(60):
+        moved = geometry({"image": image, "label": image > 3})
+        assert torch.equal(moved["label"], moved["image"] > 3)
+        steps = [4, 2, 1]
+        # The corner's value says which axes were mirrored.
+        corner = int(moved["image"].flatten()[0])
+        mirrored = tuple(n for n, step in zip(names, steps, strict=True) if corner & step)
+        seen[mirrored] = seen.get(mirrored, 0) + 1
+    assert set().union(*seen) == set(allowed)
+    assert len(seen) == 2 ** len(allowed)
+
+
 def test_without_augmentation_nothing_changes():
     sample = {"image": torch.rand(1, 4, 4), "label": torch.ones(1, 4, 4)}
     assert torch.equal(build_augmentation(data(augment=False))(sample)["image"], sample["image"])

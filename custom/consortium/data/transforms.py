@@ -9,14 +9,14 @@ from 0.93 to 0.94, and shifts no border.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, MapTransform, Randomizable
 
-from consortium.settings import Data
+from consortium.settings import Data, Flip
 
 AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
 
@@ -148,7 +148,9 @@ def build_augmentation(data: Data) -> Compose:
     """
     if not data.augment:
         return Compose([])
-    return Compose([RandomGeometryd(), RandomIntensityd()])
+    flips = get_args(Flip) if data.augment is True else data.augment.flips
+    axes = [axis for axis, name in enumerate(get_args(Flip)) if name in flips]
+    return Compose([RandomGeometryd(axes=axes), RandomIntensityd()])
 
 
 class SplitStructuresd(MapTransform):  # type: ignore[misc]
@@ -178,7 +180,8 @@ class RandomGeometryd(Randomizable):  # type: ignore[misc]
     times faster than a chain of MONAI's transforms. Outside the sample, its border continues.
 
     Args:
-        flip: probability of a flip, for each axis.
+        axes: that may be flipped, of (right, front, up).
+        flip: probability of a flip, for each of them.
         affine: probability of rotation, scaling and translation together.
         rotation: largest angle about each axis, radians.
         scale: largest relative change of size.
@@ -187,20 +190,22 @@ class RandomGeometryd(Randomizable):  # type: ignore[misc]
 
     def __init__(
         self,
+        axes: Sequence[int] = (0, 1, 2),
         flip: float = 0.5,
         affine: float = 0.5,
         rotation: float = math.radians(15),
         scale: float = 0.15,
         shift: float = 0.08,
     ) -> None:
-        self.flip, self.affine = flip, affine
+        self.axes, self.flip, self.affine = tuple(axes), flip, affine
         self.rotation, self.scale, self.shift = rotation, scale, shift
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a changed copy; the tensors given are left as they are."""
         image, label = _plain(data["image"]), _plain(data["label"])
         dims = image.ndim - 1
-        flipped = [axis + 1 for axis in range(dims) if self.R.random() < self.flip]
+        able = [axis for axis in range(dims) if axis in self.axes]
+        flipped = [axis + 1 for axis in able if self.R.random() < self.flip]
         if flipped:
             image, label = image.flip(flipped), label.flip(flipped)
         if self.R.random() < self.affine:
