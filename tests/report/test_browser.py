@@ -230,7 +230,7 @@ def test_the_print_holds_every_sections_text_and_all_that_was_folded(run, visit)
     )
     assert len(texts) > 80
     assert [text for text in texts if squeeze(text) not in printed] == []
-    for words in ("training.batch=16", f"{2:064x}", "95 % interval", "not-finite"):
+    for words in ("selection.keep=", f"{2:064x}", "95 % interval", "not-finite"):
         assert squeeze(words) in printed
 
 

@@ -99,12 +99,20 @@ def _tell_training(result: Result, rounds: Rounds) -> list[str]:
     if not rounds:
         return [f"{who} were to train one model together: {what}.", "No round was closed."]
     cases = sum(row["cases"]["training"] or 0 for row in result["hospitals"])
-    return [
-        f"{who} trained one model together: {what}.",
-        f"It learned over {plural(len(rounds), 'round')} from {plural(cases, 'training case')},"
-        " which stayed where they were; only changes of the model and the figures of this run left"
-        " a hospital.",
-    ]
+    learned = (
+        f"It learned over {plural(len(rounds), 'round')} from {plural(cases, 'training case')}"
+    )
+    if any(row.get("pooled") is not None for row in result["hospitals"]):
+        learned += (
+            " without bringing them together; to compare, another model was trained on all of them"
+            " in one place, which only a simulation can do."
+        )
+    else:
+        learned += (
+            ", which stayed where they were; only changes of the model and the figures of this run"
+            " left a hospital."
+        )
+    return [f"{who} trained one model together: {what}.", learned]
 
 
 def _tell_kept(result: Result) -> str:

@@ -107,8 +107,7 @@ def draw_curves(
                 "The model on each hospital's own validation patients, by the number of rounds"
                 " behind it."
                 + (
-                    " The dashed line is the last score of the model that the hospital trained"
-                    " alone."
+                    " The dashed line is the model that the hospital trained alone."
                     if any(level is not None for level in levels.values())
                     else ""
                 )
