@@ -91,7 +91,7 @@ def _draw(hospital: Path, settings: Settings, network: torch.nn.Module) -> Pictu
     split = split_cases(read_datalist(hospital), settings.data.validation_fraction)
     case = split.validation[0]
     assert isinstance(case.image, Path)
-    prepared = load_case(settings, case.image, case.label)
+    prepared = load_case(settings, case.image, case.label, case.values)
     assert prepared.label_original is not None
     predicted = predict_case(network, prepared, settings, torch.device("cpu"))
     [overlap] = dice(predicted, prepared.label_original)
