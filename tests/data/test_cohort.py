@@ -63,10 +63,48 @@ def test_patches_in_3d_are_on_a_structure_as_often_as_declared(cases, tiny):
         assert masks[:2].flatten(1).any(dim=1).all()
 
 
-def test_a_patch_larger_than_the_volume_is_padded(cases, tiny):
-    settings = tiny("data.spatial_dims=3", "data.size=[48,48,16]")
+def test_a_patch_larger_than_the_volume_is_padded_on_both_sides(cases, tiny):
+    settings = tiny("data.spatial_dims=3", "data.size=[48,48,16]", "data.augment=false")
     images, _ = take(Cohort(cases, settings.data), 1, batch=2)[0]
     assert images.shape == (2, 3, 48, 48, 16)
+    for image in images:
+        filled = (image != 0).any(dim=0)
+        for axis, (wide, size) in enumerate(((32, 48), (32, 48), (6, 16))):
+            others = [other for other in range(3) if other != axis]
+            along = filled.any(dim=max(others)).any(dim=min(others)).nonzero().flatten()
+            assert (along.min(), along.max()) == ((size - wide) // 2, (size + wide) // 2 - 1)
+
+
+def test_a_patch_is_a_piece_of_image_and_mask_at_one_place_and_reaches_every_edge(
+    cases, tiny, tmp_path
+):
+    """Each voxel holds its own number, so that a patch says where it was cut."""
+    numbers = np.arange(12 * 10 * 9, dtype=np.float32).reshape(12, 10, 9)
+    mask = np.zeros(numbers.shape, np.uint8)
+    mask[2, 3, 4] = mask[11, 9, 8] = 1
+    three = np.repeat(numbers[..., None], 3, axis=3)
+    for name, voxels in (("image", three), ("label", mask)):
+        nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / f"{name}.nii.gz")
+    case = dataclasses.replace(
+        cases[0], image=tmp_path / "image.nii.gz", label=tmp_path / "label.nii.gz"
+    )
+    sizes = ["data.spatial_dims=3", "data.size=[8,8,4]", "data.augment=false"]
+    for share, corners in (
+        (1.0, {(0, 0, 2), (4, 2, 5)}),
+        (0.0, set(itertools.product(range(5), range(3), range(6)))),
+    ):
+        settings = tiny(*sizes, "data.intensity=none", f"data.tumour_fraction={share}")
+        seen = set()
+        for images, masks in take(Cohort([case], settings.data), 300, batch=2):
+            for image, found in zip(images, masks, strict=True):
+                corner = np.unravel_index(int(image[0, 0, 0, 0]), numbers.shape)
+                window = tuple(
+                    slice(at, at + long) for at, long in zip(corner, (8, 8, 4), strict=True)
+                )
+                assert np.array_equal(image[0], numbers[window])
+                assert np.array_equal(found[0], mask[window] > 0)
+                seen.add(tuple(int(at) for at in corner))
+        assert seen == corners
 
 
 def test_in_3d_volumes_without_a_structure_are_visited_too(cases, tiny, tmp_path):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from monai.data import CacheDataset
-from monai.transforms import RandCropByPosNegLabeld, RandSpatialCropd, SpatialPadd
 from torch import Tensor
 
 from consortium.data.datalist import Case
@@ -47,6 +46,7 @@ class Cohort:
         # Where there is something to find, as (volume, slice); slice 0 stands for a 3-D volume.
         self._with_tumour: list[tuple[int, int]] = []
         self._without: list[tuple[int, int]] = []
+        self._voxels: dict[int, Tensor] = {}  # of any structure, in each 3-D volume
         for index in range(len(self._volumes)):
             progress(index, len(self._volumes))
             label = self._volumes[index]["label"]
@@ -55,7 +55,9 @@ class Cohort:
                 for z, positive in enumerate(found.tolist()):
                     (self._with_tumour if positive else self._without).append((index, z))
             else:
-                (self._with_tumour if bool(label.any()) else self._without).append((index, 0))
+                voxels = _plain(label).any(dim=0).nonzero().to(torch.int16)
+                self._voxels[index] = voxels
+                (self._with_tumour if len(voxels) else self._without).append((index, 0))
 
     def batches(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """An endless stream of batches.
@@ -82,7 +84,7 @@ class Cohort:
         assert negative is not None
         if self._augment is not None:
             self._augment.set_random_state(seed=derive_seed(seed, "augment"))
-        crop = _Patches(self._data.size, derive_seed(seed, "patches"))
+        patches = np.random.default_rng(derive_seed(seed, "patches"))
         wanted = self._data.tumour_fraction
         while True:
             samples = []
@@ -93,9 +95,12 @@ class Cohort:
                 if self._data.spatial_dims == 2:
                     sample = {key: _plain(volume[key])[..., z] for key in ("image", "label")}
                 else:
-                    sample = crop(
-                        {key: _plain(volume[key]) for key in ("image", "label")}, on_tumour
-                    )
+                    centre = None
+                    if on_tumour:
+                        voxels = self._voxels[index]
+                        centre = voxels[patches.integers(len(voxels))].tolist()
+                    whole = {key: _plain(volume[key]) for key in ("image", "label")}
+                    sample = _cut(whole, self._data.size, centre, patches)
                 samples.append(self._augment(sample) if self._augment is not None else sample)
             yield (
                 torch.stack([_plain(sample["image"]) for sample in samples]).float(),
@@ -103,26 +108,37 @@ class Cohort:
             )
 
 
-class _Patches:
-    """Random 3-D patches, centred on a structure or anywhere."""
+def _cut(
+    volume: dict[str, Tensor],
+    size: Sequence[int],
+    centre: Sequence[int] | None,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:
+    """A patch around a voxel, as near as the volume's edges let it, or anywhere.
 
-    def __init__(self, size: Sequence[int], seed: int):
-        self._pad = SpatialPadd(["image", "label"], size)
-        keys = ["image", "label"]
-        self._on_tumour = RandCropByPosNegLabeld(
-            keys, label_key="any", spatial_size=size, pos=1, neg=0, num_samples=1
-        ).set_random_state(seed=derive_seed(seed, 1))
-        self._anywhere = RandSpatialCropd(keys, roi_size=size, random_size=False)
-        self._anywhere.set_random_state(seed=derive_seed(seed, 0))
+    A volume smaller than the patch is padded with zeros on both sides, as in the sliding inference.
 
-    def __call__(self, sample: dict[str, Tensor], on_tumour: bool) -> dict[str, Tensor]:
-        padded = self._pad(sample)
-        if on_tumour:
-            padded["any"] = padded["label"].any(dim=0, keepdim=True)
-            [cropped] = self._on_tumour(padded)
+    Args:
+        volume: "image" and "label", each (channels, X, Y, Z).
+        size: of the patch.
+        centre: voxel, or None for anywhere.
+        rng: decides where, if anywhere.
+    """
+    shape = volume["image"].shape[1:]
+    short = [max(0, wanted - given) for wanted, given in zip(size, shape, strict=True)]
+    before = [missing // 2 for missing in short]
+    window = [slice(None)]
+    for axis, wanted in enumerate(size):
+        room = shape[axis] + short[axis] - wanted
+        if centre is None:
+            start = int(rng.integers(room + 1))
         else:
-            cropped = self._anywhere(padded)
-        return {"image": cropped["image"], "label": cropped["label"]}
+            start = min(max(centre[axis] + before[axis] - wanted // 2, 0), room)
+        window.append(slice(start, start + wanted))
+    margins = [m for one, all_ in zip(before, short, strict=True) for m in (all_ - one, one)][::-1]
+    if any(short):
+        volume = {key: torch.nn.functional.pad(part, margins) for key, part in volume.items()}
+    return {key: part[tuple(window)] for key, part in volume.items()}
 
 
 def _visit(items: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
