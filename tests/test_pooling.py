@@ -60,6 +60,7 @@ def test_its_scores_stand_beside_the_others_in_result_and_page(generated, tmp_pa
     scores = [row["pooled"]["dice"]["tumour"] for row in told["hospitals"]]
     assert all(0 <= value <= 1 for value in scores)
     assert "pooled" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "tensorboard" / names[0] / "pooled").is_dir()
 
 
 def test_a_pooled_score_over_few_patients_is_withheld(generated, tmp_path, tiny):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from consortium.data.datalist import read_datalist, split_cases
 from consortium.files import whole_folder, write_json, write_text
+from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
 from consortium.settings import Settings, parse_settings, read_json_object
@@ -126,7 +127,7 @@ def add_pooled(
     smallest_group: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Trains the pooled model of a finished run and writes its scores into result and page.
+    """Trains the pooled model of a finished run and writes its scores into result, page and curves.
 
     Args:
         run: the workspace of the run; the model goes to `pooled/` in it.
@@ -149,5 +150,8 @@ def add_pooled(
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     write_json(run / "result.json", result)
+    curves = CurveWriter(run / "tensorboard", records)
+    curves.finish(result, result["final"])
+    curves.close()
     write_text(run / "report.html", render_report(result, records, final=result["final"]))
     return result

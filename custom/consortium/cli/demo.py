@@ -14,11 +14,12 @@ import typer
 from consortium.cli.outcome import print_outcome
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
-from consortium.data.datalist import read_datalist, split_cases
+from consortium.data.datalist import hospital_folders, read_datalist, split_cases
 from consortium.errors import Incomplete, Refused
 from consortium.files import write_text
 from consortium.generator.dataset import generate
 from consortium.jobs import find_job
+from consortium.pooling import add_pooled
 from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.report.pictures import Picture, side_by_side
@@ -36,7 +37,13 @@ _MARK = "made-by-demo"
 def demo(
     workspace: Annotated[Path, typer.Option(help="What the demo leaves; made anew each time.")],
     seed: Annotated[int, typer.Option(help="Of the generated scans and the run.", min=0)] = 0,
-    rounds: Annotated[int, typer.Option(help="Rounds of training.", min=1)] = 15,
+    rounds: Annotated[int, typer.Option(help="Rounds of training.", min=1)] = 30,
+    pooled: Annotated[
+        bool,
+        typer.Option(
+            "--pooled", help="Then train one model on all patients in one place, to compare with."
+        ),
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Generate the scans of four hospitals, train one model over them, show what came out."""
@@ -55,6 +62,9 @@ def demo(
     )
     with RunProgress(console) as progress:
         result = simulation.run(progress)
+    if pooled and result["complete"]:
+        console.print("One model is trained on all patients in one place, for comparison")
+        result = add_pooled(run, hospital_folders(data), smallest_group=simulation.smallest_group)
     if (run / "model").is_dir():
         _add_pictures(result, data, run)
     print_outcome(result, run)
