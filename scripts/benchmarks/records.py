@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -52,7 +54,13 @@ def collect(
         )
     todo = [part for part in parts if not on_record(part, records)]
     context, started = multiprocessing.get_context("spawn"), time.monotonic()
-    with ProcessPoolExecutor(WORKERS, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        WORKERS,
+        mp_context=context,
+        max_tasks_per_child=1,
+        initializer=_leave_with,
+        initargs=(os.getpid(),),
+    ) as pool:
         running = {pool.submit(_measure, measure, part): part for part in todo}
         for number, future in enumerate(as_completed(running), start=1):
             records += [{**said, "plan": plan} for said in future.result()]
@@ -67,6 +75,17 @@ def collect(
                 flush=True,
             )
     return records
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when its parent is gone: nobody would take what it measures."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _measure(measure: Callable[[Part], list[dict[str, Any]]], part: Part) -> list[dict[str, Any]]:
