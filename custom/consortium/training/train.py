@@ -191,7 +191,10 @@ class Hospital:
         batches = self._training_cohort().batches(plan.batch, seed)
         dice_loss = DiceLoss(sigmoid=True, batch=True)
         optimiser = torch.optim.AdamW(
-            self._network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self._network.parameters(),
+            lr=plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            fused=True,  # a third of the time, which small networks feel
         )
         total = torch.zeros((), device=self._device)
         self._network.train()
