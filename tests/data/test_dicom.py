@@ -14,7 +14,8 @@ from pydicom.uid import HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossl
 from consortium.data.checks import check_folder
 from consortium.data.dicom import open_series
 from consortium.data.dicom_seg import Algorithm, write_segmentation
-from consortium.data.volumes import on_grid, place, read_image, read_mask
+from consortium.data.grids import on_grid, place
+from consortium.data.volumes import read_image, read_mask
 from consortium.settings import parse_settings
 from consortium.training.inference import load_case
 

@@ -11,16 +11,9 @@ from numpy.typing import NDArray
 
 from consortium.data.datalist import Case, Datalist
 from consortium.data.findings import Finding, error, warning
+from consortium.data.grids import Volume, corners_apart, on_grid
 from consortium.data.outliers import ImageFacts
-from consortium.data.volumes import (
-    Summary,
-    Volume,
-    corners_apart,
-    on_grid,
-    read_image,
-    read_mask,
-    summarise,
-)
+from consortium.data.volumes import Summary, read_image, read_mask, summarise
 from consortium.settings import Data
 
 _SHOWN = 5

@@ -7,7 +7,7 @@
 * What the headers say about the patient is never told: findings name attributes, not their values.
 
 What dcm2niix and others write may run along the same axes in another direction. A mask of such a
-file fits all the same; see `consortium.data.volumes.on_grid`.
+file fits all the same; see `consortium.data.grids.on_grid`.
 """
 
 import warnings

@@ -30,7 +30,7 @@ from consortium.data.dicom import (
     reason,
 )
 from consortium.data.findings import error, warning
-from consortium.data.volumes import Volume, place
+from consortium.data.grids import Volume, place
 from consortium.errors import Refused
 from consortium.files import replace_file
 

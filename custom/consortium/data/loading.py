@@ -17,7 +17,8 @@ from monai.transforms.io.array import switch_endianness
 from monai.utils.enums import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from consortium.data.volumes import is_dicom, on_grid, one_grid
+from consortium.data.grids import on_grid, one_grid
+from consortium.data.volumes import is_dicom
 
 
 class SeriesReader(ImageReader):  # type: ignore[misc]

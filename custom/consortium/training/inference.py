@@ -21,8 +21,9 @@ from monai.transforms import Compose, Invertd
 from monai.utils.enums import TraceKeys
 
 from consortium.data.findings import Finding
+from consortium.data.grids import on_grid, one_grid
 from consortium.data.transforms import build_preprocessing
-from consortium.data.volumes import is_dicom, on_grid, one_grid, read_mask
+from consortium.data.volumes import is_dicom, read_mask
 from consortium.errors import Refused, UsageError
 from consortium.files import replace_file
 from consortium.settings import Data, Settings
