@@ -37,7 +37,7 @@ _MARK = "made-by-demo"
 def demo(
     workspace: Annotated[Path, typer.Option(help="What the demo leaves; made anew each time.")],
     seed: Annotated[int, typer.Option(help="Of the generated scans and the run.", min=0)] = 0,
-    rounds: Annotated[int, typer.Option(help="Rounds of training.", min=1)] = 30,
+    rounds: Annotated[int, typer.Option(help="Rounds of training.", min=1)] = 24,
     pooled: Annotated[
         bool,
         typer.Option(
