@@ -55,7 +55,7 @@ def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path)
     }
     assert carried == ours
     assert not [path for path in out.rglob("*") if path.is_symlink()]
-    assert not [*out.rglob("*.md"), *out.rglob("*.png")]
+    assert not [file for kind in ("md", "png", "jsonl") for file in out.rglob(f"*.{kind}")]
     assert read_json_object(out / "meta.json")["consortium"]["hospitals"] == ["east"]
 
 

@@ -130,5 +130,5 @@ def _ignored(folder: str, names: list[str]) -> set[str]:
         for name in names
         if name in ("__pycache__", "variants")
         or name.startswith(".")
-        or name.endswith((".md", ".png"))
+        or name.endswith((".md", ".png", ".jsonl"))
     }
