@@ -13,11 +13,13 @@ from consortium.cli.check_data import check_data
 from consortium.cli.evaluate import evaluate
 from consortium.cli.predict import predict
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.verify_kit import verify_kit
 
 app = typer.Typer(name="consortium", add_completion=False)
 app.command()(check_data)
 app.command()(predict)
 app.command()(evaluate)
+app.command()(verify_kit)
 
 
 def _show_version(wanted: bool) -> None:

@@ -9,12 +9,7 @@ from pathlib import Path
 from consortium.files import write_json
 from consortium.flare import job as flare_job
 from consortium.flare import site
-
-ALLOWED_CLASSES = [
-    "consortium.flare.",
-    "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
-]
-"""All that a job's configuration may build: these shells, and FLARE's loop of rounds."""
+from consortium.kits.shipped import ALLOWED_CLASSES
 
 
 def start_simulator(

@@ -1,6 +1,8 @@
 """Where a hospital says where its data lie and what it lets out; the job cannot say it.
 
-In a provisioned site, a component in `local/privacy.json`, which never reaches the server:
+In our startup kits, `local/hospital.json` (see `consortium.kits.hospital`), which never reaches the
+server; the component `site_data` in the kit's `local/privacy.json` reads it. In another kit the
+component says it itself:
 
     {"scopes": [{"name": "default"}], "default_scope": "default",
      "components": [{"id": "site_data", "path": "consortium.flare.site.SiteData",
@@ -18,6 +20,7 @@ from nvflare.apis.fl_context import FLContext
 
 from consortium.errors import UsageError
 from consortium.flare.job import Job
+from consortium.kits.hospital import read_hospital
 from consortium.training.train import Site
 
 DATA, STATE = "CONSORTIUM_DATA", "CONSORTIUM_STATE"
@@ -28,7 +31,8 @@ class SiteData(FLComponent):
     """A hospital's own choices.
 
     Args:
-        data: the hospital's folder; `{site}` in it stands for the hospital's name.
+        data: the hospital's folder; `{site}` in it stands for the hospital's name. Where it is
+            empty, the kit's `local/hospital.json` says all.
         state: folder for what the hospital keeps; by default in the site's workspace.
         smallest_group: a metric over fewer patients is not sent.
         share_local_model: whether other hospitals may score the model trained here.
@@ -36,7 +40,7 @@ class SiteData(FLComponent):
 
     def __init__(
         self,
-        data: str,
+        data: str = "",
         state: str = "",
         smallest_group: int = 5,
         share_local_model: bool = False,
@@ -47,14 +51,18 @@ class SiteData(FLComponent):
 
 
 def find_site(job: Job, fl_ctx: FLContext) -> Site:
-    """The hospital's own choices, from its component or its environment.
+    """The hospital's own choices, from its component, its kit or its environment.
 
     Raises:
-        UsageError: `no-data-folder`, where the hospital has not said where its data lie.
+        UsageError: `no-data-folder`, where the hospital has not said where its data lie, or what
+            it said is wrong.
     """
     name: str = fl_ctx.get_identity_name()
     said = fl_ctx.get_engine().get_component("site_data")
-    if not isinstance(said, SiteData):
+    if isinstance(said, SiteData) and not said.data:
+        own = read_hospital(job.root)
+        said = SiteData(own.data or "", own.state or "", own.smallest_group, own.share_local_model)
+    elif not isinstance(said, SiteData):
         try:
             said = SiteData(
                 os.environ.get(DATA, ""),
@@ -71,7 +79,7 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
             "no-data-folder",
             "this hospital has not said where its data lie",
             f"hospital {name}",
-            f"add the component site_data to local/privacy.json or set {DATA}",
+            f"write it into local/hospital.json, or set {DATA} where the kit is not ours",
         )
     state = Path(said.state.replace("{site}", name)) if said.state else job.root / "consortium"
     return Site(

@@ -1,0 +1,149 @@
+"""`scripts/provision create|add|status`: signed startup kits from the project file."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from consortium.cli.run import DebugOption, run_app
+from consortium.errors import Incomplete, UsageError
+from consortium.provisioning import KITS, Outcome
+from consortium.provisioning import add as add_participant
+from consortium.provisioning import create as create_kits
+from consortium.provisioning import status as kit_status
+
+PASSPHRASE = "CONSORTIUM_PASSPHRASE"
+"""Environment variable that saves the question."""
+
+_SOON = 60  # days
+
+app = typer.Typer(name="provision", add_completion=False, no_args_is_help=True)
+adding = typer.Typer(no_args_is_help=True)
+app.add_typer(adding, name="add", help="Add one participant; every other kit stays as it is.")
+
+ProjectOption = Annotated[Path, typer.Option("--project", metavar="FILE", help="The project file.")]
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="The coordinator's folder: kits/ and the state.")
+]
+SealOption = Annotated[
+    bool,
+    typer.Option(
+        "--passphrase", help=f"Seal the state; asks for the passphrase, or takes {PASSPHRASE}."
+    ),
+]
+OrganisationOption = Annotated[str, typer.Option("--org", help="Its organisation.")]
+DEFAULT_PROJECT = Path("provisioning/project.yml")
+
+
+@app.callback()
+def _options(debug: DebugOption = False) -> None:
+    """Turn the project file into signed startup kits."""
+
+
+@app.command()
+def create(
+    out: OutOption,
+    project: ProjectOption = DEFAULT_PROJECT,
+    passphrase: SealOption = False,
+) -> None:
+    """Make a signed kit for every participant; run again, make those that are missing."""
+    sealing = _ask(confirm=True) if passphrase else ""
+    _print(create_kits(project, out, passphrase=sealing, ask=_ask), out)
+
+
+@adding.command("hospital")
+def add_hospital(
+    name: Annotated[str, typer.Argument(help="Of its site.")],
+    out: OutOption,
+    org: OrganisationOption,
+    project: ProjectOption = DEFAULT_PROJECT,
+) -> None:
+    """Add a hospital."""
+    _add(project, out, {"name": name, "type": "client", "org": org})
+
+
+@adding.command("admin")
+def add_admin(
+    name: Annotated[str, typer.Argument(help="An e-mail address.")],
+    out: OutOption,
+    org: OrganisationOption,
+    role: Annotated[str, typer.Option(help="project_admin, org_admin, lead or member.")],
+    project: ProjectOption = DEFAULT_PROJECT,
+) -> None:
+    """Add a person."""
+    _add(project, out, {"name": name, "type": "admin", "org": org, "role": role})
+
+
+@app.command()
+def status(out: OutOption) -> None:
+    """Show every certificate with the days it has left.
+
+    Ends with 1 if one has ended.
+    """
+    held = kit_status(out)
+    table = _table("valid until")
+    table.add_column("days left", justify="right")
+    for one in held:
+        days = one.days_left()
+        style = "bold red" if days < 0 else "yellow" if days < _SOON else ""
+        until = f"{one.valid_until:%Y-%m-%d}"
+        table.add_row(one.participant, one.role, one.organisation, until, str(days), style=style)
+    Console(highlight=False).print(table)
+    ended = [one.participant for one in held if one.days_left() < 0]
+    if ended:
+        raise Incomplete(
+            "expired", f"{', '.join(ended)} ended", str(out), "provision into another folder"
+        )
+
+
+def _add(project: Path, out: Path, entry: dict[str, str]) -> None:
+    _print(add_participant(project, out, entry, ask=_ask), out)
+
+
+def _ask(confirm: bool = False) -> str:
+    given = os.environ.get(PASSPHRASE, "")
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "no-passphrase", "the state is sealed by a passphrase", PASSPHRASE, "set it"
+        )
+    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for title in ("participant", "role", "organisation"):
+        table.add_column(title, overflow="fold")
+    for title in columns:
+        table.add_column(title, no_wrap=True)
+    return table
+
+
+def _print(outcome: Outcome, out: Path) -> None:
+    console = Console(highlight=False)
+    table = _table("kit", "valid until")
+    for kit in outcome.kits:
+        one = kit.participant
+        table.add_row(
+            one.name, one.certified_role, one.org, kit.made, f"{kit.valid_until:%Y-%m-%d}"
+        )
+    console.print(table)
+    for note in outcome.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    console.print(f"kits: {out / KITS}/PARTICIPANT", soft_wrap=True)
+    sealed = "sealed by your passphrase" if outcome.sealed else "not sealed; --passphrase does"
+    console.print(f"state, with the root's key: {out / 'state.json'} ({sealed})", soft_wrap=True)
+    console.print(
+        "fingerprint of the root, to be told to every participant by telephone or letter:\n"
+        f"  {outcome.root_sha256}",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    run_app(app)

@@ -1,0 +1,165 @@
+"""The list of a kit's files, signed by the consortium's root.
+
+FLARE signs nothing in a startup kit. Here every shipped file of `startup/` and `local/` stands with
+its SHA-256 in an in-toto statement, in a DSSE envelope signed by the root that signed the kit's own
+certificate. What always holds:
+
+* the signature is deterministic (PKCS#1 v1.5) and nothing in it depends on the time, so that the
+  same kit has the same bytes again;
+* a hospital's own files (`OWN_FILES`) are in no list: it may edit them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from consortium import __version__
+from consortium.errors import Refused
+from consortium.files import write_text
+
+MANIFEST = "startup/kit.dsse.json"
+"""Path of the envelope in a kit."""
+
+SHIPPED = ("startup", "local")
+"""The folders of a kit whose files are listed."""
+
+OWN_FILES = ("local/hospital.json", "local/authorization.json")
+"""What a hospital decides itself; it stands beside the shipped files and is never listed."""
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+KIT_TYPE = "urn:consortium:startup-kit:1"
+_SCHEME = "rsa-pkcs1v15-sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the root says of a kit.
+
+    Attributes:
+        participant: whose kit it is: FLARE's name of the site, or the admin's.
+        role: `server`, `client`, or an admin's role.
+        organisation: that the participant belongs to.
+        project: name of the consortium's project.
+        version: of this package that made the kit.
+        files: SHA-256 of each shipped file, by its path in the kit.
+    """
+
+    participant: str
+    role: str
+    organisation: str
+    project: str
+    version: str
+    files: Mapping[str, str]
+
+
+def shipped_files(kit: Path) -> Iterator[str]:
+    """Paths in the kit of all that lies in its shipped folders, sorted; links and pipes too."""
+    for folder in SHIPPED:
+        for path in sorted((kit / folder).rglob("*")):
+            name = path.relative_to(kit).as_posix()
+            if (path.is_symlink() or not path.is_dir()) and name != MANIFEST:
+                yield name
+
+
+def sign_kit(
+    kit: Path, *, participant: str, role: str, organisation: str, project: str, key: RSAPrivateKey
+) -> None:
+    """Lists a finished kit's files and signs the list; see `Manifest` for the arguments."""
+    files = [name for name in shipped_files(kit) if name not in OWN_FILES]
+    statement: dict[str, Any] = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": sha256(kit / name)}} for name in files],
+        "predicateType": KIT_TYPE,
+        "predicate": {
+            "participant": participant,
+            "role": role,
+            "organisation": organisation,
+            "project": project,
+            "version": __version__,
+        },
+    }
+    envelope = Envelope(rfc8785.dumps(statement), PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(key, _public(key.public_key())))
+    write_text(kit / MANIFEST, json.dumps(envelope.to_dict(), indent=2) + "\n")
+
+
+def read_manifest(kit: Path, root: x509.Certificate) -> Manifest:
+    """What the root says of a kit.
+
+    Args:
+        kit: the kit's folder.
+        root: certificate of the consortium's root.
+
+    Raises:
+        Refused: `no-manifest`, `bad-manifest` or `bad-signature`.
+    """
+    path = kit / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(
+            "no-manifest", "the kit holds no signed list of its files", str(path), _ASK
+        ) from None
+    except (OSError, ValueError):
+        raise _bad(path) from None
+    key = root.public_key()
+    try:
+        envelope = Envelope.from_dict(content)
+        if not isinstance(key, RSAPublicKey):
+            raise VerificationError
+        envelope.verify([_public(key)], 1)
+    except VerificationError:
+        raise Refused(
+            "bad-signature", "the list of files is not signed by the kit's root", str(path), _ASK
+        ) from None
+    except Exception:  # whatever stands in the file, it is no envelope
+        raise _bad(path) from None
+    try:
+        return _parse(json.loads(envelope.payload))
+    except (KeyError, TypeError, ValueError):
+        raise _bad(path) from None
+
+
+_ASK = "ask the coordinator for the kit again"
+
+
+def _bad(path: Path) -> Refused:
+    return Refused("bad-manifest", "this is no signed list of a kit's files", str(path), _ASK)
+
+
+def _parse(statement: Any) -> Manifest:
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, KIT_TYPE):
+        raise ValueError
+    said = statement["predicate"]
+    return Manifest(
+        **{key: str(said[key]) for key in ("participant", "role", "organisation", "project")},
+        version=str(said["version"]),
+        files={str(file["name"]): str(file["digest"]["sha256"]) for file in statement["subject"]},
+    )
+
+
+def _public(key: RSAPublicKey) -> SSlibKey:
+    return SSlibKey.from_crypto(key, scheme=_SCHEME)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's content, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fingerprint(root: x509.Certificate) -> str:
+    """SHA-256 of a certificate's DER form, hexadecimal, as `openssl x509 -fingerprint` gives it."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return root.fingerprint(SHA256()).hex()

@@ -1,0 +1,278 @@
+"""`project.yml`: who takes part in the consortium, checked before FLARE sees it.
+
+FLARE reports some of these mistakes with a traceback, and trips over others at the first start or
+never: two participants of one name in different case, a hospital called like FLARE's own site, a
+role that no policy knows, a changed organisation that an old certificate contradicts.
+"""
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from consortium.errors import Refused, UsageError
+
+ROLES = ("project_admin", "org_admin", "lead", "member")
+LOCALHOST = ("localhost", "127.0.0.1", "::1")
+BUILDERS = (
+    "nvflare.lighter.impl.workspace.WorkspaceBuilder",
+    "consortium.flare.kit_builder.KitBuilder",
+)
+"""The first two, in this order; see `consortium.flare.kit_builder`."""
+
+_TAKEN = ("server", "global", "all")  # FLARE's own site, the folder of common curves, a target
+_TARGETS = ("site", "submitter")  # what an organisation's name would mean in a policy
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_ORGANISATION = re.compile(r"[A-Za-z0-9_]{1,64}")
+_ADMIN = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
+
+class Participant(BaseModel):
+    """One entry of `participants`; FLARE's further keys pass through.
+
+    Attributes:
+        name: of the site, or the admin's e-mail address; at most 63 characters, as it becomes the
+            common name of a certificate.
+        type: the orchestrator is FLARE's `server`, a hospital its `client`.
+        org: organisation; letters, digits and `_`.
+        role: of an admin.
+        default_host: that hospitals and admins connect to, of the server; its name by default.
+        host_names: further names and addresses that the server is reached by.
+        fed_learn_port: port of the server, for hospitals.
+        admin_port: port of the server, for admins; the same by default.
+        connection_security: mutual TLS and nothing else.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    type: Literal["server", "client", "admin"]
+    org: str
+    role: str | None = None
+    default_host: str | None = None
+    host_names: list[str] = []
+    fed_learn_port: int = Field(8002, ge=1, le=65535)
+    admin_port: int | None = Field(None, ge=1, le=65535)
+    connection_security: Literal["mtls"] = "mtls"
+
+    @property
+    def certified_role(self) -> str:
+        """What a kit's manifest calls its role: `server`, `client`, or an admin's role."""
+        return self.role or self.type
+
+    @property
+    def hosts(self) -> set[str]:
+        """All names and addresses of a server."""
+        return {self.default_host or self.name, *self.host_names}
+
+
+class Project(BaseModel):
+    """The content of a `project.yml`.
+
+    Attributes:
+        api_version: 3.
+        name: of the consortium; becomes the root's common name.
+        participants: one server, hospitals and admins.
+        builders: FLARE's and ours, each with its `path`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    api_version: Literal[3]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
+    participants: list[Participant]
+    builders: list[dict[str, Any]]
+
+    @property
+    def server(self) -> Participant:
+        """The orchestrator."""
+        return next(one for one in self.participants if one.type == "server")
+
+    def notes(self) -> list[str]:
+        """What works and may still not be meant, in words."""
+        notes = []
+        if self.server.hosts <= set(LOCALHOST):
+            notes.append(
+                f"{self.server.name} is reached on this machine only; put its DNS name into"
+                " default_host for hospitals elsewhere"
+            )
+        stewards = {one.org for one in self.participants if one.role == "org_admin"}
+        notes += [
+            f"hospital {one.name} has no org_admin of its organisation, {one.org}"
+            for one in self.participants
+            if one.type == "client" and one.org not in stewards
+        ]
+        return notes
+
+
+def read_project(path: Path) -> tuple[Project, dict[str, Any]]:
+    """Reads and checks a project file.
+
+    Returns:
+        The project, and the plain content of the file as FLARE takes it.
+
+    Raises:
+        UsageError: `missing-file`, `bad-yaml` or `bad-project`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError("missing-file", "no such file", str(path), "check the path") from None
+    except (OSError, ValueError) as error:
+        raise UsageError("bad-yaml", f"cannot be read ({error})", str(path), "repair it") from None
+    return parse_project(text, str(path))
+
+
+def parse_project(text: str, where: str) -> tuple[Project, dict[str, Any]]:
+    """Checks the text of a project file; see `read_project`."""
+    try:
+        raw = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        told = getattr(error, "problem", None) or "no YAML"
+        raise UsageError("bad-yaml", f"{line}{told}", where, "repair it") from None
+    if not isinstance(raw, dict):
+        raise UsageError("bad-yaml", "the top level is no mapping", where, "repair it")
+    try:
+        project = Project.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _bad(f"{_place(raw, first['loc'])}: {first['msg']}", where) from None
+    _check(project, where)
+    return project, raw
+
+
+def with_participant(text: str, entry: Mapping[str, str]) -> str:
+    """The text of a project file with one more participant; comments and order stay."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    content = yaml.load(text)
+    added = yaml.map(**entry)
+    added.fa.set_flow_style()
+    content["participants"].append(added)
+    out = StringIO()
+    yaml.dump(content, out)
+    return out.getvalue()
+
+
+def _bad(what: str, where: str) -> UsageError:
+    return UsageError("bad-project", what, where, "correct it")
+
+
+def _place(raw: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
+    """Where in the file, with the participant's name rather than its number."""
+    parts = [str(part) for part in loc]
+    if len(loc) > 1 and loc[0] == "participants":
+        entry = raw["participants"][loc[1]]
+        name = entry.get("name") if isinstance(entry, dict) else None
+        parts[:2] = [f"participant {name or f'number {int(loc[1]) + 1}'}"]
+    return " ".join(parts)
+
+
+def _check(project: Project, where: str) -> None:
+    paths = tuple(builder.get("path") for builder in project.builders)
+    if paths[:2] != BUILDERS:
+        raise _bad(f"builders must begin with {' and '.join(BUILDERS)}", where)
+    servers = [one.name for one in project.participants if one.type == "server"]
+    if len(servers) != 1:
+        raise _bad(f"one participant of type server is needed, and there are {len(servers)}", where)
+    names = Counter(one.name.lower() for one in project.participants)
+    twice = [name for name, times in names.items() if times > 1]
+    if twice:
+        raise _bad(f"two participants are called {twice[0]}", where)
+    for one in project.participants:
+        wrong = _wrong(one)
+        if wrong:
+            raise _bad(f"participant {one.name}: {wrong}", where)
+
+
+def _wrong(one: Participant) -> str:
+    if not _ORGANISATION.fullmatch(one.org):
+        return f"org {one.org!r} must be letters, digits and _"
+    if one.org.lower() in _TARGETS:
+        return f"org {one.org!r} would mean something else in FLARE's policies"
+    if one.type == "admin":
+        if len(one.name) > 63 or not _ADMIN.fullmatch(one.name):
+            return "an admin's name is an e-mail address of at most 63 characters"
+        if one.role not in ROLES:
+            return f"role must be one of {', '.join(ROLES)}"
+        return ""
+    if one.role is not None:
+        return "only an admin has a role"
+    if one.type == "client":
+        if not _SITE.fullmatch(one.name) or one.name.lower() in _TAKEN:
+            return (
+                "a hospital's name is letters, digits, - and _, at most 63, and not"
+                f" {', '.join(_TAKEN)}"
+            )
+        return ""
+    wrong = [host for host in sorted({one.name, *one.hosts}) if not _is_host(host)]
+    return f"{wrong[0]!r} is no host name or address" if wrong else ""
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= 253 and all(_LABEL.fullmatch(part) for part in host.split("."))
+    return ":" not in host  # FLARE writes host:port without brackets
+
+
+def check_unchanged(project: Project, certificates: Mapping[str, x509.Certificate]) -> None:
+    """Refuses a change that FLARE would ignore, because it keeps the old certificate.
+
+    Args:
+        project: the new project.
+        certificates: that were issued so far, by participant.
+
+    Raises:
+        Refused: `changed-participant`.
+    """
+    for one in project.participants:
+        held = certificates.get(one.name)
+        if held is None:
+            continue
+        org, role = (
+            _attribute(held, oid) for oid in (NameOID.ORGANIZATION_NAME, NameOID.UNSTRUCTURED_NAME)
+        )
+        changes = {
+            "organisation": (org, one.org),
+            "role": (role, one.role),
+        }
+        if one.type == "server":
+            changes["hosts"] = (_told(_hosts(held)), _told(one.hosts))
+        for what, (was, now) in changes.items():
+            if was != now:
+                raise Refused(
+                    "changed-participant",
+                    f"the certificate of {one.name} says {what} {was} and the project {now}",
+                    f"participant {one.name}",
+                    "give it another name, or provision into another folder",
+                )
+
+
+def _attribute(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> str | None:
+    found = certificate.subject.get_attributes_for_oid(oid)
+    return str(found[0].value) if found else None
+
+
+def _hosts(certificate: x509.Certificate) -> set[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in names}
+
+
+def _told(hosts: set[str]) -> str:
+    return ", ".join(sorted(hosts))
