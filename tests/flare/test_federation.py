@@ -1,0 +1,164 @@
+"""A real federation: kits, processes, mutual TLS on loopback, and what people see of it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.conftest import JOB, TINY
+
+from consortium import federation
+from consortium.cli.federation import app
+from consortium.cli.run import run_app
+from consortium.errors import Refused
+from consortium.flare.session import open_session
+from consortium.jobs import SETTINGS, prepare_job
+from consortium.kits.project import read_project
+from consortium.kits.verify import verify_kit
+from consortium.settings import override, read_json_object
+
+HOSPITALS = ["harbour", "north", "valley"]
+
+
+@pytest.fixture(scope="module")
+def workspace(generated, tmp_path_factory):
+    """A federation of three hospitals that runs."""
+    place = tmp_path_factory.mktemp("federation") / "run"
+    federation.up(place, data=generated)
+    yield place
+    federation.down(place)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """The job as a researcher prepares it: configuration only."""
+    raw = read_json_object(JOB / SETTINGS)
+    folder = tmp_path / "job"
+    settings = override(raw, TINY)
+    prepare_job(JOB, folder, run="", hospitals=HOSPITALS, settings=settings)
+    return folder
+
+
+def wait_for_end(session, job_id, seconds=120):
+    until = time.monotonic() + seconds
+    while not str(session.job(job_id)["status"]).startswith("FINISHED"):
+        assert time.monotonic() < until, session.job(job_id)
+        time.sleep(0.5)
+    return session.job(job_id)["status"]
+
+
+def run_command(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, [str(word) for word in arguments])
+    return ended.value.code
+
+
+def test_up_starts_only_what_does_not_run_and_status_tells(workspace, capsys, generated):
+    before = federation.status(workspace)
+    assert [machine.name for machine in before] == ["orchestrator", *HOSPITALS]
+    assert all(machine.connected for machine in before)
+    killed = next(machine for machine in before if machine.name == "valley")
+    psutil.Process(killed.process).kill()
+    until = time.monotonic() + 20
+    while any(m.name == "valley" and m.process for m in federation.status(workspace)):
+        assert time.monotonic() < until
+    assert run_command("up", "--workspace", workspace, "--data", generated) == 0
+    after = {machine.name: machine.process for machine in federation.status(workspace)}
+    assert after["valley"] not in (None, killed.process)
+    kept = {m.name: m.process for m in before if m.name != "valley"}
+    assert {name: after[name] for name in kept} == kept
+    assert "valley" in capsys.readouterr().out
+    with pytest.raises(Refused, match="other-hospitals"):
+        federation.up(workspace, hospitals=2)
+
+
+def test_a_job_without_code_trains_at_every_hospital_and_its_results_come_back(
+    workspace, job, tmp_path
+):
+    before = {path: path.read_bytes() for path in job.rglob("*") if path.is_file()}
+    with open_session(federation.admin_kit(workspace, federation.RESEARCHER)) as session:
+        job_id = session.submit(job)
+        assert wait_for_end(session, job_id) == "FINISHED:COMPLETED"
+        left = session.download(job_id, tmp_path / "down") / "workspace" / "consortium"
+    result = json.loads((left / "result.json").read_text())
+    assert result["complete"], result["reason"]
+    assert [row["name"] for row in result["hospitals"]] == HOSPITALS
+    assert len((left / "rounds.jsonl").read_text().splitlines()) == 2
+    assert {path.name for path in left.iterdir()} >= {"report.html", "model", "tensorboard"}
+    assert {path: path.read_bytes() for path in job.rglob("*") if path.is_file()} == before
+    for machine in (workspace / "machines").glob("*/"):
+        assert verify_kit(machine).findings == []
+    assert not Path("/tmp/nvflare/jobs-storage").exists()
+
+
+def test_where_the_data_lie_never_reaches_the_orchestrator(workspace, generated):
+    place = str(generated).encode()
+    assert place in (workspace / "machines" / "north" / "local" / "hospital.json").read_bytes()
+    for path in (workspace / "machines" / "orchestrator").rglob("*"):
+        assert not path.is_file() or place not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("admin", [federation.OBSERVER, "steward@north.example"])
+def test_who_may_not_submit_is_refused_with_a_reason(workspace, job, admin):
+    with (
+        open_session(federation.admin_kit(workspace, admin)) as session,
+        pytest.raises(Refused) as refused,
+    ):
+        session.submit(job)
+    assert refused.value.code == "not-authorized"
+    assert f"{admin} has no right to submit_job" in str(refused.value)
+
+
+def test_a_second_process_with_a_kit_does_not_take_over(workspace):
+    kit = workspace / "machines" / "north"
+    binaries = Path(sys.executable).parent
+    ended = subprocess.run(
+        [kit / "startup" / "sub_start.sh", "--once"],
+        env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("error kit-in-use: this kit runs already on this machine, ")
+    assert all(machine.connected for machine in federation.status(workspace))
+
+
+def test_the_guard_refuses_a_changed_kit_where_no_script_ran(workspace, tmp_path):
+    kit = tmp_path / "north"
+    shutil.copytree(workspace / "coordinator" / "kits" / "north", kit)
+    (kit / "local" / "privacy.json").write_text('{"scopes": []}')
+    started = [sys.executable, "-m", "nvflare.private.fed.app.client.client_train", "-m", kit]
+    started += ["-s", "fed_client.json", "--set", "secure_train=true", "uid=north"]
+    started += ["org=north", "config_folder=config"]
+    ended = subprocess.run(started, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "error bad-kit: changed, not as the coordinator signed it" in ended.stdout
+    assert "Successfully registered" not in ended.stdout
+
+
+def test_down_leaves_no_process_and_no_socket(generated, tmp_path, capsys):
+    place = tmp_path / "other"
+    federation.up(place, hospitals=1, data=generated)
+    project, _ = read_project(place / "coordinator" / "project.yml")
+    port = project.server.fed_learn_port
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+    assert run_command("down", "--workspace", place) == 0
+    assert capsys.readouterr().out == "ended: harbour, orchestrator\n"
+    assert not [
+        process
+        for process in psutil.process_iter()
+        if any(str(place) in word for word in process.cmdline())
+    ]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    assert run_command("down", "--workspace", place) == 0
+    assert capsys.readouterr().out == "ended: nothing ran\n"
