@@ -323,8 +323,9 @@ def _running(workspace: Path) -> dict[str, int]:
             if any(word in _PARENTS for word in words):
                 folder = Path(words[words.index("-m", words.index("-m") + 1) + 1])
                 running[folder.name] = process.pid
-            elif any(word.endswith("startup/sub_start.sh") for word in words):
-                running.setdefault(Path(words[1]).parents[1].name, process.pid)
+            for word in words:
+                if word.endswith("startup/sub_start.sh"):
+                    running.setdefault(Path(word).parents[1].name, process.pid)
     return running
 
 

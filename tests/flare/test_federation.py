@@ -17,6 +17,7 @@ from consortium import federation
 from consortium.cli.federation import app
 from consortium.cli.run import run_app
 from consortium.errors import Refused
+from consortium.files import write_json
 from consortium.flare.session import open_session
 from consortium.jobs import SETTINGS, prepare_job
 from consortium.kits.project import read_project
@@ -113,6 +114,44 @@ def test_who_may_not_submit_is_refused_with_a_reason(workspace, job, admin):
         session.submit(job)
     assert refused.value.code == "not-authorized"
     assert f"{admin} has no right to submit_job" in str(refused.value)
+
+
+def change_meta(job, **changes):
+    meta = read_json_object(job / "meta.json")
+    write_json(job / "meta.json", {**meta, **changes})
+
+
+def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_path, consortium):
+    kit = federation.admin_kit(workspace, federation.RESEARCHER)
+    waiting, failing = tmp_path / "waiting", tmp_path / "failing"
+    shutil.copytree(job, waiting)
+    shutil.copytree(job, failing)
+    change_meta(waiting, mandatory_clients=[*HOSPITALS, "fen"])
+    change_meta(failing, consortium={"version": "9.9", "run": "", "hospitals": HOSPITALS})
+    with open_session(kit) as session:
+        waits, fails = session.submit(waiting), session.submit(failing)
+        wait_for_end(session, fails)
+        until = time.monotonic() + 30
+        while not session.job(waits).get("schedule_history"):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+    code, printed, errors = consortium("explain", waits[:8], "--kit", kit)
+    assert (code, errors) == (0, "")
+    assert f"({waits}) of {federation.RESEARCHER}: waiting" in printed
+    assert "- hospital fen is not connected (tried " in printed
+    code, printed, errors = consortium("explain", fails, "--kit", kit)
+    assert (code, errors) == (0, "")
+    assert "- other-version: the job was made with version 9.9 and " in printed
+    code, printed, errors = consortium("abort", waits, "--kit", kit)
+    assert (code, errors) == (0, "")
+    assert consortium("status", waits, "--kit", kit)[1].startswith(f"{waits} aborted")
+    code, printed, errors = consortium("runs", "--kit", kit)
+    assert (code, errors) == (0, "")
+    assert waits[:8] in printed
+    assert fails[:8] in printed
+    code, printed, errors = consortium("status", "nonesuch", "--kit", kit)
+    assert (code, printed) == (2, "")
+    assert errors.startswith("error unknown-run: there is no such run, nonesuch")
 
 
 def test_a_second_process_with_a_kit_does_not_take_over(workspace):

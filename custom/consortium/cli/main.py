@@ -13,6 +13,7 @@ from consortium.cli.check_data import check_data
 from consortium.cli.evaluate import evaluate
 from consortium.cli.predict import predict
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.runs import abort, explain, runs, status
 from consortium.cli.verify_kit import verify_kit
 
 app = typer.Typer(name="consortium", add_completion=False)
@@ -20,6 +21,8 @@ app.command()(check_data)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(verify_kit)
+for _command in (runs, status, explain, abort):
+    app.command()(_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -28,6 +28,7 @@ from consortium.coordinator import Coordinator, Study
 from consortium.errors import ConsortiumError, UsageError
 from consortium.files import write_text
 from consortium.flare.job import TROUBLE, read_job, register_tensors, result_folders
+from consortium.flare.outcome import note_outcome
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
 
 T = TypeVar("T")
@@ -69,8 +70,13 @@ class StudyRun(FLComponent):
             # as long as the process, and looking at all of it took longer than aggregating.
             gc.collect()
             gc.freeze()
-        elif event_type == EventType.END_RUN and self._coordinator is not None:
-            self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
+        elif event_type == EventType.END_RUN:
+            result = None
+            if self._coordinator is not None:
+                result = self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
+            complete = result is not None and result["complete"]
+            reason = result["reason"] if result is not None else self._trouble
+            note_outcome(fl_ctx, complete=complete, reason=reason)
         elif event_type == EventType.FATAL_SYSTEM_ERROR:
             # FLARE's own reasons too: a hospital's process that died, say.
             self._trouble = self._trouble or _one_line(fl_ctx.get_prop(FLContextKey.EVENT_DATA))

@@ -61,6 +61,21 @@ class Session:
         with self._told("get_job_meta"):
             return dict(self._flare.get_job_meta(job_id))
 
+    def find(self, beginning: str) -> str:
+        """The id of the one job whose id begins so.
+
+        Raises:
+            UsageError: `unknown-run` or `several-runs`.
+        """
+        found = [str(job["job_id"]) for job in self.jobs() if job["job_id"].startswith(beginning)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(
+                "several-runs", f"{len(found)} runs begin so", beginning, "give more of the id"
+            )
+        raise UsageError("unknown-run", "there is no such run", beginning, "see consortium runs")
+
     def abort(self, job_id: str) -> None:
         """Ends a job, or takes it out of the queue."""
         with self._told("abort_job"):

@@ -62,11 +62,14 @@ PRIVACY: dict[str, Any] = {
 }
 """FLARE builds a site's components only where there is a scope."""
 
-GUARD: dict[str, Any] = {
-    "format_version": 2,
-    "components": [{"id": "kit_guard", "path": "consortium.flare.guard.KitGuard", "args": {}}],
-}
-"""Loaded by the site's parent process only: the second look at the kit."""
+_GUARD = {"id": "kit_guard", "path": "consortium.flare.guard.KitGuard", "args": {}}
+_OUTCOME = {"id": "outcome", "path": "consortium.flare.outcome.OutcomeKeeper", "args": {}}
+
+
+def _parent(*components: dict[str, Any]) -> dict[str, Any]:
+    """Components that the site's parent process loads, and no job's."""
+    return {"format_version": 2, "components": list(components)}
+
 
 _BASE: dict[str, Any] = {
     "format_version": 2,
@@ -127,7 +130,13 @@ SERVER_RESOURCES: dict[str, Any] = {
         {
             "id": "job_scheduler",
             "path": "nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler",
-            "args": {"max_jobs": 4},
+            # A job that waits for a hospital is tried again until it comes, not ten times.
+            "args": {
+                "max_jobs": 4,
+                "max_schedule_count": 1000000,
+                "min_schedule_interval": 2.0,
+                "max_schedule_interval": 30.0,
+            },
         },
         {
             "id": "job_manager",
@@ -153,14 +162,16 @@ def local_files(role: str) -> dict[str, Any]:
     """
     if role not in ("server", "client"):
         return {}
-    files = {
-        "local/authorization.json.default": AUTHORIZATION,
-        "local/consortium__p_resources.json": GUARD,
-    }
+    files = {"local/authorization.json.default": AUTHORIZATION}
     if role == "server":
-        return {**files, "local/resources.json": SERVER_RESOURCES}
+        return {
+            **files,
+            "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME),
+            "local/resources.json": SERVER_RESOURCES,
+        }
     return {
         **files,
+        "local/consortium__p_resources.json": _parent(_GUARD),
         "local/resources.json": HOSPITAL_RESOURCES,
         "local/privacy.json": PRIVACY,
         HOSPITAL: HospitalFile().model_dump(),
