@@ -1,9 +1,10 @@
 """What was tried to make the shared model better, and what it gave.
 
-Each variant is a change of the settings that `BASE` names, tried on the training part of the first
-fold alone: its models train on three of the four other folds and are scored on the fourth, so that
-no patient of the first fold has a say in what the job's defaults are. The hospitals train in one
-process, without FLARE, which gives the same bytes. What is on record is not measured again.
+Each variant changes the job's settings with the budget that `BASE` says, tried on the training part
+of the first fold alone: its models train on three of the four other folds and are scored on the
+fourth, so that no patient of the first fold has a say in what the job's defaults are. The hospitals
+train in one process, without FLARE, which gives the same bytes. What is on record is not measured
+again.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "variants.jsonl"
 TRAIN, SCORE = (2, 3, 4), (1,)
 POOLED = "pooled"
+BASE = ("data.validation_fraction=0", "rounds=120", "training.local_steps=20")
 LIST = Path(__file__).with_name("variants.json")
 """The variants: name, `set` (KEY=VALUE), and whether it is the pooled model."""
 
@@ -42,11 +44,9 @@ def read_variants() -> list[dict[str, Any]]:
 
 
 def settings_of(variant: Mapping[str, Any]) -> Settings:
-    """The job's settings with a variant's changes."""
+    """The job's settings with those of `BASE` and a variant's changes."""
     raw = read_json_object(find_job(JOB) / SETTINGS)
-    return parse_settings(
-        override(raw, ["data.validation_fraction=0", *variant["set"]]), variant["name"]
-    )
+    return parse_settings(override(raw, [*BASE, *variant["set"]]), variant["name"])
 
 
 def run(quick: bool, records_file: Path | None, show: bool) -> None:

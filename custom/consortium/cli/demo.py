@@ -58,7 +58,13 @@ def demo(
         job=job,
         data=data,
         workspace=run,
-        assignments=[f"seed={seed}", f"rounds={rounds}", "baseline=true"],
+        # Short rounds: the page shall show how a model grows.
+        assignments=[
+            f"seed={seed}",
+            f"rounds={rounds}",
+            "training.local_steps=20",
+            "baseline=true",
+        ],
     )
     with RunProgress(console) as progress:
         result = simulation.run(progress)
