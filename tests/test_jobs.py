@@ -26,7 +26,10 @@ def test_a_prepared_job_declares_its_hospitals(tmp_path):
         "version": __version__,
         "run": "r1",
         "hospitals": ["east", "west"],
+        "gpu": {"memory_in_GiB": 0, "cpu_instead": True},
     }
+    one = {"num_of_gpus": 1, "cpu_instead": True}
+    assert meta["resource_spec"] == {"east": one, "west": one}
     assert (meta["mandatory_clients"], meta["min_clients"]) == (["east", "west"], 2)
     assert load_settings(tmp_path / "job" / "app" / "config" / "settings.json").rounds == 3
 
@@ -75,6 +78,32 @@ def test_a_bundle_takes_the_settings_of_a_file_and_leaves_the_variants_behind(tm
     with pytest.raises(UsageError, match=f"error bad-setting: setting data.*, {file}, "):
         bundle_job(source, tmp_path / "none", settings=file)
     assert not (tmp_path / "none").exists()
+
+
+def test_without_the_package_a_job_is_its_configuration_with_hospitals_and_settings(tmp_path):
+    out = tmp_path / "job"
+    bundle_job(JOB, out, hospitals=["east"], assignments=["rounds=7"], with_package=False)
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {
+        "meta.json",
+        "config_fed_server.json",
+        "config_fed_client.json",
+        "settings.json",
+    }
+    assert load_settings(out / "app" / "config" / "settings.json").rounds == 7
+    with pytest.raises(UsageError, match=r"error bad-setting: setting rounds: .*, --set, "):
+        bundle_job(JOB, tmp_path / "none", assignments=["rounds=0"], with_package=False)
+
+
+def test_a_job_asks_for_the_gpu_memory_that_its_meta_says(tmp_path):
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    meta = read_json_object(source / "meta.json")
+    meta["consortium"]["gpu"] = {"memory_in_GiB": 16, "cpu_instead": False}
+    (source / "meta.json").write_text(json.dumps(meta))
+    bundle_job(source, tmp_path / "out", hospitals=["east"], with_package=False)
+    assert read_json_object(tmp_path / "out" / "meta.json")["resource_spec"] == {
+        "east": {"num_of_gpus": 1, "cpu_instead": False, "mem_per_gpu_in_GiB": 16}
+    }
 
 
 def test_a_bundle_is_never_written_over_something(tmp_path):

@@ -15,7 +15,7 @@ import consortium
 from consortium import __version__
 from consortium.errors import Refused, UsageError
 from consortium.files import whole_folder, write_json
-from consortium.settings import parse_settings, read_json_object
+from consortium.settings import override, parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -80,7 +80,11 @@ def prepare_job(
                 "rename its folder",
             )
     meta = read_json_object(source / "meta.json")
-    meta["consortium"] = {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
+    ours = meta.get("consortium", {})
+    ours |= {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
+    meta["consortium"] = ours
+    if "gpu" in ours:
+        meta["resource_spec"] = dict.fromkeys(sorted(hospitals), _gpu_request(ours["gpu"]))
     meta["mandatory_clients"] = sorted(hospitals)
     meta["min_clients"] = max(1, len(hospitals))
     with whole_folder(out) as beside:
@@ -89,18 +93,34 @@ def prepare_job(
         write_json(beside / SETTINGS, settings)
 
 
-def bundle_job(
-    source: Path, out: Path, *, hospitals: Sequence[str] = (), settings: Path | None = None
-) -> None:
-    """Writes a job that carries the package, for a federation where it is not installed.
+def _gpu_request(asked: dict[str, Any]) -> dict[str, Any]:
+    """One GPU, as FLARE's `resource_spec` of a site says it."""
+    request = {"num_of_gpus": 1, "cpu_instead": bool(asked.get("cpu_instead", False))}
+    memory = asked.get("memory_in_GiB", 0)
+    return {**request, "mem_per_gpu_in_GiB": memory} if memory else request
 
-    The submitter needs the right to bring code (FLARE's `byoc`) at every site.
+
+def bundle_job(
+    source: Path,
+    out: Path,
+    *,
+    hospitals: Sequence[str] = (),
+    settings: Path | None = None,
+    assignments: Sequence[str] = (),
+    with_package: bool = True,
+) -> None:
+    """Writes a job to submit.
+
+    With the package it runs in a federation where that is not installed, and the submitter needs
+    the right to bring code (FLARE's `byoc`) at every site; without, it is configuration only.
 
     Args:
         source: a job's folder.
         out: the job to write; appears whole or not at all.
         hospitals: that must take part; empty leaves it to the sites that are connected.
         settings: a file that takes the place of the job's `settings.json`, or None.
+        assignments: `KEY=VALUE` changes of the settings.
+        with_package: whether the job carries this package.
 
     Raises:
         Refused: `exists`, where something is at `out` already.
@@ -111,6 +131,12 @@ def bundle_job(
     file = settings or source / SETTINGS
     raw = read_json_object(file)
     parse_settings(raw, str(file))
+    if assignments:
+        raw = override(raw, list(assignments))
+        parse_settings(raw, "--set")
+    if not with_package:
+        prepare_job(source, out, run="", hospitals=hospitals, settings=raw)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / source.name
         prepare_job(source, plain, run="", hospitals=hospitals, settings=raw)

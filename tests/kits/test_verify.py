@@ -19,8 +19,8 @@ from tests.conftest import ROOT
 
 from consortium.errors import Refused
 from consortium.kits import verify
+from consortium.kits.hold import hold_kit
 from consortium.kits.manifest import MANIFEST, fingerprint
-from consortium.kits.start import hold_kit
 from consortium.kits.verify import verify_kit
 from consortium.provisioning import create
 

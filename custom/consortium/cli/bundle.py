@@ -1,4 +1,4 @@
-"""`scripts/bundle JOB OUT`: a job that carries the package with it."""
+"""`scripts/bundle JOB OUT`: a job to submit, with the package in it or without."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,10 +22,26 @@ def bundle(
         Path | None,
         typer.Option(metavar="FILE", help="Takes the place of the job's settings.json."),
     ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+    ] = None,
+    configuration_only: Annotated[
+        bool,
+        typer.Option(
+            "--configuration-only", help="Without the package, for sites with our startup kits."
+        ),
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a job folder with the package inside, for a federation where it is not installed."""
-    bundle_job(find_job(job), out, hospitals=hospital or [], settings=settings)
+    """Write the job folder that is submitted; the package goes with it unless told otherwise."""
+    bundle_job(
+        find_job(job),
+        out,
+        hospitals=hospital or [],
+        settings=settings,
+        assignments=set_ or [],
+        with_package=not configuration_only,
+    )
     print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
 
 

@@ -12,6 +12,7 @@ from consortium import __version__
 from consortium.cli.check_data import check_data
 from consortium.cli.evaluate import evaluate
 from consortium.cli.predict import predict
+from consortium.cli.preflight import preflight
 from consortium.cli.run import DebugOption, run_app
 from consortium.cli.runs import abort, explain, runs, status
 from consortium.cli.verify_kit import verify_kit
@@ -21,6 +22,7 @@ app.command()(check_data)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(verify_kit)
+app.command()(preflight)
 for _command in (runs, status, explain, abort):
     app.command()(_command)
 

@@ -13,7 +13,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeComponentError
 
 from consortium.errors import ConsortiumError
-from consortium.kits.start import check_kit, hold_kit
+from consortium.kits.hold import hold_kit
+from consortium.kits.start import check_kit
 
 
 class KitGuard(FLComponent):

@@ -84,8 +84,8 @@ HOSPITAL_RESOURCES: dict[str, Any] = {
     "components": [
         {
             "id": "resource_manager",
-            "path": "nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager",
-            "args": {"num_of_gpus": 0, "mem_per_gpu_in_GiB": 0, "expiration_period": 300},
+            "path": "consortium.flare.gpus.HospitalGPUs",
+            "args": {},
         },
         {
             "id": "resource_consumer",

@@ -3,29 +3,25 @@
 Ends with 0, or with one sentence on stderr for each thing that is wrong.
 """
 
-import fcntl
 import sys
 from pathlib import Path
-from typing import IO
 
 from consortium.errors import ConsortiumError, Refused
-from consortium.kits.verify import verify_kit
+from consortium.kits.hold import hold_kit
+from consortium.kits.preflight import look_at_orchestrator
+from consortium.kits.verify import Verdict, verify_kit
 
-LOCK = ".running"
-"""File at the top of a kit that the site's process holds for as long as it lives."""
 
-
-def check_kit(kit: Path) -> None:
+def check_kit(kit: Path) -> Verdict:
     """Looks at a kit before it is started.
 
     Raises:
         Refused: `kit-in-use`, `bad-kit` with the first finding, or what `verify_kit` raises.
     """
-    # A second process would take the first one's place at the orchestrator without a word.
     hold_kit(kit).close()
-    findings = verify_kit(kit).findings
-    if findings:
-        first, more = findings[0], len(findings) - 1
+    verdict = verify_kit(kit)
+    if verdict.findings:
+        first, more = verdict.findings[0], len(verdict.findings) - 1
         and_more = f" (and {more} more)" if more else ""
         raise Refused(
             "bad-kit",
@@ -33,31 +29,27 @@ def check_kit(kit: Path) -> None:
             str(kit / first.file),
             f"run consortium verify-kit {kit} and ask the coordinator",
         )
+    return verdict
 
 
-def hold_kit(kit: Path) -> IO[str]:
-    """Holds a kit until the file is closed or this process ends.
+def check_orchestrator(kit: Path, verdict: Verdict) -> None:
+    """Refuses what FLARE would try again for ever, in silence; an orchestrator that is down is not.
 
     Raises:
-        Refused: `kit-in-use`, or `no-kit` where there is no such folder.
+        Refused: `wrong-orchestrator`.
     """
-    if not kit.is_dir():
-        raise Refused("no-kit", "no such folder", str(kit), "give the folder of a startup kit")
-    file = (kit / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise Refused(
-            "kit-in-use", "this kit runs already on this machine", str(kit), "stop it first"
-        ) from None
-    return file
+    for check in look_at_orchestrator(kit, verdict.manifest):
+        if check.what == "orchestrator" and check.level == "error":
+            raise Refused("wrong-orchestrator", check.found, str(kit), check.todo)
 
 
 def main() -> None:
     """Entry point of the scripts."""
+    kit = Path(sys.argv[1])
     try:
-        check_kit(Path(sys.argv[1]))
+        verdict = check_kit(kit)
+        if verdict.manifest.role == "client":
+            check_orchestrator(kit, verdict)
     except ConsortiumError as error:
         sys.exit(str(error))
 

@@ -1,0 +1,64 @@
+"""A hospital's GPUs, as the hospital itself states them in `local/hospital.json`.
+
+FLARE's resource manager reads their number from `resources.json`, which is signed; lets two jobs
+share a GPU as long as their stated memory fits; and leaves a job that asks for none whatever GPUs
+the site's process, or the job before it, sees. Here a GPU belongs to one job unless the hospital
+says otherwise, and a job sees those that it was given and no others.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.resource_managers.gpu_resource_manager import (
+    CUDA_VISIBLE_DEVICES,
+    GPUResourceManager,
+)
+
+from consortium.kits.hospital import read_hospital
+
+CPU_INSTEAD = "cpu_instead"
+"""Key of a job's request: a hospital that has no GPU trains on its CPU rather than waits."""
+
+
+class HospitalGPUs(GPUResourceManager):
+    """Admits jobs by the GPUs that the hospital states.
+
+    Args:
+        ignore_host: do not compare with what `nvidia-smi` shows.
+    """
+
+    def __init__(self, ignore_host: bool = False):
+        # FLARE has changed into the kit's folder before it builds components.
+        own = read_hospital(Path.cwd())
+        super().__init__(
+            num_of_gpus=own.gpus,
+            mem_per_gpu_in_GiB=own.gpu_memory,
+            expiration_period=300,
+            ignore_host=ignore_host,
+        )
+        self._memory, self._shared = own.gpu_memory, own.share_gpus
+
+    def allocate_resources(
+        self, resource_requirement: dict[str, Any], token: str, fl_ctx: FLContext
+    ) -> dict[Any, Any]:
+        """Gives a job its GPUs; the job's process, started next, inherits which it sees."""
+        given: dict[Any, Any] = super().allocate_resources(resource_requirement, token, fl_ctx)
+        os.environ[CUDA_VISIBLE_DEVICES] = ",".join(str(gpu) for gpu in given)
+        return given
+
+    def _check_required_resource_available(self, resource_requirement: dict[str, Any]) -> bool:
+        return bool(super()._check_required_resource_available(self._meant(resource_requirement)))
+
+    def _reserve_resource(self, resource_requirement: dict[str, Any]) -> dict[Any, Any]:
+        return dict(super()._reserve_resource(self._meant(resource_requirement)))
+
+    def _meant(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What a request means at this hospital."""
+        if not asked.get(self.num_gpu_key) or (asked.get(CPU_INSTEAD) and not self.resources):
+            return {}
+        memory = asked.get(self.gpu_mem_key, 0)
+        if not self._shared:
+            memory = max(memory, self._memory)
+        return {**asked, self.gpu_mem_key: memory}
