@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def up(
     *,
     hospitals: int | None = None,
     data: Path | None = None,
-    smallest_group: int = 5,
+    own: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Machine]:
     """Provisions where nothing is, and starts what does not run.
@@ -78,7 +78,7 @@ def up(
         workspace: of the federation.
         hospitals: how many; by default all of `data`, or four.
         data: holds one folder a hospital, whose names become the hospitals'.
-        smallest_group: goes into every hospital's own file.
+        own: what every hospital decides for itself; see `consortium.kits.hospital`.
         tell: is told what happens.
 
     Returns:
@@ -108,9 +108,8 @@ def up(
         for name, folder in folders.items():
             if name in known:
                 file = workspace / "machines" / name / HOSPITAL
-                own = HospitalFile.model_validate(read_json_object(file))
-                changes = {"data": str(folder), "smallest_group": smallest_group}
-                write_json(file, own.model_copy(update=changes).model_dump())
+                stated = {**read_json_object(file), **(own or {}), "data": str(folder)}
+                write_json(file, HospitalFile.model_validate(stated).model_dump())
         running = _running(workspace)
         for name in known:
             if name not in running:
@@ -179,7 +178,7 @@ def _known(workspace: Path) -> list[str]:
 
 def _provision(workspace: Path, names: Sequence[str]) -> None:
     coordinator = workspace / "coordinator"
-    project = _project(names, _free_port())
+    project = describe_project(names, _free_port())
     replace_file(
         coordinator / "project.yml", lambda path: YAML(typ="safe", pure=True).dump(project, path)
     )
@@ -193,7 +192,13 @@ def _provision(workspace: Path, names: Sequence[str]) -> None:
     (workspace / "starting").rename(workspace / "machines")
 
 
-def _project(names: Sequence[str], port: int) -> dict[str, Any]:
+def describe_project(names: Sequence[str], port: int) -> dict[str, Any]:
+    """The content of a project file for a federation on this machine.
+
+    Args:
+        names: of the hospitals.
+        port: of the orchestrator.
+    """
     people = {COORDINATOR: "project_admin", RESEARCHER: "lead", OBSERVER: "member"}
     sites = [{"name": name, "type": "client", "org": _organisation(name)} for name in names]
     return {

@@ -106,7 +106,7 @@ def _waiting(record: Mapping[str, Any]) -> list[str]:
         reasons += [
             f"it asks {site} for {_asked(spec)}"
             for site, spec in (record.get("resource_spec") or {}).items()
-            if spec
+            if spec and not spec.get("cpu_instead")
         ]
     return reasons
 

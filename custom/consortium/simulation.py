@@ -6,46 +6,25 @@ another run, and a run that was killed goes on from its last closed round.
 
 import contextlib
 import fcntl
-import json
 import os
-import secrets
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from consortium.data.datalist import hospital_folders, read_datalist
+from consortium.data.datalist import hospital_folders
 from consortium.errors import EnvironmentProblem, Incomplete, Refused, UsageError
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
-from consortium.jobs import SETTINGS, prepare_job
-from consortium.settings import Settings, load_settings, override, parse_settings, read_json_object
-from consortium.training.bundle import load_start
-from consortium.training.networks import network_config
+from consortium.jobs import SETTINGS
+from consortium.local_run import POLL, View, look, prepare_run
+from consortium.settings import Settings, load_settings, read_json_object
 
 GRACE = 20.0
 """Seconds that a hospital's process may be gone before the run is given up."""
-
-_POLL = 0.3  # seconds between two looks at the progress
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What can be seen of a running simulation.
-
-    Attributes:
-        settings: of the job.
-        records: lines of `rounds.jsonl` so far.
-        hospitals: what each hospital's progress file says; empty before it starts.
-    """
-
-    settings: Settings
-    records: list[dict[str, Any]]
-    hospitals: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +89,7 @@ class Simulation:
                     view = _look(workspace, settings, list(folders))
                     watch(view)
                     deaths.look(view)
-                    time.sleep(_POLL)
+                    time.sleep(POLL)
             finally:
                 _end(process, _look(workspace, settings, list(folders)))
         watch(_look(workspace, settings, list(folders)))
@@ -141,59 +120,12 @@ class Simulation:
                     "resume with the same folders",
                 )
             return load_settings(prepared / SETTINGS)
-        if workspace.exists() and any(workspace.iterdir()):
-            raise Refused(
-                "workspace-in-use",
-                "the workspace is not empty",
-                str(workspace),
-                "choose another one, or go on with --resume",
-            )
-        file = self.settings or self.job / SETTINGS
-        raw = read_json_object(file)
-        settings = parse_settings(raw, str(file))
-        if self.assignments:
-            raw = override(raw, list(self.assignments))
-            settings = parse_settings(raw, "--set")
-        start = settings.model.from_
-        if start is not None:
-            raw["model"]["from"] = str(Path(start).resolve())
-            settings = parse_settings(raw)
-        # What does not go together is said before anything is started.
-        network_config(settings)
-        if start is not None:
-            load_start(Path(start), settings)
-        for name, folder in hospital_folders(self.data).items():
-            _check_channels(name, folder, settings)
-        run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        workspace.mkdir(parents=True, exist_ok=True)
-        prepare_job(self.job, prepared, run=run, hospitals=hospitals, settings=raw)
-        return settings
-
-
-def _check_channels(name: str, folder: Path, settings: Settings) -> None:
-    channels = read_datalist(folder).channels
-    wanted = settings.data.channels
-    if [channel.lower() for channel in channels] != [channel.lower() for channel in wanted]:
-        raise Refused(
-            "wrong-channels",
-            f"hospital {name} has the channels {', '.join(channels)}"
-            f" and the job takes {', '.join(wanted)}",
-            str(folder / "dataset.json"),
-            "correct modality there or set data.channels",
-        )
+        return prepare_run(self.job, self.data, workspace, self.settings, self.assignments)
 
 
 def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:
-    told = {}
-    for name in hospitals:
-        for path in (workspace / "hospitals" / name).glob("*/progress.json"):
-            with contextlib.suppress(OSError, ValueError):
-                told[name] = json.loads(path.read_text(encoding="utf-8"))
-    records = []
-    with contextlib.suppress(OSError, ValueError):
-        lines = (workspace / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-    return View(settings, records, told)
+    states = {name: workspace / "hospitals" / name for name in hospitals}
+    return look(settings, workspace / "rounds.jsonl", states)
 
 
 class _Deaths:

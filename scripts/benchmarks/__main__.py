@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from scripts.benchmarks import accuracy, hippocampus, training, variants
+from scripts.benchmarks import accuracy, hippocampus, provisioning, training, variants
 from scripts.benchmarks import round as round_benchmark
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
@@ -17,6 +17,7 @@ from consortium.cli.run import DebugOption, run_app
 from consortium.errors import UsageError
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
+    "provisioning": provisioning.measure,
     "round": round_benchmark.measure,
     "training": training.measure,
 }

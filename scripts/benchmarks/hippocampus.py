@@ -55,8 +55,8 @@ MARGIN = -0.02
 """Federated less the better pooled model, in mean Dice over both structures: at least this."""
 
 MINUTES = 15.0
-SEED = 0
-"""Of the split."""
+SEED = 1
+"""Of the split. The settings were chosen while looking at the test of split 0."""
 
 _QUICK = (
     "rounds=2",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.conftest import JOB, TINY
+from tests.flare.conftest import HOSPITALS, wait_for_end
 
 from consortium import federation
 from consortium.cli.federation import app
@@ -19,39 +19,9 @@ from consortium.cli.run import run_app
 from consortium.errors import Refused
 from consortium.files import write_json
 from consortium.flare.session import open_session
-from consortium.jobs import SETTINGS, prepare_job
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
-from consortium.settings import override, read_json_object
-
-HOSPITALS = ["harbour", "north", "valley"]
-
-
-@pytest.fixture(scope="module")
-def workspace(generated, tmp_path_factory):
-    """A federation of three hospitals that runs."""
-    place = tmp_path_factory.mktemp("federation") / "run"
-    federation.up(place, data=generated)
-    yield place
-    federation.down(place)
-
-
-@pytest.fixture
-def job(tmp_path):
-    """The job as a researcher prepares it: configuration only."""
-    raw = read_json_object(JOB / SETTINGS)
-    folder = tmp_path / "job"
-    settings = override(raw, TINY)
-    prepare_job(JOB, folder, run="", hospitals=HOSPITALS, settings=settings)
-    return folder
-
-
-def wait_for_end(session, job_id, seconds=120):
-    until = time.monotonic() + seconds
-    while not str(session.job(job_id)["status"]).startswith("FINISHED"):
-        assert time.monotonic() < until, session.job(job_id)
-        time.sleep(0.5)
-    return session.job(job_id)["status"]
+from consortium.settings import read_json_object
 
 
 def run_command(*arguments):

@@ -16,6 +16,7 @@ from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.data.datalist import hospital_folders, read_datalist, split_cases
 from consortium.errors import Incomplete, Refused
+from consortium.federated_run import FederatedRun
 from consortium.files import write_text
 from consortium.generator.dataset import generate
 from consortium.jobs import find_job
@@ -24,7 +25,6 @@ from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.report.pictures import Picture, side_by_side
 from consortium.settings import Settings
-from consortium.simulation import Simulation
 from consortium.training.bundle import load_bundle
 from consortium.training.inference import load_case, predict_case
 from consortium.training.scores import dice
@@ -53,8 +53,10 @@ def demo(
     data, run = workspace / "hospitals", workspace / "run"
     console.print("Generating the scans of four hospitals")
     generate(data, seed=seed)
-    console.print("Training in NVIDIA FLARE, every hospital a process of its own")
-    simulation = Simulation(
+    console.print(
+        "Training in NVIDIA FLARE: orchestrator and hospitals each start their own signed kit"
+    )
+    federated = FederatedRun(
         job=job,
         data=data,
         workspace=run,
@@ -67,16 +69,16 @@ def demo(
         ],
     )
     with RunProgress(console) as progress:
-        result = simulation.run(progress)
+        result = federated.run(progress)
     if pooled and result["complete"]:
         console.print("One model is trained on all patients in one place, for comparison")
-        result = add_pooled(run, hospital_folders(data), smallest_group=simulation.smallest_group)
+        result = add_pooled(run, hospital_folders(data), smallest_group=federated.smallest_group)
     if (run / "model").is_dir():
         _add_pictures(result, data, run)
     print_outcome(result, run)
     console.print(f"{time.monotonic() - started:.0f} s in all")
     if not result["complete"]:
-        action = "see errors.log below hospitals/ there, then federation.log"
+        action = "see errors.log below federation/machines/ there, then the logs beside"
         raise Incomplete("incomplete", result["reason"], str(run), action)
 
 

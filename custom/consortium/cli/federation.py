@@ -43,7 +43,7 @@ def up(
         workspace,
         hospitals=hospitals,
         data=data,
-        smallest_group=smallest_group,
+        own={"smallest_group": smallest_group},
         tell=console.print,
     )
     _print(machines)

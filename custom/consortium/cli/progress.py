@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from consortium.simulation import View
+from consortium.local_run import View
 
 _STAGES = {
     "check": "reads its scans:",

@@ -1,0 +1,115 @@
+"""A job over a folder of hospitals on one machine, in a real federation of signed kits.
+
+The way of a study, in one call: kits are provisioned, every participant starts its own, a
+researcher submits the job, and the results come back by FLARE's download. The workspace belongs to
+one run: `federation/` is the federation (see `consortium.federation`), `job/` what was submitted,
+and the rest what came back. No process is left behind, however it ends.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consortium import federation
+from consortium.data.datalist import hospital_folders
+from consortium.errors import EnvironmentProblem
+from consortium.flare.session import Session, open_session
+from consortium.local_run import POLL, View, look, prepare_run
+from consortium.runs import describe
+from consortium.settings import Settings, read_json_object
+
+_ASK = 1.0  # seconds between two questions to the orchestrator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederatedRun:
+    """What to run.
+
+    Attributes:
+        job: the job's folder.
+        data: holds one folder a hospital.
+        workspace: of the run; new or empty.
+        settings: a file that takes the place of the job's `settings.json`, or None.
+        assignments: `KEY=VALUE` changes of the settings.
+        smallest_group: a metric over fewer patients is not sent by a hospital.
+    """
+
+    job: Path
+    data: Path
+    workspace: Path
+    settings: Path | None = None
+    assignments: Sequence[str] = ()
+    smallest_group: int = 5
+
+    def run(self, watch: Callable[[View], None] = lambda view: None) -> dict[str, Any]:
+        """Runs the job to its end.
+
+        Args:
+            watch: is shown the state from time to time.
+
+        Returns:
+            The content of `result.json`.
+
+        Raises:
+            UsageError: a folder, a hospital or a setting is wrong; nothing was started.
+            Refused: the workspace is in use, or the orchestrator does not take the job.
+            EnvironmentProblem: the federation does not come up, or ended without a result.
+        """
+        workspace = self.workspace.resolve()
+        settings = prepare_run(self.job, self.data, workspace, self.settings, self.assignments)
+        place = workspace / "federation"
+        own = {"smallest_group": self.smallest_group, "share_local_model": settings.cross_site}
+        try:
+            federation.up(place, data=self.data, own=own)
+            with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
+                job_id = session.submit(workspace / "job" / self.job.name)
+                self._follow(session, job_id, place, settings, watch)
+                _fetch(session, job_id, workspace)
+                reasons = describe(session.job(job_id)).reasons
+        finally:
+            federation.down(place)
+        watch(self._look(workspace, place, settings))
+        if not (workspace / "result.json").is_file():
+            log = str(place / "machines" / f"{federation.ORCHESTRATOR}.log")
+            raise EnvironmentProblem("no-result", "; ".join(reasons), log, "see this log")
+        return read_json_object(workspace / "result.json")
+
+    def _follow(
+        self,
+        session: Session,
+        job_id: str,
+        place: Path,
+        settings: Settings,
+        watch: Callable[[View], None],
+    ) -> None:
+        """Shows how far it is until FLARE says that it has ended."""
+        folder = place / "machines" / federation.ORCHESTRATOR / job_id / "consortium"
+        asked, seen = 0.0, View(settings, [], {})
+        while True:
+            view = self._look(folder, place, settings)
+            # At its end FLARE puts the job's folder away before it says so.
+            seen = view if len(view.records) >= len(seen.records) else seen
+            watch(seen)
+            if time.monotonic() - asked > _ASK:
+                asked = time.monotonic()
+                if describe(session.job(job_id)).state not in ("waiting", "starting", "running"):
+                    return
+            time.sleep(POLL)
+
+    def _look(self, results: Path, place: Path, settings: Settings) -> View:
+        names = hospital_folders(self.data)
+        states = {name: place / "machines" / name / "consortium" for name in names}
+        return look(settings, results / "rounds.jsonl", states)
+
+
+def _fetch(session: Session, job_id: str, workspace: Path) -> None:
+    """Brings what the run left into its workspace."""
+    with tempfile.TemporaryDirectory(dir=workspace) as temporary:
+        left = session.download(job_id, Path(temporary)) / "workspace" / "consortium"
+        if left.is_dir():
+            for path in left.iterdir():
+                shutil.move(path, workspace / path.name)

@@ -1,0 +1,115 @@
+"""A run over a folder of hospitals on one machine: what is made sure before, and how far it is."""
+
+import contextlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from consortium.data.datalist import hospital_folders, read_datalist
+from consortium.errors import Refused
+from consortium.jobs import SETTINGS, prepare_job
+from consortium.settings import Settings, override, parse_settings, read_json_object
+from consortium.training.bundle import load_start
+from consortium.training.networks import network_config
+
+POLL = 0.3
+"""Seconds between two looks at the progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What can be seen of a running job.
+
+    Attributes:
+        settings: of the job.
+        records: lines of `rounds.jsonl` so far.
+        hospitals: what each hospital's progress file says; empty before it starts.
+    """
+
+    settings: Settings
+    records: list[dict[str, Any]]
+    hospitals: dict[str, dict[str, Any]]
+
+
+def look(settings: Settings, rounds: Path, states: Mapping[str, Path]) -> View:
+    """Takes a look at a running job.
+
+    Args:
+        settings: of the job.
+        rounds: its `rounds.jsonl`.
+        states: of each hospital, the folder that holds a folder a run.
+    """
+    told = {}
+    for name, folder in states.items():
+        for path in folder.glob("*/progress.json"):
+            with contextlib.suppress(OSError, ValueError):
+                told[name] = json.loads(path.read_text(encoding="utf-8"))
+    records = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = rounds.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+    return View(settings, records, told)
+
+
+def prepare_run(
+    job: Path, data: Path, workspace: Path, settings_file: Path | None, assignments: Sequence[str]
+) -> Settings:
+    """Puts the job to be submitted into a new workspace, at `job/NAME`.
+
+    What does not go together is said before anything is started.
+
+    Args:
+        job: the job's folder.
+        data: holds one folder a hospital.
+        workspace: new or empty.
+        settings_file: takes the place of the job's `settings.json`, or None.
+        assignments: `KEY=VALUE` changes of the settings.
+
+    Raises:
+        UsageError: a folder, a hospital or a setting is wrong; nothing was written.
+        Refused: `workspace-in-use` or `wrong-channels`.
+    """
+    if workspace.exists() and any(workspace.iterdir()):
+        raise Refused(
+            "workspace-in-use",
+            "the workspace is not empty",
+            str(workspace),
+            "choose another one, or go on with --resume",
+        )
+    folders = hospital_folders(data)
+    file = settings_file or job / SETTINGS
+    raw = read_json_object(file)
+    settings = parse_settings(raw, str(file))
+    if assignments:
+        raw = override(raw, list(assignments))
+        settings = parse_settings(raw, "--set")
+    start = settings.model.from_
+    if start is not None:
+        raw["model"]["from"] = str(Path(start).resolve())
+        settings = parse_settings(raw)
+    network_config(settings)
+    if start is not None:
+        load_start(Path(start), settings)
+    for name, folder in folders.items():
+        _check_channels(name, folder, settings)
+    run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    workspace.mkdir(parents=True, exist_ok=True)
+    prepare_job(job, workspace / "job" / job.name, run=run, hospitals=list(folders), settings=raw)
+    return settings
+
+
+def _check_channels(name: str, folder: Path, settings: Settings) -> None:
+    channels = read_datalist(folder).channels
+    wanted = settings.data.channels
+    if [channel.lower() for channel in channels] != [channel.lower() for channel in wanted]:
+        raise Refused(
+            "wrong-channels",
+            f"hospital {name} has the channels {', '.join(channels)}"
+            f" and the job takes {', '.join(wanted)}",
+            str(folder / "dataset.json"),
+            "correct modality there or set data.channels",
+        )

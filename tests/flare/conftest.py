@@ -1,0 +1,39 @@
+"""A federation of three hospitals that runs, for all tests that need one."""
+
+import time
+
+import pytest
+from tests.conftest import JOB, TINY
+
+from consortium import federation
+from consortium.jobs import SETTINGS, prepare_job
+from consortium.settings import override, read_json_object
+
+HOSPITALS = ["harbour", "north", "valley"]
+
+
+@pytest.fixture(scope="session")
+def workspace(generated, tmp_path_factory):
+    """A federation of three hospitals that runs."""
+    place = tmp_path_factory.mktemp("federation") / "run"
+    federation.up(place, data=generated)
+    yield place
+    federation.down(place)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """The job as a researcher prepares it: configuration only."""
+    raw = read_json_object(JOB / SETTINGS)
+    folder = tmp_path / "job"
+    settings = override(raw, TINY)
+    prepare_job(JOB, folder, run="", hospitals=HOSPITALS, settings=settings)
+    return folder
+
+
+def wait_for_end(session, job_id, seconds=120):
+    until = time.monotonic() + seconds
+    while not str(session.job(job_id)["status"]).startswith("FINISHED"):
+        assert time.monotonic() < until, session.job(job_id)
+        time.sleep(0.5)
+    return session.job(job_id)["status"]

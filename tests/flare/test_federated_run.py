@@ -1,0 +1,55 @@
+"""The whole way of a study on one machine: kits, processes, submission, download."""
+
+import psutil
+import pytest
+from tests.conftest import JOB, TINY
+
+from consortium.errors import EnvironmentProblem, Refused
+from consortium.federated_run import FederatedRun
+from consortium.simulation import Simulation
+
+
+def run(data, workspace, *assignments, kind=FederatedRun, watch=lambda view: None):
+    made = kind(
+        job=JOB, data=data, workspace=workspace, assignments=[*TINY, *assignments], smallest_group=1
+    )
+    return made.run(watch)
+
+
+def processes_in(folder):
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if any(str(folder) in word for word in process.cmdline())
+    ]
+
+
+def test_a_federation_trains_the_same_bytes_as_the_simulator(generated, tmp_path):
+    views = []
+    result = run(generated, tmp_path / "kits", "baseline=true", watch=views.append)
+    assert result["complete"], result["reason"]
+    counts = [len(view.records) for view in views]
+    assert counts == sorted(counts)
+    assert counts[-1] == 2
+    assert {name for view in views for name in view.hospitals} == {"harbour", "north", "valley"}
+    simulated = run(generated, tmp_path / "simulated", "baseline=true", kind=Simulation)
+    assert result["model_sha256"] == simulated["model_sha256"]
+    ours, theirs = (
+        {row["name"]: (row["cases"], row["alone"], row["shared"]) for row in told["hospitals"]}
+        for told in (result, simulated)
+    )
+    assert ours == theirs
+    left = {"report.html", "result.json", "rounds.jsonl", "model", "tensorboard"}
+    assert {path.name for path in (tmp_path / "kits").iterdir()} == {*left, "job", "federation"}
+    assert processes_in(tmp_path / "kits") == []
+    with pytest.raises(Refused, match="workspace-in-use"):
+        run(generated, tmp_path / "kits")
+
+
+def test_a_run_that_cannot_start_says_why_and_leaves_no_process(generated, tmp_path, monkeypatch):
+    monkeypatch.setattr("consortium.jobs.__version__", "9.9")
+    with pytest.raises(EnvironmentProblem) as raised:
+        run(generated, tmp_path / "run")
+    assert raised.value.code == "no-result"
+    assert "other-version: the job was made with version 9.9" in str(raised.value)
+    assert processes_in(tmp_path / "run") == []
