@@ -88,6 +88,7 @@ def test_without_the_package_a_job_is_its_configuration_with_hospitals_and_setti
         "config_fed_server.json",
         "config_fed_client.json",
         "settings.json",
+        "study.json",
     }
     assert load_settings(out / "app" / "config" / "settings.json").rounds == 7
     with pytest.raises(UsageError, match=r"error bad-setting: setting rounds: .*, --set, "):

@@ -18,6 +18,11 @@ from consortium.files import whole_folder, write_json
 from consortium.settings import override, parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
+STUDY = Path("app/config/study.json")
+"""What of `meta.json` the study rests on, once more where FLARE's signature of a job covers it:
+FLARE does not notice a `meta.json` that was altered after signing."""
+BOUND = ("consortium", "deploy_map", "mandatory_clients", "min_clients", "resource_spec")
+"""Keys of `meta.json` that `study.json` repeats."""
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _TAKEN_NAMES = ("server", "global")  # FLARE's own site, and the folder of the common curves
 
@@ -90,6 +95,7 @@ def prepare_job(
     with whole_folder(out) as beside:
         shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
         write_json(beside / "meta.json", meta)
+        write_json(beside / STUDY, {key: meta[key] for key in BOUND})
         write_json(beside / SETTINGS, settings)
 
 

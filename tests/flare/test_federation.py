@@ -19,6 +19,7 @@ from consortium.cli.run import run_app
 from consortium.errors import Refused
 from consortium.files import write_json
 from consortium.flare.session import open_session
+from consortium.jobs import STUDY
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
 from consortium.settings import read_json_object
@@ -86,21 +87,23 @@ def test_who_may_not_submit_is_refused_with_a_reason(workspace, job, admin):
     assert f"{admin} has no right to submit_job" in str(refused.value)
 
 
-def change_meta(job, **changes):
-    meta = read_json_object(job / "meta.json")
-    write_json(job / "meta.json", {**meta, **changes})
+def change_meta(job, *, bound=True, **changes):
+    for file in ["meta.json", STUDY] if bound else ["meta.json"]:
+        write_json(job / file, {**read_json_object(job / file), **changes})
 
 
 def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_path, consortium):
     kit = federation.admin_kit(workspace, federation.RESEARCHER)
-    waiting, failing = tmp_path / "waiting", tmp_path / "failing"
-    shutil.copytree(job, waiting)
-    shutil.copytree(job, failing)
+    waiting, failing, altered = (tmp_path / name for name in ("waiting", "failing", "altered"))
+    for copy in (waiting, failing, altered):
+        shutil.copytree(job, copy)
     change_meta(waiting, mandatory_clients=[*HOSPITALS, "fen"])
     change_meta(failing, consortium={"version": "9.9", "run": "", "hospitals": HOSPITALS})
+    change_meta(altered, bound=False, min_clients=1)
     with open_session(kit) as session:
-        waits, fails = session.submit(waiting), session.submit(failing)
+        waits, fails, lies = (session.submit(folder) for folder in (waiting, failing, altered))
         wait_for_end(session, fails)
+        wait_for_end(session, lies)
         until = time.monotonic() + 30
         while not session.job(waits).get("schedule_history"):
             assert time.monotonic() < until
@@ -112,6 +115,9 @@ def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_
     code, printed, errors = consortium("explain", fails, "--kit", kit)
     assert (code, errors) == (0, "")
     assert "- other-version: the job was made with version 9.9 and " in printed
+    code, printed, errors = consortium("explain", lies, "--kit", kit)
+    assert (code, errors) == (0, "")
+    assert "- altered-job: min_clients in meta.json is not as it was submitted" in printed
     code, printed, errors = consortium("abort", waits, "--kit", kit)
     assert (code, errors) == (0, "")
     assert consortium("status", waits, "--kit", kit)[1].startswith(f"{waits} aborted")

@@ -1,17 +1,21 @@
 """What a process of FLARE knows of its job: `meta.json`, `settings.json`, and its own folders."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
+from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
 from consortium import __version__
 from consortium.errors import Refused
+from consortium.jobs import BOUND, SETTINGS, STUDY
 from consortium.settings import Settings, load_settings, read_json_object
 
 RUN_FOLDER = "CONSORTIUM_RUN"
@@ -48,11 +52,14 @@ def read_job(fl_ctx: FLContext) -> Job:
 
     Raises:
         UsageError: a setting is refused.
-        Refused: `other-version`, where the job was made with another version of this package.
+        Refused: `other-version`, where the job was made with another version of this package;
+            `altered-job`, where it is not as it was submitted.
     """
     workspace: Workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
     job_id: str = fl_ctx.get_job_id()
     meta = read_json_object(Path(workspace.get_job_meta_path(job_id)))
+    config = Path(workspace.get_app_config_dir(job_id))
+    check_as_submitted(meta, config)
     ours = meta.get("consortium", {})
     made_with = ours.get("version", __version__)
     if made_with != __version__:
@@ -66,10 +73,37 @@ def read_job(fl_ctx: FLContext) -> Job:
         run=ours.get("run") or job_id,
         name=str(meta.get("name", "job")),
         hospitals=tuple(sorted(ours.get("hospitals", []))),
-        settings=load_settings(Path(workspace.get_app_config_dir(job_id)) / "settings.json"),
+        settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
         folder=Path(workspace.get_run_dir(job_id)),
     )
+
+
+def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
+    """Compares a job's `meta.json` with the copy of it that the submitter's signature covers.
+
+    FLARE verifies every file that is there against that signature; it misses one that was removed.
+
+    Args:
+        meta: as this process was given it.
+        config: the deployed folder of configuration.
+
+    Raises:
+        Refused: `altered-job`.
+    """
+    signatures = config / NVFLARE_SIG_FILE
+    signed = read_json_object(signatures) if signatures.is_file() else {}
+    altered = [name for name in sorted(signed) if not (config / name).exists()]
+    if (config / STUDY.name).is_file():
+        study = read_json_object(config / STUDY.name)
+        altered += [f"{key} in meta.json" for key in BOUND if meta.get(key) != study.get(key)]
+    if altered:
+        raise Refused(
+            "altered-job",
+            f"{altered[0]} is not as it was submitted",
+            "the job",
+            "tell the submitter; somebody changed it on its way",
+        )
 
 
 def result_folders(job: Job) -> tuple[Path, Path]:

@@ -1,0 +1,58 @@
+"""A job that somebody changed between its submission and the process that runs it."""
+
+import json
+
+import pytest
+from tests.conftest import JOB
+
+from consortium.errors import Refused
+from consortium.flare.job import check_as_submitted
+from consortium.jobs import BOUND, SETTINGS, STUDY, prepare_job
+from consortium.settings import read_json_object
+
+
+@pytest.fixture
+def submitted(tmp_path):
+    """A prepared job as it arrives: its meta, and the deployed configuration."""
+    settings = read_json_object(JOB / SETTINGS)
+    prepare_job(JOB, tmp_path / "job", run="r1", hospitals=["east", "west"], settings=settings)
+    config = (tmp_path / "job" / STUDY).parent
+    names = [path.name for path in config.iterdir()]
+    (config / ".__nvfl_sig.json").write_text(json.dumps(dict.fromkeys(names, "signature")))
+    meta = read_json_object(tmp_path / "job" / "meta.json")
+    return {**meta, "job_id": "7df7f2d5", "submitter_name": "researcher"}, config
+
+
+def test_a_job_as_submitted_is_taken(submitted):
+    check_as_submitted(*submitted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("min_clients", 1),
+        ("mandatory_clients", ["east"]),
+        ("resource_spec", {}),
+        ("deploy_map", {"app": ["east"]}),
+        ("consortium", {"version": "0.1.0", "run": "r1", "hospitals": ["east"]}),
+    ],
+)
+def test_what_the_study_rests_on_cannot_be_altered_in_meta(submitted, key, value):
+    meta, config = submitted
+    assert key in BOUND
+    with pytest.raises(Refused) as refused:
+        check_as_submitted({**meta, key: value}, config)
+    assert refused.value.code == "altered-job"
+    assert refused.value.what == f"{key} in meta.json is not as it was submitted"
+
+
+@pytest.mark.parametrize("name", [STUDY.name, SETTINGS.name])
+def test_a_signed_file_that_was_removed_is_noticed(submitted, name):
+    meta, config = submitted
+    (config / name).unlink()
+    with pytest.raises(Refused, match=f"altered-job: {name} is not as it was submitted"):
+        check_as_submitted(meta, config)
+
+
+def test_a_job_that_was_never_prepared_rests_on_nothing(tmp_path):
+    check_as_submitted({"name": "job", "min_clients": 1}, tmp_path)
