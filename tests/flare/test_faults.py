@@ -2,12 +2,14 @@
 
 import shutil
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from tests.conftest import JOB, TINY
 from tests.flare.conftest import wait_for_end
 
+import consortium
 from consortium import federation, provisioning
 from consortium.files import write_json
 from consortium.flare.session import open_session
@@ -105,6 +107,26 @@ def test_a_hospital_that_is_added_late_joins_and_the_run_that_waited_for_it_star
     assert wait_for_end(researcher, job_id) == "FINISHED:COMPLETED"
     after = {one.name: one.process for one in federation.status(workspace)}
     assert {name: after[name] for name in before} == before
+
+
+def test_a_hospital_with_another_version_of_the_package_refuses_and_is_named(
+    researcher, workspace, tmp_path, monkeypatch
+):
+    package = tmp_path / "other" / "consortium"
+    shutil.copytree(Path(consortium.__file__).parent, package)
+    version = (package / "__init__.py").read_text().replace(consortium.__version__, "9.9")
+    (package / "__init__.py").write_text(version)
+    stop(workspace, "harbour")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(package.parent))
+        federation.up(workspace)
+    job_id = researcher.submit(job_for(tmp_path, "harbour"))
+    wait_for_end(researcher, job_id)
+    run = describe(researcher.job(job_id))
+    stop(workspace, "harbour")
+    federation.up(workspace)
+    assert run.state in ("incomplete", "failed")
+    assert any("harbour" in told and "other-version" in told for told in run.reasons), run
 
 
 def test_hospitals_wait_for_an_orchestrator_that_is_down(workspace):
