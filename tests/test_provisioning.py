@@ -141,6 +141,14 @@ def test_a_change_that_the_old_certificate_contradicts_is_refused(
     assert contents(tmp_path / "out") == before
 
 
+def test_another_name_of_the_project_is_refused(provision, project):
+    provision("create", "--project", str(project))
+    project.write_text(project.read_text().replace("name: consortium\n", "name: other\n", 1))
+    code, _, errors = provision("create", "--project", str(project))
+    assert code == 3
+    assert errors.startswith("error changed-project: the root is that of consortium and the ")
+
+
 def test_another_port_makes_the_kits_again_but_none_that_was_started(project, tmp_path):
     out = tmp_path / "out"
     create(project, out)

@@ -147,7 +147,8 @@ def _create(
 
     before = read_state(out / STATE_FILE, open_with)
     if before is not None:
-        check_unchanged(project, certificates(before))
+        root = x509.load_pem_x509_certificate(before["root_cert"].encode())
+        check_unchanged(project, root, certificates(before))
     with _memory() as place:
         if before is not None:
             path = place / project.name / STATE

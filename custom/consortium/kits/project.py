@@ -231,16 +231,27 @@ def _is_host(host: str) -> bool:
     return ":" not in host  # FLARE writes host:port without brackets
 
 
-def check_unchanged(project: Project, certificates: Mapping[str, x509.Certificate]) -> None:
+def check_unchanged(
+    project: Project, root: x509.Certificate, certificates: Mapping[str, x509.Certificate]
+) -> None:
     """Refuses a change that FLARE would ignore, because it keeps the old certificate.
 
     Args:
         project: the new project.
+        root: the consortium's.
         certificates: that were issued so far, by participant.
 
     Raises:
-        Refused: `changed-participant`.
+        Refused: `changed-project` or `changed-participant`.
     """
+    was = _attribute(root, NameOID.COMMON_NAME)
+    if was != project.name:
+        raise Refused(
+            "changed-project",
+            f"the root is that of {was} and the project is called {project.name}",
+            "name",
+            "keep the name, or provision into another folder",
+        )
     for one in project.participants:
         held = certificates.get(one.name)
         if held is None:
