@@ -16,9 +16,11 @@ HOSPITALS = ["harbour", "north", "valley"]
 def workspace(generated, tmp_path_factory):
     """A federation of three hospitals that runs."""
     place = tmp_path_factory.mktemp("federation") / "run"
-    federation.up(place, data=generated)
-    yield place
-    federation.down(place)
+    try:
+        federation.up(place, data=generated)
+        yield place
+    finally:
+        federation.down(place)
 
 
 @pytest.fixture
