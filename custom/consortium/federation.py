@@ -12,14 +12,13 @@ What always holds: whatever runs here carries its machine's folder on its comman
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ruamel.yaml import YAML
 
 from consortium.data.datalist import hospital_folders
 from consortium.errors import EnvironmentProblem, Refused, UsageError
-from consortium.files import replace_file, write_json
+from consortium.files import replace_file, sole_user, write_json
 from consortium.flare.session import open_session
 from consortium.kits.hospital import HOSPITAL, HospitalFile
 from consortium.kits.project import BUILDERS
@@ -92,7 +91,7 @@ def up(
     workspace = workspace.resolve()
     folders = hospital_folders(data.resolve()) if data else {}
     names = list(folders)[:hospitals] or [f"hospital-{n}" for n in range(1, (hospitals or 4) + 1)]
-    with _held(workspace):
+    with sole_user(workspace):
         known = _known(workspace)
         if known and (data or hospitals) and sorted(known[1:]) != sorted(names):
             raise Refused(
@@ -150,7 +149,7 @@ def down(workspace: Path) -> list[str]:
     workspace = workspace.resolve()
     if not workspace.is_dir():
         return []
-    with _held(workspace):
+    with sole_user(workspace):
         names = sorted(_running(workspace))
         processes = _processes(workspace)
         for process in processes:
@@ -269,30 +268,28 @@ def _start(workspace: Path, name: str) -> None:
 
 
 def _wait(workspace: Path, known: Sequence[str]) -> list[Machine]:
-    """Waits until every hospital has registered."""
-    until = time.monotonic() + UP_TIMEOUT
+    """Waits until every hospital has registered, as long as all of them run."""
     started = time.monotonic()
+    dead: list[str] = []
     connected: list[str] = []
-    while time.monotonic() < until:
-        running = _running(workspace)
-        dead = [name for name in known if name not in running]
-        # A process takes a moment to carry its folder on its command line.
-        if dead and time.monotonic() - started > 3:
-            break
+    while not dead and time.monotonic() - started < UP_TIMEOUT:
         with (
             contextlib.suppress(EnvironmentProblem),
             open_session(admin_kit(workspace, COORDINATOR), timeout=5) as session,
         ):
-            while set(connected) != set(known[1:]) and time.monotonic() < until:
-                connected = session.hospitals()
-                time.sleep(0.2)
-            return [Machine(name, running.get(name), True) for name in known]
+            connected = session.hospitals()
+        running = _running(workspace)
+        if set(known) <= {ORCHESTRATOR, *connected} and set(known) <= set(running):
+            return [Machine(name, running[name], True) for name in known]
+        # A process takes a moment to carry its folder on its command line.
+        if time.monotonic() - started > _PATIENCE:
+            dead = [name for name in known if name not in running]
         time.sleep(0.3)
-    missing = [name for name in known[1:] if name not in connected]
-    where = workspace / "machines" / f"{(dead or missing)[0]}.log"
+    missing = dead or [name for name in known[1:] if name not in connected] or [ORCHESTRATOR]
+    where = workspace / "machines" / f"{missing[0]}.log"
     raise EnvironmentProblem(
         "not-up",
-        f"{', '.join(dead or missing)} {'ended' if dead else 'did not register'}",
+        f"{', '.join(missing)} {'ended' if dead else 'did not register'}",
         str(where),
         f"see this log ({_last_error(where)})",
     )
@@ -302,7 +299,7 @@ def _last_error(log: Path) -> str:
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         told = [line for line in lines if "error" in line.lower()]
-        return (told or lines or [""])[-1][-200:]
+        return (told or lines or [""])[-1][:300]
     return ""
 
 
@@ -332,16 +329,3 @@ def _running(workspace: Path) -> dict[str, int]:
                 if word.endswith("startup/sub_start.sh"):
                     running.setdefault(Path(word).parents[1].name, process.pid)
     return running
-
-
-@contextlib.contextmanager
-def _held(workspace: Path) -> Iterator[None]:
-    workspace.mkdir(parents=True, exist_ok=True)
-    with (workspace / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "busy", "another command works here", str(workspace), "wait for its end"
-            ) from None
-        yield

@@ -1,6 +1,7 @@
 """Files and folders that are never half-written: filled beside their place, then renamed."""
 
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -8,9 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from consortium.errors import EnvironmentProblem
+from consortium.errors import EnvironmentProblem, Refused
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -70,6 +71,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """Locks a file until it is closed or this process ends; None where another process has it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Keeps a second command out of a folder, which is made where it is missing.
+
+    Raises:
+        Refused: `busy`.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = lock_file(folder / ".lock")
+    if lock is None:
+        raise Refused("busy", "another command works here", str(folder), "wait for its end")
+    with lock:
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,6 @@ is written before any kit that depends on it.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from typing import Any, Literal
 from cryptography import x509
 
 from consortium.errors import Refused, UsageError
-from consortium.files import replace_file, whole_folder
+from consortium.files import replace_file, sole_user, whole_folder
 from consortium.flare.provisioner import STATE, provision
 from consortium.kits.manifest import MANIFEST, fingerprint
 from consortium.kits.project import (
@@ -93,7 +92,7 @@ def create(
         EnvironmentProblem: FLARE or the disk fails.
     """
     project, raw = read_project(project_file)
-    with _held(out):
+    with sole_user(out):
         return _create(project, raw, out, passphrase, ask)
 
 
@@ -128,7 +127,7 @@ def add(
         )
     text = with_participant(project_file.read_text(encoding="utf-8"), entry)
     project, raw = parse_project(text, str(project_file))
-    with _held(out):
+    with sole_user(out):
         outcome = _create(project, raw, out, passphrase, ask)
         # Last, so that the file never names a participant without a kit.
         replace_file(project_file, lambda beside: _write_like(project_file, beside, text))
@@ -271,21 +270,3 @@ def _memory() -> Iterator[Path]:
     where = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=where) as place:
         yield Path(place)
-
-
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keeps a second run out of the coordinator's folder.
-
-    Raises:
-        Refused: `busy`.
-    """
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "busy", "another run is provisioning here", str(out), "wait for its end"
-            ) from None
-        yield

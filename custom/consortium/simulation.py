@@ -17,6 +17,7 @@ from typing import Any
 
 from consortium.data.datalist import hospital_folders
 from consortium.errors import EnvironmentProblem, Incomplete, Refused, UsageError
+from consortium.files import lock_file
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.jobs import SETTINGS
@@ -169,16 +170,15 @@ def _lives(process: int) -> bool:
 @contextlib.contextmanager
 def _lock(workspace: Path) -> Iterator[int]:
     """Holds the workspace, in this process and in FLARE's, for as long as one of them lives."""
-    with (workspace / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "workspace-busy",
-                "a run is writing into the workspace",
-                str(workspace),
-                "wait for its end, or end it",
-            ) from None
+    lock = lock_file(workspace / ".lock")
+    if lock is None:
+        raise Refused(
+            "workspace-busy",
+            "a run is writing into the workspace",
+            str(workspace),
+            "wait for its end, or end it",
+        )
+    with lock as file:
         try:
             yield file.fileno()
         finally:

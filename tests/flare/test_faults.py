@@ -11,6 +11,7 @@ from tests.flare.conftest import wait_for_end
 
 import consortium
 from consortium import federation, provisioning
+from consortium.errors import EnvironmentProblem
 from consortium.files import write_json
 from consortium.flare.session import open_session
 from consortium.jobs import bundle_job
@@ -127,6 +128,20 @@ def test_a_hospital_with_another_version_of_the_package_refuses_and_is_named(
     federation.up(workspace)
     assert run.state in ("incomplete", "failed")
     assert any("harbour" in told and "other-version" in told for told in run.reasons), run
+
+
+def test_a_hospital_that_refuses_to_start_is_named_with_its_sentence(workspace):
+    stop(workspace, "north")
+    file = workspace / "machines" / "north" / "startup" / "stop_fl.sh"
+    whole = file.read_bytes()
+    file.write_bytes(whole + b"\n")
+    with pytest.raises(EnvironmentProblem) as raised:
+        federation.up(workspace)
+    assert raised.value.code == "not-up"
+    assert raised.value.what == "north ended"
+    assert "error bad-kit: changed, not as the coordinator signed it" in raised.value.todo
+    file.write_bytes(whole)
+    assert all(machine.connected for machine in federation.up(workspace))
 
 
 def test_hospitals_wait_for_an_orchestrator_that_is_down(workspace):

@@ -202,7 +202,7 @@ def _can_decode(syntax: Any) -> bool:
         return True
     try:
         return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's word for a transfer syntax that it does not know
         return False
 
 

@@ -3,11 +3,11 @@
 A second process would take the first one's place at the orchestrator without a word.
 """
 
-import fcntl
 from pathlib import Path
 from typing import IO
 
 from consortium.errors import Refused
+from consortium.files import lock_file
 
 LOCK = ".running"
 """File at the top of a kit that the site's process holds for as long as it lives."""
@@ -21,12 +21,9 @@ def hold_kit(kit: Path) -> IO[str]:
     """
     if not kit.is_dir():
         raise Refused("no-kit", "no such folder", str(kit), "give the folder of a startup kit")
-    file = (kit / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+    file = lock_file(kit / LOCK)
+    if file is None:
         raise Refused(
             "kit-in-use", "this kit runs already on this machine", str(kit), "stop it first"
-        ) from None
+        )
     return file
