@@ -1,6 +1,7 @@
 """What several rooms' tests share: small generated hospitals, and settings to match."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,13 @@ from consortium.settings import override, parse_settings, read_json_object
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "jobs" / "tumor_segmentation"
+REAL = Path(os.environ.get("CONSORTIUM_REAL_DATA") or ROOT.parent / "shared" / "data")
+LGG = REAL / "lgg"
+# Only where nobody has such a folder: where there is one, scans that it lacks are a failure.
+needs_real_scans = pytest.mark.skipif(
+    "CONSORTIUM_REAL_DATA" not in os.environ and not REAL.is_dir(),
+    reason=f"the scans of TCGA-LGG may not be shipped (masks CC BY-NC-SA), and {REAL} is not there",
+)
 TINY = [
     "rounds=2",
     "data.size=[32,32]",

@@ -9,7 +9,7 @@ and the rest what came back. No process is left behind, however it ends.
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from consortium import federation
 from consortium.data.datalist import hospital_folders
 from consortium.errors import EnvironmentProblem
 from consortium.flare.session import Session, open_session
-from consortium.local_run import POLL, View, look, prepare_run
+from consortium.local_run import POLL, LocalRun, View, look, prepare_run
 from consortium.runs import describe
 from consortium.settings import Settings, read_json_object
 
@@ -26,24 +26,8 @@ _ASK = 1.0  # seconds between two questions to the orchestrator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FederatedRun:
-    """What to run.
-
-    Attributes:
-        job: the job's folder.
-        data: holds one folder a hospital.
-        workspace: of the run; new or empty.
-        settings: a file that takes the place of the job's `settings.json`, or None.
-        assignments: `KEY=VALUE` changes of the settings.
-        smallest_group: a metric over fewer patients is not sent by a hospital.
-    """
-
-    job: Path
-    data: Path
-    workspace: Path
-    settings: Path | None = None
-    assignments: Sequence[str] = ()
-    smallest_group: int = 5
+class FederatedRun(LocalRun):
+    """A run in a federation of its own; its workspace is new or empty."""
 
     def run(self, watch: Callable[[View], None] = lambda view: None) -> dict[str, Any]:
         """Runs the job to its end.
@@ -60,7 +44,7 @@ class FederatedRun:
             EnvironmentProblem: the federation does not come up, or ended without a result.
         """
         workspace = self.workspace.resolve()
-        settings = prepare_run(self.job, self.data, workspace, self.settings, self.assignments)
+        settings = prepare_run(self)
         place = workspace / "federation"
         own = {"smallest_group": self.smallest_group, "share_local_model": settings.cross_site}
         try:

@@ -55,24 +55,37 @@ def look(settings: Settings, rounds: Path, states: Mapping[str, Path]) -> View:
     return View(settings, records, told)
 
 
-def prepare_run(
-    job: Path, data: Path, workspace: Path, settings_file: Path | None, assignments: Sequence[str]
-) -> Settings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRun:
+    """What to run.
+
+    Attributes:
+        job: the job's folder.
+        data: holds one folder a hospital.
+        workspace: of the run.
+        settings: a file that takes the place of the job's `settings.json`, or None.
+        assignments: `KEY=VALUE` changes of the settings.
+        smallest_group: a metric over fewer patients is not sent by a hospital.
+    """
+
+    job: Path
+    data: Path
+    workspace: Path
+    settings: Path | None = None
+    assignments: Sequence[str] = ()
+    smallest_group: int = 5
+
+
+def prepare_run(wanted: LocalRun) -> Settings:
     """Puts the job to be submitted into a new workspace, at `job/NAME`.
 
     What does not go together is said before anything is started.
-
-    Args:
-        job: the job's folder.
-        data: holds one folder a hospital.
-        workspace: new or empty.
-        settings_file: takes the place of the job's `settings.json`, or None.
-        assignments: `KEY=VALUE` changes of the settings.
 
     Raises:
         UsageError: a folder, a hospital or a setting is wrong; nothing was written.
         Refused: `workspace-in-use` or `wrong-channels`.
     """
+    job, workspace = wanted.job, wanted.workspace.resolve()
     if workspace.exists() and any(workspace.iterdir()):
         raise Refused(
             "workspace-in-use",
@@ -80,12 +93,12 @@ def prepare_run(
             str(workspace),
             "choose another one, or go on with --resume",
         )
-    folders = hospital_folders(data)
-    file = settings_file or job / SETTINGS
+    folders = hospital_folders(wanted.data)
+    file = wanted.settings or job / SETTINGS
     raw = read_json_object(file)
     settings = parse_settings(raw, str(file))
-    if assignments:
-        raw = override(raw, list(assignments))
+    if wanted.assignments:
+        raw = override(raw, list(wanted.assignments))
         settings = parse_settings(raw, "--set")
     start = settings.model.from_
     if start is not None:

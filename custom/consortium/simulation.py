@@ -21,7 +21,7 @@ from consortium.files import lock_file
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.jobs import SETTINGS
-from consortium.local_run import POLL, View, look, prepare_run
+from consortium.local_run import POLL, LocalRun, View, look, prepare_run
 from consortium.settings import Settings, load_settings, read_json_object
 
 GRACE = 20.0
@@ -29,27 +29,15 @@ GRACE = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Simulation:
-    """What to run.
+class Simulation(LocalRun):
+    """A run in the simulator.
 
     Attributes:
-        job: the job's folder.
-        data: holds one folder a hospital.
-        workspace: of the run.
-        settings: a file that takes the place of the job's `settings.json`, or None.
-        assignments: `KEY=VALUE` changes of the settings.
         resume: go on with the run in the workspace.
-        smallest_group: a metric over fewer patients is not sent by a hospital.
         environment: variables for FLARE's processes.
     """
 
-    job: Path
-    data: Path
-    workspace: Path
-    settings: Path | None = None
-    assignments: Sequence[str] = ()
     resume: bool = False
-    smallest_group: int = 5
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def run(self, watch: Callable[[View], None] = lambda view: None) -> dict[str, Any]:
@@ -121,7 +109,7 @@ class Simulation:
                     "resume with the same folders",
                 )
             return load_settings(prepared / SETTINGS)
-        return prepare_run(self.job, self.data, workspace, self.settings, self.assignments)
+        return prepare_run(self)
 
 
 def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:

@@ -5,6 +5,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from tests.conftest import LGG, needs_real_scans
 
 from consortium.settings import Settings, parse_settings
 from consortium.training.bundle import write_bundle
@@ -12,7 +13,7 @@ from consortium.training.inference import load_case, predict_case
 from consortium.training.networks import build_network
 from consortium.training.scores import score_case
 
-LGG = Path(__file__).parents[2].parent / "shared/data/lgg/case_western"
+CASE_WESTERN = LGG / "case_western"
 
 
 def settings(channels: list[str], size: int = 16) -> Settings:
@@ -149,12 +150,13 @@ def test_what_cannot_be_read_is_one_line(consortium, model, tmp_path):
     assert "label1.nii.gz" in errors
 
 
-@pytest.mark.skipif(not LGG.is_dir(), reason="shared/data/lgg is not there (real MRI, not shipped)")
+@needs_real_scans
 def test_a_real_hospital_the_model_never_saw_is_scored(consortium, tmp_path):
     model = save_model(tmp_path / "model", ["pre-contrast", "FLAIR", "post-contrast"])
-    dataset = json.loads((LGG / "dataset.json").read_text())
+    dataset = json.loads((CASE_WESTERN / "dataset.json").read_text())
     dataset["training"] = [
-        {key: str(LGG / path) for key, path in entry.items()} for entry in dataset["training"][:2]
+        {key: str(CASE_WESTERN / path) for key, path in entry.items()}
+        for entry in dataset["training"][:2]
     ]
     (tmp_path / "case_western").mkdir()
     (tmp_path / "case_western/dataset.json").write_text(json.dumps(dataset))

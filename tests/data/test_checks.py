@@ -4,6 +4,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from tests.conftest import LGG, needs_real_scans
 
 from consortium.data import checks
 from consortium.data.checks import Finding, check_folder
@@ -12,7 +13,6 @@ from consortium.errors import UsageError
 from consortium.settings import Settings, load_settings, parse_settings
 
 CHECKOUT = Path(__file__).parents[2]
-SHARED = CHECKOUT.parent / "shared/data"
 P3_IMAGE = "imagesTr/P3.nii.gz"
 P3_MASK = "labelsTr/P3.nii.gz"
 
@@ -488,7 +488,7 @@ def test_a_folder_without_a_dataset_json_is_an_error_of_usage(tmp_path):
         check_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif(not (SHARED / "lgg").is_dir(), reason=f"no real data at {SHARED}/lgg")
+@needs_real_scans
 @pytest.mark.parametrize(
     ("name", "copies", "sizes"),
     [
@@ -500,7 +500,7 @@ def test_a_folder_without_a_dataset_json_is_an_error_of_usage(tmp_path):
 )
 def test_the_real_hospitals_are_sound_but_for_sequences_that_were_filled_in(name, copies, sizes):
     settings = load_settings(CHECKOUT / "jobs/tumor_segmentation/app/config/settings.json")
-    codes = [finding.code for finding in check_folder(SHARED / "lgg" / name, settings)]
+    codes = [finding.code for finding in check_folder(LGG / name, settings)]
     assert codes == ["duplicate-channel"] * copies + ["size-outlier"] * sizes
 
 

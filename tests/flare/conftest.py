@@ -1,7 +1,9 @@
 """A federation of three hospitals that runs, for all tests that need one."""
 
+import contextlib
 import time
 
+import psutil
 import pytest
 from tests.conftest import JOB, TINY
 
@@ -39,3 +41,13 @@ def wait_for_end(session, job_id, seconds=120):
         assert time.monotonic() < until, session.job(job_id)
         time.sleep(0.5)
     return session.job(job_id)["status"]
+
+
+def processes_in(folder):
+    """Numbers of the processes that name a folder on their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one too
+            if any(str(folder) in word for word in process.cmdline()):
+                found.append(process.pid)
+    return found

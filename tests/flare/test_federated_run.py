@@ -1,8 +1,8 @@
 """The whole way of a study on one machine: kits, processes, submission, download."""
 
-import psutil
 import pytest
 from tests.conftest import JOB, TINY
+from tests.flare.conftest import processes_in
 
 from consortium.errors import EnvironmentProblem, Refused
 from consortium.federated_run import FederatedRun
@@ -14,14 +14,6 @@ def run(data, workspace, *assignments, kind=FederatedRun, watch=lambda view: Non
         job=JOB, data=data, workspace=workspace, assignments=[*TINY, *assignments], smallest_group=1
     )
     return made.run(watch)
-
-
-def processes_in(folder):
-    return [
-        process.pid
-        for process in psutil.process_iter()
-        if any(str(folder) in word for word in process.cmdline())
-    ]
 
 
 def test_a_federation_trains_the_same_bytes_as_the_simulator(generated, tmp_path):

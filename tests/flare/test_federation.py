@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.flare.conftest import HOSPITALS, wait_for_end
+from tests.flare.conftest import HOSPITALS, processes_in, wait_for_end
 
 from consortium import federation
 from consortium.cli.federation import app
@@ -168,11 +168,7 @@ def test_down_leaves_no_process_and_no_socket(generated, tmp_path, capsys):
         pass
     assert run_command("down", "--workspace", place) == 0
     assert capsys.readouterr().out == "ended: harbour, orchestrator\n"
-    assert not [
-        process
-        for process in psutil.process_iter()
-        if any(str(place) in word for word in process.cmdline())
-    ]
+    assert processes_in(place) == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
     assert run_command("down", "--workspace", place) == 0

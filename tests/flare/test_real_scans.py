@@ -1,20 +1,14 @@
 """A few real scans, where they are there: see the figures of many in the job's README."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
-from tests.conftest import JOB, ROOT, TINY
+from tests.conftest import JOB, LGG, TINY, needs_real_scans
 
 from consortium.simulation import Simulation
 
-LGG = Path(os.environ.get("CONSORTIUM_REAL_DATA", ROOT.parent / "shared" / "data")) / "lgg"
-
-pytestmark = pytest.mark.skipif(
-    not LGG.is_dir(), reason=f"the scans of TCGA-LGG are not at {LGG} (CONSORTIUM_REAL_DATA)"
-)
+pytestmark = needs_real_scans
 
 
 @pytest.fixture

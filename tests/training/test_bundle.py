@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from safetensors.torch import save_file
+from tests.conftest import LGG, needs_real_scans
 
 from consortium.data.datalist import Datalist
 from consortium.errors import EnvironmentProblem, Refused, UsageError
@@ -17,7 +18,7 @@ from consortium.training.bundle import load_bundle, load_state, require_match, w
 from consortium.training.inference import load_case, predict_case, predict_probabilities, to_mask
 from consortium.training.networks import build_network
 
-LGG = Path(__file__).parents[2].parent / "shared/data/lgg/thomas_jefferson"
+JEFFERSON = LGG / "thomas_jefferson"
 SHAPE = (20, 18, 10)
 
 
@@ -327,10 +328,10 @@ def test_a_model_that_lacks_what_each_hospital_kept_is_refused(tmp_path):
         load_bundle(tmp_path / "model", "cpu")
 
 
-@pytest.mark.skipif(not LGG.is_dir(), reason="shared/data/lgg is not there (real MRI, not shipped)")
+@needs_real_scans
 def test_a_real_patient_gets_the_same_mask_from_monai_alone(tmp_path):
     job = settings({"channels": ["pre-contrast", "FLAIR", "post-contrast"], "size": [64, 64]})
-    image = sorted((LGG / "imagesTr").iterdir())[0]
+    image = sorted((JEFFERSON / "imagesTr").iterdir())[0]
     write_bundle(tmp_path / "model", job, undecided(job, image).state_dict(), trained={})
     theirs = run_with_monai(tmp_path / "model", image, tmp_path / "mask.nii.gz")
     loaded, model = load_bundle(tmp_path / "model", "cpu")

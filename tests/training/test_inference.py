@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from tests.conftest import LGG, needs_real_scans
 
 from consortium.data.transforms import build_preprocessing
 from consortium.errors import Refused, UsageError
@@ -22,7 +23,7 @@ from consortium.training.inference import (
 from consortium.training.networks import build_network
 from consortium.training.scores import dice
 
-LGG = Path(__file__).parents[2].parent / "shared/data/lgg/thomas_jefferson"
+JEFFERSON = LGG / "thomas_jefferson"
 
 
 def settings(**data: object) -> Settings:
@@ -215,15 +216,15 @@ def test_a_mask_on_another_grid_is_not_compared(tmp_path, change):
         load_case(settings(), image, label)
 
 
-@pytest.mark.skipif(not LGG.is_dir(), reason="shared/data/lgg is not there (real MRI, not shipped)")
+@needs_real_scans
 def test_real_masks_survive_the_way_to_a_quarter_of_the_voxels_and_back():
     job = settings(
         channels=["pre-contrast", "FLAIR", "post-contrast"],
         size=[64, 64],
         intensity="zscore-nonzero",
     )
-    for image in sorted((LGG / "imagesTr").iterdir())[:3]:
-        label = LGG / "labelsTr" / image.name
+    for image in sorted((JEFFERSON / "imagesTr").iterdir())[:3]:
+        label = JEFFERSON / "labelsTr" / image.name
         case = load_case(job, image, label)
         assert case.image.shape[:3] == (3, 64, 64)
         perfect = build_preprocessing(job.data, True)({"image": str(image), "label": str(label)})
