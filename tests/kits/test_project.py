@@ -4,6 +4,7 @@ import pytest
 from tests.conftest import ROOT
 
 from consortium.errors import UsageError
+from consortium.federation import describe_project
 from consortium.kits.project import parse_project, with_participant
 
 TEXT = (ROOT / "provisioning" / "project.yml").read_text(encoding="utf-8")
@@ -58,6 +59,11 @@ def test_a_mistake_is_said_in_one_sentence_with_the_participant(old, new, what):
     sentence = told(TEXT.replace(old, new, 1))
     assert what in sentence
     assert "\n" not in sentence
+
+
+def test_a_federation_on_one_machine_is_provisioned_as_the_shipped_project_is():
+    _, raw = parse_project(TEXT, "project.yml")
+    assert describe_project(["north"], 8002)["builders"] == raw["builders"]
 
 
 def test_text_that_is_no_yaml_is_told_with_its_line():
