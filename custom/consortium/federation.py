@@ -177,7 +177,7 @@ def _known(workspace: Path) -> list[str]:
 
 def _provision(workspace: Path, names: Sequence[str]) -> None:
     coordinator = workspace / "coordinator"
-    project = describe_project(names, _free_port())
+    project = describe_project(names, free_port())
     replace_file(
         coordinator / "project.yml", lambda path: YAML(typ="safe", pure=True).dump(project, path)
     )
@@ -242,7 +242,8 @@ def _organisation(name: str) -> str:
     return "".join(char if char.isalnum() else "_" for char in name)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

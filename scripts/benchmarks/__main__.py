@@ -22,6 +22,8 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "training": training.measure,
 }
 
+PROVISIONED: dict[str, Callable[[bool], list[Row]]] = {"round": round_benchmark.measure_provisioned}
+
 # Hours long: parts are on record when they are done, and a run goes on where one ended.
 TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
     "accuracy": accuracy.run,
@@ -51,6 +53,10 @@ def bench(
     show: Annotated[
         bool, typer.Option("--show", help="Measure nothing; show what is on record.")
     ] = False,
+    provisioned: Annotated[
+        bool,
+        typer.Option("--provisioned", help="Of round: real federations, not FLARE's simulator."),
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Run a benchmark.
@@ -58,17 +64,18 @@ def bench(
     Of a speed, the value of a row is a median and its spread the quartiles. Of an accuracy, what is
     on record is not measured again.
     """
-    if name in TABLES:
+    if name in TABLES and not provisioned:
         TABLES[name](quick, records, show)
         return
-    if name in SCORES:
+    if name in SCORES and not provisioned:
         SCORES[name](quick, json)
         return
-    if name not in BENCHMARKS:
-        known = " or ".join(sorted([*BENCHMARKS, *TABLES, *SCORES]))
+    measured = PROVISIONED if provisioned else BENCHMARKS
+    if name not in measured:
+        known = " or ".join(sorted(measured if provisioned else [*measured, *TABLES, *SCORES]))
         raise UsageError("unknown-benchmark", "there is no such benchmark", name, f"name {known}")
     machine = describe_machine()
-    rows = BENCHMARKS[name](quick)
+    rows = measured[name](quick)
     publish(name, machine, without_claims(rows) if quick else rows, json)
 
 

@@ -53,7 +53,7 @@ def _trial(hospitals: int, running: int) -> tuple[float, ...]:
         file, out = place / "project.yml", place / "out"
         YAML(typ="safe", pure=True).dump(project, file)
         create = _seconds(lambda: provisioning.create(file, out))
-        plain = _seconds(lambda: provision(_without_ours(project), place / "plain"))
+        plain = _seconds(lambda: provision(without_ours(project), place / "plain"))
         before = _contents(out / provisioning.KITS)
         entry = {"name": "hospital-0", "type": "client", "org": "hospital_0"}
         add = _seconds(lambda: provisioning.add(file, out, entry))
@@ -74,7 +74,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def _without_ours(project: dict[str, Any]) -> dict[str, Any]:
+def without_ours(project: dict[str, Any]) -> dict[str, Any]:
+    """A project that FLARE's builders provision alone."""
     builders = [builder for builder in project["builders"] if builder["path"] != _OURS]
     return {**project, "builders": builders}
 

@@ -9,7 +9,8 @@ import pytest
 from scripts.benchmarks import __main__ as bench
 from scripts.benchmarks import round_parts
 from scripts.benchmarks.report import LEAST, describe_machine, make_row, without_claims
-from scripts.benchmarks.round import Size, read_parts
+from scripts.benchmarks.round import read_parts
+from scripts.benchmarks.round_jobs import Size
 from tests.conftest import ROOT
 
 from consortium.cli.run import run_app
@@ -113,7 +114,7 @@ def test_a_round_lasts_until_the_next_begins(tmp_path):
         note("server", accepted, number, begin + 5)
         note("server", seen, number, begin + 7)
         note("server", done, number, begin + 9)
-    size = Size(hospitals=2, pairs=1, rounds=1, seconds=3, features=[4, 8])
+    size = Size(hospitals=2, turns=1, rounds=1, seconds=3, features=[4, 8])
     [parts] = read_parts(tmp_path, size)
     assert (parts.added, parts.out, parts.back) == (7, 2, 1.5)
     assert (parts.seen, parts.close, parts.rest) == (1, 2, 1)

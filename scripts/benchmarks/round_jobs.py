@@ -1,0 +1,180 @@
+"""The jobs of the benchmark `round`: ours as it is shipped, and stock FLARE's, with stand-ins."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from scripts.benchmarks import round_parts
+from scripts.benchmarks.training import JOB
+
+from consortium.files import write_json
+from consortium.generator.hospitals import HOSPITALS
+from consortium.jobs import SETTINGS, prepare_job
+from consortium.settings import override, parse_settings, read_json_object
+from consortium.training.networks import build_network
+
+_SERVER = Path("app/config/config_fed_server.json")
+_CLIENT = Path("app/config/config_fed_client.json")
+_PARTS = Path("app/custom/round_parts.py")
+_INTERVAL = 0.05  # seconds, of everything that stock FLARE lets a job set
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is run.
+
+    Attributes:
+        hospitals: how many take part.
+        turns: runs of each.
+        rounds: a run that are counted.
+        seconds: that a stand-in's training takes.
+        features: of the network, top to bottom.
+    """
+
+    hospitals: int
+    turns: int
+    rounds: int
+    seconds: float
+    features: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the hospitals."""
+        return [hospital.name for hospital in HOSPITALS[: self.hospitals]]
+
+
+WriteJob = Callable[[Path, Path, Size], None]
+"""Writes a job to a folder, given the folder of the moments."""
+
+
+def write_ours(job: Path, moments: Path, size: Size) -> None:
+    """The shipped job with the stand-in at the hospitals and the clock at the server."""
+    prepare_job(JOB, job, run="", hospitals=size.names, settings=_settings(size))
+    server = read_json_object(job / _SERVER)
+    server["components"].append(_clock(moments))
+    write_json(job / _SERVER, server)
+    client = read_json_object(job / _CLIENT)
+    client["executors"][0]["executor"] = _stand_in("StandInExecutor", moments, size)
+    write_json(job / _CLIENT, client)
+    _add_parts(job)
+
+
+def write_tuned(job: Path, moments: Path, size: Size) -> None:
+    """Stock FLARE with every interval at 0.05 s."""
+    _write_stock(job, moments, size)
+    server = read_json_object(job / _SERVER)
+    server["server"]["task_request_interval"] = _INTERVAL
+    workflow = server["workflows"][0]["args"]
+    workflow |= {"task_check_period": _INTERVAL, "wait_time_after_min_received": 0}
+    write_json(job / _SERVER, server)
+    client = read_json_object(job / _CLIENT)
+    write_json(job / _CLIENT, {**client, "default_task_fetch_interval": _INTERVAL})
+
+
+def write_default(job: Path, moments: Path, size: Size) -> None:
+    """Stock FLARE as it is where a job says nothing of intervals."""
+    _write_stock(job, moments, size)
+
+
+def _write_stock(job: Path, moments: Path, size: Size) -> None:
+    """FLARE's own components, from a file of the same network's weights."""
+    start = moments.with_name("start.pt")
+    torch.save(build_network(parse_settings(_settings(size))).state_dict(), start)
+    common = "nvflare.app_common"
+    components = {
+        "persistor": (
+            "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor",
+            {"source_ckpt_file_full_name": str(start), "allow_numpy_conversion": False},
+        ),
+        "aggregator": (
+            f"{common}.aggregators.intime_accumulate_model_aggregator"
+            ".InTimeAccumulateWeightedAggregator",
+            {"expected_data_kind": "WEIGHT_DIFF"},
+        ),
+        "model": (
+            f"{common}.shareablegenerators.full_model_shareable_generator"
+            ".FullModelShareableGenerator",
+            {},
+        ),
+    }
+    workflow = {
+        "aggregator_id": "aggregator",
+        "persistor_id": "persistor",
+        "shareable_generator_id": "model",
+        "train_task_name": "train",
+        "num_rounds": size.rounds + 2,
+        "min_clients": size.hospitals,
+        "snapshot_every_n_rounds": 0,
+    }
+    write_json(
+        job / "meta.json",
+        {
+            "name": "stock",
+            "resource_spec": {},
+            "deploy_map": {"app": ["@ALL"]},
+            "min_clients": size.hospitals,
+        },
+    )
+    write_json(
+        job / _SERVER,
+        {
+            "format_version": 2,
+            "server": {"heart_beat_timeout": 600},
+            "task_data_filters": [],
+            "task_result_filters": [],
+            "components": [
+                *({"id": i, "path": path, "args": args} for i, (path, args) in components.items()),
+                _clock(moments),
+            ],
+            "workflows": [
+                {
+                    "id": "training",
+                    "path": f"{common}.workflows.scatter_and_gather.ScatterAndGather",
+                    "args": workflow,
+                }
+            ],
+        },
+    )
+    write_json(
+        job / _CLIENT,
+        {
+            "format_version": 2,
+            "executors": [
+                {"tasks": ["train"], "executor": _stand_in("StockExecutor", moments, size)}
+            ],
+            "task_data_filters": [],
+            "task_result_filters": [],
+            "components": [],
+        },
+    )
+    _add_parts(job)
+
+
+def _settings(size: Size) -> dict[str, Any]:
+    return override(
+        read_json_object(JOB / SETTINGS),
+        [
+            # One before and one after those that are counted.
+            f"rounds={size.rounds + 2}",
+            f"network.features={size.features}",
+            "data.validation_fraction=0",
+            "data.size=[32,32]",
+        ],
+    )
+
+
+def _stand_in(name: str, moments: Path, size: Size) -> dict[str, Any]:
+    args = {"folder": str(moments), "seconds": size.seconds}
+    return {"path": f"round_parts.{name}", "args": args}
+
+
+def _clock(moments: Path) -> dict[str, Any]:
+    return {"id": "clock", "path": "round_parts.RoundClock", "args": {"folder": str(moments)}}
+
+
+def _add_parts(job: Path) -> None:
+    (job / _PARTS).parent.mkdir()
+    shutil.copy(round_parts.__file__, job / _PARTS)
