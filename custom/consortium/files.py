@@ -75,7 +75,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def lock_file(path: Path) -> IO[str] | None:
     """Locks a file until it is closed or this process ends; None where another process has it."""
-    file = path.open("w")
+    file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,13 +1,20 @@
 """What goes wrong between hospitals, started for real: what is seen, and what must not happen."""
 
+import os
 import shutil
+import subprocess
+import sys
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
 import pytest
+from nvflare.fuel.hci.client import file_transfer
+from nvflare.fuel.utils.zip_utils import zip_directory_to_file
 from tests.conftest import JOB, TINY
 from tests.flare.conftest import wait_for_end
+from tests.kits.conftest import root_key, sign_again
 
 import consortium
 from consortium import federation, provisioning
@@ -142,6 +149,106 @@ def test_a_hospital_that_refuses_to_start_is_named_with_its_sentence(workspace):
     assert "error bad-kit: changed, not as the coordinator signed it" in raised.value.todo
     file.write_bytes(whole)
     assert all(machine.connected for machine in federation.up(workspace))
+
+
+def run_by_hand(kit, *, seconds=60):
+    """Starts a kit as its hospital does and waits for it to end."""
+    binaries = Path(sys.executable).parent
+    return subprocess.run(
+        [kit / "startup" / "sub_start.sh", "--once"],
+        env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def test_a_copy_of_a_kit_that_runs_does_not_take_over(workspace, researcher, tmp_path):
+    copy = tmp_path / "copy" / "harbour"
+    shutil.copytree(workspace / "coordinator" / provisioning.KITS / "harbour", copy)
+    [running] = [one.process for one in federation.status(workspace) if one.name == "harbour"]
+    ended = run_by_hand(copy)
+    assert ended.returncode != 0
+    assert "error not-admitted: the orchestrator does not admit it; " in ended.stderr
+    told = "kit-in-use: a copy of harbour's kit wants in, and harbour is connected"
+    assert told in (workspace / "machines" / "orchestrator.log").read_text()
+    job_id = researcher.submit(job_for(tmp_path, "harbour"))
+    assert wait_for_end(researcher, job_id) == "FINISHED:COMPLETED"
+    [after] = [one for one in federation.status(workspace) if one.name == "harbour"]
+    assert (after.process, after.connected) == (running, True)
+
+
+def test_a_kit_of_another_consortium_does_not_start_beside_a_running_orchestrator(
+    workspace, tmp_path
+):
+    provisioning.create(workspace / "coordinator" / "project.yml", tmp_path / "other")
+    ended = run_by_hand(tmp_path / "other" / provisioning.KITS / "harbour")
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("error wrong-orchestrator: its certificate is not for this ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_kit_that_calls_the_orchestrator_by_a_name_that_it_has_not_does_not_start(
+    workspace, tmp_path
+):
+    coordinator = tmp_path / "coordinator"
+    shutil.copytree(workspace / "coordinator", coordinator)
+    kit = coordinator / provisioning.KITS / "harbour"
+    file = kit / "startup" / "fed_client.json"
+    file.write_text(file.read_text().replace("localhost:", "127.0.0.2:"))
+    sign_again(kit, root_key(coordinator))
+    ended = run_by_hand(kit)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("error wrong-orchestrator: its certificate is not for this ")
+    assert "127.0.0.2" in ended.stderr
+
+
+def test_a_second_orchestrator_does_not_start_on_the_port_of_the_first(workspace, tmp_path):
+    kit = tmp_path / "orchestrator"
+    shutil.copytree(workspace / "coordinator" / provisioning.KITS / "orchestrator", kit)
+    ended = run_by_hand(kit)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("error port-in-use: ")
+
+
+def test_a_hospital_whose_data_folder_is_missing_is_named_with_the_code(
+    researcher, workspace, tmp_path
+):
+    own = workspace / "machines" / "harbour" / HOSPITAL
+    before = own.read_bytes()
+    write_json(own, {"data": str(tmp_path / "gone")})
+    stop(workspace, "harbour")
+    federation.up(workspace)
+    job_id = researcher.submit(job_for(tmp_path, "harbour"))
+    wait_for_end(researcher, job_id)
+    own.write_bytes(before)
+    run = describe(researcher.job(job_id))
+    assert run.state in ("incomplete", "failed")
+    assert any("harbour" in told and "missing-folder" in told for told in run.reasons), run
+    assert str(tmp_path) not in str(researcher.job(job_id))
+    errors = list((workspace / "machines" / "harbour" / "consortium").rglob("errors.log"))
+    assert any(str(tmp_path / "gone") in path.read_text() for path in errors)
+
+
+def test_an_archive_that_would_write_outside_never_runs_and_the_submitter_learns_why(
+    researcher, workspace, tmp_path, monkeypatch
+):
+    entry = "job/../../outside.txt"
+
+    def zip_with_more(root, folder, file):
+        zip_directory_to_file(root, folder, file)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(entry, "planted")
+
+    monkeypatch.setattr(file_transfer, "zip_directory_to_file", zip_with_more)
+    job_id = researcher.submit(job_for(tmp_path, "harbour"))
+    run = describe(researcher.job(job_id))
+    told = f"unsafe-archive: this would land outside of the job's folder, '{entry}', "
+    assert (run.state, [reason.startswith(told) for reason in run.reasons]) == ("failed", [True])
+    time.sleep(3)
+    assert describe(researcher.job(job_id)) == run
+    assert not list(workspace.rglob("outside.txt"))
 
 
 def test_hospitals_wait_for_an_orchestrator_that_is_down(workspace):

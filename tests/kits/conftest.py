@@ -1,10 +1,14 @@
 """A consortium, provisioned once; tests damage copies."""
 
+import json
 import shutil
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.conftest import ROOT
 
+from consortium.kits.manifest import sign_kit
+from consortium.kits.verify import verify_kit
 from consortium.provisioning import create
 
 
@@ -21,3 +25,21 @@ def kit(provisioned, tmp_path):
     """A copy of the kit of a hospital to damage."""
     shutil.copytree(provisioned / "kits" / "north", tmp_path / "north")
     return tmp_path / "north"
+
+
+def root_key(coordinator):
+    state = json.loads((coordinator / "state.json").read_text())
+    return load_pem_private_key(state["root_pri_key"].encode(), None)
+
+
+def sign_again(kit, root):
+    """Signs a changed kit, as only the coordinator can."""
+    said = verify_kit(kit).manifest
+    sign_kit(
+        kit,
+        participant=said.participant,
+        role=said.role,
+        organisation=said.organisation,
+        project=said.project,
+        key=root,
+    )

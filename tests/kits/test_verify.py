@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from tests.conftest import ROOT
+from tests.kits.conftest import root_key, sign_again
 
 from consortium.errors import Refused
 from consortium.kits import verify
@@ -183,6 +186,53 @@ def start(kit, script="sub_start.sh", **environment):
         timeout=60,
         check=False,
     )
+
+
+def test_a_kit_whose_certificate_has_expired_does_not_start(kit, provisioned):
+    root = root_key(provisioned)
+    path = kit / "startup" / "client.crt"
+    old = x509.load_pem_x509_certificate(path.read_bytes())
+    ended = datetime.now(UTC) - timedelta(days=2)
+    expired = (
+        x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), old.serial_number)
+        .not_valid_before(ended - timedelta(days=360))
+        .not_valid_after(ended)
+    )
+    for extension in old.extensions:
+        expired = expired.add_extension(extension.value, extension.critical)
+    path.write_bytes(expired.sign(root, SHA256()).public_bytes(Encoding.PEM))
+    sign_again(kit, root)
+    told = start(kit)
+    assert told.returncode == 78
+    assert told.stderr == (
+        f"error bad-kit: expired, it ended on {ended:%Y-%m-%d};"
+        f" ask for a new kit, {path},"
+        f" run consortium verify-kit {kit} and ask the coordinator\n"
+    )
+
+
+def test_a_kit_with_anothers_certificate_does_not_start(kit, provisioned):
+    for name in ("client.crt", "client.key"):
+        shutil.copy(provisioned / "kits" / "valley" / "startup" / name, kit / "startup" / name)
+    ended = start(kit)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("error bad-kit: ")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])
+def test_an_orchestrator_whose_port_is_taken_does_not_start(provisioned, tmp_path, script):
+    kit = tmp_path / "orchestrator"
+    shutil.copytree(provisioned / "kits" / "orchestrator", kit)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = kit / "startup" / "fed_server.json"
+        file.write_text(file.read_text().replace("8002", str(port)))
+        sign_again(kit, root_key(provisioned))
+        ended = start(kit, script)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith(f"error port-in-use: {port}: Address already in use, {kit}, ")
+    assert not (kit / "pid.fl").exists()
 
 
 @pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])

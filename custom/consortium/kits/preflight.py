@@ -105,7 +105,7 @@ def preflight(kit: Path, machine: Machine) -> Iterator[Check]:
         "" if free >= _FREE else f"give it {_FREE} GB",
     )
     if said.role == "server":
-        yield _own_port(kit)
+        yield look_at_own_port(kit)
         return
     yield from look_at_orchestrator(kit, said)
     if said.role == "client":
@@ -195,7 +195,12 @@ def _handshake(connection: socket.socket, kit: Path, host: str, identity: str) -
     return Check("orchestrator", "ok", f"{identity}, by its certificate; mutual TLS works")
 
 
-def _own_port(kit: Path) -> Check:
+def look_at_own_port(kit: Path) -> Check:
+    """Looks whether the orchestrator's port is free for it (`port`).
+
+    Args:
+        kit: the orchestrator's.
+    """
     try:
         hold_kit(kit).close()
     except Refused:

@@ -64,6 +64,7 @@ PRIVACY: dict[str, Any] = {
 
 _GUARD = {"id": "kit_guard", "path": "consortium.flare.guard.KitGuard", "args": {}}
 _OUTCOME = {"id": "outcome", "path": "consortium.flare.outcome.OutcomeKeeper", "args": {}}
+_ONE_COPY = {"id": "one_copy", "path": "consortium.flare.guard.OneCopyOfAKit", "args": {}}
 
 
 def _parent(*components: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +141,7 @@ SERVER_RESOURCES: dict[str, Any] = {
         },
         {
             "id": "job_manager",
-            "path": "nvflare.apis.impl.job_def_manager.SimpleJobDefManager",
+            "path": "consortium.flare.archive.CheckedJobs",
             "args": {"uri_root": "{$WORKSPACE}/jobs", "job_store_id": "job_store"},
         },
         {"id": "job_store", "path": _STORE},
@@ -166,7 +167,7 @@ def local_files(role: str) -> dict[str, Any]:
     if role == "server":
         return {
             **files,
-            "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME),
+            "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME, _ONE_COPY),
             "local/resources.json": SERVER_RESOURCES,
         }
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from consortium.errors import ConsortiumError, Refused
 from consortium.kits.hold import hold_kit
-from consortium.kits.preflight import look_at_orchestrator
+from consortium.kits.preflight import look_at_orchestrator, look_at_own_port
 from consortium.kits.verify import Verdict, verify_kit
 
 
@@ -43,6 +43,17 @@ def check_orchestrator(kit: Path, verdict: Verdict) -> None:
             raise Refused("wrong-orchestrator", check.found, str(kit), check.todo)
 
 
+def check_own_port(kit: Path) -> None:
+    """Refuses where something listens already; FLARE would share the port with it, or try for ever.
+
+    Raises:
+        Refused: `port-in-use`.
+    """
+    check = look_at_own_port(kit)
+    if check.level == "error":
+        raise Refused("port-in-use", check.found, str(kit), check.todo)
+
+
 def main() -> None:
     """Entry point of the scripts."""
     kit = Path(sys.argv[1])
@@ -50,6 +61,8 @@ def main() -> None:
         verdict = check_kit(kit)
         if verdict.manifest.role == "client":
             check_orchestrator(kit, verdict)
+        elif verdict.manifest.role == "server":
+            check_own_port(kit)
     except ConsortiumError as error:
         sys.exit(str(error))
 
