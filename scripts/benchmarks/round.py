@@ -38,8 +38,8 @@ _POLL = 0.3  # seconds between two looks whether a run is done
 OpenPlaces = Callable[[Path, Size], AbstractContextManager[Places]]
 _OURS, _TUNED, _DEFAULT = "ours", "stock FLARE, tuned", "stock FLARE, its defaults"
 
-FULL = Size(hospitals=4, turns=5, rounds=10, seconds=0.5, features=[80, 160, 320, 576])
-"""A network of 5 million parameters."""
+FULL = Size(hospitals=4, turns=5, rounds=10, seconds=0.5, features=[96, 192, 384, 640])
+"""A network of 5.2 million parameters."""
 QUICK = Size(hospitals=1, turns=1, rounds=1, seconds=0.1, features=[4, 8])
 
 

@@ -39,7 +39,7 @@ def test_links_and_files_that_are_in_it_twice_are_refused():
         check_archive(archive("job/meta.json", link))
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = archive("job/meta.json", "job/meta.json")
-    with pytest.raises(Refused, match="this is in it 2 times, 'job/meta.json'"):
+    with pytest.raises(Refused, match=r"this is in it 2 times, 'job/meta\.json'"):
         check_archive(twice)
 
 

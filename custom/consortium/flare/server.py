@@ -118,6 +118,8 @@ class StudyRun(FLComponent):
         rounds = len(run.records) if run.stopped_early else run.rounds
         state = training.get_persist_state(fl_ctx)
         training.restore({**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx)
+        # FLARE hands `task_check_period` to an attribute that nothing reads, and looks each 0.2 s.
+        training.communicator._task_check_period = training._task_check_period
 
     def close_round(self, fl_ctx: FLContext) -> None:
         """Closes the round and, where the selection says so, makes it the last."""
