@@ -47,6 +47,27 @@ def test_why_a_run_waits():
     ]
 
 
+def test_what_runs_before_a_run_that_waits():
+    scarce = (
+        "2026-11-25 09:37:42: not enough sites have enough resources (ok sites 1 < min sites 2)"
+    )
+    waiting = {
+        **RECORD,
+        "schedule_history": [scarce],
+        "resource_spec": {"north": {"num_of_gpus": 1, "cpu_instead": True}},
+    }
+    others = [
+        waiting,
+        {**RECORD, "job_id": "aaaaaaaa-1", "status": "RUNNING"},
+        {**RECORD, "job_id": "bbbbbbbb-1", "status": "FINISHED:COMPLETED"},
+    ]
+    assert describe(waiting, others).reasons[1:] == [
+        "it asks north for 1 GPU, or for its CPU where it has none",
+        f"aaaaaaaa of {RECORD['submitter_name']} is running",
+    ]
+    assert describe(others[1], others).reasons == []
+
+
 def test_a_hospital_that_did_not_take_the_job_is_named():
     detail = ["server: OK", "harbour: OK", "north: ERROR: Not authorized: byoc"]
     run = told(status="FINISHED:COMPLETED", job_deploy_detail=detail)

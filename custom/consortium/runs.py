@@ -6,7 +6,7 @@ reason our own orchestrator adds (`OUTCOME`).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,13 @@ class Run:
     reasons: Sequence[str]
 
 
-def describe(record: Mapping[str, Any]) -> Run:
-    """Reads FLARE's record of a job."""
+def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Run:
+    """Reads FLARE's record of a job.
+
+    Args:
+        record: of the job.
+        others: records of all jobs; a job that waits may wait for one of them.
+    """
     outcome = record.get(OUTCOME) or {}
     status = str(record.get("status", ""))
     state = _STATES.get(status, "failed" if status.startswith("FINISHED") else status.lower())
@@ -68,7 +73,10 @@ def describe(record: Mapping[str, Any]) -> Run:
         submitted=str(record.get("submit_time_iso") or "")[:16].replace("T", " "),
         duration="" if duration == "N/A" else duration.partition(".")[0],
         hospitals=list((record.get("consortium") or {}).get("hospitals", [])),
-        reasons=_reasons(record, state, outcome),
+        reasons=[
+            *_reasons(record, state, outcome),
+            *(_before(others) if state == "waiting" else ()),
+        ],
     )
 
 
@@ -106,13 +114,21 @@ def _waiting(record: Mapping[str, Any]) -> list[str]:
         reasons += [
             f"it asks {site} for {_asked(spec)}"
             for site, spec in (record.get("resource_spec") or {}).items()
-            if spec and not spec.get("cpu_instead")
+            if spec
         ]
     return reasons
+
+
+def _before(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for other in others:
+        run = describe(other)
+        if run.state in ("starting", "running"):
+            yield f"{run.job[:8]} of {run.submitter} is {run.state}"
 
 
 def _asked(spec: Mapping[str, Any]) -> str:
     gpus, memory = spec.get("num_of_gpus"), spec.get("mem_per_gpu_in_GiB")
     if gpus is None:
         return ", ".join(f"{key} {value}" for key, value in spec.items())
-    return f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" of {memory} GiB" if memory else "")
+    told = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" of {memory} GiB" if memory else "")
+    return f"{told}, or for its CPU where it has none" if spec.get("cpu_instead") else told

@@ -61,4 +61,4 @@ def _find(run: str, kit: Path) -> "Run":
     from consortium.runs import describe
 
     with open_session(kit) as session:
-        return describe(session.job(session.find(run)))
+        return describe(session.job(session.find(run)), session.jobs())

@@ -1,0 +1,58 @@
+"""Who takes part in a study, and how many of them a round needs: declared once, in `meta.json`.
+
+FLARE's own `min_clients` and `mandatory_clients` are derived from it.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Quorum(BaseModel):
+    """What a study declares.
+
+    Attributes:
+        hospitals: that take part, sorted.
+        minimum: answers that a round needs; nothing is aggregated of fewer. By default all.
+        mandatory: hospitals whose answer every round needs.
+        deadline: seconds that a round waits for those who have not answered; by default `patience`
+            times what the slowest hospital took at its last answer.
+        patience: see `deadline`.
+        tries: how often a round is asked for before the run stops.
+        rest: seconds before hospitals that failed are asked again.
+        sample: hospitals that are asked in a round, drawn by the run's seed; by default all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    hospitals: tuple[str, ...]
+    minimum: Annotated[int, Field(ge=1)] = 1
+    mandatory: tuple[str, ...] = ()
+    deadline: Annotated[float | None, Field(gt=0)] = None
+    patience: Annotated[float, Field(ge=1)] = 10.0
+    tries: Annotated[int, Field(ge=1)] = 3
+    rest: Annotated[float, Field(ge=0)] = 10.0
+    sample: Annotated[int | None, Field(ge=1)] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        asked = self.sample or len(self.hospitals)
+        strangers = sorted(set(self.mandatory) - set(self.hospitals))
+        if list(self.hospitals) != sorted(set(self.hospitals)):
+            raise ValueError("hospitals must be sorted, each once")
+        if strangers:
+            raise ValueError(f"mandatory: {', '.join(strangers)} does not take part")
+        if asked > len(self.hospitals):
+            raise ValueError(f"sample: there are only {len(self.hospitals)} hospitals")
+        if self.minimum > asked:
+            raise ValueError(f"minimum: only {asked} hospitals are asked in a round")
+        if len(self.mandatory) > asked:
+            raise ValueError(f"mandatory: only {asked} hospitals are asked in a round")
+        return self
+
+
+def everyone(hospitals: Sequence[str]) -> Quorum:
+    """The quorum of a study that needs all its hospitals in every round."""
+    names = tuple(sorted(hospitals))
+    return Quorum(hospitals=names, minimum=len(names), mandatory=names)

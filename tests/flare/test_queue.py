@@ -1,0 +1,82 @@
+"""Two jobs and one GPU a hospital, in a real federation. `nvidia-smi` is a script that tells of it.
+
+Nothing trains on a GPU here: what is looked at is which job's process sees which one, and when.
+"""
+
+import contextlib
+import os
+import time
+
+import psutil
+import pytest
+from tests.conftest import JOB, TINY
+from tests.flare.conftest import wait_for_end
+from tests.flare.test_gpus import SMI
+
+from consortium import federation
+from consortium.flare.session import open_session
+from consortium.jobs import bundle_job
+from consortium.runs import describe
+
+
+@pytest.fixture
+def place(generated, tmp_path, monkeypatch):
+    """A federation of two hospitals that state one GPU each, of the two that they show."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    place, own = tmp_path / "run", {"gpus": 1, "gpu_memory": 16}
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("harbour", "north"):
+        (data / name).symlink_to(generated / name)
+    try:
+        federation.up(place, data=data, own=own)
+        yield place
+    finally:
+        federation.down(place)
+
+
+def gpus_seen_by(job_id):
+    """What each hospital's process of a job sees, while it runs."""
+    seen = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "nvflare.private.fed.app.client.worker_process" in words and job_id in words:
+                name = words[words.index("-c") + 1] if "-c" in words else process.pid
+                seen[name] = process.environ().get("CUDA_VISIBLE_DEVICES")
+    return seen
+
+
+def wait_for(condition, told, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, told()
+        time.sleep(0.2)
+
+
+def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_path, consortium):
+    folder, hospitals = tmp_path / "job", ["harbour", "north"]
+    longer = [*TINY, "rounds=40"]
+    bundle_job(JOB, folder, hospitals=hospitals, assignments=longer, with_package=False)
+    kit = federation.admin_kit(place, federation.RESEARCHER)
+    with open_session(kit) as session:
+        first = session.submit(folder)
+        wait_for(lambda: len(gpus_seen_by(first)) == 2, lambda: session.job(first))
+        assert set(gpus_seen_by(first).values()) == {"0"}
+        second = session.submit(folder)
+        wait_for(lambda: session.job(second).get("schedule_history"), lambda: session.job(second))
+        assert describe(session.job(first)).state == "running"
+        assert gpus_seen_by(second) == {}
+        code, printed, errors = consortium("explain", second, "--kit", kit)
+        assert (code, errors) == (0, "")
+        assert "0 hospitals can give what it asks for, and it needs 2" in printed
+        assert "- it asks north for 1 GPU, or for its CPU where it has none" in printed
+        assert f"- {first[:8]} of {federation.RESEARCHER} is running" in printed
+        assert wait_for_end(session, first) == "FINISHED:COMPLETED"
+        wait_for(lambda: len(gpus_seen_by(second)) == 2, lambda: session.job(second))
+        assert gpus_seen_by(first) == {}
+        assert set(gpus_seen_by(second).values()) == {"0"}
+        assert wait_for_end(session, second) == "FINISHED:COMPLETED"
