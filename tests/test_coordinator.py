@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from consortium import files
 from consortium.coordinator import ALONE, FINAL, Coordinator, Study
 from consortium.errors import EnvironmentProblem, Incomplete, Refused
+from consortium.orchestration.quorum import declare_quorum
+from consortium.orchestration.rounds import choose
 from consortium.training.train import Hospital, Site
 from consortium.update import Failure, Metrics, Score, UpdateRefused
 
@@ -21,8 +23,8 @@ NAMES = ("harbour", "north", "valley")
 class Federation:
     """Hospitals in memory, and a coordinator that can be killed and started again."""
 
-    def __init__(self, generated, folder, settings):
-        self.folder, self.settings = folder, settings
+    def __init__(self, generated, folder, settings, **declared):
+        self.folder, self.settings, self.declared = folder, settings, declared
         self.hospitals = {
             name: Hospital(
                 Site(name, generated / name, folder / "state" / name, smallest_group=1),
@@ -35,7 +37,7 @@ class Federation:
 
     def start(self):
         self.coordinator = Coordinator(
-            Study("run", "job", NAMES, self.settings),
+            Study("run", "job", declare_quorum(NAMES, self.declared), self.settings),
             results=self.folder / "results",
             journal=self.folder / "journal",
         )
@@ -136,7 +138,8 @@ def nan_from(name):
     return spoil
 
 
-def test_a_refused_update_leaves_the_others_and_makes_the_run_incomplete(federation):
+def test_a_refused_update_leaves_the_others_and_makes_the_run_incomplete(generated, tmp_path, tiny):
+    federation = Federation(generated, tmp_path, tiny("rounds=3"), minimum=2)
     federation.round(spoil=nan_from("valley"))
     assert all(bool(t.isfinite().all()) for t in federation.coordinator.model.values())
     result = federation.rest()
@@ -144,7 +147,8 @@ def test_a_refused_update_leaves_the_others_and_makes_the_run_incomplete(federat
     assert result["reason"].startswith("valley is missing from round 1 (not-finite ")
 
 
-def test_a_hospital_that_fails_is_named_with_its_code(federation):
+def test_a_hospital_that_fails_is_named_with_its_code(generated, tmp_path, tiny):
+    federation = Federation(generated, tmp_path, tiny("rounds=3"), minimum=2)
     number, _ = federation.coordinator.open_round()
     for name in NAMES[:2]:
         update = federation.hospitals[name].train(federation.coordinator.model, number)
@@ -153,6 +157,22 @@ def test_a_hospital_that_fails_is_named_with_its_code(federation):
     federation.coordinator.close_round()
     result = federation.rest()
     assert result["reason"] == "valley is missing from round 1 (missing-file)"
+
+
+def test_a_seeded_choice_of_hospitals_a_round_is_a_complete_run(generated, tmp_path, tiny):
+    federation = Federation(generated, tmp_path, tiny("rounds=4"), sample=2)
+    while federation.coordinator.rounds_done < 4:
+        number, _ = federation.coordinator.open_round()
+        for name in choose(federation.coordinator.quorum, 0, number):
+            federation.coordinator.offer(
+                federation.hospitals[name].train(federation.coordinator.model, number)
+            )
+        federation.coordinator.close_round()
+    result = federation.rest()
+    assert (result["complete"], result["reason"]) == (True, "")
+    asked = [tuple(record.asked) for record in federation.coordinator.run.records]
+    assert all(len(names) == 2 for names in asked)
+    assert {name for names in asked for name in names} == set(NAMES)
 
 
 def test_a_round_that_nobody_answers_aggregates_nothing(federation):

@@ -23,7 +23,9 @@ from consortium.aggregation.server_momentum import ServerMomentum
 from consortium.errors import ConsortiumError, Refused
 from consortium.files import write_json, write_text
 from consortium.orchestration.journal import Entry, Journal
+from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
+from consortium.orchestration.rounds import choose
 from consortium.orchestration.run import Run
 from consortium.orchestration.selection import HospitalScore, Selection
 from consortium.report.curves import CurveWriter
@@ -55,14 +57,19 @@ class Study:
     Attributes:
         run: id of the run.
         job: name of the job.
-        hospitals: that must take part, sorted.
+        quorum: who takes part, and how many of them a round needs.
         settings: the job's.
     """
 
     run: str
     job: str
-    hospitals: tuple[str, ...]
+    quorum: Quorum
     settings: Settings
+
+    @property
+    def hospitals(self) -> tuple[str, ...]:
+        """That take part, sorted."""
+        return self.quorum.hospitals
 
 
 class Coordinator:
@@ -88,6 +95,7 @@ class Coordinator:
         self._selection = Selection(settings.selection.keep, settings.selection.patience)
         self._intake = Intake(settings, self._layout)
         self._average = ModelAverage()
+        self._asked: tuple[str, ...] = ()
         self._trainable = [name for name, p in network.named_parameters() if p.requires_grad]
         self._server = self._new_server({})
         self._cross_site: dict[str, dict[str, Any]] = {}
@@ -145,6 +153,16 @@ class Coordinator:
         return self._study.settings
 
     @property
+    def quorum(self) -> Quorum:
+        """What the study declares."""
+        return self._study.quorum
+
+    @property
+    def model_sha256(self) -> str:
+        """Digest of the model that the next round starts from."""
+        return self._model_sha256
+
+    @property
     def rounds_done(self) -> int:
         """Closed rounds; also the number of the model that is handed out next."""
         return len(self.run.records)
@@ -172,7 +190,8 @@ class Coordinator:
         Returns:
             Its number and the digest of the model to hand out.
         """
-        self._intake.open(self.rounds_done, self._model_sha256, self._study.hospitals)
+        self._asked = choose(self.quorum, self.settings.seed, self.rounds_done)
+        self._intake.open(self.rounds_done, self._model_sha256, self._asked)
         return self.rounds_done, self._model_sha256
 
     def offer(self, answer: Update | UpdateRefused | Failure) -> UpdateRefused | None:
@@ -203,11 +222,11 @@ class Coordinator:
             The new model.
 
         Raises:
-            Incomplete: no update was taken.
+            Incomplete: fewer updates were taken than the quorum needs.
             EnvironmentProblem: the disk is full; the round before stands in the journal.
         """
         number = self.rounds_done
-        change, report = self._intake.close()
+        change, report = self._intake.close(self.quorum.minimum, self.quorum.mandatory)
         base, base_sha256 = self.model, self._model_sha256
         average, server = self._average, self._server
         self._server = self._new_server(server.velocity)
@@ -217,7 +236,7 @@ class Coordinator:
         record = RoundRecord(
             round=number,
             base_sha256=base_sha256,
-            asked=list(self._study.hospitals),
+            asked=list(self._asked),
             answered=report.answered,
             refused=report.refused,
             late=report.late,

@@ -15,6 +15,7 @@ import consortium
 from consortium import __version__
 from consortium.errors import Refused, UsageError
 from consortium.files import whole_folder, write_json
+from consortium.orchestration.quorum import declare_quorum
 from consortium.settings import override, parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
@@ -60,7 +61,13 @@ def find_job(job: str) -> Path:
 
 
 def prepare_job(
-    source: Path, out: Path, *, run: str, hospitals: Sequence[str], settings: dict[str, Any]
+    source: Path,
+    out: Path,
+    *,
+    run: str,
+    hospitals: Sequence[str],
+    settings: dict[str, Any],
+    quorum: Sequence[str] = (),
 ) -> None:
     """Writes the copy of a job that is submitted for a study.
 
@@ -70,9 +77,10 @@ def prepare_job(
         run: id of the run; "" lets FLARE's job id be the run's.
         hospitals: that must take part; their names are FLARE's names of the sites.
         settings: content of its `settings.json`.
+        quorum: `KEY=VALUE` changes of what the job's `meta.json` says of the quorum.
 
     Raises:
-        UsageError: a setting or a hospital's name is refused.
+        UsageError: a setting, a hospital's name or the quorum is refused.
     """
     parse_settings(settings)
     for hospital in hospitals:
@@ -90,8 +98,14 @@ def prepare_job(
     meta["consortium"] = ours
     if "gpu" in ours:
         meta["resource_spec"] = dict.fromkeys(sorted(hospitals), _gpu_request(ours["gpu"]))
-    meta["mandatory_clients"] = sorted(hospitals)
-    meta["min_clients"] = max(1, len(hospitals))
+    declared = override(ours.get("quorum", {}), list(quorum))
+    if declared:
+        ours["quorum"] = declared
+    if hospitals:
+        needs = declare_quorum(hospitals, declared, "--quorum" if quorum else "meta.json")
+        meta["mandatory_clients"], meta["min_clients"] = list(needs.needed), needs.minimum
+    else:
+        meta["mandatory_clients"], meta["min_clients"] = [], 1
     with whole_folder(out) as beside:
         shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
         write_json(beside / "meta.json", meta)
@@ -113,6 +127,7 @@ def bundle_job(
     hospitals: Sequence[str] = (),
     settings: Path | None = None,
     assignments: Sequence[str] = (),
+    quorum: Sequence[str] = (),
     with_package: bool = True,
 ) -> None:
     """Writes a job to submit.
@@ -126,6 +141,7 @@ def bundle_job(
         hospitals: that must take part; empty leaves it to the sites that are connected.
         settings: a file that takes the place of the job's `settings.json`, or None.
         assignments: `KEY=VALUE` changes of the settings.
+        quorum: see `prepare_job`.
         with_package: whether the job carries this package.
 
     Raises:
@@ -141,11 +157,11 @@ def bundle_job(
         raw = override(raw, list(assignments))
         parse_settings(raw, "--set")
     if not with_package:
-        prepare_job(source, out, run="", hospitals=hospitals, settings=raw)
+        prepare_job(source, out, run="", hospitals=hospitals, settings=raw, quorum=quorum)
         return
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / source.name
-        prepare_job(source, plain, run="", hospitals=hospitals, settings=raw)
+        prepare_job(source, plain, run="", hospitals=hospitals, settings=raw, quorum=quorum)
         with whole_folder(out) as beside:
             shutil.copytree(plain, beside, dirs_exist_ok=True)
             shutil.copytree(

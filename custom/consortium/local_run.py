@@ -65,6 +65,7 @@ class LocalRun:
         workspace: of the run.
         settings: a file that takes the place of the job's `settings.json`, or None.
         assignments: `KEY=VALUE` changes of the settings.
+        quorum: `KEY=VALUE` changes of the quorum; see `consortium.orchestration.quorum`.
         smallest_group: a metric over fewer patients is not sent by a hospital.
     """
 
@@ -73,6 +74,7 @@ class LocalRun:
     workspace: Path
     settings: Path | None = None
     assignments: Sequence[str] = ()
+    quorum: Sequence[str] = ()
     smallest_group: int = 5
 
 
@@ -111,7 +113,14 @@ def prepare_run(wanted: LocalRun) -> Settings:
         _check_channels(name, folder, settings)
     run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     workspace.mkdir(parents=True, exist_ok=True)
-    prepare_job(job, workspace / "job" / job.name, run=run, hospitals=list(folders), settings=raw)
+    prepare_job(
+        job,
+        workspace / "job" / job.name,
+        run=run,
+        hospitals=list(folders),
+        settings=raw,
+        quorum=wanted.quorum,
+    )
     return settings
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from consortium.coordinator import Coordinator, Study
+from consortium.orchestration.quorum import declare_quorum
 from consortium.settings import Settings
 from consortium.training.train import Hospital, Site
 
@@ -28,7 +29,7 @@ def federate(
         For each hospital the model that the run leaves, with what the hospital kept to itself.
     """
     names = tuple(sorted(folders))
-    study = Study("here", "here", names, settings)
+    study = Study("here", "here", declare_quorum(names, {}), settings)
     coordinator = Coordinator(study, results=workspace / "run", journal=workspace / "journal")
     hospitals = {
         name: Hospital(

@@ -78,7 +78,7 @@ def test_an_answer_to_an_earlier_round_is_late(intake):
     intake.offer(make_update("north"))
     intake.close()
     intake.open(1, "next", NAMES)
-    assert refused_code(intake, make_update("west")) == "wrong-round"
+    assert refused_code(intake, make_update("west")) == "late"
     intake.offer(make_update("north", round=1, base_sha256="next"))
     assert intake.close()[1].late == ["west"]
 
@@ -90,7 +90,7 @@ def test_a_hospital_that_was_not_asked_is_refused(intake):
 def test_nothing_is_taken_when_no_round_is_open(intake):
     intake.offer(make_update("north"))
     intake.close()
-    assert refused_code(intake, make_update("west")) == "no-round"
+    assert refused_code(intake, make_update("west")) == "late"
 
 
 def test_a_round_without_any_update_ends_with_the_reasons(intake):
@@ -98,6 +98,26 @@ def test_a_round_without_any_update_ends_with_the_reasons(intake):
     intake.fail(Failure("west", "missing-file"))
     with pytest.raises(Incomplete, match="east not-finite; west missing-file"):
         intake.close()
+
+
+def test_a_round_is_not_closed_below_its_quorum_and_stays_open(intake):
+    intake.offer(make_update("north", 1.0))
+    with pytest.raises(Incomplete, match="no-quorum: 1 updates were taken and the round needs 2"):
+        intake.close(2)
+    with pytest.raises(Incomplete, match="needs 1, of west among them"):
+        intake.close(1, ["west"])
+    intake.offer(make_update("west", 3.0))
+    change, report = intake.close(2, ["west"])
+    assert change["w"].tolist() == [2, 2]
+    assert report.answered == ["north", "west"]
+
+
+def test_a_hospital_that_this_round_does_not_ask_may_still_be_late(intake):
+    intake.offer(make_update("north"))
+    intake.close()
+    intake.open(1, "next", ["north"])
+    assert refused_code(intake, make_update("west")) == "late"
+    assert refused_code(intake, make_update("west", round=1)) == "not-asked"
 
 
 def test_a_reopened_round_forgets_what_it_had_taken(intake):
@@ -122,14 +142,14 @@ def test_the_aggregate_has_the_same_bytes_for_every_order(intake):
 def test_an_answer_after_the_round_is_late_in_the_next_and_changes_no_closed_record(intake):
     intake.offer(make_update("north"))
     _, first = intake.close()
-    assert refused_code(intake, make_update("west")) == "no-round"
+    assert refused_code(intake, make_update("west")) == "late"
     assert (first.refused, first.late) == ([], [])
     intake.open(1, "base", NAMES)
     intake.offer(make_update("north", round=1))
-    assert refused_code(intake, make_update("east")) == "wrong-round"
+    assert refused_code(intake, make_update("east")) == "late"
     _, second = intake.close()
     assert second.late == ["east", "west"]
     assert [(r.hospital, r.code) for r in second.refused] == [
-        ("east", "wrong-round"),
-        ("west", "no-round"),
+        ("east", "late"),
+        ("west", "late"),
     ]

@@ -1,10 +1,14 @@
 """An executor that misbehaves by hospital and round; travels in a job's own code."""
 
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from consortium.flare.executor import HospitalExecutor
+from consortium.flare.job import RUN_FOLDER
 from consortium.training.train import Hospital
 
 FAULTS = {
@@ -66,4 +70,59 @@ class FadingExecutor(HospitalExecutor):
             return replace(update, metrics=metrics)
 
         hospital.train = fading
+        return hospital
+
+
+class StumblingExecutor(HospitalExecutor):
+    """Fails at valley in round 2, the first time it is asked."""
+
+    def _open(self, fl_ctx):
+        first = self._hospital is None
+        hospital = super()._open(fl_ctx)
+        train = Hospital.train.__get__(hospital)
+        if first:
+            self._stumbled = False
+
+        def stumble(base, number):
+            if fl_ctx.get_identity_name() == "valley" and number == 1 and not self._stumbled:
+                self._stumbled = True
+                raise MemoryError
+            return train(base, number)
+
+        hospital.train = stumble
+        return hospital
+
+
+class FailingExecutor(HospitalExecutor):
+    """Fails at valley from round 2 on."""
+
+    def _open(self, fl_ctx):
+        hospital = super()._open(fl_ctx)
+        train = Hospital.train.__get__(hospital)
+
+        def fail(base, number):
+            if fl_ctx.get_identity_name() == "valley" and number >= 1:
+                raise MemoryError
+            return train(base, number)
+
+        hospital.train = fail
+        return hospital
+
+
+class SlowExecutor(HospitalExecutor):
+    """Answers at valley in round 2 only when that round has been closed without it."""
+
+    def _open(self, fl_ctx):
+        hospital = super()._open(fl_ctx)
+        train = Hospital.train.__get__(hospital)
+
+        def slow(base, number):
+            update = train(base, number)
+            if fl_ctx.get_identity_name() == "valley" and number == 1:
+                rounds = Path(os.environ[RUN_FOLDER]) / "rounds.jsonl"
+                while len(rounds.read_text().splitlines()) < 2:
+                    time.sleep(0.05)
+            return update
+
+        hospital.train = slow
         return hospital

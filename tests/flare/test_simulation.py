@@ -234,7 +234,12 @@ def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identi
     job = job_with("FaultyExecutor", tmp_path)
     workspace = tmp_path / "workspace"
     result = Simulation(
-        job=job, data=identified, workspace=workspace, assignments=THREE_ROUNDS, smallest_group=1
+        job=job,
+        data=identified,
+        workspace=workspace,
+        assignments=THREE_ROUNDS,
+        quorum=["minimum=1"],
+        smallest_group=1,
     ).run()
     assert not result["complete"]
     refused, lost, failures = [], [], []
@@ -246,7 +251,7 @@ def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identi
     assert refused == [
         [("harbour", "wrong-shape", True)],
         [("harbour", "not-finite", True), ("valley", "wrong-base", False)],
-        [("harbour", "wrong-round", False), ("valley", "missing-tensor", True)],
+        [("harbour", "late", False), ("valley", "missing-tensor", True)],
     ]
     assert lost == [["valley"], [], []]
     assert failures == [{"valley": "internal-error"}, {}, {}]
@@ -258,6 +263,100 @@ def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identi
         assert not path.is_file() or PLANTED.encode() not in path.read_bytes(), path
 
 
+def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
+    finished, identified, tmp_path
+):
+    job = job_with("HospitalExecutor", tmp_path)
+    config = job / "app" / "config" / "config_fed_server.json"
+    content = read_json_object(config)
+    for name in ("UpdateAggregator", "ModelPersistor", "ModelShareableGenerator"):
+        component = {"id": name, "path": f"consortium.flare.server.{name}", "args": {}}
+        content["components"].append(component)
+    content["workflows"][0] = {
+        "id": "training",
+        "path": "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
+        "args": {
+            "aggregator_id": "UpdateAggregator",
+            "persistor_id": "ModelPersistor",
+            "shareable_generator_id": "ModelShareableGenerator",
+            "min_clients": 3,
+            "train_task_name": "train",
+            "train_timeout": 0,
+            "wait_time_after_min_received": 0,
+            "snapshot_every_n_rounds": 0,
+        },
+    }
+    config.write_text(json.dumps(content))
+    result = Simulation(
+        job=job,
+        data=identified,
+        workspace=tmp_path / "workspace",
+        assignments=THREE_ROUNDS,
+        smallest_group=1,
+    ).run()
+    assert (result["complete"], result["reason"]) == (True, "")
+    assert result["model_sha256"] == finished[0]["model_sha256"]
+
+
+def test_a_hospital_that_fails_once_is_asked_again_and_nothing_is_lost(
+    finished, identified, tmp_path
+):
+    workspace = tmp_path / "workspace"
+    result = Simulation(
+        job=job_with("StumblingExecutor", tmp_path),
+        data=identified,
+        workspace=workspace,
+        assignments=THREE_ROUNDS,
+        quorum=["rest=0.1"],
+        smallest_group=1,
+    ).run()
+    assert (result["complete"], result["reason"]) == (True, "")
+    assert result["model_sha256"] == finished[0]["model_sha256"]
+    failures = [record["failures"] for record in read_rounds(workspace)]
+    assert failures == [{}, {"valley": "internal-error"}, {}]
+
+
+def test_a_run_below_its_quorum_stops_with_a_reason_and_keeps_its_closed_rounds(
+    identified, tmp_path
+):
+    workspace = tmp_path / "workspace"
+    result = Simulation(
+        job=job_with("FailingExecutor", tmp_path),
+        data=identified,
+        workspace=workspace,
+        assignments=THREE_ROUNDS,
+        quorum=["minimum=2", 'mandatory=["valley"]', "rest=0.1", "tries=2"],
+        smallest_group=1,
+    ).run()
+    assert not result["complete"]
+    assert result["reason"].startswith(
+        "no-quorum: round 2 was asked for 2 times, 2 of 3 hospitals must answer, valley among"
+        " them: valley (internal-error)"
+    )
+    assert [record["answered"] for record in read_rounds(workspace)] == [NAMES]
+
+
+def test_a_slow_hospital_misses_the_deadline_and_its_update_is_late_on_record(identified, tmp_path):
+    workspace = tmp_path / "workspace"
+    result = Simulation(
+        job=job_with("SlowExecutor", tmp_path),
+        data=identified,
+        workspace=workspace,
+        assignments=[*TINY, "rounds=6"],
+        quorum=["minimum=2", "deadline=8"],
+        smallest_group=1,
+    ).run()
+    records = read_rounds(workspace)
+    assert len(records) == 6
+    assert records[1]["lost"] == ["valley"]
+    assert records[1]["answered"] == ["harbour", "north"]
+    assert "valley is missing from " in result["reason"]
+    assert all(len(record["answered"]) >= 2 for record in records)
+    later = [record for record in records[2:] if "valley" in record["late"]]
+    assert later, records
+    assert [(r["hospital"], r["code"]) for r in later[0]["refused"]] == [("valley", "late")]
+
+
 def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(identified, tmp_path):
     data = tmp_path / "hospitals"
     shutil.copytree(identified, data)
@@ -267,7 +366,8 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     run = subprocess.run(
         [sys.executable, "-m", "consortium.cli.simulate", str(JOB)]
         + ["--data", str(data), "--workspace", str(workspace)]
-        + [word for assignment in TINY for word in ("--set", assignment)],
+        + [word for assignment in TINY for word in ("--set", assignment)]
+        + ["--quorum", "minimum=2"],
         capture_output=True,
         text=True,
     )
@@ -324,7 +424,7 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
     assert result["model_sha256"] == finished[0]["model_sha256"]
 
 
-def test_a_job_may_build_nothing_but_the_shells_and_flares_rounds(identified, tmp_path):
+def test_a_job_may_build_nothing_but_the_shells(identified, tmp_path):
     job = tmp_path / "greedy"
     shutil.copytree(JOB, job)
     config = job / "app" / "config" / "config_fed_server.json"
@@ -336,4 +436,4 @@ def test_a_job_may_build_nothing_but_the_shells_and_flares_rounds(identified, tm
     with pytest.raises(EnvironmentProblem, match="error no-result: FLARE ended without a result"):
         simulation.run()
     log = (workspace / "federation.log").read_text()
-    assert "'consortium.files.Path' at config path 'components.#5' is not in allow_list" in log
+    assert "'consortium.files.Path' at config path 'components.#2' is not in allow_list" in log

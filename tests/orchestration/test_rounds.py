@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from consortium.orchestration.quorum import Quorum, everyone
+from consortium.errors import UsageError
+from consortium.orchestration.quorum import Quorum, declare_quorum
 from consortium.orchestration.rounds import Ask, Close, Rounds, Stop, Timer, choose
 
 NAMES = ("fen", "harbour", "north", "valley")
@@ -25,7 +26,7 @@ def number_of(actions):
 
 
 def test_a_run_in_which_everybody_answers():
-    rounds = Rounds(everyone(NAMES), 2, seed=0)
+    rounds = Rounds(declare_quorum(NAMES, {}), 2, seed=0)
     assert rounds.begin() == [Ask(0, NAMES)]
     assert timers(rounds.answered(0, "fen", 2.0)) == [18.0]
     assert rounds.answered(0, "north", 3.0) == []
@@ -63,7 +64,7 @@ def test_a_round_without_its_quorum_is_asked_again_and_then_stops_with_a_reason(
     rounds.failed(0, "fen", "out-of-memory")
     assert rounds.time_up(number_of(again)) == [
         Stop(
-            "no-quorum: round 1 was asked for 2 times, 2 of 4 hospitals must answer, fen among"
+            "round 1 was asked for 2 times, 2 of 4 hospitals must answer, fen among"
             " them: fen (out-of-memory), harbour (no answer)"
         )
     ]
@@ -101,9 +102,9 @@ def test_an_old_timer_does_nothing():
 
 
 def test_a_run_that_is_continued_starts_at_its_next_round_and_one_that_is_done_stops():
-    assert Rounds(everyone(NAMES), 3, seed=0, done=2).begin() == [Ask(2, NAMES)]
-    assert Rounds(everyone(NAMES), 3, seed=0, done=3).begin() == [Stop()]
-    rounds = Rounds(everyone(["fen"]), 3, seed=0)
+    assert Rounds(declare_quorum(NAMES, {}), 3, seed=0, done=2).begin() == [Ask(2, NAMES)]
+    assert Rounds(declare_quorum(NAMES, {}), 3, seed=0, done=3).begin() == [Stop()]
+    rounds = Rounds(declare_quorum(["fen"], {}), 3, seed=0)
     rounds.begin()
     rounds.answered(0, "fen", 1.0)
     assert rounds.closed(stop=True) == [Stop()]
@@ -132,6 +133,19 @@ def test_a_seeded_choice_of_hospitals_holds_the_mandatory_and_everybody_in_time(
 def test_what_cannot_be_is_refused(declared, told):
     with pytest.raises(ValidationError, match=told):
         Quorum(**{"hospitals": NAMES, "minimum": 1, **declared})
+
+
+def test_a_study_declares_its_quorum_in_words_that_are_checked():
+    assert declare_quorum(["north", "fen"], {}) == Quorum(hospitals=("fen", "north"), minimum=2)
+    assert declare_quorum(NAMES, {}).needed == NAMES
+    assert declare_quorum(NAMES, {"sample": 2}).minimum == 2
+    assert declare_quorum(NAMES, {"minimum": 3, "mandatory": ["fen"]}).needed == ("fen",)
+    with pytest.raises(
+        UsageError, match=r"bad-quorum: quorum\.minimum: Input should be .*, --quorum"
+    ):
+        declare_quorum(NAMES, {"minimum": "few"}, "--quorum")
+    with pytest.raises(UsageError, match=r"bad-quorum: quorum\.deadlines: Extra inputs"):
+        declare_quorum(NAMES, {"deadlines": 3})
 
 
 EVENTS = st.lists(

@@ -53,6 +53,7 @@ class Intake:
         self._structures = tuple(settings.data.labels)
         self._layout = layout
         self._asked: tuple[str, ...] = ()
+        self._known: set[str] = set()
         self._expected: Expected | None = None
         self._report = Report()
 
@@ -62,6 +63,7 @@ class Intake:
             self._report = Report()
         self._rule.reset()
         self._asked = tuple(asked)
+        self._known.update(asked)
         self._expected = Expected(
             round_number,
             base_sha256,
@@ -76,15 +78,16 @@ class Intake:
 
         Raises:
             UpdateRefused: it is not taken, and is recorded as refused. Beside the codes of
-                `validate`: `no-round`, `not-asked`, `duplicate`, `out-of-range`.
+                `validate`: `late`, `not-asked`, `duplicate`, `out-of-range`.
         """
         try:
-            if update.hospital not in self._asked:
+            if update.hospital not in self._known:
                 raise UpdateRefused(update.hospital, "not-asked")
             if self._expected is None or update.round < self._expected.round:
                 self._report.late = sorted({*self._report.late, update.hospital})
-            if self._expected is None:
-                raise UpdateRefused(update.hospital, "no-round")
+                raise UpdateRefused(update.hospital, "late")
+            if update.hospital not in self._asked:
+                raise UpdateRefused(update.hospital, "not-asked")
             if update.hospital in self._report.cases:
                 raise UpdateRefused(update.hospital, "duplicate")
             validate(update, self._expected)
@@ -106,16 +109,34 @@ class Intake:
         """Records that a hospital says it cannot answer."""
         self._report.failures[failure.hospital] = failure.code
 
-    def close(self) -> tuple[dict[str, Tensor], Report]:
+    def close(
+        self, minimum: int = 1, mandatory: Sequence[str] = ()
+    ) -> tuple[dict[str, Tensor], Report]:
         """Ends the round.
+
+        Args:
+            minimum: updates that must have been taken.
+            mandatory: hospitals whose update must have been.
 
         Returns:
             The aggregate change, and who did what.
 
         Raises:
-            Incomplete: `nothing-to-aggregate`, where no update was taken.
+            Incomplete: `no-quorum`, where they were not; the round stays open.
         """
-        report, self._report = self._report, Report()
+        report = self._report
+        if len(report.cases) < minimum or not set(mandatory) <= report.cases.keys():
+            reasons = {refusal.hospital: refusal.code for refusal in report.refused}
+            reasons |= report.failures
+            told = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
+            raise Incomplete(
+                "no-quorum",
+                f"{len(report.cases)} updates were taken and the round needs {minimum}"
+                + (f", of {', '.join(mandatory)} among them" if mandatory else ""),
+                told or "the others did not answer",
+                "see errors.log at the hospitals",
+            )
+        self._report = Report()
         report.answered = sorted(report.cases)
         refused = {refusal.hospital for refusal in report.refused}
         report.lost = sorted(set(self._asked) - set(report.cases) - refused)
@@ -123,14 +144,4 @@ class Intake:
         report.metrics = dict(sorted(report.metrics.items()))
         report.refused.sort(key=lambda refusal: (refusal.hospital, refusal.code, refusal.tensor))
         self._expected = None
-        if not report.answered:
-            reasons = {refusal.hospital: refusal.code for refusal in report.refused}
-            reasons |= report.failures
-            told = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
-            raise Incomplete(
-                "nothing-to-aggregate",
-                "no hospital's update was taken",
-                told or "no hospital answered",
-                "see errors.log at the hospitals",
-            )
         return self._rule.mean(), report

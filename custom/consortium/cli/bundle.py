@@ -25,6 +25,10 @@ def bundle(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
     ] = None,
+    quorum: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What a round needs: minimum, mandatory, ..."),
+    ] = None,
     configuration_only: Annotated[
         bool,
         typer.Option(
@@ -40,6 +44,7 @@ def bundle(
         hospitals=hospital or [],
         settings=settings,
         assignments=set_ or [],
+        quorum=quorum or [],
         with_package=not configuration_only,
     )
     print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")

@@ -31,6 +31,10 @@ def simulate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
     ] = None,
+    quorum: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What a round needs: minimum, mandatory, ..."),
+    ] = None,
     smallest_group: Annotated[
         int, typer.Option(help="A metric over fewer patients is not sent by a hospital.", min=1)
     ] = 5,
@@ -56,6 +60,7 @@ def simulate(
         workspace=workspace,
         settings=settings,
         assignments=assignments,
+        quorum=quorum or [],
         resume=resume,
         smallest_group=smallest_group,
     )

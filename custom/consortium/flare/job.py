@@ -34,6 +34,7 @@ class Job:
         run: id of the run; the same for all jobs that continue it.
         name: of the job.
         hospitals: that the study declares, sorted; empty where `meta.json` names none.
+        quorum: what the study declares of its rounds; see `consortium.orchestration.quorum`.
         settings: the job's.
         root: the workspace of this server or site.
         folder: this job's folder in it.
@@ -42,6 +43,7 @@ class Job:
     run: str
     name: str
     hospitals: tuple[str, ...]
+    quorum: Mapping[str, Any]
     settings: Settings
     root: Path
     folder: Path
@@ -73,6 +75,7 @@ def read_job(fl_ctx: FLContext) -> Job:
         run=ours.get("run") or job_id,
         name=str(meta.get("name", "job")),
         hospitals=tuple(sorted(ours.get("hospitals", []))),
+        quorum=ours.get("quorum", {}),
         settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
         folder=Path(workspace.get_run_dir(job_id)),

@@ -1,8 +1,9 @@
-"""The orchestrator's components around `ScatterAndGather`: one run, seen by FLARE in four parts.
+"""The orchestrator's components: one run, seen by FLARE in parts.
 
-`StudyRun` leads; the aggregator, the persistor and the shareable generator ask it. FLARE swallows
-what an event handler raises, so whatever may fail is called where FLARE stops the job for it, and
-the reason is kept for `result.json`.
+`StudyRun` holds it; the workflows of `rounds` and `assessment` ask it, and so can FLARE's own
+`ScatterAndGather`, through the aggregator, the persistor and the shareable generator here. FLARE
+swallows what an event handler raises, so whatever may fail is called where FLARE stops the job for
+it, and the reason is kept for `result.json`.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from consortium.files import write_text
 from consortium.flare.job import TROUBLE, read_job, register_tensors, result_folders
 from consortium.flare.outcome import note_outcome
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
+from consortium.orchestration.quorum import declare_quorum
 
 T = TypeVar("T")
 
@@ -38,8 +40,8 @@ class StudyRun(FLComponent):
     """Holds the run of this job.
 
     Args:
-        training: id of the `ScatterAndGather` workflow; its number of rounds and its first round
-            are set from the job's settings and the journal.
+        training: id of the workflow of the rounds; of a `ScatterAndGather`, the number of rounds
+            and the first one are set from the job's settings and the journal.
     """
 
     def __init__(self, training: str = "training"):
@@ -100,26 +102,21 @@ class StudyRun(FLComponent):
         job = read_job(fl_ctx)
         self._results, journal = result_folders(job)
         engine = fl_ctx.get_engine()
-        hospitals = job.hospitals or tuple(sorted(client.name for client in engine.get_clients()))
+        hospitals = job.hospitals or [client.name for client in engine.get_clients()]
         self._coordinator = Coordinator(
-            Study(job.run, job.name, hospitals, job.settings),
+            Study(job.run, job.name, declare_quorum(hospitals, job.quorum), job.settings),
             results=self._results,
             journal=journal,
         )
         training = engine.get_component(self._training_id)
-        if not isinstance(training, ScatterAndGather):
-            raise UsageError(
-                "bad-job", "no such workflow", self._training_id, "keep the job's configuration"
-            )
-        self._set_rounds(training, fl_ctx)
+        if isinstance(training, ScatterAndGather):
+            self._set_rounds(training, fl_ctx)
 
     def _set_rounds(self, training: ScatterAndGather, fl_ctx: FLContext) -> None:
         run = self.coordinator.run
         rounds = len(run.records) if run.stopped_early else run.rounds
         state = training.get_persist_state(fl_ctx)
         training.restore({**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx)
-        # FLARE hands `task_check_period` to an attribute that nothing reads, and looks each 0.2 s.
-        training.communicator._task_check_period = training._task_check_period
 
     def close_round(self, fl_ctx: FLContext) -> None:
         """Closes the round and, where the selection says so, makes it the last."""

@@ -9,11 +9,8 @@ from typing import Any
 
 from consortium.kits.hospital import HOSPITAL, HospitalFile
 
-ALLOWED_CLASSES = [
-    "consortium.flare.",
-    "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
-]
-"""All that a job's configuration may build: these shells, and FLARE's loop of rounds."""
+ALLOWED_CLASSES = ["consortium.flare."]
+"""All that a job's configuration may build: these shells."""
 
 _NOTHING_MORE = {"byoc": "none", "server-predeployed-flwr": "none", "shell_commands": "none"}
 

@@ -3,10 +3,12 @@
 FLARE's own `min_clients` and `mandatory_clients` are derived from it.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from consortium.errors import UsageError
 
 
 class Quorum(BaseModel):
@@ -27,7 +29,7 @@ class Quorum(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     hospitals: tuple[str, ...]
-    minimum: Annotated[int, Field(ge=1)] = 1
+    minimum: Annotated[int, Field(ge=1)]
     mandatory: tuple[str, ...] = ()
     deadline: Annotated[float | None, Field(gt=0)] = None
     patience: Annotated[float, Field(ge=1)] = 10.0
@@ -39,8 +41,8 @@ class Quorum(BaseModel):
     def _consistent(self) -> Self:
         asked = self.sample or len(self.hospitals)
         strangers = sorted(set(self.mandatory) - set(self.hospitals))
-        if list(self.hospitals) != sorted(set(self.hospitals)):
-            raise ValueError("hospitals must be sorted, each once")
+        if not self.hospitals or list(self.hospitals) != sorted(set(self.hospitals)):
+            raise ValueError("hospitals must be sorted, each once, at least one")
         if strangers:
             raise ValueError(f"mandatory: {', '.join(strangers)} does not take part")
         if asked > len(self.hospitals):
@@ -51,8 +53,31 @@ class Quorum(BaseModel):
             raise ValueError(f"mandatory: only {asked} hospitals are asked in a round")
         return self
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Hospitals without which no round can be closed."""
+        return self.hospitals if self.minimum == len(self.hospitals) else self.mandatory
 
-def everyone(hospitals: Sequence[str]) -> Quorum:
-    """The quorum of a study that needs all its hospitals in every round."""
-    names = tuple(sorted(hospitals))
-    return Quorum(hospitals=names, minimum=len(names), mandatory=names)
+
+def declare_quorum(
+    hospitals: Sequence[str], declared: Mapping[str, Any], where: str = "meta.json"
+) -> Quorum:
+    """The quorum of a study.
+
+    Args:
+        hospitals: that take part.
+        declared: what the study says beside them; see `Quorum`.
+        where: it is said, for an error.
+
+    Raises:
+        UsageError: `bad-quorum`, with the key.
+    """
+    names = tuple(sorted(set(hospitals)))
+    everybody = declared.get("sample") or len(names)
+    try:
+        return Quorum.model_validate({"minimum": everybody, **declared, "hospitals": names})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("quorum", *first["loc"]))
+        told = first["msg"].removeprefix("Value error, ")
+        raise UsageError("bad-quorum", f"{key}: {told}", where, "correct it") from None

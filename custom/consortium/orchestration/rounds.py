@@ -189,9 +189,7 @@ class Rounds:
             wanted.append(f"{', '.join(self._quorum.mandatory)} among them")
         told = _words({**dict.fromkeys(round_.silent, "no answer"), **round_.failed})
         tries = f"{round_.tries} time" + ("" if round_.tries == 1 else "s")
-        return (
-            f"no-quorum: round {self._done + 1} was asked for {tries}, {', '.join(wanted)}: {told}"
-        )
+        return f"round {self._done + 1} was asked for {tries}, {', '.join(wanted)}: {told}"
 
 
 def choose(quorum: Quorum, seed: int, round_number: int) -> tuple[str, ...]:

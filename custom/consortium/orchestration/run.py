@@ -46,7 +46,11 @@ class Run:
         if len(self.records) < self.rounds and not self.stopped_early:
             reasons.append(f"{len(self.records)} of {self.rounds} rounds were done")
         for hospital in self.hospitals:
-            absent = [record for record in self.records if hospital not in record.answered]
+            absent = [
+                record
+                for record in self.records
+                if hospital in record.asked and hospital not in record.answered
+            ]
             if absent:
                 reasons.append(
                     f"{hospital} is missing from {_rounds([record.round for record in absent])}"
