@@ -269,8 +269,40 @@ def test_a_torn_model_in_the_journal_is_noticed(federation):
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(bytes(content))
-    with pytest.raises(Refused, match="torn-model"):
+    with pytest.raises(Refused, match="bad-journal"):
         federation.start()
+
+
+def test_after_a_torn_entry_the_round_before_is_used_and_the_run_ends_with_the_same_bytes(
+    generated, tmp_path, tiny
+):
+    undisturbed = Federation(generated, tmp_path / "a", tiny("rounds=3")).rest()
+    federation = Federation(generated, tmp_path / "b", tiny("rounds=3"))
+    federation.round()
+    federation.round()
+    newest = max((federation.folder / "journal").glob("model-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    federation.start()
+    assert federation.coordinator.rounds_done == 1
+    result = federation.rest()
+    assert (result["complete"], result["model_sha256"]) == (True, undisturbed["model_sha256"])
+    assert result["notes"] == [
+        "entry-000002.json is left out: model-000002.safetensors is not as it was written"
+    ]
+
+
+@pytest.mark.parametrize("rounds", [4, 12])
+def test_a_finished_run_is_extended_by_more_rounds(generated, tmp_path, tiny, rounds):
+    federation = Federation(generated, tmp_path, tiny("rounds=3", "selection.share=0.5"))
+    first = federation.rest()
+    federation.settings = tiny(f"rounds={rounds}", "selection.share=0.5")
+    federation.start()
+    assert federation.coordinator.rounds_done == 3
+    result = federation.rest()
+    assert (result["complete"], result["rounds"]) == (True, rounds)
+    assert result["model_sha256"] != first["model_sha256"]
+    averaged = federation.coordinator._average.count
+    assert averaged == {4: 3, 12: 6}[rounds]
 
 
 def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):

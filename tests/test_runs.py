@@ -2,7 +2,8 @@
 
 import pytest
 
-from consortium.runs import OUTCOME, describe
+from consortium.orchestration.chain import OUTCOME
+from consortium.runs import describe
 
 RECORD = {
     "name": "tumor_segmentation",
@@ -82,12 +83,23 @@ def test_a_hospital_that_did_not_take_the_job_is_named():
         ("FINISHED:COMPLETED", {"complete": True, "reason": ""}, "finished", []),
         ("FINISHED:COMPLETED", {"complete": False, "reason": "lost"}, "incomplete", ["lost"]),
         ("FINISHED:ABORTED", None, "aborted", []),
-        ("FINISHED:EXECUTION_EXCEPTION", {"complete": False, "reason": "x"}, "failed", ["x"]),
+        (
+            "FINISHED:EXECUTION_EXCEPTION",
+            {"complete": False, "reason": "x", "stopped": True},
+            "failed",
+            ["x"],
+        ),
         (
             "FINISHED:ABNORMAL",
             None,
+            "interrupted",
+            ["the run goes on as soon as its hospitals are there"],
+        ),
+        (
+            "FINISHED:FAILED_TO_RUN",
+            None,
             "failed",
-            ["FLARE ended it as FINISHED:ABNORMAL and says no more"],
+            ["FLARE ended it as FINISHED:FAILED_TO_RUN and says no more"],
         ),
     ],
 )

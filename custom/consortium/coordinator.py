@@ -113,12 +113,20 @@ class Coordinator:
         self._model_sha256 = digest(self.model)
 
     def _continue(self, entry: Entry, fresh: Mapping[str, Tensor]) -> None:
-        if entry.run != self._study.run or entry.settings != self._dump_settings():
+        rounds = self._study.settings.rounds
+        if (
+            entry.run != self._study.run
+            or {
+                **entry.settings,
+                "rounds": rounds,
+            }
+            != self._dump_settings()
+        ):
             raise Refused(
                 "other-run",
                 "the workspace holds a run of other settings",
                 str(self._journal.folder),
-                "resume with the same settings or use a new workspace",
+                "resume with the same settings (but for the rounds) or use a new workspace",
             )
         self.model = load_state(self._journal.folder / entry.model, fresh)
         if digest(self.model) != entry.model_sha256:
@@ -132,13 +140,14 @@ class Coordinator:
         self._start_file, self._best_file = entry.start, entry.best
         self.run.records = list(entry.records)
         self._selection = Selection.from_dict(entry.selection)
-        self.run.stopped_early = entry.stopped_early
+        self.run.stopped_early = entry.stopped_early and rounds <= entry.settings["rounds"]
         doubles = {
             name: tensor.double() for name, tensor in fresh.items() if name in self._trainable
         }
-        if AVERAGE in entry.more:
+        # Of a run that is extended so far that the last rounds are all ahead, it begins again.
+        if AVERAGE in entry.more and self.rounds_done > self._averaged_from:
             sums = load_state(self._journal.folder / entry.more[AVERAGE], ModelAverage.blank(fresh))
-            self._average = ModelAverage(self.rounds_done - self._averaged_from, sums)
+            self._average = ModelAverage(entry.averaged, sums)
         if VELOCITY in entry.more:
             file = self._journal.folder / entry.more[VELOCITY]
             self._server = self._new_server(load_state(file, doubles))
@@ -151,6 +160,11 @@ class Coordinator:
     def settings(self) -> Settings:
         """The job's settings."""
         return self._study.settings
+
+    @property
+    def notes(self) -> list[str]:
+        """What was found wrong and did not stop the run, in words."""
+        return list(self._journal.notes)
 
     @property
     def quorum(self) -> Quorum:
@@ -367,6 +381,7 @@ class Coordinator:
             "job": self.run.job,
             "complete": not reason,
             "reason": reason,
+            "notes": list(self._journal.notes),
             "seed": self._study.settings.seed,
             "versions": _versions(),
             "hospitals": self._hospital_rows(),
@@ -448,6 +463,7 @@ class Coordinator:
                 best=self._best_file,
                 start=self._start_file,
                 more=dict(more),
+                averaged=self._average.count,
                 stopped_early=self.run.stopped_early,
             ),
             {name: _writer(state) for name, state in models.items()},

@@ -19,7 +19,8 @@ from consortium.data.datalist import hospital_folders
 from consortium.errors import EnvironmentProblem
 from consortium.flare.session import Session, open_session
 from consortium.local_run import POLL, LocalRun, View, look, prepare_run
-from consortium.runs import describe
+from consortium.orchestration.chain import NEXT
+from consortium.runs import GOING_ON, describe
 from consortium.settings import Settings, read_json_object
 
 _ASK = 1.0  # seconds between two questions to the orchestrator
@@ -51,7 +52,7 @@ class FederatedRun(LocalRun):
             federation.up(place, data=self.data, own=own)
             with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
                 job_id = session.submit(workspace / "job" / self.job.name)
-                self._follow(session, job_id, place, settings, watch)
+                job_id = self._follow(session, job_id, place, settings, watch)
                 _fetch(session, job_id, workspace)
                 reasons = describe(session.job(job_id)).reasons
         finally:
@@ -69,19 +70,21 @@ class FederatedRun(LocalRun):
         place: Path,
         settings: Settings,
         watch: Callable[[View], None],
-    ) -> None:
-        """Shows how far it is until FLARE says that it has ended."""
-        folder = place / "machines" / federation.ORCHESTRATOR / job_id / "consortium"
+    ) -> str:
+        """Shows how far it is until FLARE says that it has ended; returns its last job."""
         asked, seen = 0.0, View(settings, [], {})
         while True:
+            folder = place / "machines" / federation.ORCHESTRATOR / job_id / "consortium"
             view = self._look(folder, place, settings)
             # At its end FLARE puts the job's folder away before it says so.
             seen = view if len(view.records) >= len(seen.records) else seen
             watch(seen)
             if time.monotonic() - asked > _ASK:
                 asked = time.monotonic()
-                if describe(session.job(job_id)).state not in ("waiting", "starting", "running"):
-                    return
+                record = session.job(job_id)
+                job_id = str(record.get(NEXT, job_id))
+                if describe(record).state not in GOING_ON:
+                    return job_id
             time.sleep(POLL)
 
     def _look(self, results: Path, place: Path, settings: Settings) -> View:

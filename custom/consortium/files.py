@@ -33,6 +33,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             write(beside)
             _flush(beside)
             beside.replace(path)
+            _flush(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink()
@@ -68,6 +69,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if former.exists():
                     former.rename(path)
                 raise
+            _flush(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
@@ -115,8 +117,12 @@ def _beside(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    """Brings a file, or the names in a folder, to the disk."""
+    written = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(written)
+    finally:
+        os.close(written)
 
 
 @contextmanager

@@ -128,6 +128,7 @@ def bundle_job(
     settings: Path | None = None,
     assignments: Sequence[str] = (),
     quorum: Sequence[str] = (),
+    run: str = "",
     with_package: bool = True,
 ) -> None:
     """Writes a job to submit.
@@ -142,6 +143,7 @@ def bundle_job(
         settings: a file that takes the place of the job's `settings.json`, or None.
         assignments: `KEY=VALUE` changes of the settings.
         quorum: see `prepare_job`.
+        run: id of a run that this job continues; "" begins one.
         with_package: whether the job carries this package.
 
     Raises:
@@ -157,11 +159,11 @@ def bundle_job(
         raw = override(raw, list(assignments))
         parse_settings(raw, "--set")
     if not with_package:
-        prepare_job(source, out, run="", hospitals=hospitals, settings=raw, quorum=quorum)
+        prepare_job(source, out, run=run, hospitals=hospitals, settings=raw, quorum=quorum)
         return
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / source.name
-        prepare_job(source, plain, run="", hospitals=hospitals, settings=raw, quorum=quorum)
+        prepare_job(source, plain, run=run, hospitals=hospitals, settings=raw, quorum=quorum)
         with whole_folder(out) as beside:
             shutil.copytree(plain, beside, dirs_exist_ok=True)
             shutil.copytree(

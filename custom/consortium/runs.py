@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OUTCOME = "consortium_outcome"
-"""Key of a job's record: `complete`, and `reason` where the run is not."""
+from consortium.orchestration.chain import NEXT, OUTCOME, is_broken
 
 _ABSENT = re.compile(r"missing required site (\S+)")
 _SCARCE = re.compile(r"enough resources \(ok sites (\d+) < min sites (\d+)\)")
@@ -26,6 +25,9 @@ _STATES = {
     "ABANDONED": "failed",
 }
 
+GOING_ON = ("waiting", "starting", "running", "interrupted", "continued")
+"""States of a run that has not ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -34,7 +36,9 @@ class Run:
     Attributes:
         job: FLARE's id of it.
         name: the job's.
-        state: `waiting`, `starting`, `running`, `finished`, `incomplete`, `aborted` or `failed`.
+        state: `waiting`, `starting`, `running`, `finished`, `incomplete`, `aborted` or `failed`;
+            `interrupted` where another job is to go on with the run, and `continued` where one
+            does.
         submitter: the admin's name.
         submitted: date and time, UTC.
         duration: as FLARE tells it, "" before it starts.
@@ -64,6 +68,8 @@ def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()
     state = _STATES.get(status, "failed" if status.startswith("FINISHED") else status.lower())
     if state == "finished" and outcome.get("complete") is False:
         state = "incomplete"
+    elif state == "failed" and (record.get(NEXT) or is_broken(record)):
+        state = "continued" if record.get(NEXT) else "interrupted"
     duration = str(record.get("duration") or "")
     return Run(
         job=str(record["job_id"]),
@@ -92,6 +98,10 @@ def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) 
         reasons += _waiting(record)
     if outcome.get("reason"):
         reasons.append(str(outcome["reason"]))
+    if state == "continued":
+        reasons.append(f"the run goes on as {record[NEXT]}")
+    elif state == "interrupted":
+        reasons.append("the run goes on as soon as its hospitals are there")
     elif state == "failed" and not reasons:
         reasons.append(f"FLARE ended it as {record.get('status')} and says no more")
     return reasons

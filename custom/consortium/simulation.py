@@ -17,12 +17,18 @@ from typing import Any
 
 from consortium.data.datalist import hospital_folders
 from consortium.errors import EnvironmentProblem, Incomplete, Refused, UsageError
-from consortium.files import lock_file
+from consortium.files import lock_file, write_json
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.jobs import SETTINGS
 from consortium.local_run import POLL, LocalRun, View, look, prepare_run
-from consortium.settings import Settings, load_settings, read_json_object
+from consortium.settings import (
+    Settings,
+    load_settings,
+    override,
+    parse_settings,
+    read_json_object,
+)
 
 GRACE = 20.0
 """Seconds that a hospital's process may be gone before the run is given up."""
@@ -33,7 +39,7 @@ class Simulation(LocalRun):
     """A run in the simulator.
 
     Attributes:
-        resume: go on with the run in the workspace.
+        resume: go on with the run in the workspace, where `assignments` say so to more rounds.
         environment: variables for FLARE's processes.
     """
 
@@ -89,12 +95,13 @@ class Simulation(LocalRun):
     def _prepare(self, workspace: Path, hospitals: list[str]) -> Settings:
         prepared = workspace / "job" / self.job.name
         if self.resume:
-            if self.assignments or self.settings:
+            more = [word for word in self.assignments if not word.startswith("rounds=")]
+            if more or self.settings or self.quorum:
                 raise UsageError(
                     "settings-on-resume",
-                    "the settings of a run cannot change",
+                    "of the settings of a run only the rounds can change",
                     "--resume",
-                    "leave out --settings, --set, --rounds and --seed",
+                    "leave out --settings, --set, --quorum and --seed",
                 )
             if not prepared.is_dir():
                 raise Refused(
@@ -108,6 +115,10 @@ class Simulation(LocalRun):
                     str(self.data),
                     "resume with the same folders",
                 )
+            if self.assignments:
+                raw = override(read_json_object(prepared / SETTINGS), list(self.assignments))
+                parse_settings(raw, "--rounds")
+                write_json(prepared / SETTINGS, raw)
             return load_settings(prepared / SETTINGS)
         return prepare_run(self)
 

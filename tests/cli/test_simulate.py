@@ -73,7 +73,7 @@ def test_one_hospital_with_other_channels(simulate, hospitals):
         (["--set", "selection.patience=3"], 2, "error bad-setting: setting selection: patience"),
         (["--set", "data.size=[31,31]"], 2, "error bad-setting: setting data.size: "),
         (["--set", "model.from=/nowhere"], 2, "error missing-file: no such model, /nowhere"),
-        (["--resume"], 2, "error settings-on-resume: the settings of a run cannot change"),
+        (["--resume"], 2, "error settings-on-resume: of the settings of a run only the rounds"),
         (["--settings", "/nowhere.json"], 2, "error missing-file: no such file, /nowhere.json, "),
         (["--settings", "/"], 2, "error bad-json: not a JSON file ("),
     ],

@@ -21,7 +21,7 @@ def entry(number, best):
     return Entry(
         run="run",
         settings={"rounds": 3},
-        records=[RECORD],
+        records=[RECORD] * number,
         selection={"best_model": 0},
         model=f"model-{number}.safetensors",
         model_sha256="b",
@@ -30,10 +30,10 @@ def entry(number, best):
     )
 
 
-def files(*numbers):
+def files(*numbers, text=""):
     return {
         f"model-{number}.safetensors": lambda path, number=number: (
-            path.write_text(str(number)) and None
+            path.write_text(f"{text} {number}") and None
         )
         for number in numbers
     }
@@ -46,13 +46,61 @@ def test_an_entry_is_read_back(tmp_path):
     assert journal.read() == entry(1, 0)
 
 
-def test_only_the_last_the_best_and_the_first_model_are_kept(tmp_path):
+def test_the_files_of_the_last_two_entries_are_kept(tmp_path):
+    journal = Journal(tmp_path)
+    for number, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        journal.write(entry(number, best), files(*((0, 1) if number == 1 else (number,))))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "entry-000003.json",
+        "entry-000004.json",
+        "model-0.safetensors",
+        "model-3.safetensors",
+        "model-4.safetensors",
+    }
+    assert journal.read() == entry(4, 3)
+
+
+def damage(path, how):
+    whole = path.read_bytes()
+    match how:
+        case "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "bit":
+            path.write_bytes(whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
+        case "gone":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("model-2.safetensors", how) for how in ("cut", "bit", "gone", "empty")),
+        *(("entry-000002.json", how) for how in ("cut", "bit", "empty")),
+    ],
+)
+def test_a_damaged_entry_is_left_out_and_told_and_the_one_before_is_used(tmp_path, name, how):
+    journal = Journal(tmp_path)
+    journal.write(entry(1, 1), files(0, 1, text="a model of some bytes, the first"))
+    journal.write(entry(2, 1), files(2, text="a model of some bytes, the second"))
+    damage(tmp_path / name, how)
+    again = Journal(tmp_path)
+    assert again.read() == entry(1, 1)
+    [note] = again.notes
+    assert note.startswith("entry-000002.json is left out: ")
+    again.write(entry(2, 1), files(2, text="a model of some bytes, the second"))
+    assert Journal(tmp_path).read() == entry(2, 1)
+
+
+def test_a_round_that_is_journalled_at_once_with_its_files_named_by_the_next(tmp_path):
     journal = Journal(tmp_path)
     journal.write(entry(1, 1), files(0, 1))
-    journal.write(entry(2, 1), files(2))
-    journal.write(entry(3, 3), files(3))
-    names = {path.name for path in tmp_path.glob("*.safetensors")}
-    assert names == {"model-0.safetensors", "model-3.safetensors"}
+    resumed = Journal(tmp_path)
+    resumed.read()
+    resumed.write(entry(2, 1), files(2))
+    assert Journal(tmp_path).read() == entry(2, 1)
 
 
 def test_a_full_disk_leaves_the_last_round_as_it_was(tmp_path):
@@ -71,6 +119,6 @@ def test_a_full_disk_leaves_the_last_round_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"run": "x"}', '{"records": [{}]}'])
 def test_a_journal_that_is_none_is_refused(tmp_path, content):
-    (tmp_path / "journal.json").write_text(content)
+    (tmp_path / "entry-000001.json").write_text(content)
     with pytest.raises(Refused, match="bad-journal"):
         Journal(tmp_path).read()

@@ -29,6 +29,14 @@ def bundle(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="What a round needs: minimum, mandatory, ..."),
     ] = None,
+    continue_: Annotated[
+        str,
+        typer.Option(
+            "--continue",
+            metavar="RUN",
+            help="Go on with this run of the orchestrator, to more rounds or with more hospitals.",
+        ),
+    ] = "",
     configuration_only: Annotated[
         bool,
         typer.Option(
@@ -45,6 +53,7 @@ def bundle(
         settings=settings,
         assignments=set_ or [],
         quorum=quorum or [],
+        run=continue_,
         with_package=not configuration_only,
     )
     print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")

@@ -44,7 +44,10 @@ def simulate(
             "--pooled", help="Then train one model on all patients in one place, to compare with."
         ),
     ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the workspace.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Go on with the run in the workspace, with --rounds to more rounds."),
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Run a job over the hospitals in DIR, each a process of its own, in FLARE's simulator.

@@ -16,7 +16,7 @@ from nvflare.apis.impl.job_def_manager import SimpleJobDefManager
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 
 from consortium.errors import Refused
-from consortium.runs import OUTCOME
+from consortium.orchestration.chain import OUTCOME
 
 _EMPTY = b"PK\5\6" + bytes(18)  # a zip file without entries
 
@@ -41,7 +41,7 @@ class CheckedJobs(SimpleJobDefManager):
             check_archive(uploaded_content)
         except Refused as refused:
             reason = str(refused).removeprefix("error ")
-            meta = {**meta, OUTCOME: {"complete": False, "reason": reason}}
+            meta = {**meta, OUTCOME: {"complete": False, "reason": reason, "stopped": True}}
             created = dict(super().create(meta, _EMPTY, fl_ctx))
             self.set_status(created[JobMetaKey.JOB_ID.value], RunStatus.FAILED_TO_RUN, fl_ctx)
             return created

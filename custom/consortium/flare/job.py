@@ -16,6 +16,7 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 from consortium import __version__
 from consortium.errors import Refused
 from consortium.jobs import BOUND, SETTINGS, STUDY
+from consortium.orchestration.chain import link_of
 from consortium.settings import Settings, load_settings, read_json_object
 
 RUN_FOLDER = "CONSORTIUM_RUN"
@@ -63,6 +64,7 @@ def read_job(fl_ctx: FLContext) -> Job:
     config = Path(workspace.get_app_config_dir(job_id))
     check_as_submitted(meta, config)
     ours = meta.get("consortium", {})
+    link = link_of({**meta, "job_id": job_id})
     made_with = ours.get("version", __version__)
     if made_with != __version__:
         raise Refused(
@@ -72,7 +74,7 @@ def read_job(fl_ctx: FLContext) -> Job:
             "install the version that the consortium agreed on",
         )
     return Job(
-        run=ours.get("run") or job_id,
+        run=link.run if link is not None else job_id,
         name=str(meta.get("name", "job")),
         hospitals=tuple(sorted(ours.get("hospitals", []))),
         quorum=ours.get("quorum", {}),
@@ -118,7 +120,12 @@ def result_folders(job: Job) -> tuple[Path, Path]:
     override = os.environ.get(RUN_FOLDER)
     if override:
         return Path(override), Path(override) / "journal"
-    return job.folder / "consortium", job.root / "consortium" / job.run / "journal"
+    return job.folder / "consortium", journal_folder(job.root, job.run)
+
+
+def journal_folder(root: Path, run: str) -> Path:
+    """Where the orchestrator with this workspace keeps the journal of a run."""
+    return root / "consortium" / run / "journal"
 
 
 def register_tensors() -> None:

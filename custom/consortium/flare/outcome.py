@@ -16,15 +16,22 @@ from nvflare.apis.utils.job_utils import get_event_job_id
 
 from consortium.errors import ConsortiumError
 from consortium.files import write_json
-from consortium.runs import OUTCOME
+from consortium.orchestration.chain import OUTCOME
 from consortium.settings import read_json_object
 
 
-def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str) -> None:
-    """Leaves word of how this job's run ended; what goes wrong here must not change it."""
+def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str, stopped: bool) -> None:
+    """Leaves word of how this job's run ended; what goes wrong here must not change it.
+
+    Args:
+        fl_ctx: FLARE's.
+        complete: whether the run is.
+        reason: why it is not.
+        stopped: whether it ended for a reason that another job would meet again.
+    """
     with contextlib.suppress(ConsortiumError):
         path = _path(fl_ctx, fl_ctx.get_job_id())
-        write_json(path, {"complete": complete, "reason": reason})
+        write_json(path, {"complete": complete, "reason": reason, "stopped": stopped})
 
 
 class OutcomeKeeper(FLComponent):

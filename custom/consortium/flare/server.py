@@ -9,9 +9,10 @@ it, and the reason is kept for `result.json`.
 import contextlib
 import gc
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -26,14 +27,15 @@ from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from consortium.coordinator import Coordinator, Study
-from consortium.errors import ConsortiumError, UsageError
-from consortium.files import write_text
+from consortium.errors import ConsortiumError, Refused, UsageError
+from consortium.files import lock_file, write_text
 from consortium.flare.job import TROUBLE, read_job, register_tensors, result_folders
 from consortium.flare.outcome import note_outcome
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
 from consortium.orchestration.quorum import declare_quorum
 
 T = TypeVar("T")
+_PATIENCE = 60.0  # seconds that another process may take to let go of the journal
 
 
 class StudyRun(FLComponent):
@@ -49,7 +51,9 @@ class StudyRun(FLComponent):
         self._training_id = training
         self._coordinator: Coordinator | None = None
         self._trouble = ""
+        self._stopped = False
         self._results: Path | None = None
+        self._hold: IO[str] | None = None
         self._log = logging.getLogger(__name__)
 
     @property
@@ -78,7 +82,7 @@ class StudyRun(FLComponent):
                 result = self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
             complete = result is not None and result["complete"]
             reason = result["reason"] if result is not None else self._trouble
-            note_outcome(fl_ctx, complete=complete, reason=reason)
+            note_outcome(fl_ctx, complete=complete, reason=reason, stopped=self._stopped)
         elif event_type == EventType.FATAL_SYSTEM_ERROR:
             # FLARE's own reasons too: a hospital's process that died, say.
             self._trouble = self._trouble or _one_line(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
@@ -92,6 +96,7 @@ class StudyRun(FLComponent):
             self._log.error("%s", error, exc_info=not known)
             told = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
             self._trouble = self._trouble or _one_line(told)
+            self._stopped = known
             if self._results is not None:
                 with contextlib.suppress(ConsortiumError):
                     write_text(self._results / TROUBLE, f"{told}\n")
@@ -101,6 +106,7 @@ class StudyRun(FLComponent):
     def _open(self, fl_ctx: FLContext) -> None:
         job = read_job(fl_ctx)
         self._results, journal = result_folders(job)
+        self._hold = _hold(journal)
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or [client.name for client in engine.get_clients()]
         self._coordinator = Coordinator(
@@ -108,6 +114,8 @@ class StudyRun(FLComponent):
             results=self._results,
             journal=journal,
         )
+        for note in self._coordinator.notes:
+            self._log.warning("journal: %s", note)
         training = engine.get_component(self._training_id)
         if isinstance(training, ScatterAndGather):
             self._set_rounds(training, fl_ctx)
@@ -127,6 +135,24 @@ class StudyRun(FLComponent):
             # FLARE counts on after this; restoring is its public way to change the count.
             rounds = self.coordinator.rounds_done
             training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
+
+
+def _hold(journal: Path) -> IO[str]:
+    """Keeps another process out of a journal until this one ends.
+
+    Raises:
+        Refused: `journal-in-use`.
+    """
+    journal.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + _PATIENCE
+    while True:
+        held = lock_file(journal / ".lock")
+        if held is not None:
+            return held
+        if time.monotonic() > until:
+            raise Refused("journal-in-use", "another process has it", str(journal), "end that one")
+        # The job before this one, whose parent died, is still ending.
+        time.sleep(0.2)
 
 
 def _one_line(told: object) -> str:

@@ -61,6 +61,7 @@ PRIVACY: dict[str, Any] = {
 
 _GUARD = {"id": "kit_guard", "path": "consortium.flare.guard.KitGuard", "args": {}}
 _OUTCOME = {"id": "outcome", "path": "consortium.flare.outcome.OutcomeKeeper", "args": {}}
+_KEEPER = {"id": "run_keeper", "path": "consortium.flare.chain.RunKeeper", "args": {}}
 _ONE_COPY = {"id": "one_copy", "path": "consortium.flare.guard.OneCopyOfAKit", "args": {}}
 
 
@@ -164,7 +165,7 @@ def local_files(role: str) -> dict[str, Any]:
     if role == "server":
         return {
             **files,
-            "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME, _ONE_COPY),
+            "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME, _KEEPER, _ONE_COPY),
             "local/resources.json": SERVER_RESOURCES,
         }
     return {
