@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from scripts.benchmarks import accuracy, hippocampus, provisioning, training, variants
+from scripts.benchmarks import accuracy, chaos, hippocampus, provisioning, training, variants
 from scripts.benchmarks import round as round_benchmark
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
@@ -32,14 +32,14 @@ TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
 
 SCORES: dict[str, Callable[[bool, Path | None], None]] = {"hippocampus": hippocampus.run}
 
+NAMES = sorted([*BENCHMARKS, *TABLES, *SCORES, "chaos"])
+
 app = typer.Typer(name="scripts/bench", add_completion=False)
 
 
 @app.command()
 def bench(
-    name: Annotated[
-        str, typer.Argument(help=f"One of: {', '.join(sorted([*BENCHMARKS, *TABLES, *SCORES]))}.")
-    ],
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(NAMES)}.")],
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny, to see that it works; claims nothing.")
     ] = False,
@@ -57,6 +57,8 @@ def bench(
         bool,
         typer.Option("--provisioned", help="Of round: real federations, not FLARE's simulator."),
     ] = False,
+    trials: Annotated[int, typer.Option(help="Of chaos: runs with five kills each.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Of chaos: of kinds and moments.")] = 0,
     debug: DebugOption = False,
 ) -> None:
     """Run a benchmark.
@@ -71,8 +73,10 @@ def bench(
         SCORES[name](quick, json)
         return
     measured = PROVISIONED if provisioned else BENCHMARKS
+    if name == "chaos" and not provisioned:
+        measured = {"chaos": lambda quick: chaos.measure(quick, trials, seed)}
     if name not in measured:
-        known = " or ".join(sorted(measured if provisioned else [*measured, *TABLES, *SCORES]))
+        known = " or ".join(sorted(measured if provisioned else NAMES))
         raise UsageError("unknown-benchmark", "there is no such benchmark", name, f"name {known}")
     machine = describe_machine()
     rows = measured[name](quick)

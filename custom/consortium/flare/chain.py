@@ -40,6 +40,7 @@ class RunKeeper(FLComponent):
         super().__init__()
         self._keep = keep_runs
         self._broken: dict[str, float] = {}  # job: since when it is waited for its sites
+        self._failed: set[str] = set()
         self._ended = threading.Event()
         self._log = logging.getLogger(__name__)
 
@@ -83,10 +84,13 @@ class RunKeeper(FLComponent):
     def _fail_deserted(self, engine: Any, fl_ctx: FLContext) -> None:
         """Ends jobs that wait for a site which was restarted since."""
         for job_id, process in list(engine.run_processes.items()):
+            if job_id in self._failed:
+                continue
             for token, client in process[RunProcessKey.PARTICIPANTS].items():
                 now = engine.get_client_from_name(client.name)
                 if now is not None and now.token != token:
                     self._log.warning("%s was restarted; job %s is ended", client.name, job_id)
+                    self._failed.add(job_id)
                     code = ProcessExitCode.INFRASTRUCTURE_ERROR
                     engine.job_runner.fail_run(job_id, code, fl_ctx)
                     break

@@ -1,0 +1,245 @@
+"""Kills in the middle of runs: does every run end complete, with the bytes of an undisturbed one?
+
+Each trial is a run in a federation of startup kits on this machine, in which a round needs every
+hospital, with kills (SIGKILL) of kinds and at moments that a seed draws. A killed parent process is
+started again, as the kit's own loop would; everything else is left to the orchestrator.
+"""
+
+import contextlib
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+from scripts.benchmarks.report import Row, make_row
+from scripts.benchmarks.training import JOB
+
+from consortium import federation
+from consortium.errors import ConsortiumError, EnvironmentProblem, Incomplete
+from consortium.flare.job import journal_folder
+from consortium.flare.session import open_session
+from consortium.generator.dataset import generate
+from consortium.generator.hospitals import HOSPITALS
+from consortium.jobs import bundle_job
+from consortium.orchestration.chain import NEXT, link_of
+from consortium.orchestration.journal import count_rounds
+from consortium.runs import GOING_ON, describe
+
+ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL = "orchestrator", "orchestrator's job", "journal"
+HOSPITAL, HOSPITAL_JOB = "hospital", "hospital's job"
+KINDS = (ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL, HOSPITAL, HOSPITAL_JOB)
+"""What is killed; `journal` is the orchestrator's job while it writes an entry."""
+_MODULES = {
+    ORCHESTRATOR: "nvflare.private.fed.app.server.server_train",
+    ORCHESTRATOR_JOB: "nvflare.private.fed.app.server.runner_process",
+    JOURNAL: "nvflare.private.fed.app.server.runner_process",
+    HOSPITAL: "nvflare.private.fed.app.client.client_train",
+    HOSPITAL_JOB: "nvflare.private.fed.app.client.worker_process",
+}
+_KILLS, _ROUNDS = 5, 60
+_BETWEEN = (2, 6)  # rounds that are closed between what a kill broke and the next kill
+_PATIENCE = 180.0  # seconds without a new round after which a trial has failed
+_POLL = 0.05
+
+
+@dataclass(slots=True)
+class Trial:
+    """What came of a run.
+
+    Attributes:
+        model_sha256: of the model that it left.
+        complete: whether the run says that it is.
+        rounds: that it closed.
+        jobs: of FLARE, that it took.
+        gaps: for each kill in order its kind, and the seconds until the next job of the run had
+            closed a round.
+    """
+
+    model_sha256: str = ""
+    complete: bool = False
+    rounds: int = 0
+    jobs: int = 1
+    gaps: list[tuple[str, float]] = field(default_factory=list)
+
+
+def measure(quick: bool, trials: int = 10, seed: int = 0) -> list[Row]:
+    """Runs the trials.
+
+    Args:
+        quick: one trial with one kill.
+        trials: how many.
+        seed: of kinds and moments.
+
+    Raises:
+        Incomplete: `run-lost`, where a run did not end complete with the undisturbed run's bytes.
+    """
+    draw = random.Random(seed)
+    kinds = [KINDS[number % len(KINDS)] for number in range(trials * _KILLS)]
+    draw.shuffle(kinds)
+    plans = [kinds[start : start + _KILLS] for start in range(0, len(kinds), _KILLS)]
+    if quick:
+        plans = [[HOSPITAL_JOB]]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        job = prepare(folder, rounds=20 if quick else _ROUNDS)
+        try:
+            federation.up(folder / "federation", data=folder / "data")
+            undisturbed = run(folder / "federation", job, [], draw)
+            found = []
+            for number, plan in enumerate(plans, start=1):
+                trial = run(folder / "federation", job, plan, draw)
+                told = ", ".join(f"{kind} {gap:.0f} s" for kind, gap in trial.gaps)
+                print(f"trial {number} of {len(plans)}: {trial.jobs} jobs; {told}", flush=True)
+                if not trial.complete or trial.model_sha256 != undisturbed.model_sha256:
+                    raise Incomplete("run-lost", f"trial {number}: {trial}", f"--seed {seed}")
+                found.append(trial)
+        finally:
+            federation.down(folder / "federation")
+    return _rows(found)
+
+
+def _rows(found: Sequence[Trial]) -> list[Row]:
+    rows = [make_row("runs that ended complete, with the same bytes", [len(found)], "runs")]
+    for kind in KINDS:
+        gaps = [gap for trial in found for told, gap in trial.gaps if told == kind]
+        if gaps:
+            target = 30.0 if kind in (ORCHESTRATOR, HOSPITAL) else 20.0
+            enough = len(gaps) >= 5
+            rows.append(
+                make_row(
+                    f"{kind} killed: until the next job closes a round",
+                    gaps,
+                    "s",
+                    target=target if enough else None,
+                )
+            )
+    return rows
+
+
+def prepare(folder: Path, rounds: int) -> Path:
+    """Writes the data of two hospitals and the job.
+
+    Returns:
+        The job.
+    """
+    hospitals = [replace(hospital, patients=6, held_out=0) for hospital in HOSPITALS[:2]]
+    generate(folder / "data", hospitals, seed=1, in_plane=32, slices=6)
+    bundle_job(
+        JOB,
+        folder / "job",
+        hospitals=[hospital.name for hospital in hospitals],
+        assignments=[
+            f"rounds={rounds}",
+            "data.size=[32,32]",
+            "network.features=[4,8]",
+            "training.local_steps=60",
+            "training.batch=2",
+        ],
+        with_package=False,
+    )
+    return folder / "job"
+
+
+def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Trial:
+    """Runs a job in a federation that is up, and kills on the way.
+
+    Args:
+        place: workspace of the federation.
+        job: to submit.
+        kills: kinds, in their order.
+        draw: which hospital, and after how many rounds.
+
+    Raises:
+        EnvironmentProblem: `stuck`, where no round is closed any more, or `too-short`.
+    """
+    trial, plan = Trial(), list(kills)
+    with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
+        first = newest = session.submit(job)
+    journal = journal_folder(place / "machines" / federation.ORCHESTRATOR, first)
+    wanted, killed, waiting, moved = draw.randint(*_BETWEEN), "", 0.0, time.monotonic()
+    closed = 0
+    while True:
+        time.sleep(_POLL)
+        now = time.monotonic()
+        rounds = count_rounds(journal)
+        if rounds > closed:
+            closed, moved = rounds, now
+        if now - moved > _PATIENCE:
+            raise EnvironmentProblem("stuck", f"no round after {killed or 'the start'}", str(place))
+        if killed:
+            goes_on, before = _newest(place, newest)
+            if goes_on != newest and (rounds > before or _end(place, goes_on)):
+                trial.gaps.append((killed, now - waiting))
+                newest, killed, trial.jobs = goes_on, "", trial.jobs + 1
+                wanted = rounds + draw.randint(*_BETWEEN)
+            continue
+        if plan and rounds >= wanted:
+            killed = plan.pop(0)
+            kill(place, killed, draw, journal)
+            waiting = time.monotonic()
+            if killed in (ORCHESTRATOR, HOSPITAL):
+                time.sleep(1.0)
+                federation.up(place)
+        elif not plan or now - moved > 1.0:
+            ended = _end(place, newest)
+            if ended and plan:
+                raise EnvironmentProblem("too-short", f"it ended before {plan[0]}", str(place))
+            if ended:
+                trial.complete, trial.rounds = bool(ended["complete"]), int(ended["rounds"])
+                trial.model_sha256 = str(ended["model_sha256"])
+                return trial
+
+
+def kill(place: Path, kind: str, draw: random.Random, journal: Path) -> None:
+    """Kills a process of a kind, of the hospitals' a drawn one."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        found = sorted(_find(place, _MODULES[kind]), key=lambda process: process.pid)
+        # While an entry is written there is a file beside its place.
+        if found and (kind != JOURNAL or any(journal.glob(".*"))):
+            with contextlib.suppress(psutil.Error):
+                draw.choice(found).kill()
+                return
+        time.sleep(0.0005 if kind == JOURNAL else _POLL)
+    raise EnvironmentProblem("nothing-to-kill", kind, str(place))
+
+
+def _find(place: Path, module: str) -> Iterator[psutil.Process]:
+    inside = str(place / "machines")
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if module in words and any(word.startswith(inside) for word in words):
+                yield process
+
+
+def _newest(place: Path, job_id: str) -> tuple[str, int]:
+    """The last job of a chain and the rounds before it, as far as the orchestrator answers."""
+    rounds = 0
+    with (
+        contextlib.suppress(ConsortiumError),
+        open_session(federation.admin_kit(place, federation.RESEARCHER), timeout=3) as session,
+    ):
+        while following := session.job(job_id).get(NEXT):
+            job_id = str(following)
+        link = link_of(session.job(job_id))
+        rounds = link.rounds if link is not None else 0
+    return job_id, rounds
+
+
+def _end(place: Path, job_id: str) -> dict[str, object]:
+    """The result of a run that has ended; empty before."""
+    with (
+        contextlib.suppress(ConsortiumError),
+        open_session(federation.admin_kit(place, federation.RESEARCHER), timeout=3) as session,
+    ):
+        if describe(session.job(job_id)).state not in GOING_ON:
+            with tempfile.TemporaryDirectory() as temporary:
+                left = session.download(job_id, Path(temporary)) / "workspace" / "consortium"
+                found: dict[str, object] = json.loads((left / "result.json").read_text())
+                return found
+    return {}

@@ -1,0 +1,95 @@
+"""Processes that are killed in the middle of a run, and what the run makes of it."""
+
+import random
+import time
+
+import pytest
+from scripts.benchmarks import chaos
+
+from consortium import federation
+from consortium.flare.session import open_session
+from consortium.orchestration.chain import NEXT, PATIENCE
+from consortium.runs import GOING_ON, describe
+
+ROUNDS = 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A federation of two hospitals, with its job beside it."""
+    folder = tmp_path_factory.mktemp("chaos")
+    chaos.prepare(folder, rounds=ROUNDS)
+    try:
+        federation.up(folder / "federation", data=folder / "data")
+        yield folder / "federation"
+    finally:
+        federation.down(folder / "federation")
+
+
+@pytest.fixture
+def job(place):
+    return place.parent / "job"
+
+
+def test_a_run_survives_three_kills_and_ends_with_the_same_bytes(place, job):
+    draw = random.Random(3)
+    undisturbed = chaos.run(place, job, [], draw)
+    assert (undisturbed.complete, undisturbed.rounds, undisturbed.jobs) == (True, ROUNDS, 1)
+    kinds = [chaos.JOURNAL, chaos.HOSPITAL, chaos.ORCHESTRATOR]
+    killed = chaos.run(place, job, kinds, draw)
+    assert [kind for kind, _ in killed.gaps] == kinds
+    assert (killed.complete, killed.rounds, killed.jobs) == (True, ROUNDS, 4)
+    assert killed.model_sha256 == undisturbed.model_sha256
+
+
+def state(session, job_id):
+    return describe(session.job(job_id)).state
+
+
+def wait_for(condition, seconds=90):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def wait_for_state(session, job_id, *states):
+    wait_for(lambda: state(session, job_id) in states)
+    return state(session, job_id)
+
+
+def test_no_job_reads_running_when_nothing_runs_and_an_abort_ends_the_chain(place, job, consortium):
+    kit = federation.admin_kit(place, federation.RESEARCHER)
+    with open_session(kit) as session:
+        first = session.submit(job)
+        wait_for(lambda: state(session, first) == "running")
+    chaos.kill(place, chaos.ORCHESTRATOR, random.Random(0), place)
+    federation.up(place)
+    with open_session(kit) as session:
+        assert session.job(first)["status"] == "FINISHED:ABNORMAL"
+        wait_for(lambda: session.job(first).get(NEXT))
+        second = session.job(first)[NEXT]
+        assert state(session, first) == "continued"
+        code, printed, _ = consortium("explain", first, "--kit", kit)
+        assert (code, f"- the run goes on as {second}\n" in printed) == (0, True)
+        wait_for(lambda: state(session, second) == "running")
+        session.abort(second)
+        wait_for(lambda: state(session, second) == "aborted")
+        time.sleep(3)
+        assert session.job(second).get(NEXT) is None
+        assert not [one for one in session.jobs() if describe(one).state in GOING_ON[:3]]
+
+
+def test_a_run_that_gets_no_further_is_given_up_with_a_reason(place, job):
+    with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
+        newest, jobs = session.submit(job), 1
+        while wait_for_state(session, newest, "running", "failed") == "running":
+            chaos.kill(place, chaos.ORCHESTRATOR_JOB, random.Random(0), place)
+            wait_for_state(session, newest, "continued", "failed")
+            if NEXT in session.job(newest):
+                newest, jobs = session.job(newest)[NEXT], jobs + 1
+        run = describe(session.job(newest))
+    assert jobs <= PATIENCE + 1
+    assert run.reasons[0].startswith(
+        f"no-progress: {PATIENCE} jobs in a row ended without closing a round"
+    )
