@@ -65,7 +65,14 @@ def researcher(workspace):
 
 def job_for(tmp_path, *hospitals, with_package=False):
     out = tmp_path / "-".join(["job", *hospitals])
-    bundle_job(JOB, out, hospitals=hospitals, assignments=TINY, with_package=with_package)
+    bundle_job(
+        JOB,
+        out,
+        hospitals=hospitals,
+        assignments=TINY,
+        quorum=["rest=0.1"],
+        with_package=with_package,
+    )
     return out
 
 

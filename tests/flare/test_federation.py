@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.conftest import JOB, TINY
 from tests.flare.conftest import HOSPITALS, processes_in, wait_for_end
 
 from consortium import federation
@@ -19,7 +20,7 @@ from consortium.cli.run import run_app
 from consortium.errors import Refused
 from consortium.files import write_json
 from consortium.flare.session import open_session
-from consortium.jobs import STUDY
+from consortium.jobs import STUDY, bundle_job
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
 from consortium.settings import read_json_object
@@ -79,6 +80,24 @@ def test_a_job_without_code_trains_at_every_hospital_and_its_results_come_back(
     for machine in (workspace / "machines").glob("*/"):
         assert verify_kit(machine).findings == []
     assert not Path("/tmp/nvflare/jobs-storage").exists()
+
+
+def test_a_finished_run_goes_on_to_more_rounds_and_with_one_hospital_more(workspace, tmp_path):
+    first, more = tmp_path / "first", tmp_path / "more"
+    bundle_job(JOB, first, hospitals=HOSPITALS[:2], assignments=TINY, with_package=False)
+    with open_session(federation.admin_kit(workspace, federation.RESEARCHER)) as session:
+        run = session.submit(first)
+        assert wait_for_end(session, run) == "FINISHED:COMPLETED"
+        longer = [*TINY, "rounds=4"]
+        bundle_job(JOB, more, hospitals=HOSPITALS, assignments=longer, run=run, with_package=False)
+        job_id = session.submit(more)
+        assert wait_for_end(session, job_id) == "FINISHED:COMPLETED"
+        left = session.download(job_id, tmp_path / "down") / "workspace" / "consortium"
+    result = read_json_object(left / "result.json")
+    assert (result["run"], result["complete"], result["reason"]) == (run, True, "")
+    records = [json.loads(line) for line in (left / "rounds.jsonl").read_text().splitlines()]
+    asked = [record["answered"] for record in records]
+    assert asked == [HOSPITALS[:2], HOSPITALS[:2], HOSPITALS, HOSPITALS]
 
 
 def test_where_the_data_lie_never_reaches_the_orchestrator(workspace, generated):
