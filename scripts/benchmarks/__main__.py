@@ -32,14 +32,18 @@ TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
 
 SCORES: dict[str, Callable[[bool, Path | None], None]] = {"hippocampus": hippocampus.run}
 
-NAMES = sorted([*BENCHMARKS, *TABLES, *SCORES, "chaos"])
+
+def names() -> list[str]:
+    """Of all benchmarks."""
+    return sorted([*BENCHMARKS, *TABLES, *SCORES, "chaos"])
+
 
 app = typer.Typer(name="scripts/bench", add_completion=False)
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(NAMES)}.")],
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(names())}.")],
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny, to see that it works; claims nothing.")
     ] = False,
@@ -76,7 +80,7 @@ def bench(
     if name == "chaos" and not provisioned:
         measured = {"chaos": lambda quick: chaos.measure(quick, trials, seed)}
     if name not in measured:
-        known = " or ".join(sorted(measured if provisioned else NAMES))
+        known = " or ".join(sorted(measured if provisioned else names()))
         raise UsageError("unknown-benchmark", "there is no such benchmark", name, f"name {known}")
     machine = describe_machine()
     rows = measured[name](quick)

@@ -40,7 +40,7 @@ _MODULES = {
     HOSPITAL: "nvflare.private.fed.app.client.client_train",
     HOSPITAL_JOB: "nvflare.private.fed.app.client.worker_process",
 }
-_KILLS, _ROUNDS = 5, 60
+_KILLS, _ROUNDS = 5, 120
 _BETWEEN = (2, 6)  # rounds that are closed between what a kill broke and the next kill
 _PATIENCE = 180.0  # seconds without a new round after which a trial has failed
 _POLL = 0.05
@@ -56,7 +56,7 @@ class Trial:
         rounds: that it closed.
         jobs: of FLARE, that it took.
         gaps: for each kill in order its kind, and the seconds until the next job of the run had
-            closed a round.
+            closed a round, or the run had ended.
     """
 
     model_sha256: str = ""
@@ -172,9 +172,12 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
             raise EnvironmentProblem("stuck", f"no round after {killed or 'the start'}", str(place))
         if killed:
             goes_on, before = _newest(place, newest)
-            if goes_on != newest and (rounds > before or _end(place, goes_on)):
+            closed_more = goes_on != newest and rounds > before
+            # A job may end before it misses a hospital's parent.
+            if closed_more or _end(place, goes_on):
                 trial.gaps.append((killed, now - waiting))
-                newest, killed, trial.jobs = goes_on, "", trial.jobs + 1
+                trial.jobs += goes_on != newest
+                newest, killed = goes_on, ""
                 wanted = rounds + draw.randint(*_BETWEEN)
             continue
         if plan and rounds >= wanted:
