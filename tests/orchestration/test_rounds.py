@@ -82,6 +82,16 @@ def test_where_all_have_spoken_it_rests_before_it_asks_again():
     assert rounds.answered(0, "valley", 1.0) == [Close(0, ())]
 
 
+def test_a_timer_runs_out_once_and_no_answer_is_waited_for_without_an_end_before_the_first():
+    rounds = Rounds(quorum(4, rest=5), 1, seed=0)
+    assert timers(rounds.begin()) == []
+    for name in NAMES[:3]:
+        assert timers(rounds.failed(0, name, "missing-folder")) == []
+    resting = rounds.failed(0, "valley", "missing-folder")
+    assert rounds.time_up(number_of(resting)) == [Ask(0, NAMES)]
+    assert rounds.time_up(number_of(resting)) == []
+
+
 def test_a_refusal_that_the_quorum_can_bear_ends_the_round():
     rounds = Rounds(quorum(3), 1, seed=0)
     rounds.begin()

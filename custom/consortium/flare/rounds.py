@@ -105,6 +105,7 @@ class StudyRounds(StudyPart, Controller):
                     actions = self._events.get(timeout=wait)(rounds)
                 except Empty:
                     if time.monotonic() >= due:
+                        due = float("inf")
                         actions = rounds.time_up(timer)
         self._cancel(fl_ctx)
 

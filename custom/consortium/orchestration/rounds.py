@@ -121,6 +121,7 @@ class Rounds:
         round_ = self._open
         if round_ is None or number != self._timer:
             return []
+        self._timer += 1  # it runs out once
         if self._enough(round_):
             return self._close(round_)
         if round_.tries >= self._quorum.tries:
