@@ -114,14 +114,8 @@ class Coordinator:
 
     def _continue(self, entry: Entry, fresh: Mapping[str, Tensor]) -> None:
         rounds = self._study.settings.rounds
-        if (
-            entry.run != self._study.run
-            or {
-                **entry.settings,
-                "rounds": rounds,
-            }
-            != self._dump_settings()
-        ):
+        same = {**entry.settings, "rounds": rounds} == self._dump_settings()
+        if entry.run != self._study.run or not same:
             raise Refused(
                 "other-run",
                 "the workspace holds a run of other settings",

@@ -31,7 +31,6 @@ from consortium.errors import EnvironmentProblem, Refused, UsageError
 from consortium.files import replace_file, sole_user, write_json
 from consortium.flare.session import open_session
 from consortium.kits.hospital import HOSPITAL, HospitalFile
-from consortium.kits.preflight import own_port
 from consortium.kits.project import BUILDERS
 from consortium.provisioning import KITS, create
 from consortium.settings import read_json_object
@@ -163,11 +162,6 @@ def down(workspace: Path) -> list[str]:
                 process.kill()
         psutil.wait_procs(_processes(workspace), timeout=_PATIENCE)
         return names
-
-
-def port_of(workspace: Path) -> int:
-    """The port that a federation's orchestrator listens on, on every interface of the machine."""
-    return own_port(workspace.resolve() / "machines" / ORCHESTRATOR)
 
 
 def admin_kit(workspace: Path, name: str) -> Path:

@@ -73,56 +73,54 @@ class FadingExecutor(HospitalExecutor):
         return hospital
 
 
-class StumblingExecutor(HospitalExecutor):
-    """Fails at valley in round 2, the first time it is asked."""
+class AtValley(HospitalExecutor):
+    """Does something more at valley, before or after it has trained."""
 
-    def _open(self, fl_ctx):
-        first = self._hospital is None
-        hospital = super()._open(fl_ctx)
-        train = Hospital.train.__get__(hospital)
-        if first:
-            self._stumbled = False
+    def before(self, number):
+        pass
 
-        def stumble(base, number):
-            if fl_ctx.get_identity_name() == "valley" and number == 1 and not self._stumbled:
-                self._stumbled = True
-                raise MemoryError
-            return train(base, number)
-
-        hospital.train = stumble
-        return hospital
-
-
-class FailingExecutor(HospitalExecutor):
-    """Fails at valley from round 2 on."""
+    def after(self, number):
+        pass
 
     def _open(self, fl_ctx):
         hospital = super()._open(fl_ctx)
         train = Hospital.train.__get__(hospital)
 
-        def fail(base, number):
-            if fl_ctx.get_identity_name() == "valley" and number >= 1:
-                raise MemoryError
-            return train(base, number)
-
-        hospital.train = fail
-        return hospital
-
-
-class SlowExecutor(HospitalExecutor):
-    """Answers at valley in round 2 only when that round has been closed without it."""
-
-    def _open(self, fl_ctx):
-        hospital = super()._open(fl_ctx)
-        train = Hospital.train.__get__(hospital)
-
-        def slow(base, number):
+        def train_at_valley(base, number):
+            self.before(number)
             update = train(base, number)
-            if fl_ctx.get_identity_name() == "valley" and number == 1:
-                rounds = Path(os.environ[RUN_FOLDER]) / "rounds.jsonl"
-                while len(rounds.read_text().splitlines()) < 2:
-                    time.sleep(0.05)
+            self.after(number)
             return update
 
-        hospital.train = slow
+        if fl_ctx.get_identity_name() == "valley":
+            hospital.train = train_at_valley
         return hospital
+
+
+class StumblingExecutor(AtValley):
+    """Fails at valley in round 2, the first time it is asked."""
+
+    stumbled = False
+
+    def before(self, number):
+        if number == 1 and not self.stumbled:
+            self.stumbled = True
+            raise MemoryError
+
+
+class FailingExecutor(AtValley):
+    """Fails at valley from round 2 on."""
+
+    def before(self, number):
+        if number >= 1:
+            raise MemoryError
+
+
+class SlowExecutor(AtValley):
+    """Answers at valley in round 2 only when that round has been closed without it."""
+
+    def after(self, number):
+        if number == 1:
+            rounds = Path(os.environ[RUN_FOLDER]) / "rounds.jsonl"
+            while len(rounds.read_text().splitlines()) < 2:
+                time.sleep(0.05)

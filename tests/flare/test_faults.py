@@ -40,13 +40,15 @@ def workspace(generated, tmp_path_factory):
     for name in HOSPITALS:
         shutil.copytree(generated / name, data / name)
     place = tmp_path_factory.mktemp("federation") / "run"
-    federation.up(place, data=data)
-    stop(place, "north")
-    policy = {"format_version": "1.0", "permissions": NO_LEAD_OF_COORDINATION}
-    write_json(place / "machines" / "north" / "local" / "authorization.json", policy)
-    federation.up(place)
-    yield place
-    federation.down(place)
+    try:
+        federation.up(place, data=data)
+        stop(place, "north")
+        policy = {"format_version": "1.0", "permissions": NO_LEAD_OF_COORDINATION}
+        write_json(place / "machines" / "north" / "local" / "authorization.json", policy)
+        federation.up(place)
+        yield place
+    finally:
+        federation.down(place)
 
 
 def stop(place, name):
@@ -203,12 +205,12 @@ def test_a_kit_that_calls_the_orchestrator_by_a_name_that_it_has_not_does_not_st
     shutil.copytree(workspace / "coordinator", coordinator)
     kit = coordinator / provisioning.KITS / "harbour"
     file = kit / "startup" / "fed_client.json"
-    file.write_text(file.read_text().replace("localhost:", "127.0.0.2:"))
+    file.write_text(file.read_text().replace("localhost:", "127.1:"))
     sign_again(kit, root_key(coordinator))
     ended = run_by_hand(kit)
     assert ended.returncode == 78
     assert ended.stderr.startswith("error wrong-orchestrator: its certificate is not for this ")
-    assert "127.0.0.2" in ended.stderr
+    assert "127.1'" in ended.stderr
 
 
 def test_a_second_orchestrator_does_not_start_on_the_port_of_the_first(workspace, tmp_path):

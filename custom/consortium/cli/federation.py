@@ -47,10 +47,6 @@ def up(
         tell=console.print,
     )
     _print(machines)
-    print(
-        f"the orchestrator listens on all interfaces, port {federation.port_of(workspace)}:"
-        " let the firewall keep other machines out"
-    )
     kit = federation.admin_kit(workspace, federation.RESEARCHER)
     print(f"submit a job with: nvflare job submit -j JOB --startup-kit {kit / 'startup'}")
 

@@ -5,7 +5,6 @@ Every hospital of the study is asked; whoever does not answer is on record.
 
 from collections.abc import Mapping, Sequence
 
-from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from consortium.coordinator import ALONE, FINAL, Coordinator
 from consortium.flare import executor
-from consortium.flare.server import StudyPart
+from consortium.flare.server import StudyWorkflow
 from consortium.flare.wire import (
     answer_from_shareable,
     metrics_from_shareable,
@@ -24,7 +23,7 @@ from consortium.flare.wire import (
 from consortium.update import Failure, Metrics, digest
 
 
-class Assessment(StudyPart, Controller):
+class Assessment(StudyWorkflow):
     """Scores the model that the run leaves at every hospital; then, where the job asks, the
     baseline and the cross-site evaluation.
 
@@ -35,25 +34,8 @@ class Assessment(StudyPart, Controller):
     """  # noqa: D205
 
     def __init__(self, study: str = "study", timeout: int = 0):
-        Controller.__init__(self)
-        self._study_id = study
+        super().__init__(study)
         self._timeout = timeout
-
-    def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to prepare."""
-
-    def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to undo."""
-
-    def process_result_of_unknown_task(
-        self,
-        client: Client,
-        task_name: str,
-        client_task_id: str,
-        result: Shareable,
-        fl_ctx: FLContext,
-    ) -> None:
-        """An answer that came too late changes nothing."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Asks one question after the other."""

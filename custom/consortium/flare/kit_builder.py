@@ -35,6 +35,8 @@ class KitBuilder(Builder):
                 (kit / name).unlink(missing_ok=True)
             for name, content in local_files(role).items():
                 (kit / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            if participant.type == ParticipantType.SERVER:
+                _keep_local(kit / "startup" / "fed_server.json", participant)
             for name in STARTING_SCRIPTS:
                 if (kit / name).is_file():
                     script = (kit / name).read_text(encoding="utf-8")
@@ -51,6 +53,16 @@ class KitBuilder(Builder):
         # FLARE leaves the root's private key readable for everybody.
         for path in Path(ctx.get_state_dir()).iterdir():
             path.chmod(0o600)
+
+
+def _keep_local(file: Path, server: Participant) -> None:
+    """Has an orchestrator that is reached over loopback alone listen there, and nowhere else."""
+    hosts = [server.get_default_host(), *(server.get_prop("host_names") or [])]
+    if all(host == "localhost" or str(host).startswith("127.") for host in hosts):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        service = content["servers"][0]["service"]
+        service["target"] = f"127.0.0.1:{service['target'].rpartition(':')[2]}"
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _role(participant: Participant) -> str:

@@ -13,7 +13,6 @@ from queue import Empty, SimpleQueue
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
@@ -22,7 +21,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from consortium.coordinator import Coordinator
 from consortium.errors import Incomplete
 from consortium.flare import executor
-from consortium.flare.server import StudyPart
+from consortium.flare.server import StudyWorkflow
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
 from consortium.orchestration.rounds import Action, Ask, Close, Rounds, Stop, Timer
 from consortium.update import Failure
@@ -31,7 +30,7 @@ _Event = Callable[[Rounds], list[Action]]
 _ABORT = 0.5  # seconds between two looks whether FLARE ends the job
 
 
-class StudyRounds(StudyPart, Controller):
+class StudyRounds(StudyWorkflow):
     """Trains the model round by round, as the study's quorum declares.
 
     Args:
@@ -39,19 +38,12 @@ class StudyRounds(StudyPart, Controller):
     """
 
     def __init__(self, study: str = "study"):
-        Controller.__init__(self)
-        self._study_id = study
+        super().__init__(study)
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._border = threading.Lock()  # an answer is not taken while a round is closed
         self._asked: dict[str, float] = {}
         self._standing: list[Task] = []
         self._opened = -1
-
-    def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to prepare."""
-
-    def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to undo."""
 
     def process_result_of_unknown_task(
         self,

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeVar
 
+from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.abstract.learnable import Learnable
@@ -182,6 +184,30 @@ class StudyPart(FLComponent):
                 "bad-job", "no such component", self._study_id, "keep the job's configuration"
             )
         return study
+
+
+class StudyWorkflow(StudyPart, Controller):
+    """A workflow that asks the run; late answers to its tasks change nothing unless it says so."""
+
+    def __init__(self, study: str = "study"):
+        Controller.__init__(self)
+        self._study_id = study
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to undo."""
+
+    def process_result_of_unknown_task(
+        self,
+        client: Client,
+        task_name: str,
+        client_task_id: str,
+        result: Shareable,
+        fl_ctx: FLContext,
+    ) -> None:
+        """An answer that came too late changes nothing."""
 
 
 class ModelPersistor(StudyPart, LearnablePersistor):

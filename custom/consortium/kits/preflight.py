@@ -195,12 +195,6 @@ def _handshake(connection: socket.socket, kit: Path, host: str, identity: str) -
     return Check("orchestrator", "ok", f"{identity}, by its certificate; mutual TLS works")
 
 
-def own_port(kit: Path) -> int:
-    """The port that the orchestrator of this kit listens on."""
-    server = read_json_object(kit / "startup" / "fed_server.json")["servers"][0]
-    return int(str(server["service"]["target"]).rpartition(":")[2])
-
-
 def look_at_own_port(kit: Path) -> Check:
     """Looks whether the orchestrator's port is free for it (`port`).
 
@@ -211,7 +205,8 @@ def look_at_own_port(kit: Path) -> Check:
         hold_kit(kit).close()
     except Refused:
         return Check("port", "ok", "this kit is running")
-    port = own_port(kit)
+    server = read_json_object(kit / "startup" / "fed_server.json")["servers"][0]
+    port = int(str(server["service"]["target"]).rpartition(":")[2])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
