@@ -13,7 +13,8 @@ from consortium.coordinator import ALONE, FINAL, Coordinator, Study
 from consortium.errors import EnvironmentProblem, Incomplete, Refused
 from consortium.orchestration.quorum import declare_quorum
 from consortium.orchestration.rounds import choose
-from consortium.training.train import Hospital, Site
+from consortium.training.site import Site
+from consortium.training.train import Hospital
 from consortium.update import Failure, Metrics, Score, UpdateRefused
 
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ from consortium.report.page import render_report
 from consortium.seeds import derive_seed
 from consortium.settings import Settings, parse_settings, read_json_object
 from consortium.training.networks import build_network
-from consortium.training.train import Hospital, Progress, Site
+from consortium.training.site import Site
+from consortium.training.train import Hospital, Progress
 from consortium.update import Score
 
 POOLED = "pooled"

@@ -40,7 +40,8 @@ from consortium.seeds import derive_seed
 from consortium.settings import Settings, load_settings
 from consortium.simulation import Simulation
 from consortium.training.networks import build_network
-from consortium.training.train import Hospital, Site
+from consortium.training.site import Site
+from consortium.training.train import Hospital
 
 JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "accuracy.jsonl"

@@ -30,8 +30,8 @@ from consortium.orchestration.journal import count_rounds
 from consortium.runs import GOING_ON, describe
 
 ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL = "orchestrator", "orchestrator's job", "journal"
-HOSPITAL, HOSPITAL_JOB = "hospital", "hospital's job"
-KINDS = (ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL, HOSPITAL, HOSPITAL_JOB)
+HOSPITAL, HOSPITAL_JOB, TRAINING = "hospital", "hospital's job", "training"
+KINDS = (ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL, HOSPITAL, HOSPITAL_JOB, TRAINING)
 """What is killed; `journal` is the orchestrator's job while it writes an entry."""
 _MODULES = {
     ORCHESTRATOR: "nvflare.private.fed.app.server.server_train",
@@ -39,6 +39,7 @@ _MODULES = {
     JOURNAL: "nvflare.private.fed.app.server.runner_process",
     HOSPITAL: "nvflare.private.fed.app.client.client_train",
     HOSPITAL_JOB: "nvflare.private.fed.app.client.worker_process",
+    TRAINING: "consortium.training.worker",
 }
 _KILLS, _ROUNDS = 5, 120
 _BETWEEN = (2, 6)  # rounds that are closed between what a kill broke and the next kill
@@ -111,7 +112,7 @@ def _rows(found: Sequence[Trial]) -> list[Row]:
             enough = len(gaps) >= 5
             rows.append(
                 make_row(
-                    f"{kind} killed: until the next job closes a round",
+                    f"{kind} killed: until the run has closed a round again",
                     gaps,
                     "s",
                     target=target if enough else None,
@@ -161,7 +162,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
         first = newest = session.submit(job)
     journal = journal_folder(place / "machines" / federation.ORCHESTRATOR, first)
     wanted, killed, waiting, moved = draw.randint(*_BETWEEN), "", 0.0, time.monotonic()
-    closed = 0
+    closed = at_kill = 0
     while True:
         time.sleep(_POLL)
         now = time.monotonic()
@@ -173,6 +174,9 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
         if killed:
             goes_on, before = _newest(place, newest)
             closed_more = goes_on != newest and rounds > before
+            if killed == TRAINING:
+                # The job goes on. The round of the kill may have been answered before it.
+                closed_more = rounds > at_kill + 1
             # A job may end before it misses a hospital's parent.
             if closed_more or _end(place, goes_on):
                 trial.gaps.append((killed, now - waiting))
@@ -183,7 +187,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
         if plan and rounds >= wanted:
             killed = plan.pop(0)
             kill(place, killed, draw, journal)
-            waiting = time.monotonic()
+            waiting, at_kill = time.monotonic(), rounds
             if killed in (ORCHESTRATOR, HOSPITAL):
                 time.sleep(1.0)
                 federation.up(place)

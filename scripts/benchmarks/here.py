@@ -12,7 +12,8 @@ from torch import Tensor
 from consortium.coordinator import Coordinator, Study
 from consortium.orchestration.quorum import declare_quorum
 from consortium.settings import Settings
-from consortium.training.train import Hospital, Site
+from consortium.training.site import Site
+from consortium.training.train import Hospital
 
 
 def federate(

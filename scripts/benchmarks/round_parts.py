@@ -7,8 +7,10 @@ moments to a file of its own, by the machine's monotonic clock.
 """
 
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -34,6 +36,8 @@ EVENTS = (
     AppEventType.BEFORE_AGGREGATION,
     AppEventType.ROUND_DONE,
 )
+_STAND_IN = "CONSORTIUM_BENCHMARK"
+"""Environment variable of a hospital's process that trains: where the files are, and how long."""
 _CHANGE = 1e-3  # standard deviation of a stand-in's change
 
 
@@ -62,6 +66,25 @@ class RoundClock(FLComponent):
             note(self._folder, SERVER, event_type, fl_ctx.get_prop(AppConstants.CURRENT_ROUND), now)
 
 
+class StandInHospital(Hospital):
+    """Sleeps in the place of its optimiser steps, as `StandInExecutor` was told."""
+
+    def __init__(self, *args: Any, **more: Any):
+        super().__init__(*args, **more)
+        told = json.loads(os.environ[_STAND_IN])
+        self._folder, self._seconds = told["folder"], told["seconds"]
+        self._changes = [torch.randn_like(one) * _CHANGE for one in self._network.parameters()]
+
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
+        started = time.monotonic()
+        with torch.no_grad():
+            for weight, change in zip(self._network.parameters(), self._changes, strict=True):
+                weight.add_(change)
+        _sleep_until(started + self._seconds)
+        note(self._folder, self._site.name, TRAINED, round_number, started, time.monotonic())
+        return 0.0
+
+
 class StandInExecutor(HospitalExecutor):
     """The Executor, whose hospital sleeps in the place of its optimiser steps.
 
@@ -70,29 +93,11 @@ class StandInExecutor(HospitalExecutor):
         seconds: that the steps take.
     """
 
+    hospital = f"{__name__}:{StandInHospital.__name__}"
+
     def __init__(self, folder: str, seconds: float):
         super().__init__()
-        self._folder, self._seconds = folder, seconds
-
-    def _open(self, fl_ctx: FLContext) -> Hospital:
-        if self._hospital is not None:
-            return self._hospital
-        hospital = super()._open(fl_ctx)
-        network = hospital._network
-        changes = [torch.randn_like(weight) * _CHANGE for weight in network.parameters()]
-
-        def sleep(round_number: int, stage: str, *randomness: str | int) -> float:
-            started = time.monotonic()
-            with torch.no_grad():
-                for weight, change in zip(network.parameters(), changes, strict=True):
-                    weight.add_(change)
-            _sleep_until(started + self._seconds)
-            name = fl_ctx.get_identity_name()
-            note(self._folder, name, TRAINED, round_number, started, time.monotonic())
-            return 0.0
-
-        hospital._fit = sleep  # type: ignore[method-assign]
-        return hospital
+        os.environ[_STAND_IN] = json.dumps({"folder": folder, "seconds": seconds})
 
 
 class StockExecutor(Executor):

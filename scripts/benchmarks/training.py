@@ -3,9 +3,9 @@
 The bare loop is what a researcher would write with MONAI alone: the volumes cached and cut into
 slices, the same augmentation, network, loss, optimiser and clipping, no worker processes. It does
 nothing else: no seeds, no progress, no learning rate schedule, no deterministic algorithms.
-Beside it, `HospitalExecutor.execute` answers the task `train` in this process, with a real
-Shareable and a faked engine of FLARE, for the same number of steps. FLARE's own transport is not in
-these figures; the benchmark `round` has it.
+Beside it, `HospitalExecutor.execute` answers the task `train`, with a real Shareable, a faked
+engine of FLARE and its own process that trains, for the same number of steps. FLARE's own transport
+is not in these figures; the benchmark `round` has it.
 
 What always holds: the two take turns and swap who goes first, every figure is a median over such
 pairs, and the headline counts all that the Executor does in a round, spread over the round's steps,
@@ -23,6 +23,7 @@ is less than a tenth of the work of the job's own step.
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from typing import Any
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset
 from monai.losses import DiceLoss
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
@@ -49,7 +51,7 @@ from consortium.generator.hospitals import HOSPITALS
 from consortium.jobs import SETTINGS
 from consortium.settings import Settings, override, parse_settings, read_json_object
 from consortium.training.networks import build_network
-from consortium.training.train import Hospital, Progress
+from consortium.training.train import Hospital
 from consortium.update import State, Update, digest
 
 JOB = Path(__file__).parents[2] / "jobs" / "tumor_segmentation"
@@ -57,6 +59,7 @@ TARGET = 2.0
 """Milliseconds that a step may take longer."""
 
 _SITE, _JOB_ID = "north", "benchmark"
+_TIMES = "times.json"
 _SIZE = 32
 _CHANGES = [f"data.size=[{_SIZE},{_SIZE}]", "network.features=[8,16,32]", "training.batch=4"]
 
@@ -84,15 +87,15 @@ def measure(quick: bool) -> list[Row]:
         hospital = replace(HOSPITALS[0], patients=patients, held_out=4)
         generate(folder / "data", [hospital], seed=0, in_plane=_SIZE)
         bare = _BareLoop(settings, folder / "data" / _SITE)
-        ours = _ExecutorRound(settings, folder)
         bares, parts = [], []
-        for pair in range(pairs + 1):
-            # Whoever goes second finds the processor's caches as the other left them.
-            for turn in ("bare", "ours") if pair % 2 else ("ours", "bare"):
-                if turn == "bare":
-                    bares.append(bare.take_steps())
-                else:
-                    parts.append(ours.answer())
+        with closing(_ExecutorRound(settings, folder)) as ours:
+            for pair in range(pairs + 1):
+                # Whoever goes second finds the processor's caches as the other left them.
+                for turn in ("bare", "ours") if pair % 2 else ("ours", "bare"):
+                    if turn == "bare":
+                        bares.append(bare.take_steps())
+                    else:
+                        parts.append(ours.answer())
     # The first pair reads the scans and warms up.
     return _rows(bares[1:], parts[1:], steps, len(ours.validation))
 
@@ -172,7 +175,6 @@ class _BareLoop:
 
     def take_steps(self) -> float:
         """A round's number of steps; returns how long they took, in seconds."""
-        torch.use_deterministic_algorithms(False)
         started = time.perf_counter()
         self._network.train()
         for _ in range(self._plan.local_steps):
@@ -204,7 +206,7 @@ class _ExecutorRound:
 
     def __init__(self, settings: Settings, folder: Path):
         data = SiteData(str(folder / "data" / "{site}"), str(folder / "state"), smallest_group=1)
-        self._executor = _TimedExecutor()
+        self._executor, self._state = _TimedExecutor(), folder / "state"
         self._fl_ctx = _fake_context(settings, folder / "site", data)
         self._base: State = build_network(settings).state_dict()
         self._base_sha256 = digest(self._base)
@@ -215,7 +217,6 @@ class _ExecutorRound:
 
     def answer(self) -> _Parts:
         """Answers a round; returns how long its parts took."""
-        torch.use_deterministic_algorithms(True)  # as `Hospital` does once, when it is opened
         task = model_to_shareable(self._base, round=self._round, base_sha256=self._base_sha256)
         self._round = (self._round + 1) % self._rounds
         started = time.perf_counter()
@@ -224,36 +225,35 @@ class _ExecutorRound:
         answer = answer_from_shareable(reply, _SITE)
         if not isinstance(answer, Update):
             raise EnvironmentProblem("no-update", f"the Executor answered {answer.code}", TRAIN)
-        return _Parts(total, self._executor.scoring, self._executor.steps)
+        [times] = self._state.glob(f"*/{_TIMES}")
+        return _Parts(total, **read_json_object(times))
+
+    def close(self) -> None:
+        """Ends the hospital's process."""
+        self._executor.handle_event(EventType.END_RUN, self._fl_ctx)
+
+
+class TimedHospital(Hospital):
+    """The hospital, with a look at the clock where its parts begin and end, kept in a file."""
+
+    def _score(self, round_number: int) -> Any:
+        started = time.perf_counter()
+        result = super()._score(round_number)
+        self._scoring = time.perf_counter() - started
+        return result
+
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
+        started = time.perf_counter()
+        loss = super()._fit(round_number, stage, *randomness)
+        steps = time.perf_counter() - started
+        write_json(self._site.state / _TIMES, {"scoring": self._scoring, "steps": steps})
+        return loss
 
 
 class _TimedExecutor(HospitalExecutor):
-    """The Executor itself, with a look at the clock where its parts begin and end."""
+    """The Executor itself, with a `TimedHospital`."""
 
-    scoring = 0.0
-    steps = 0.0
-    _began = 0.0
-
-    def _open(self, fl_ctx: FLContext) -> Hospital:
-        if self._hospital is None:
-            hospital = super()._open(fl_ctx)
-            score = hospital._score
-
-            def timed(round_number: int) -> Any:
-                started = time.perf_counter()
-                result = score(round_number)
-                self.scoring = time.perf_counter() - started
-                return result
-
-            hospital._score = timed  # type: ignore[method-assign]
-        return super()._open(fl_ctx)
-
-    def _report(self, progress: Progress) -> None:
-        if progress.stage == TRAIN and progress.step == 0:
-            self._began = time.perf_counter()
-        if progress.stage == TRAIN and progress.step == progress.steps:
-            self.steps = time.perf_counter() - self._began
-        super()._report(progress)
+    hospital = f"{__name__}:{TimedHospital.__name__}"
 
 
 def _fake_context(settings: Settings, root: Path, data: SiteData) -> FLContext:

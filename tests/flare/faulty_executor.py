@@ -1,4 +1,4 @@
-"""An executor that misbehaves by hospital and round; travels in a job's own code."""
+"""Executors whose hospital misbehaves by its name and the round; travel in a job's own code."""
 
 import os
 import time
@@ -21,59 +21,52 @@ FAULTS = {
 }
 
 
+class FaultyHospital(Hospital):
+    def train(self, base, round_number):
+        fault = FAULTS.get((self._site.name, round_number))
+        if fault == "raise":
+            raise RuntimeError("-".join(["PLANTED", "Jane", "Doe"]) + " was born on 7 May")
+        update = super().train(base, round_number)
+        first = next(iter(update.tensors))
+        tensor = update.tensors[first]
+        if fault == "wrong-shape":
+            return replace(update, tensors={**update.tensors, first: torch.zeros(7)})
+        if fault == "not-finite":
+            spoiled_tensor = torch.full_like(tensor, torch.nan)
+            return replace(update, tensors={**update.tensors, first: spoiled_tensor})
+        if fault == "wrong-round":
+            return replace(update, round=0)
+        if fault == "wrong-base":
+            return replace(update, base_sha256="0" * 64)
+        if fault == "missing-tensor":
+            rest = {key: value for key, value in update.tensors.items() if key != first}
+            return replace(update, tensors=rest)
+        return update
+
+
 class FaultyExecutor(HospitalExecutor):
     """Spoils what `HospitalExecutor` would send."""
 
-    def _open(self, fl_ctx):
-        hospital = super()._open(fl_ctx)
-        name = fl_ctx.get_identity_name()
-        train = Hospital.train.__get__(hospital)
+    hospital = "faulty_executor:FaultyHospital"
 
-        def spoiled(base, number):
-            fault = FAULTS.get((name, number))
-            if fault == "raise":
-                raise RuntimeError("-".join(["PLANTED", "Jane", "Doe"]) + " was born on 7 May")
-            update = train(base, number)
-            first = next(iter(update.tensors))
-            tensor = update.tensors[first]
-            if fault == "wrong-shape":
-                return replace(update, tensors={**update.tensors, first: torch.zeros(7)})
-            if fault == "not-finite":
-                spoiled_tensor = torch.full_like(tensor, torch.nan)
-                return replace(update, tensors={**update.tensors, first: spoiled_tensor})
-            if fault == "wrong-round":
-                return replace(update, round=0)
-            if fault == "wrong-base":
-                return replace(update, base_sha256="0" * 64)
-            if fault == "missing-tensor":
-                rest = {key: value for key, value in update.tensors.items() if key != first}
-                return replace(update, tensors=rest)
-            return update
 
-        hospital.train = spoiled
-        return hospital
+class FadingHospital(Hospital):
+    def train(self, base, round_number):
+        update = super().train(base, round_number)
+        score = update.metrics.validation.model_copy(
+            update={"dice": {"tumour": 1 / (2 + round_number)}}
+        )
+        metrics = update.metrics.model_copy(update={"validation": score})
+        return replace(update, metrics=metrics)
 
 
 class FadingExecutor(HospitalExecutor):
     """Says that every model is worse than the one before."""
 
-    def _open(self, fl_ctx):
-        hospital = super()._open(fl_ctx)
-        train = Hospital.train.__get__(hospital)
-
-        def fading(base, number):
-            update = train(base, number)
-            score = update.metrics.validation.model_copy(
-                update={"dice": {"tumour": 1 / (2 + number)}}
-            )
-            metrics = update.metrics.model_copy(update={"validation": score})
-            return replace(update, metrics=metrics)
-
-        hospital.train = fading
-        return hospital
+    hospital = "faulty_executor:FadingHospital"
 
 
-class AtValley(HospitalExecutor):
+class AtValley(Hospital):
     """Does something more at valley, before or after it has trained."""
 
     def before(self, number):
@@ -82,24 +75,16 @@ class AtValley(HospitalExecutor):
     def after(self, number):
         pass
 
-    def _open(self, fl_ctx):
-        hospital = super()._open(fl_ctx)
-        train = Hospital.train.__get__(hospital)
-
-        def train_at_valley(base, number):
-            self.before(number)
-            update = train(base, number)
-            self.after(number)
-            return update
-
-        if fl_ctx.get_identity_name() == "valley":
-            hospital.train = train_at_valley
-        return hospital
+    def train(self, base, round_number):
+        if self._site.name != "valley":
+            return super().train(base, round_number)
+        self.before(round_number)
+        update = super().train(base, round_number)
+        self.after(round_number)
+        return update
 
 
-class StumblingExecutor(AtValley):
-    """Fails at valley in round 2, the first time it is asked."""
-
+class StumblingHospital(AtValley):
     stumbled = False
 
     def before(self, number):
@@ -108,19 +93,33 @@ class StumblingExecutor(AtValley):
             raise MemoryError
 
 
-class FailingExecutor(AtValley):
-    """Fails at valley from round 2 on."""
+class StumblingExecutor(HospitalExecutor):
+    """Fails at valley in round 2, the first time it is asked."""
 
+    hospital = "faulty_executor:StumblingHospital"
+
+
+class FailingHospital(AtValley):
     def before(self, number):
         if number >= 1:
             raise MemoryError
 
 
-class SlowExecutor(AtValley):
-    """Answers at valley in round 2 only when that round has been closed without it."""
+class FailingExecutor(HospitalExecutor):
+    """Fails at valley from round 2 on."""
 
+    hospital = "faulty_executor:FailingHospital"
+
+
+class SlowHospital(AtValley):
     def after(self, number):
         if number == 1:
             rounds = Path(os.environ[RUN_FOLDER]) / "rounds.jsonl"
             while len(rounds.read_text().splitlines()) < 2:
                 time.sleep(0.05)
+
+
+class SlowExecutor(HospitalExecutor):
+    """Answers at valley in round 2 only when that round has been closed without it."""
+
+    hospital = "faulty_executor:SlowHospital"

@@ -5,16 +5,17 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
+from tests.training.misbehaving import where
 
-from consortium.errors import UsageError
 from consortium.flare import executor as executor_module
-from consortium.flare.executor import ALONE, ERRORS, LOCAL_MODEL, TRAIN, HospitalExecutor
+from consortium.flare.executor import LOCAL_MODEL, TRAIN, HospitalExecutor
 from consortium.flare.job import Job
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
 from consortium.training.networks import build_network
-from consortium.training.train import Site
+from consortium.training.site import ERRORS, Site
 from consortium.update import Failure, Update
 
 
@@ -30,12 +31,14 @@ def ask(generated, tmp_path, tiny, monkeypatch):
     base = build_network(settings, seed=1).state_dict()
     executor = HospitalExecutor()
 
-    def ask(task, *, abort=None, model=base, **meta):
+    def ask(task, *, abort=None, model=base, hospital=HospitalExecutor.hospital, **meta):
+        executor.hospital = hospital
         data = model_to_shareable(model, **({"round": 0, "rounds": 3} | meta))
         return executor.execute(task, data, context, abort or Signal())
 
     ask.state = site.state
-    return ask
+    yield ask
+    executor.handle_event(EventType.END_RUN, context)
 
 
 def test_a_round_is_answered_with_an_update(ask):
@@ -44,31 +47,15 @@ def test_a_round_is_answered_with_an_update(ask):
     assert (update.round, update.hospital) == (0, "north")
 
 
-@pytest.mark.parametrize("task", [TRAIN, ALONE])
-def test_an_abort_is_obeyed_within_one_batch(ask, monkeypatch, task):
-    abort, seen = Signal(), []
-    report = HospitalExecutor._report
-
-    def watch(executor, progress):
-        seen.append((progress.stage, progress.step))
-        if progress.stage in ("train", "alone") and progress.step == 3:
-            abort.trigger("by a person")
-        report(executor, progress)
-
-    monkeypatch.setattr(HospitalExecutor, "_report", watch)
-    assert ask(task, abort=abort).get_return_code() == ReturnCode.TASK_ABORTED
-    assert seen[-1][1] == 3
+def test_an_aborted_task_is_answered_as_such(ask):
+    abort = Signal()
+    abort.trigger("by a person")
+    assert ask(TRAIN, abort=abort).get_return_code() == ReturnCode.TASK_ABORTED
 
 
-def test_an_error_crosses_as_a_code_and_is_told_in_full_at_the_hospital_alone(
-    ask, monkeypatch, caplog, capfd
-):
-    def fail(hospital, base, round_number):
-        raise RuntimeError("patient Jane Doe in /srv/scans")
-
-    monkeypatch.setattr("consortium.training.train.Hospital.train", fail)
+def test_an_error_crosses_as_a_code_and_is_told_in_full_at_the_hospital_alone(ask, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
-        answer = ask(TRAIN)
+        answer = ask(TRAIN, hospital=where("Careless"))
     assert answer_from_shareable(answer, "north") == Failure("north", "internal-error")
     assert "Jane" not in json.dumps(answer, default=str)
     assert "Jane" not in caplog.text + "".join(capfd.readouterr())
@@ -91,31 +78,11 @@ def test_an_unknown_task_is_a_failure(ask):
     assert answer_from_shareable(ask("steal"), "north") == Failure("north", "unknown-task")
 
 
-def test_a_name_that_is_no_text_is_noted_too(ask, monkeypatch, caplog):
-    def fail(hospital, base, round_number):
-        raise UsageError("unreadable-file", "damaged", "Jane\udcfc.nii.gz", "copy it again")
-
-    monkeypatch.setattr("consortium.training.train.Hospital.train", fail)
-    assert answer_from_shareable(ask(TRAIN), "north") == Failure("north", "unreadable-file")
+def test_a_name_that_is_no_text_is_noted_too(ask, caplog):
+    answer = ask(TRAIN, hospital=where("WithAStrangeFile"))
+    assert answer_from_shareable(answer, "north") == Failure("north", "unreadable-file")
     assert "Jane" not in caplog.text
     assert "Jane\\udcfc.nii.gz" in (ask.state / ERRORS).read_text()
-
-
-@pytest.mark.parametrize("stage", ["check", "validate"])
-def test_an_abort_is_obeyed_while_scans_are_read_and_scored(ask, monkeypatch, stage):
-    abort, after = Signal(), []
-    report = HospitalExecutor._report
-
-    def watch(executor, progress):
-        if abort.triggered:
-            after.append(progress)
-        if progress.stage == stage:
-            abort.trigger("by a person")
-        report(executor, progress)
-
-    monkeypatch.setattr(HospitalExecutor, "_report", watch)
-    assert ask(TRAIN, abort=abort).get_return_code() == ReturnCode.TASK_ABORTED
-    assert after == []
 
 
 def test_a_note_that_cannot_be_written_does_not_keep_the_answer_back(ask):
@@ -126,3 +93,8 @@ def test_a_note_that_cannot_be_written_does_not_keep_the_answer_back(ask):
 def test_a_state_folder_that_cannot_be_written_is_a_failure_with_its_code(ask):
     ask.state.write_text("a file where the folder should be")
     assert answer_from_shareable(ask(TRAIN), "north") == Failure("north", "cannot-write")
+
+
+def test_a_process_that_dies_at_every_try_is_a_failure(ask):
+    answer = answer_from_shareable(ask(TRAIN, hospital=where("Doomed")), "north")
+    assert answer == Failure("north", "training-died")

@@ -14,7 +14,8 @@ from consortium.errors import UsageError
 from consortium.settings import parse_settings
 from consortium.training.bundle import write_bundle
 from consortium.training.networks import build_network
-from consortium.training.train import Hospital, Site
+from consortium.training.site import Site
+from consortium.training.train import Hospital
 from consortium.update import digest
 
 SHAPE = (16, 14, 5)

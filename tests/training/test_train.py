@@ -7,7 +7,8 @@ import torch
 from consortium.data.datalist import read_datalist, split_cases
 from consortium.errors import UsageError
 from consortium.training.networks import build_network
-from consortium.training.train import Aborted, Hospital, Site
+from consortium.training.site import Site
+from consortium.training.train import Aborted, Hospital
 from consortium.update import crossing, digest, layout_of
 
 CPU = torch.device("cpu")
@@ -124,20 +125,27 @@ def test_a_hospital_alone_keeps_its_model_and_says_only_a_metric(generated, tmp_
     assert (tmp_path / "state" / "north" / "alone.safetensors").is_file()
 
 
-def test_an_abort_is_obeyed_within_one_batch(generated, tmp_path, tiny):
+@pytest.mark.parametrize(
+    ("stage", "step"), [("check", 1), ("train", 3), ("validate", 0), ("alone", 3)]
+)
+def test_an_abort_is_obeyed_within_one_batch(generated, tmp_path, tiny, stage, step):
     settings = tiny("training.local_steps=1000")
     seen = []
 
     def report(progress):
-        if progress.stage == "train":
-            seen.append(progress.step)
-            if progress.step == 3:
-                raise Aborted
+        seen.append((progress.stage, progress.step))
+        if seen[-1] == (stage, step):
+            raise Aborted
 
-    hospital = open_hospital(generated, tmp_path, settings, report=report)
-    with pytest.raises(Aborted):
+    def work():
+        hospital = open_hospital(generated, tmp_path, settings, report=report)
+        if stage == "alone":
+            hospital.train_alone(start_of(settings), 1)
         hospital.train(start_of(settings), 0)
-    assert seen == [0, 1, 2, 3]
+
+    with pytest.raises(Aborted):
+        work()
+    assert seen[-1] == (stage, step)
 
 
 def spoil_image(folder):

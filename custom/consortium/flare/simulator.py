@@ -32,7 +32,7 @@ def start_simulator(
         workspace: of the run. FLARE's own files go to `federation/` (wiped at the start), what it
             prints to `federation.log`, results to the workspace, what hospitals keep to
             `hospitals/`.
-        smallest_group: see `consortium.training.train.Site`.
+        smallest_group: see `consortium.training.site.Site`.
         share_models: whether hospitals let others score their models.
         environment: to start it with.
         lock: a file descriptor that it shall hold.

@@ -21,7 +21,7 @@ from nvflare.apis.fl_context import FLContext
 from consortium.errors import UsageError
 from consortium.flare.job import Job
 from consortium.kits.hospital import read_hospital
-from consortium.training.train import Site
+from consortium.training.site import Site
 
 DATA, STATE = "CONSORTIUM_DATA", "CONSORTIUM_STATE"
 SMALLEST_GROUP, SHARE_MODEL = "CONSORTIUM_SMALLEST_GROUP", "CONSORTIUM_SHARE_MODEL"

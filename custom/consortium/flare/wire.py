@@ -15,9 +15,7 @@ from consortium.update import (
     UpdateRefused,
     failure_from_wire,
     pack,
-    unpack,
     update_from_wire,
-    update_to_wire,
 )
 
 _FAILURE, _METRICS = "consortium_failure", "consortium_metrics"
@@ -29,21 +27,22 @@ def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:
     return DXO(DataKind.WEIGHTS, buffers, {"contents": contents, **meta}).to_shareable()
 
 
-def model_from_shareable(shareable: Shareable) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Undoes `model_to_shareable`.
+def model_from_shareable(
+    shareable: Shareable,
+) -> tuple[tuple[Any, dict[str, Tensor]], dict[str, Any]]:
+    """The model as `consortium.update.pack` gave it, and what goes with it.
 
     Raises:
         ValueError: it holds no model.
     """
     dxo = from_shareable(shareable)
     meta = dict(dxo.meta)
-    return unpack(meta.pop("contents", None), dxo.data), meta
+    return (meta.pop("contents", None), dxo.data), meta
 
 
-def update_to_shareable(update: Update) -> Shareable:
-    """An update as a hospital sends it."""
-    buffers, plain = update_to_wire(update)
-    return DXO(DataKind.WEIGHT_DIFF, buffers, {"update": plain}).to_shareable()
+def update_to_shareable(buffers: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Shareable:
+    """An update as a hospital sends it, from `consortium.update.update_to_wire`."""
+    return DXO(DataKind.WEIGHT_DIFF, dict(buffers), {"update": dict(plain)}).to_shareable()
 
 
 def failure_to_shareable(failure: Failure) -> Shareable:

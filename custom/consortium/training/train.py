@@ -28,6 +28,7 @@ from consortium.settings import Settings
 from consortium.training.inference import PreparedCase, load_case, predict_case
 from consortium.training.networks import build_network
 from consortium.training.scores import group_score, score_case
+from consortium.training.site import Site
 from consortium.update import (
     Metrics,
     Rule,
@@ -42,25 +43,6 @@ from consortium.update import (
 
 class Aborted(Exception):
     """The work was told to stop; not an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What a hospital decides for itself.
-
-    Attributes:
-        name: of the hospital in the study.
-        data: its folder, in the layout of the Medical Segmentation Decathlon.
-        state: a folder of its own for what it keeps between rounds.
-        smallest_group: a metric over fewer patients is not sent.
-        share_local_model: whether other hospitals may score the model it trained.
-    """
-
-    name: str
-    data: Path
-    state: Path
-    smallest_group: int = 5
-    share_local_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,163 @@
+"""A hospital whose training runs in a process of its own; see `consortium.training.worker`.
+
+What always holds: a request is answered, or ends with an error that has a code. Where the process
+dies, by a crash or for want of memory, it is started again and the request is made once more.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from torch import Tensor
+
+from consortium.errors import ConsortiumError, Incomplete
+from consortium.settings import Settings
+from consortium.training.channel import STOP, SharedBuffers, open_memory
+from consortium.training.site import Site, note_error
+from consortium.update import Metrics
+
+_POLL = 0.2  # seconds between two looks whether the work is to stop
+_GRACE = 10.0  # seconds that the process may take to obey
+_RETRIES = 1
+
+
+class Stopped(Exception):
+    """The work was told to stop; not an error."""
+
+
+class Failed(ConsortiumError):
+    """The hospital's own error, of which only the code is known here."""
+
+
+class _Died(Exception):
+    """The process is gone."""
+
+
+class IsolatedHospital:
+    """Asks a hospital in a process of its own, which is started at once and answers one at a time.
+
+    Args:
+        hospital: where its class is, as `module:name`; see `consortium.training.train.Hospital`.
+        site: the hospital's own choices.
+        settings: the job's.
+    """
+
+    def __init__(self, hospital: str, site: Site, settings: Settings):
+        self._opening = (hospital, site, settings)
+        self._site = site
+        self._start()
+
+    def ask(
+        self,
+        method: str,
+        model: tuple[Any, Mapping[str, Tensor]],
+        stop: Callable[[], bool],
+        **arguments: Any,
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | Metrics:
+        """Calls a method of the hospital with a model.
+
+        Args:
+            method: of `Hospital`.
+            model: as `consortium.update.pack` gives it.
+            stop: whether the work is to stop.
+            arguments: of the method, beside the model.
+
+        Returns:
+            An update as `consortium.update.update_to_wire` gives it, or metrics.
+
+        Raises:
+            Stopped: the work was told to stop.
+            Failed: with the code of what went wrong in the hospital's process.
+            Incomplete: `training-died`, where the process died at every try.
+        """
+        for tries in range(_RETRIES, -1, -1):
+            try:
+                return self._ask(method, model, stop, arguments)
+            except _Died:
+                died = Incomplete(
+                    "training-died",
+                    f"the process that trains was ended {self._end()}",
+                    f"hospital {self._site.name}",
+                    "see whether memory ran out" + ("; it is started again" if tries else ""),
+                )
+                note_error(self._site.state, died)
+                self._start()
+        raise died
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._end()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        memory = open_memory()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "consortium.training.worker"),
+                    *("--site", self._site.name, "--state", str(self._site.state)),
+                    *(str(theirs.fileno()), str(memory)),
+                ],
+                stdin=subprocess.DEVNULL,
+                # A job may bring the package with it.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=(theirs.fileno(), memory),
+            )
+        self._channel, self._memory = Connection(ours.detach()), SharedBuffers(memory)
+        with contextlib.suppress(OSError):  # it is missed when it is asked
+            self._channel.send(self._opening)
+
+    def _ask(
+        self,
+        method: str,
+        model: tuple[Any, Mapping[str, Tensor]],
+        stop: Callable[[], bool],
+        arguments: Mapping[str, Any],
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | Metrics:
+        contents, buffers = model
+        try:
+            self._channel.send((method, dict(arguments), contents, self._memory.put(buffers)))
+            answer = self._wait(stop)
+        except (EOFError, OSError):
+            raise _Died from None
+        match answer:
+            case ("update", plain, places):
+                # A copy, for what is sent may still be under way when the next request is made.
+                found = {name: part.clone() for name, part in self._memory.get(places).items()}
+                return found, plain
+            case ("metrics", plain):
+                return Metrics.model_validate(plain)
+            case ("failed", code):
+                raise Failed(code, "the hospital's training failed", self._site.name)
+            case _:
+                raise Stopped
+
+    def _wait(self, stop: Callable[[], bool]) -> Any:
+        waited = 0.0
+        while not self._channel.poll(_POLL):
+            if not stop():
+                continue
+            if waited == 0:
+                self._channel.send(STOP)
+            waited += _POLL
+            if waited > _GRACE:
+                self._end()
+                self._start()
+                raise Stopped
+        return self._channel.recv()
+
+    def _end(self) -> str:
+        """Makes sure that the process is gone; how it ended, in words."""
+        self._channel.close()
+        self._memory.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        self._process.kill()
+        code = self._process.wait()
+        return f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
