@@ -59,12 +59,14 @@ class Study:
         job: name of the job.
         quorum: who takes part, and how many of them a round needs.
         settings: the job's.
+        left_out: hospitals that broke the run so often that it goes on without them.
     """
 
     run: str
     job: str
     quorum: Quorum
     settings: Settings
+    left_out: tuple[str, ...] = ()
 
     @property
     def hospitals(self) -> tuple[str, ...]:
@@ -191,6 +193,11 @@ class Coordinator:
     def start_model(self) -> Mapping[str, Tensor]:
         """The model that round 0 started from."""
         return self._start
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Hospitals that the run goes on without."""
+        return self._study.left_out
 
     def open_round(self) -> tuple[int, str]:
         """Opens the next round.

@@ -86,15 +86,21 @@ def train_pooled(
         settings: of the job.
         workspace: for the joined folder and the model.
         steps: optimiser steps a round; by default as many as all hospitals take together, so that
-            as many samples are seen as in the federation.
+            as many samples are seen as in the federation. Passes over the patients
+            (`local_epochs`) are as many as there anyway.
         device: where to train.
         report: see `Hospital`.
 
     Returns:
         The model's state, on the CPU.
     """
-    steps = settings.training.local_steps * len(folders) if steps is None else steps
-    training = settings.training.model_copy(update={"local_steps": steps})
+    work: dict[str, Any] = {"local_steps": steps, "local_epochs": None, "local_minutes": None}
+    if steps is None:
+        each, count = settings.training, len(folders)
+        work = {"local_steps": each.local_steps * count}
+        if each.local_minutes is not None:
+            work["local_minutes"] = each.local_minutes * count
+    training = settings.training.model_copy(update=work)
     settings = settings.model_copy(update={"training": training})
     pool_hospitals(folders, workspace / "data", settings)
     site = Site(POOLED, workspace / "data", workspace / "state")

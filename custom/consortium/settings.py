@@ -117,6 +117,12 @@ class Training(_Section):
 
     Attributes:
         local_steps: optimiser steps a round.
+        local_epochs: passes over the hospital's training slices (volumes in 3-D) a round, instead
+            of a number of steps: a large hospital works longer than a small one.
+        local_minutes: after which a round's steps end, whatever their number, but one. What a
+            machine can do in a time differs from day to day, so the same model is not promised.
+            Where hospitals take different numbers of steps, the average leans towards those that
+            take more (Wang et al., NeurIPS 2020, on FedNova).
         batch: slices or patches a step.
         learning_rate: of AdamW at the first step of the first round.
         final_learning_rate: share of it that is left at the last step of the last round (cosine).
@@ -126,6 +132,8 @@ class Training(_Section):
     """
 
     local_steps: Count = 20
+    local_epochs: Positive | None = None
+    local_minutes: Positive | None = None
     batch: Count = 16
     learning_rate: Positive = 2e-3
     final_learning_rate: Fraction = 0.01

@@ -129,6 +129,7 @@ class Metrics(BaseModel):
 
     Attributes:
         loss: mean training loss over the round's steps; null where withheld or not trained.
+        steps: optimiser steps that were taken; null where not trained.
         seconds: duration of the local training.
         validation: score of the round's base on the hospital's own validation patients; null
             where it has none.
@@ -136,6 +137,7 @@ class Metrics(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     loss: float | None = None
+    steps: Annotated[int | None, Field(ge=1)] = None
     seconds: Annotated[float, Field(ge=0)] = 0.0
     validation: Score | None = None
 

@@ -28,7 +28,14 @@ from typing import Any
 import numpy as np
 from scripts.benchmarks.lgg import ROOT, Folds, choose, deal, find_data, read_folds
 from scripts.benchmarks.paired import Difference, holm_intervals, paired_difference
-from scripts.benchmarks.records import Part, collect, conditions, on_record, read_records
+from scripts.benchmarks.records import (
+    Part,
+    collect,
+    conditions,
+    describe_settings,
+    on_record,
+    read_records,
+)
 from scripts.benchmarks.scoring import CPU, Examiner
 
 from consortium.data.datalist import hospital_folders, read_datalist
@@ -69,7 +76,7 @@ class Plan:
     @property
     def sha256(self) -> str:
         """Of settings and folds, which may not change between records of one table."""
-        content = [self.settings.model_dump(by_alias=True, mode="json"), list(self.folds)]
+        content = [describe_settings(self.settings), list(self.folds)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def parts(self) -> list[Part]:

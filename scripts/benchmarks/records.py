@@ -18,10 +18,28 @@ from scripts.benchmarks.report import describe_machine
 
 from consortium.errors import Refused
 from consortium.files import write_text
+from consortium.settings import Settings
 
 WORKERS = 2
 Part = Mapping[str, Any]
 """What identifies a part: plain values, which its records repeat."""
+
+
+_LATER = {"training": ("local_epochs", "local_minutes")}
+
+
+def describe_settings(settings: Settings) -> dict[str, Any]:
+    """A job's settings for a digest; a setting that is newer than some digest counts if it is set.
+
+    Args:
+        settings: the job's.
+    """
+    described = settings.model_dump(by_alias=True, mode="json")
+    for section, names in _LATER.items():
+        for name in names:
+            if described[section][name] is None:
+                del described[section][name]
+    return described
 
 
 def collect(

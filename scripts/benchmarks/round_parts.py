@@ -75,14 +75,14 @@ class StandInHospital(Hospital):
         self._folder, self._seconds = told["folder"], told["seconds"]
         self._changes = [torch.randn_like(one) * _CHANGE for one in self._network.parameters()]
 
-    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
         started = time.monotonic()
         with torch.no_grad():
             for weight, change in zip(self._network.parameters(), self._changes, strict=True):
                 weight.add_(change)
         _sleep_until(started + self._seconds)
         note(self._folder, self._site.name, TRAINED, round_number, started, time.monotonic())
-        return 0.0
+        return 0.0, 1
 
 
 class StandInExecutor(HospitalExecutor):

@@ -242,12 +242,12 @@ class TimedHospital(Hospital):
         self._scoring = time.perf_counter() - started
         return result
 
-    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
         started = time.perf_counter()
-        loss = super()._fit(round_number, stage, *randomness)
+        found = super()._fit(round_number, stage, *randomness)
         steps = time.perf_counter() - started
         write_json(self._site.state / _TIMES, {"scoring": self._scoring, "steps": steps})
-        return loss
+        return found
 
 
 class _TimedExecutor(HospitalExecutor):

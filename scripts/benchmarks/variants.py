@@ -20,7 +20,7 @@ import numpy as np
 from scripts.benchmarks.here import federate
 from scripts.benchmarks.lgg import ROOT, choose, find_data, read_folds
 from scripts.benchmarks.paired import paired_difference
-from scripts.benchmarks.records import Part, collect, conditions, read_records
+from scripts.benchmarks.records import Part, collect, conditions, describe_settings, read_records
 from scripts.benchmarks.scoring import Examiner
 
 from consortium.errors import UsageError
@@ -83,7 +83,7 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
 
 
 def _digest_of(variant: Mapping[str, Any]) -> str:
-    return _sha256(settings_of(variant).model_dump(by_alias=True, mode="json"))
+    return _sha256(describe_settings(settings_of(variant)))
 
 
 def _sha256(content: Any) -> str:

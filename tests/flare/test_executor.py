@@ -24,7 +24,7 @@ def ask(generated, tmp_path, tiny, monkeypatch):
     """Hands a task to the executor of the hospital north."""
     settings = tiny("training.local_steps=20", "rounds=3")
     site = Site("north", generated / "north", tmp_path / "state", smallest_group=1)
-    job = Job("run", "job", ("north",), {}, settings, tmp_path, tmp_path)
+    job = Job("run", "job", ("north",), {}, (), settings, tmp_path, tmp_path)
     monkeypatch.setattr(executor_module, "read_job", lambda fl_ctx: job)
     monkeypatch.setattr(executor_module, "find_site", lambda job, fl_ctx: site)
     context = SimpleNamespace(get_identity_name=lambda: "north")

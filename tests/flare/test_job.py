@@ -8,6 +8,7 @@ from tests.conftest import JOB
 from consortium.errors import Refused
 from consortium.flare.job import check_as_submitted
 from consortium.jobs import BOUND, SETTINGS, STUDY, prepare_job
+from consortium.orchestration.chain import CHAIN
 from consortium.settings import read_json_object
 
 
@@ -44,6 +45,15 @@ def test_what_the_study_rests_on_cannot_be_altered_in_meta(submitted, key, value
         check_as_submitted({**meta, key: value}, config)
     assert refused.value.code == "altered-job"
     assert refused.value.what == f"{key} in meta.json is not as it was submitted"
+
+
+def test_the_orchestrator_may_leave_out_a_hospital_and_say_so(submitted):
+    meta, config = submitted
+    narrowed = {**meta, CHAIN: {"run": "r1", "left_out": ["west"]}}
+    check_as_submitted({**narrowed, "deploy_map": {"app": ["server", "east"]}}, config)
+    for sites in (["@ALL"], ["server", "east", "stranger"], ["east"]):
+        with pytest.raises(Refused, match="altered-job: deploy_map in meta"):
+            check_as_submitted({**narrowed, "deploy_map": {"app": sites}}, config)
 
 
 @pytest.mark.parametrize("name", [STUDY.name, SETTINGS.name])

@@ -7,13 +7,22 @@ from pydantic import ValidationError
 
 from consortium.errors import UsageError
 from consortium.orchestration.quorum import Quorum, declare_quorum
-from consortium.orchestration.rounds import Ask, Close, Rounds, Stop, Timer, choose
+from consortium.orchestration.rounds import (
+    NOT_CONNECTED,
+    Ask,
+    Close,
+    Rounds,
+    Stop,
+    Timer,
+    choose,
+)
 
 NAMES = ("fen", "harbour", "north", "valley")
 
 
 def quorum(minimum=4, mandatory=(), **more):
-    return Quorum(hospitals=NAMES, minimum=minimum, mandatory=mandatory, **more)
+    declared = {"hold": 0, **more}
+    return Quorum(hospitals=NAMES, minimum=minimum, mandatory=mandatory, **declared)
 
 
 def timers(actions):
@@ -68,6 +77,39 @@ def test_a_round_without_its_quorum_is_asked_again_and_then_stops_with_a_reason(
             " them: fen (out-of-memory), harbour (no answer)"
         )
     ]
+
+
+def test_a_silent_hospital_is_waited_for_as_long_as_a_network_may_be_away():
+    rounds = Rounds(quorum(4, deadline=60, tries=2, hold=300), 1, seed=0)
+    actions = rounds.begin()
+    for name in NAMES[:3]:
+        rounds.answered(0, name, 1.0)
+    for _ in range(4):
+        actions = rounds.time_up(number_of(actions))
+        assert timers(actions) == [60.0]
+        assert len(actions) == 1  # valley has been asked, and is still waited for
+    [stop] = rounds.time_up(number_of(actions))
+    assert stop.reason.endswith("valley (no answer)")
+
+
+def test_a_hospital_that_is_not_connected_is_asked_until_it_is_and_one_that_fails_is_not():
+    rounds = Rounds(quorum(4, deadline=60, rest=5, tries=2, hold=300), 1, seed=0)
+    rounds.begin()
+    for name in NAMES[:2]:
+        rounds.answered(0, name, 1.0)
+    rounds.failed(0, "north", "out-of-memory")
+    actions = rounds.failed(0, "valley", NOT_CONNECTED)
+    asked = []
+    for _ in range(8):
+        actions = rounds.time_up(number_of(actions))
+        asked.append(actions[0].hospitals)
+        for name in actions[0].hospitals:
+            actions = rounds.failed(0, name, NOT_CONNECTED if name == "valley" else "crash")
+    assert asked == [("north", "valley"), *[("valley",)] * 7]
+    again = rounds.time_up(number_of(actions))
+    assert again[0] == Ask(0, ("valley",))
+    [stop] = rounds.answered(0, "valley", 1.0)
+    assert stop.reason.endswith("north (crash)")
 
 
 def test_where_all_have_spoken_it_rests_before_it_asks_again():

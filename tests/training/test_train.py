@@ -148,6 +148,30 @@ def test_an_abort_is_obeyed_within_one_batch(generated, tmp_path, tiny, stage, s
     assert seen[-1] == (stage, step)
 
 
+def steps_of(generated, tmp_path, settings):
+    told = []
+    hospital = open_hospital(generated, tmp_path, settings, report=told.append)
+    update = hospital.train(start_of(settings), 0)
+    assert told[-1].step == told[-1].steps == update.metrics.steps
+    return update.metrics.steps
+
+
+def test_a_round_is_so_many_passes_where_the_job_says_so(generated, tmp_path, tiny):
+    slices = 6 * json.loads((generated / "north" / "dataset.json").read_text())["numTraining"]
+    everything = ("data.validation_fraction=0", "training.batch=4")
+    twice = tiny(*everything, "training.local_epochs=2")
+    assert steps_of(generated, tmp_path, twice) == round(2 * slices / 4)
+    hardly = tiny(*everything, "training.local_epochs=0.001")
+    assert steps_of(generated, tmp_path, hardly) == 1
+
+
+def test_a_round_ends_when_its_time_is_up_but_not_before_one_step(generated, tmp_path, tiny):
+    short = tiny("training.local_steps=1000000", "training.local_minutes=0.005")
+    assert 1 < steps_of(generated, tmp_path, short) < 1_000_000
+    none = tiny("training.local_steps=1000", "training.local_minutes=1e-9")
+    assert steps_of(generated, tmp_path, none) == 1
+
+
 def spoil_image(folder):
     path = next((folder / "imagesTr").iterdir())
     path.write_bytes(path.read_bytes()[:500])

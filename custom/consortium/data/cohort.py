@@ -59,6 +59,11 @@ class Cohort:
                 self._voxels[index] = voxels
                 (self._with_tumour if len(voxels) else self._without).append((index, 0))
 
+    @property
+    def samples(self) -> int:
+        """Slices (volumes in 3-D) that a pass over the patients visits."""
+        return len(self._with_tumour) + len(self._without)
+
     def batches(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """An endless stream of batches.
 

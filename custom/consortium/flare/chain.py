@@ -19,13 +19,34 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.apis.utils.job_utils import get_event_job_id
 from nvflare.fuel.common.exit_codes import ProcessExitCode
+from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import (
+    CellChannel,
+    CellChannelTopic,
+    CellMessageHeaderKeys,
+    JobFailureMsgKey,
+)
 
 from consortium.flare.job import journal_folder
-from consortium.orchestration.chain import NEXT, OUTCOME, PATIENCE, follow, is_broken, link_of
+from consortium.orchestration.chain import (
+    BROKE,
+    NEXT,
+    OUTCOME,
+    follow,
+    is_broken,
+    link_of,
+    why_given_up,
+)
 from consortium.orchestration.journal import count_rounds
 
 _LOOK = 1.0  # seconds between two looks
 _ALIVE = 15.0  # seconds after a site's last heartbeat, of which one comes each ten
+_BREAKS = (
+    ProcessExitCode.CONFIG_ERROR,
+    ProcessExitCode.EXCEPTION,
+    ProcessExitCode.INFRASTRUCTURE_ERROR,
+)
+"""How a site's job process may end so that FLARE ends the job for it."""
 _GATHER = 60.0  # seconds to wait for the sites that the job needs, before FLARE's scheduler does
 
 
@@ -41,6 +62,7 @@ class RunKeeper(FLComponent):
         self._keep = keep_runs
         self._broken: dict[str, float] = {}  # job: since when it is waited for its sites
         self._failed: set[str] = set()
+        self._broke: dict[str, str] = {}  # job: the hospital that ended it
         self._ended = threading.Event()
         self._log = logging.getLogger(__name__)
 
@@ -50,6 +72,12 @@ class RunKeeper(FLComponent):
             self._bury(fl_ctx)
         elif event_type == EventType.SYSTEM_START:
             engine = fl_ctx.get_engine()
+            engine.server.cell.core_cell.add_incoming_request_filter(
+                CellChannel.SERVER_MAIN,
+                CellChannelTopic.REPORT_JOB_FAILURE,
+                self._hear,
+                engine=engine,
+            )
             threading.Thread(target=self._watch, args=(engine,), daemon=True).start()
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
             self._broken[str(get_event_job_id(fl_ctx))] = time.monotonic()
@@ -81,6 +109,16 @@ class RunKeeper(FLComponent):
             except Exception:  # whatever FLARE raises now, the next look may find it in order
                 self._log.exception("the look at the runs failed")
 
+    def _hear(self, report: Message, engine: Any) -> None:
+        """A site says how its part of a job ended, and FLARE is about to end the job for it."""
+        token = report.get_header(CellMessageHeaderKeys.TOKEN)
+        client = engine.client_manager.clients.get(token)
+        said = report.payload if isinstance(report.payload, dict) else {}
+        job_id = str(said.get(JobFailureMsgKey.JOB_ID))
+        running = job_id in engine.run_processes and job_id not in engine.exception_run_processes
+        if running and client is not None and said.get(JobFailureMsgKey.CODE) in _BREAKS:
+            self._broke.setdefault(job_id, client.name)
+
     def _fail_deserted(self, engine: Any, fl_ctx: FLContext) -> None:
         """Ends jobs that wait for a site which was restarted since."""
         for job_id, process in list(engine.run_processes.items()):
@@ -91,6 +129,7 @@ class RunKeeper(FLComponent):
                 if now is not None and now.token != token:
                     self._log.warning("%s was restarted; job %s is ended", client.name, job_id)
                     self._failed.add(job_id)
+                    self._broke.setdefault(job_id, client.name)
                     code = ProcessExitCode.INFRASTRUCTURE_ERROR
                     engine.job_runner.fail_run(job_id, code, fl_ctx)
                     break
@@ -103,13 +142,15 @@ class RunKeeper(FLComponent):
             return
         link = link_of(job.meta)
         assert link is not None
+        broke = self._broke.pop(job_id, None)
+        if broke is not None:
+            job.meta[BROKE] = broke
+            manager.update_meta(job_id, {BROKE: broke}, fl_ctx)
         root = Path(engine.get_workspace().get_root_dir())
         rounds = count_rounds(journal_folder(root, link.run))
         following = follow(job.meta, rounds)
         if following is None:
-            outcome = job.meta.get(OUTCOME) or {}
-            reason = f"no-progress: {PATIENCE} jobs in a row ended without closing a round"
-            told = f"{reason}; {outcome['reason']}" if outcome.get("reason") else reason
+            told = why_given_up(job.meta)
             stopped = {"complete": False, "reason": told, "stopped": True}
             manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
             self._log.error("run %s: %s", link.run, told)

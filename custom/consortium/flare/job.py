@@ -16,7 +16,7 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 from consortium import __version__
 from consortium.errors import Refused
 from consortium.jobs import BOUND, SETTINGS, STUDY
-from consortium.orchestration.chain import link_of
+from consortium.orchestration.chain import link_of, narrow
 from consortium.settings import Settings, load_settings, read_json_object
 
 RUN_FOLDER = "CONSORTIUM_RUN"
@@ -36,6 +36,7 @@ class Job:
         name: of the job.
         hospitals: that the study declares, sorted; empty where `meta.json` names none.
         quorum: what the study declares of its rounds; see `consortium.orchestration.quorum`.
+        left_out: hospitals that broke the jobs before it, which it does without.
         settings: the job's.
         root: the workspace of this server or site.
         folder: this job's folder in it.
@@ -45,6 +46,7 @@ class Job:
     name: str
     hospitals: tuple[str, ...]
     quorum: Mapping[str, Any]
+    left_out: tuple[str, ...]
     settings: Settings
     root: Path
     folder: Path
@@ -78,6 +80,7 @@ def read_job(fl_ctx: FLContext) -> Job:
         name=str(meta.get("name", "job")),
         hospitals=tuple(sorted(ours.get("hospitals", []))),
         quorum=ours.get("quorum", {}),
+        left_out=link.left_out if link is not None else (),
         settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
         folder=Path(workspace.get_run_dir(job_id)),
@@ -101,6 +104,11 @@ def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
     altered = [name for name in sorted(signed) if not (config / name).exists()]
     if (config / STUDY.name).is_file():
         study = read_json_object(config / STUDY.name)
+        link = link_of({"job_id": "", **meta})
+        if link is not None and link.left_out:
+            # The orchestrator may do without a hospital; what it may not is ask another one.
+            hospitals = study["consortium"]["hospitals"]
+            study["deploy_map"] = narrow(study["deploy_map"], hospitals, link.left_out)
         altered += [f"{key} in meta.json" for key in BOUND if meta.get(key) != study.get(key)]
     if altered:
         raise Refused(

@@ -23,7 +23,15 @@ from consortium.errors import Incomplete
 from consortium.flare import executor
 from consortium.flare.server import StudyWorkflow
 from consortium.flare.wire import answer_from_shareable, model_to_shareable
-from consortium.orchestration.rounds import Action, Ask, Close, Rounds, Stop, Timer
+from consortium.orchestration.rounds import (
+    NOT_CONNECTED,
+    Action,
+    Ask,
+    Close,
+    Rounds,
+    Stop,
+    Timer,
+)
 from consortium.update import Failure
 
 _Event = Callable[[Rounds], list[Action]]
@@ -114,7 +122,10 @@ class StudyRounds(StudyWorkflow):
         there = [name for name in hospitals if name in connected]
         for name in hospitals:
             if name not in there:
-                self._events.put(partial(_fail, number, name, "not-connected"))
+                code = "left-out" if name in coordinator.left_out else NOT_CONNECTED
+                with self._border:
+                    coordinator.offer(Failure(name, code))
+                self._events.put(partial(_fail, number, name, code))
         self._asked.update(dict.fromkeys(there, time.monotonic()))
         if there:
             data = model_to_shareable(

@@ -112,7 +112,13 @@ class StudyRun(FLComponent):
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or [client.name for client in engine.get_clients()]
         self._coordinator = Coordinator(
-            Study(job.run, job.name, declare_quorum(hospitals, job.quorum), job.settings),
+            Study(
+                job.run,
+                job.name,
+                declare_quorum(hospitals, job.quorum),
+                job.settings,
+                job.left_out,
+            ),
             results=self._results,
             journal=journal,
         )

@@ -4,12 +4,15 @@ FLARE ends a job for good as soon as one process of it dies. What is decided her
 records of jobs alone: whether a job that ended is to be followed by another one, and by which.
 
 What always holds: a run that a person aborted, that our own orchestrator stopped with a reason, or
-that did not get further in `PATIENCE` jobs in a row, is not gone on with.
+that did not get further in `PATIENCE` jobs in a row, is not gone on with; and a hospital is left
+out only where it broke `LEAVE_OUT` jobs in a row and the study's quorum does without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from consortium.orchestration.quorum import declare_quorum
 
 OUTCOME = "consortium_outcome"
 """Key of a job's record: `complete`; `reason` where the run is not; whether it was `stopped`."""
@@ -17,6 +20,11 @@ CHAIN = "consortium_chain"
 """Key of a job's record that goes on with a run: a `Link`."""
 NEXT = "consortium_next"
 """Key of a job's record that was broken off: the job that goes on with its run."""
+BROKE = "consortium_broke"
+"""Key of a job's record that was broken off: the hospital whose process ended it."""
+LEAVE_OUT = 3
+"""Jobs in a row that a hospital may break, each of which closed fewer than `TRUST` rounds."""
+TRUST = 5
 PATIENCE = 5
 """Jobs in a row that may end without having closed a round."""
 
@@ -32,6 +40,7 @@ _RUNTIME = (
     "last_schedule_time",
     "schedule_history",
     OUTCOME,
+    BROKE,
     CHAIN,
     NEXT,
 )
@@ -48,12 +57,18 @@ class Link:
         number: of the job in it, from 1.
         rounds: that were closed before it.
         stalled: jobs right before it that closed none.
+        breaker: the hospital that broke the jobs right before it, "" where none did.
+        times: how many of them.
+        left_out: hospitals that it does without.
     """
 
     run: str
     number: int = 1
     rounds: int = 0
     stalled: int = 0
+    breaker: str = ""
+    times: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 def link_of(record: Mapping[str, Any]) -> Link | None:
@@ -62,7 +77,8 @@ def link_of(record: Mapping[str, Any]) -> Link | None:
     if not isinstance(ours, Mapping):
         return None
     if CHAIN in record:
-        return Link(**record[CHAIN])
+        said = record[CHAIN]
+        return Link(**{**said, "left_out": tuple(said.get("left_out", ()))})
     return Link(str(ours.get("run") or record["job_id"]))
 
 
@@ -87,8 +103,66 @@ def follow(record: Mapping[str, Any], rounds: int) -> dict[str, Any] | None:
     """
     link = link_of(record)
     assert link is not None
+    following = {key: said for key, said in record.items() if key not in _RUNTIME}
     stalled = 0 if rounds > link.rounds else link.stalled + 1
+    breaker, left_out = str(record.get(BROKE) or ""), link.left_out
+    again = breaker == link.breaker and rounds - link.rounds < TRUST
+    times = (link.times if again else 0) + 1 if breaker else 0
+    if times >= LEAVE_OUT and _does_without(record, {*left_out, breaker}):
+        stalled, times, left_out = 0, 0, (*left_out, breaker)
+        breaker = ""
+        hospitals = record["consortium"]["hospitals"]
+        following["deploy_map"] = narrow(record["deploy_map"], hospitals, left_out)
     if stalled >= PATIENCE:
         return None
-    more = asdict(Link(link.run, link.number + 1, rounds, stalled))
-    return {**{key: said for key, said in record.items() if key not in _RUNTIME}, CHAIN: more}
+    more = Link(link.run, link.number + 1, rounds, stalled, breaker, times, left_out)
+    return {**following, CHAIN: {**asdict(more), "left_out": list(left_out)}}
+
+
+def why_given_up(record: Mapping[str, Any]) -> str:
+    """Why `follow` gave a run up, in words.
+
+    Args:
+        record: of its last job.
+    """
+    link = link_of(record)
+    told = [f"no-progress: {PATIENCE} jobs in a row ended without closing a round"]
+    if record.get(BROKE):
+        times = link.times + 1 if link is not None and link.breaker == record[BROKE] else 1
+        told.append(f"{record[BROKE]} broke the last {times} of them")
+    outcome = record.get(OUTCOME) or {}
+    if outcome.get("reason"):
+        told.append(str(outcome["reason"]))
+    return "; ".join(told)
+
+
+def narrow(
+    deploy_map: Mapping[str, Any], hospitals: Collection[str], left_out: Collection[str]
+) -> Mapping[str, Any]:
+    """FLARE's map of apps to sites without some hospitals.
+
+    Args:
+        deploy_map: as submitted, or as narrowed before.
+        hospitals: that the study declares; `@ALL` stands for them and the server.
+        left_out: of them.
+    """
+    if not left_out:
+        return deploy_map
+    everyone = ["server", *sorted(hospitals)]
+    return {
+        app: [
+            site for site in (everyone if "@ALL" in sites else sites) if site not in set(left_out)
+        ]
+        for app, sites in deploy_map.items()
+    }
+
+
+def _does_without(record: Mapping[str, Any], gone: Collection[str]) -> bool:
+    """Whether every round can be closed without these hospitals."""
+    ours = record["consortium"]
+    hospitals = ours.get("hospitals") or []
+    if not hospitals:
+        return False
+    quorum = declare_quorum(hospitals, ours.get("quorum", {}))
+    asked = quorum.sample or len(hospitals)
+    return asked - len(gone) >= quorum.minimum and not set(gone) & set(quorum.mandatory)

@@ -23,6 +23,8 @@ class Quorum(BaseModel):
         patience: see `deadline`.
         tries: how often a round is asked for before the run stops.
         rest: seconds before hospitals that failed are asked again.
+        hold: seconds that a round without its quorum waits, beyond `tries`, for hospitals that are
+            silent or not connected: a network may be away for some minutes.
         sample: hospitals that are asked in a round, drawn by the run's seed; by default all.
     """
 
@@ -35,6 +37,7 @@ class Quorum(BaseModel):
     patience: Annotated[float, Field(ge=1)] = 10.0
     tries: Annotated[int, Field(ge=1)] = 3
     rest: Annotated[float, Field(ge=0)] = 10.0
+    hold: Annotated[float, Field(ge=0)] = 900.0
     sample: Annotated[int | None, Field(ge=1)] = None
 
     @model_validator(mode="after")

@@ -6,7 +6,8 @@ say and tells it what came of that. What always holds, whatever the order of eve
 * a round is closed only with the answers of `minimum` hospitals and of every mandatory one;
 * a hospital counts once a round, and what it says after its round has ended changes nothing;
 * a round that cannot be closed is asked for `tries` times in all, and then the run stops with a
-  reason that names the hospitals.
+  reason that names the hospitals; where one of them is silent or not connected, it is waited for
+  until `hold` seconds have passed too.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ from random import Random
 
 from consortium.orchestration.quorum import Quorum
 from consortium.seeds import derive_seed
+
+NOT_CONNECTED = "not-connected"
+"""Code of a hospital that cannot be asked now, and may be later."""
+_LEAST = 1.0  # seconds between two looks at a hospital that is not connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,15 @@ class _Open:
     answered: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     tries: int = 1
+    waited: float = 0.0
 
     @property
     def silent(self) -> list[str]:
         return [name for name in self.asked if name not in self.answered | self.failed.keys()]
+
+    @property
+    def out_of_reach(self) -> bool:
+        return bool(self.silent) or NOT_CONNECTED in self.failed.values()
 
 
 class Rounds:
@@ -79,7 +89,7 @@ class Rounds:
         self._quorum, self._rounds, self._seed, self._done = quorum, rounds, seed, done
         self._open: _Open | None = None
         self._paces: dict[str, float] = {}
-        self._timer = 0
+        self._timer, self._seconds = 0, 0.0
 
     def begin(self) -> list[Action]:
         """Opens the first round that is not done."""
@@ -124,11 +134,18 @@ class Rounds:
         self._timer += 1  # it runs out once
         if self._enough(round_):
             return self._close(round_)
-        if round_.tries >= self._quorum.tries:
+        round_.waited += self._seconds
+        if self._gives_up(round_):
             return self._stop(self._why(round_))
         round_.tries += 1
-        again = tuple(name for name in round_.asked if name in round_.failed)
-        round_.failed.clear()
+        tired = round_.tries > self._quorum.tries
+        again = tuple(
+            name
+            for name in round_.asked
+            if name in round_.failed and (not tired or round_.failed[name] == NOT_CONNECTED)
+        )
+        for name in again:
+            del round_.failed[name]
         return [*([Ask(self._done, again)] if again else []), *self._wait()]
 
     def closed(self, stop: bool = False) -> list[Action]:
@@ -152,9 +169,14 @@ class Rounds:
             return []
         if self._enough(round_):
             return self._close(round_)
-        if round_.tries >= self._quorum.tries:
+        if self._gives_up(round_):
             return self._stop(self._why(round_))
-        return [self._set_timer(self._quorum.rest)]
+        return [self._set_timer(max(_LEAST, self._quorum.rest))]
+
+    def _gives_up(self, round_: _Open) -> bool:
+        if round_.tries < self._quorum.tries:
+            return False
+        return not round_.out_of_reach or round_.waited >= self._quorum.hold
 
     def _enough(self, round_: _Open) -> bool:
         return (
@@ -181,7 +203,7 @@ class Rounds:
         return [] if seconds is None else [self._set_timer(max(0.0, seconds - passed))]
 
     def _set_timer(self, seconds: float) -> Timer:
-        self._timer += 1
+        self._timer, self._seconds = self._timer + 1, seconds
         return Timer(self._timer, seconds)
 
     def _why(self, round_: _Open) -> str:

@@ -112,7 +112,7 @@ class Hospital:
         started = time.monotonic()
         self._load(base, round_number)
         validation = self._score(round_number)
-        loss = self._fit(round_number, "train", self._site.name, round_number)
+        loss, steps = self._fit(round_number, "train", self._site.name, round_number)
         local = self._network.state_dict()
         if keep:
             self._keep(local, round_number)
@@ -124,6 +124,7 @@ class Hospital:
             tensors=difference(local, base, self._layout),
             metrics=Metrics(
                 loss=loss if self._enough_to_train_on() else None,
+                steps=steps,
                 seconds=time.monotonic() - started,
                 validation=validation,
             ),
@@ -167,9 +168,15 @@ class Hospital:
                     self._save(self.own_model.name, self._network.state_dict())
         return Metrics(seconds=time.monotonic() - started, validation=best[1])
 
-    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> float:
-        """Takes the round's optimiser steps on the network in place; returns the mean loss."""
-        plan = self._settings.training
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
+        """Takes the round's optimiser steps on the network in place.
+
+        Returns:
+            The mean loss, and how many steps were taken.
+        """
+        plan, planned = self._settings.training, self._steps()
+        steps = planned
+        until = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
         seed = derive_seed(self._settings.seed, *randomness)
         torch.manual_seed(seed)
         batches = self._training_cohort().batches(plan.batch, seed)
@@ -182,11 +189,14 @@ class Hospital:
         )
         total = torch.zeros((), device=self._device)
         self._network.train()
-        for step in range(plan.local_steps):
-            self._tell(stage, round_number, step, plan.local_steps)
+        for step in range(steps):
+            if until is not None and step and time.monotonic() >= until:
+                steps = step
+                break
+            self._tell(stage, round_number, step, steps)
             images, masks = (part.to(self._device, non_blocking=True) for part in next(batches))
             for group in optimiser.param_groups:
-                group["lr"] = self._learning_rate(round_number * plan.local_steps + step)
+                group["lr"] = self._learning_rate(round_number * planned + step, planned)
             with self._precision():
                 logits = self._network(images.contiguous(memory_format=self._format))
             logits = logits.float()
@@ -197,13 +207,20 @@ class Hospital:
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
             optimiser.step()
             total += loss.detach()
-        self._tell(stage, round_number, plan.local_steps, plan.local_steps)
-        return float(total) / plan.local_steps
+        self._tell(stage, round_number, steps, steps)
+        return float(total) / steps, steps
 
-    def _learning_rate(self, step: int) -> float:
+    def _steps(self) -> int:
+        """How many optimiser steps a round has, where no time ends it before."""
+        plan = self._settings.training
+        if plan.local_epochs is None:
+            return plan.local_steps
+        return max(1, round(plan.local_epochs * self._training_cohort().samples / plan.batch))
+
+    def _learning_rate(self, step: int, planned: int) -> float:
         """Cosine over the whole run (Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts)."""
         plan = self._settings.training
-        steps = max(1, self._settings.rounds * plan.local_steps - 1)
+        steps = max(1, self._settings.rounds * planned - 1)
         step = min(step, steps)
         cosine = (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()) / 2
         share = plan.final_learning_rate + (1 - plan.final_learning_rate) * cosine
