@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 
 from consortium import files
 from consortium.coordinator import ALONE, FINAL, Coordinator, Study
-from consortium.errors import EnvironmentProblem, Incomplete, Refused
+from consortium.errors import EnvironmentProblem, Failure, Incomplete, Refused
+from consortium.metrics import Metrics, Score
 from consortium.orchestration.quorum import declare_quorum
 from consortium.orchestration.rounds import choose
 from consortium.training.site import Site
 from consortium.training.train import Hospital
-from consortium.update import Failure, Metrics, Score, UpdateRefused
+from consortium.update import UpdateRefused
 
 CPU = torch.device("cpu")
 NAMES = ("harbour", "north", "valley")

@@ -4,21 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from consortium.errors import UsageError
+from consortium.errors import Failure, UsageError, failure_from_wire, failure_of
+from consortium.metrics import Metrics, Score
 from consortium.update import (
     Entry,
     Expected,
-    Failure,
-    Metrics,
     Rule,
-    Score,
     Update,
     UpdateRefused,
     apply_change,
     difference,
     digest,
-    failure_from_wire,
-    failure_of,
     layout_of,
     pack,
     unpack,
@@ -143,11 +139,13 @@ def test_packing_joins_tensors_of_a_dtype_into_one_buffer():
         "b": torch.tensor(5),
         "c": torch.tensor(2.0),
         "d": torch.zeros(0, 4),
+        "e": torch.randn(3).bfloat16(),
     }
     contents, buffers = pack(tensors)
-    assert {dtype: buffer.numel() for dtype, buffer in buffers.items()} == {
-        "float32": 7,
-        "int64": 1,
+    assert {dtype: buffer.shape for dtype, buffer in buffers.items()} == {
+        "float32": (7,),
+        "int64": (1,),
+        "bfloat16": (3,),
     }
     back = unpack(contents, buffers)
     assert digest(back) == digest(tensors)

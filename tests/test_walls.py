@@ -1,6 +1,8 @@
 """The walls of the house: who may import what."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,8 @@ def test_the_walls_are_looked_at():
 def test_every_room_is_a_package_so_that_an_installation_holds_it():
     rooms = {path.parent for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2")}
     assert not [room for room in rooms if not (room / "__init__.py").is_file()]
+
+
+def test_the_process_of_a_job_at_a_hospital_does_without_torch():
+    found = "import sys, consortium.flare.executor; print({'torch', 'monai'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", found], text=True) == "set()\n"

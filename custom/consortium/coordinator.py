@@ -20,8 +20,9 @@ from torch import Tensor
 from consortium.aggregation.intake import Intake
 from consortium.aggregation.model_average import ModelAverage, first_averaged
 from consortium.aggregation.server_momentum import ServerMomentum
-from consortium.errors import ConsortiumError, Refused
+from consortium.errors import ConsortiumError, Failure, Refused
 from consortium.files import write_json, write_text
+from consortium.metrics import Metrics
 from consortium.orchestration.journal import Entry, Journal
 from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
@@ -36,8 +37,6 @@ from consortium.training.bundle import load_start, load_state, write_bundle
 from consortium.training.networks import build_network
 from consortium.update import (
     Expected,
-    Failure,
-    Metrics,
     Update,
     UpdateRefused,
     apply_change,

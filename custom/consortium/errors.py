@@ -2,8 +2,15 @@
 
 Every error is one line: a code, what is wrong, where, and what to do. The line is for the person at
 the machine where it was raised; only the code, the hospital, a tensor's name and counts may cross
-from a hospital to the orchestrator (see `consortium.update.Failure`), never the line itself.
+from a hospital to the orchestrator (see `Failure`), never the line itself.
 """
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_SAFE_CODE = re.compile(r"[a-z][a-z-]{1,40}")
 
 
 class ConsortiumError(Exception):
@@ -49,3 +56,27 @@ class EnvironmentProblem(ConsortiumError):
     """The machine does not allow it: a full disk, a missing program."""
 
     exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A hospital's statement that it cannot answer; all that crosses of an error.
+
+    Attributes:
+        hospital: who failed.
+        code: code of the error.
+    """
+
+    hospital: str
+    code: str
+
+
+def failure_of(error: BaseException, hospital: str) -> Failure:
+    """What may cross of an error: its code where it has one, else `internal-error`."""
+    return Failure(hospital, error.code if isinstance(error, ConsortiumError) else "internal-error")
+
+
+def failure_from_wire(plain: Any, sender: str) -> Failure:
+    """Rebuilds a failure; a code that is none becomes `malformed`, so that no text gets through."""
+    code = str(plain.get("code", "")) if isinstance(plain, Mapping) else ""
+    return Failure(sender, code if _SAFE_CODE.fullmatch(code) else "malformed")

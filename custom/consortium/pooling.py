@@ -15,6 +15,7 @@ from torch import Tensor
 
 from consortium.data.datalist import read_datalist, split_cases
 from consortium.files import whole_folder, write_json, write_text
+from consortium.metrics import Score
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
@@ -22,7 +23,6 @@ from consortium.settings import Settings, parse_settings, read_json_object
 from consortium.training.networks import build_network
 from consortium.training.site import Site
 from consortium.training.train import Hospital, Progress
-from consortium.update import Score
 
 POOLED = "pooled"
 CPU = torch.device("cpu")

@@ -4,26 +4,25 @@ An update is `local - base` for the tensors that a study shares, with the digest
 round, the number of training cases and metrics. It is validated once, at the border, whole or not
 at all: what `validate` lets through has the names, shapes and dtypes of the model, finite values
 within the declared bounds, a weight in range, and answers the round that was asked. A hospital that
-cannot answer sends a `Failure` instead: a code and a tensor's name, never text.
+cannot answer sends a `consortium.errors.Failure` instead: a code and a tensor's name, never text.
 """
 
 import hashlib
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from consortium.errors import ConsortiumError
+from consortium.metrics import Metrics
 
 State = Mapping[str, Tensor]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-_SAFE_CODE = re.compile(r"[a-z][a-z-]{1,40}")
 
 
 class Rule(StrEnum):
@@ -90,65 +89,6 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-class Score(BaseModel):
-    """A metric over a hospital's patients, or the statement that it is withheld.
-
-    Attributes:
-        patients: number of patients; null where withheld.
-        dice: mean over these patients of each structure's Dice; null where withheld.
-        interval: 95 % bootstrap interval of each of these means; null where withheld, and for one
-            patient.
-        withheld: why nothing is said of so few patients, in these words alone.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    patients: Annotated[int, Field(ge=1)] | None = None
-    dice: dict[str, Fraction] | None = None
-    interval: dict[str, Annotated[list[Fraction], Field(min_length=2, max_length=2)]] | None = None
-    withheld: Annotated[str, Field(pattern=r"^fewer than \d{1,6} patients$")] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> "Score":
-        if len({self.dice is None, self.patients is None, self.withheld is not None}) > 1:
-            raise ValueError("either dice and patients or withheld")
-        if self.interval is not None:
-            if self.dice is None or self.interval.keys() != self.dice.keys():
-                raise ValueError("an interval of each Dice or of none")
-            if any(low > high for low, high in self.interval.values()):
-                raise ValueError("an interval from its lower to its upper end")
-        return self
-
-    @property
-    def mean_dice(self) -> float | None:
-        """Mean over the structures, or None where withheld."""
-        return sum(self.dice.values()) / len(self.dice) if self.dice else None
-
-
-class Metrics(BaseModel):
-    """What a hospital says of a round beside its tensors.
-
-    Attributes:
-        loss: mean training loss over the round's steps; null where withheld or not trained.
-        steps: optimiser steps that were taken; null where not trained.
-        seconds: duration of the local training.
-        validation: score of the round's base on the hospital's own validation patients; null
-            where it has none.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    loss: float | None = None
-    steps: Annotated[int | None, Field(ge=1)] = None
-    seconds: Annotated[float, Field(ge=0)] = 0.0
-    validation: Score | None = None
-
-    def fit(self, structures: Collection[str], max_cases: int) -> bool:
-        """Whether a score is of the job's structures and over a plausible number of patients."""
-        score = self.validation
-        if score is None or score.dice is None or score.patients is None:
-            return True
-        return set(score.dice) == set(structures) and score.patients <= max_cases
-
-
 @dataclass(frozen=True, slots=True)
 class Update:
     """A hospital's answer to one round.
@@ -168,24 +108,6 @@ class Update:
     cases: int
     tensors: State
     metrics: Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A hospital's statement that it cannot answer; all that crosses of an error.
-
-    Attributes:
-        hospital: who failed.
-        code: code of the error.
-    """
-
-    hospital: str
-    code: str
-
-
-def failure_of(error: BaseException, hospital: str) -> Failure:
-    """What may cross of an error: its code where it has one, else `internal-error`."""
-    return Failure(hospital, error.code if isinstance(error, ConsortiumError) else "internal-error")
 
 
 class UpdateRefused(ConsortiumError):
@@ -281,14 +203,19 @@ def apply_change(base: State, change: State) -> dict[str, Tensor]:
     }
 
 
-# One flat buffer a dtype travels faster than many small tensors, so that is the wire form.
+# One flat buffer a dtype travels faster than many small tensors, so that is the wire form; they are
+# numpy's, so that the process that carries them at a hospital needs no torch.
+
+Contents = list[tuple[str, str, list[int]]]
+Buffers = dict[str, NDArray[Any]]
 
 
-def pack(tensors: State) -> tuple[list[tuple[str, str, list[int]]], dict[str, Tensor]]:
+def pack(tensors: State) -> tuple[Contents, Buffers]:
     """Joins tensors into one flat buffer a dtype.
 
     Returns:
-        The contents as (name, dtype, shape) in order, and the buffers by dtype.
+        The contents as (name, dtype, shape) in order, and the buffers by dtype; bfloat16, which
+        numpy does not know, as int16 of the same bits.
     """
     contents = []
     parts: dict[str, list[Tensor]] = {}
@@ -296,7 +223,11 @@ def pack(tensors: State) -> tuple[list[tuple[str, str, list[int]]], dict[str, Te
         dtype = str(tensor.dtype).removeprefix("torch.")
         contents.append((name, dtype, list(tensor.shape)))
         parts.setdefault(dtype, []).append(tensor.detach().cpu().reshape(-1))
-    return contents, {dtype: torch.cat(flat) for dtype, flat in parts.items()}
+    joined = {dtype: torch.cat(flat) for dtype, flat in parts.items()}
+    return contents, {
+        dtype: (flat.view(torch.int16) if dtype == "bfloat16" else flat).numpy()
+        for dtype, flat in joined.items()
+    }
 
 
 def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
@@ -307,25 +238,33 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
     """
     try:
         position = dict.fromkeys(buffers, 0)
+        flats = {dtype: _tensor_of(dtype, buffer) for dtype, buffer in buffers.items()}
         tensors: dict[str, Tensor] = {}
         for name, dtype, shape in contents:
             size = int(np.prod(shape, dtype=np.int64)) if all(side >= 0 for side in shape) else -1
             start = position[dtype]
-            flat = buffers[dtype][start : start + size]
+            flat = flats[dtype][start : start + size]
             if size < 0 or flat.numel() != size or not isinstance(name, str) or name in tensors:
                 raise ValueError("contents do not fit")
-            if str(flat.dtype) != f"torch.{dtype}":
-                raise ValueError("dtype does not fit")
             tensors[name] = flat.view(*shape) if shape else flat[0]
             position[dtype] += size
-        if any(position[dtype] != buffer.numel() for dtype, buffer in buffers.items()):
+        if any(position[dtype] != flat.numel() for dtype, flat in flats.items()):
             raise ValueError("bytes are left over")
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"malformed ({type(error).__name__})") from None
     return tensors
 
 
-def update_to_wire(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _tensor_of(dtype: str, buffer: NDArray[Any]) -> Tensor:
+    flat = torch.from_numpy(buffer)
+    if dtype == "bfloat16":
+        flat = flat.view(torch.bfloat16)
+    if flat.dim() != 1 or str(flat.dtype) != f"torch.{dtype}":
+        raise ValueError("dtype does not fit")
+    return flat
+
+
+def update_to_wire(update: Update) -> tuple[Buffers, dict[str, Any]]:
     """An update as flat buffers and a plain dictionary; see `update_from_wire`."""
     contents, buffers = pack(update.tensors)
     return buffers, {
@@ -359,9 +298,3 @@ def update_from_wire(buffers: Any, plain: Any, sender: str) -> Update:
     if claimed != sender:
         raise UpdateRefused(sender, "wrong-hospital")
     return update
-
-
-def failure_from_wire(plain: Any, sender: str) -> Failure:
-    """Rebuilds a failure; a code that is none becomes `malformed`, so that no text gets through."""
-    code = str(plain.get("code", "")) if isinstance(plain, Mapping) else ""
-    return Failure(sender, code if _SAFE_CODE.fullmatch(code) else "malformed")

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from scripts.benchmarks import accuracy, chaos, hippocampus, provisioning, training, variants
+from scripts.benchmarks import (
+    accuracy,
+    chaos,
+    hippocampus,
+    provisioning,
+    scale,
+    training,
+    variants,
+)
 from scripts.benchmarks import round as round_benchmark
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
@@ -19,6 +27,7 @@ from consortium.errors import UsageError
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "provisioning": provisioning.measure,
     "round": round_benchmark.measure,
+    "scale": scale.measure,
     "training": training.measure,
 }
 

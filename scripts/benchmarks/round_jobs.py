@@ -1,4 +1,7 @@
-"""The jobs of the benchmark `round`: ours as it is shipped, and stock FLARE's, with stand-ins."""
+"""The jobs of the benchmarks `round` and `scale`: ours as it is shipped, and stock FLARE's.
+
+Stand-ins take the place of training.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -6,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from scripts.benchmarks import round_parts
+from scripts.benchmarks import round_parts, scale_parts
 from scripts.benchmarks.training import JOB
 
 from consortium.files import write_json
@@ -18,7 +22,8 @@ from consortium.training.networks import build_network
 
 _SERVER = Path("app/config/config_fed_server.json")
 _CLIENT = Path("app/config/config_fed_client.json")
-_PARTS = Path("app/custom/round_parts.py")
+_CUSTOM = Path("app/custom")
+_COMMON = "nvflare.app_common"
 _INTERVAL = 0.05  # seconds, of everything that stock FLARE lets a job set
 
 
@@ -43,7 +48,8 @@ class Size:
     @property
     def names(self) -> list[str]:
         """Of the hospitals."""
-        return [hospital.name for hospital in HOSPITALS[: self.hospitals]]
+        real = [hospital.name for hospital in HOSPITALS[: self.hospitals]]
+        return [*real, *(f"hospital-{number:02d}" for number in range(len(real), self.hospitals))]
 
 
 WriteJob = Callable[[Path, Path, Size], None]
@@ -52,19 +58,52 @@ WriteJob = Callable[[Path, Path, Size], None]
 
 def write_ours(job: Path, moments: Path, size: Size) -> None:
     """The shipped job with the stand-in at the hospitals and the clock at the server."""
+    _write_ours(job, moments, size, _stand_in("StandInExecutor", moments, size))
+
+
+def write_light(job: Path, moments: Path, size: Size) -> None:
+    """The same with hospitals that need no torch."""
+    _write_ours(job, moments, size, {"path": "scale_parts.LightExecutor", "args": {}})
+
+
+def _write_ours(job: Path, moments: Path, size: Size, executor: dict[str, Any]) -> None:
     prepare_job(JOB, job, run="", hospitals=size.names, settings=_settings(size))
     server = read_json_object(job / _SERVER)
     server["components"].append(_clock(moments))
     write_json(job / _SERVER, server)
     client = read_json_object(job / _CLIENT)
-    client["executors"][0]["executor"] = _stand_in("StandInExecutor", moments, size)
+    client["executors"][0]["executor"] = executor
     write_json(job / _CLIENT, client)
     _add_parts(job)
 
 
 def write_tuned(job: Path, moments: Path, size: Size) -> None:
     """Stock FLARE with every interval at 0.05 s."""
-    _write_stock(job, moments, size)
+    write_default(job, moments, size)
+    _tune(job)
+
+
+def write_light_stock(job: Path, moments: Path, size: Size) -> None:
+    """The same with a numpy model of as many parameters, and hospitals that need no torch."""
+    start = moments.with_name("start.npy")
+    np.save(start, np.zeros(count_parameters(size), np.float32))
+    persistor = (
+        f"{_COMMON}.np.np_model_persistor.NPModelPersistor",
+        {"source_ckpt_file_full_name": str(start)},
+    )
+    _write_stock(
+        job, moments, size, persistor, {"path": "scale_parts.LightStockExecutor", "args": {}}
+    )
+    _tune(job)
+
+
+def count_parameters(size: Size) -> int:
+    """Elements of the model."""
+    network = build_network(parse_settings(_settings(size)))
+    return sum(tensor.numel() for tensor in network.state_dict().values())
+
+
+def _tune(job: Path) -> None:
     server = read_json_object(job / _SERVER)
     server["server"]["task_request_interval"] = _INTERVAL
     workflow = server["workflows"][0]["args"]
@@ -76,26 +115,32 @@ def write_tuned(job: Path, moments: Path, size: Size) -> None:
 
 def write_default(job: Path, moments: Path, size: Size) -> None:
     """Stock FLARE as it is where a job says nothing of intervals."""
-    _write_stock(job, moments, size)
-
-
-def _write_stock(job: Path, moments: Path, size: Size) -> None:
-    """FLARE's own components, from a file of the same network's weights."""
     start = moments.with_name("start.pt")
     torch.save(build_network(parse_settings(_settings(size))).state_dict(), start)
-    common = "nvflare.app_common"
-    components = {
-        "persistor": (
-            "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor",
-            {"source_ckpt_file_full_name": str(start), "allow_numpy_conversion": False},
-        ),
+    persistor = (
+        "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor",
+        {"source_ckpt_file_full_name": str(start), "allow_numpy_conversion": False},
+    )
+    _write_stock(job, moments, size, persistor, _stand_in("StockExecutor", moments, size))
+
+
+def _write_stock(
+    job: Path,
+    moments: Path,
+    size: Size,
+    persistor: tuple[str, dict[str, Any]],
+    executor: dict[str, Any],
+) -> None:
+    """FLARE's own components."""
+    components: dict[str, tuple[str, dict[str, Any]]] = {
+        "persistor": persistor,
         "aggregator": (
-            f"{common}.aggregators.intime_accumulate_model_aggregator"
+            f"{_COMMON}.aggregators.intime_accumulate_model_aggregator"
             ".InTimeAccumulateWeightedAggregator",
             {"expected_data_kind": "WEIGHT_DIFF"},
         ),
         "model": (
-            f"{common}.shareablegenerators.full_model_shareable_generator"
+            f"{_COMMON}.shareablegenerators.full_model_shareable_generator"
             ".FullModelShareableGenerator",
             {},
         ),
@@ -132,7 +177,7 @@ def _write_stock(job: Path, moments: Path, size: Size) -> None:
             "workflows": [
                 {
                     "id": "training",
-                    "path": f"{common}.workflows.scatter_and_gather.ScatterAndGather",
+                    "path": f"{_COMMON}.workflows.scatter_and_gather.ScatterAndGather",
                     "args": workflow,
                 }
             ],
@@ -143,7 +188,7 @@ def _write_stock(job: Path, moments: Path, size: Size) -> None:
         {
             "format_version": 2,
             "executors": [
-                {"tasks": ["train"], "executor": _stand_in("StockExecutor", moments, size)}
+                {"tasks": ["train"], "executor": executor},
             ],
             "task_data_filters": [],
             "task_result_filters": [],
@@ -176,5 +221,6 @@ def _clock(moments: Path) -> dict[str, Any]:
 
 
 def _add_parts(job: Path) -> None:
-    (job / _PARTS).parent.mkdir()
-    shutil.copy(round_parts.__file__, job / _PARTS)
+    (job / _CUSTOM).mkdir()
+    for parts in (round_parts, scale_parts):
+        shutil.copy(str(parts.__file__), job / _CUSTOM)

@@ -43,9 +43,9 @@ from consortium.data.datalist import read_datalist, split_cases
 from consortium.data.transforms import build_augmentation, build_preprocessing
 from consortium.errors import EnvironmentProblem
 from consortium.files import write_json
+from consortium.flare.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.executor import TRAIN, HospitalExecutor
 from consortium.flare.site import SiteData
-from consortium.flare.wire import answer_from_shareable, model_to_shareable
 from consortium.generator.dataset import generate
 from consortium.generator.hospitals import HOSPITALS
 from consortium.jobs import SETTINGS

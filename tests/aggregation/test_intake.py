@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from consortium.aggregation.intake import Intake
-from consortium.errors import Incomplete
+from consortium.errors import Failure, Incomplete
+from consortium.metrics import Metrics
 from consortium.settings import Settings
-from consortium.update import Entry, Failure, Metrics, Rule, Update, UpdateRefused, digest
+from consortium.update import Entry, Rule, Update, UpdateRefused, digest
 
 LAYOUT = {"w": Entry(torch.float32, (2,), Rule.MEAN)}
 SETTINGS = Settings.model_validate(

@@ -10,13 +10,14 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 from tests.training.misbehaving import where
 
+from consortium.errors import Failure
 from consortium.flare import executor as executor_module
+from consortium.flare.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.executor import LOCAL_MODEL, TRAIN, HospitalExecutor
 from consortium.flare.job import Job
-from consortium.flare.wire import answer_from_shareable, model_to_shareable
 from consortium.training.networks import build_network
 from consortium.training.site import ERRORS, Site
-from consortium.update import Failure, Update
+from consortium.update import Update
 
 
 @pytest.fixture

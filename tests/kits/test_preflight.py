@@ -104,6 +104,21 @@ def test_an_orchestrator_that_is_down(kit, port):
     check_orchestrator(kit, check_kit(kit))  # a site waits for it
 
 
+def test_a_proxy_whose_orchestrator_is_down_is_waited_for_too(kit, port):
+    def hang_up(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        found = table(kit)
+        assert found["port"].found == "something answers, and breaks off before it says who it is"
+        assert "orchestrator" not in found
+        check_orchestrator(kit, check_kit(kit))
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.mark.parametrize(
     ("who", "name", "trusts", "told"),
     [

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from consortium.aggregation import RULES
-from consortium.errors import Incomplete
+from consortium.errors import Failure, Incomplete
+from consortium.metrics import Metrics
 from consortium.orchestration.records import Refusal
 from consortium.settings import Settings
-from consortium.update import Expected, Failure, Layout, Metrics, Update, UpdateRefused, validate
+from consortium.update import Expected, Layout, Update, UpdateRefused, validate
 
 
 @dataclass(slots=True)

@@ -13,14 +13,16 @@ from nvflare.apis.signal import Signal
 from torch import Tensor
 
 from consortium.coordinator import ALONE, FINAL, Coordinator
+from consortium.errors import Failure
 from consortium.flare import executor
-from consortium.flare.server import StudyWorkflow
-from consortium.flare.wire import (
+from consortium.flare.answers import (
     answer_from_shareable,
     metrics_from_shareable,
     model_to_shareable,
 )
-from consortium.update import Failure, Metrics, digest
+from consortium.flare.server import StudyWorkflow
+from consortium.metrics import Metrics
+from consortium.update import digest
 
 
 class Assessment(StudyWorkflow):

@@ -18,18 +18,19 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from consortium.errors import Refused, UsageError
-from consortium.flare.job import read_job, register_tensors
+from consortium.errors import Refused, UsageError, failure_of
+from consortium.flare.job import read_job
 from consortium.flare.site import find_site
 from consortium.flare.wire import (
     failure_to_shareable,
     metrics_to_shareable,
     model_from_shareable,
+    register_arrays,
     update_to_shareable,
 )
+from consortium.metrics import Metrics
 from consortium.training.isolated import Failed, IsolatedHospital, Stopped
 from consortium.training.site import ERRORS, Site, note_error
-from consortium.update import Metrics, failure_of
 
 TRAIN, VALIDATE, ALONE, LOCAL_MODEL = "train", "validate", "baseline", "local_model"
 _CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
@@ -59,7 +60,7 @@ class HospitalExecutor(Executor):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Starts the process that trains with the job, and ends it with the job."""
         if event_type == EventType.START_RUN:
-            register_tensors()
+            register_arrays()
             try:
                 self._open(fl_ctx)
             except Exception as error:  # said again in answer to the first task

@@ -9,8 +9,6 @@ from typing import Any
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
-from nvflare.app_opt.pt.decomposers import TensorDecomposer
-from nvflare.fuel.utils import fobs
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
 from consortium import __version__
@@ -134,8 +132,3 @@ def result_folders(job: Job) -> tuple[Path, Path]:
 def journal_folder(root: Path, run: str) -> Path:
     """Where the orchestrator with this workspace keeps the journal of a run."""
     return root / "consortium" / run / "journal"
-
-
-def register_tensors() -> None:
-    """Lets FLARE carry torch tensors as they are."""
-    fobs.register(TensorDecomposer)

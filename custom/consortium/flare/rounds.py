@@ -19,10 +19,10 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from consortium.coordinator import Coordinator
-from consortium.errors import Incomplete
+from consortium.errors import Failure, Incomplete
 from consortium.flare import executor
+from consortium.flare.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.server import StudyWorkflow
-from consortium.flare.wire import answer_from_shareable, model_to_shareable
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,
     Action,
@@ -32,7 +32,6 @@ from consortium.orchestration.rounds import (
     Stop,
     Timer,
 )
-from consortium.update import Failure
 
 _Event = Callable[[Rounds], list[Action]]
 _ABORT = 0.5  # seconds between two looks whether FLARE ends the job

@@ -31,9 +31,10 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from consortium.coordinator import Coordinator, Study
 from consortium.errors import ConsortiumError, Refused, UsageError
 from consortium.files import lock_file, write_text
-from consortium.flare.job import TROUBLE, read_job, register_tensors, result_folders
+from consortium.flare.answers import answer_from_shareable, model_to_shareable
+from consortium.flare.job import TROUBLE, read_job, result_folders
 from consortium.flare.outcome import note_outcome
-from consortium.flare.wire import answer_from_shareable, model_to_shareable
+from consortium.flare.wire import register_arrays
 from consortium.orchestration.quorum import declare_quorum
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class StudyRun(FLComponent):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Opens the run when the job starts and writes its results when it ends."""
         if event_type == EventType.START_RUN:
-            register_tensors()
+            register_arrays()
             self.guard(lambda: self._open(fl_ctx), fl_ctx)
             # FLARE collects garbage after every round. What was imported and built until here lives
             # as long as the process, and looking at all of it took longer than aggregating.

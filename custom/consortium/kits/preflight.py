@@ -160,8 +160,10 @@ def look_at_orchestrator(kit: Path, said: Manifest) -> Iterator[Check]:
         )
         return
     with connection:
-        yield Check("port", "ok", f"{host}:{port} answers")
-        yield _handshake(connection, kit, host, identity)
+        met = _handshake(connection, kit, host, identity)
+        if met.what != "port":
+            yield Check("port", "ok", f"{host}:{port} answers")
+        yield met
 
 
 def _handshake(connection: socket.socket, kit: Path, host: str, identity: str) -> Check:
@@ -170,7 +172,12 @@ def _handshake(connection: socket.socket, kit: Path, host: str, identity: str) -
     context.set_alpn_protocols(["h2"])
     ask = "tell the coordinator: it is not the orchestrator of this consortium"
     try:
-        with context.wrap_socket(connection, server_hostname=host) as secure:
+        try:
+            wrapped = context.wrap_socket(connection, server_hostname=host)
+        except (ConnectionError, TimeoutError, ssl.SSLEOFError):
+            told = "something answers, and breaks off before it says who it is"
+            return Check("port", "error", told, "is the orchestrator running behind your proxy?")
+        with wrapped as secure:
             certificate = secure.getpeercert(binary_form=True)
             assert certificate is not None
             subject = x509.load_der_x509_certificate(certificate).subject

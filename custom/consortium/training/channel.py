@@ -1,21 +1,23 @@
 """Between a hospital's job and its process that trains: memory that both share, and one message.
 
-Flat buffers cross from one to the other with one copy.
+Flat buffers cross from one to the other with one copy. Nothing here needs torch, so that the job's
+own process does without.
 """
 
 import mmap
 import os
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 STOP = "stop"
 """Ends the work on a request, but not the process."""
 _ALIGNED = 64  # bytes
-Places = list[tuple[str, int, int]]
-"""Of each buffer its name, which is its dtype, where it begins in bytes, and its elements."""
+Places = list[tuple[str, str, int, int]]
+"""Of each buffer its key, numpy's name of its dtype, where it begins in bytes, and its elements."""
 
 
 def open_memory() -> int:
@@ -27,7 +29,7 @@ def open_memory() -> int:
 
 
 class SharedBuffers:
-    """One buffer a dtype, in memory that another process maps too.
+    """Flat buffers in memory that another process maps too.
 
     What is in it stands until either side puts something else there; the two take turns.
 
@@ -39,41 +41,37 @@ class SharedBuffers:
         self._file = file
         self._map: mmap.mmap | None = None
 
-    def put(self, buffers: Mapping[str, Tensor]) -> Places:
+    def put(self, buffers: Mapping[str, NDArray[Any]]) -> Places:
         """Copies buffers into the memory.
 
         Args:
-            buffers: flat, by the name of their dtype.
+            buffers: one-dimensional, by any key.
 
         Returns:
             Where they lie, for the other side's `get`.
         """
         places, end = [], 0
-        for dtype, buffer in buffers.items():
-            places.append((dtype, end, buffer.numel()))
+        for key, buffer in buffers.items():
+            places.append((key, buffer.dtype.str, end, len(buffer)))
             end += -(-buffer.nbytes // _ALIGNED) * _ALIGNED
         if os.fstat(self._file).st_size < end:
             os.ftruncate(self._file, end)
-        for (_, start, count), buffer in zip(places, buffers.values(), strict=True):
-            if count:
-                self._view(buffer.dtype, start, count).copy_(buffer)
+        for view, buffer in zip(self.get(places).values(), buffers.values(), strict=True):
+            view[:] = buffer
         return places
 
-    def get(self, places: Places) -> dict[str, Tensor]:
+    def get(self, places: Places) -> dict[str, NDArray[Any]]:
         """The buffers that the other side put; views, to be read before it puts others."""
-        found = {}
-        for dtype, start, count in places:
-            kind: torch.dtype = getattr(torch, dtype)
-            empty = torch.empty(0, dtype=kind)
-            found[dtype] = self._view(kind, start, count) if count else empty
-        return found
+        return {key: self._view(dtype, start, count) for key, dtype, start, count in places}
 
     def close(self) -> None:
         """Lets go of the memory; views of it stand."""
         os.close(self._file)
 
-    def _view(self, dtype: torch.dtype, start: int, count: int) -> Tensor:
+    def _view(self, dtype: str, start: int, count: int) -> NDArray[Any]:
+        if count == 0:
+            return np.empty(0, dtype)
         size = os.fstat(self._file).st_size
         if self._map is None or len(self._map) < size:
             self._map = mmap.mmap(self._file, size)  # views of the one before keep that alive
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=start)
+        return np.frombuffer(self._map, dtype, count, start)

@@ -1,5 +1,6 @@
 """A hospital whose training runs in a process of its own; see `consortium.training.worker`.
 
+Nothing here needs torch, so that the process of FLARE's job at the hospital stays small.
 What always holds: a request is answered, or ends with an error that has a code. Where the process
 dies, by a crash or for want of memory, it is started again and the request is made once more.
 """
@@ -14,13 +15,13 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from torch import Tensor
+from numpy.typing import NDArray
 
 from consortium.errors import ConsortiumError, Incomplete
+from consortium.metrics import Metrics
 from consortium.settings import Settings
 from consortium.training.channel import STOP, SharedBuffers, open_memory
 from consortium.training.site import Site, note_error
-from consortium.update import Metrics
 
 _POLL = 0.2  # seconds between two looks whether the work is to stop
 _GRACE = 10.0  # seconds that the process may take to obey
@@ -56,10 +57,10 @@ class IsolatedHospital:
     def ask(
         self,
         method: str,
-        model: tuple[Any, Mapping[str, Tensor]],
+        model: tuple[Any, Mapping[str, NDArray[Any]]],
         stop: Callable[[], bool],
         **arguments: Any,
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | Metrics:
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | Metrics:
         """Calls a method of the hospital with a model.
 
         Args:
@@ -116,10 +117,10 @@ class IsolatedHospital:
     def _ask(
         self,
         method: str,
-        model: tuple[Any, Mapping[str, Tensor]],
+        model: tuple[Any, Mapping[str, NDArray[Any]]],
         stop: Callable[[], bool],
         arguments: Mapping[str, Any],
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | Metrics:
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | Metrics:
         contents, buffers = model
         try:
             self._channel.send((method, dict(arguments), contents, self._memory.put(buffers)))
@@ -129,7 +130,7 @@ class IsolatedHospital:
         match answer:
             case ("update", plain, places):
                 # A copy, for what is sent may still be under way when the next request is made.
-                found = {name: part.clone() for name, part in self._memory.get(places).items()}
+                found = {name: part.copy() for name, part in self._memory.get(places).items()}
                 return found, plain
             case ("metrics", plain):
                 return Metrics.model_validate(plain)

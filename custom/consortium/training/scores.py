@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance
 
-from consortium.update import Score
+from consortium.metrics import Score
 
 RESAMPLES = 10_000
 

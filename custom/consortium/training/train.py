@@ -23,22 +23,14 @@ from consortium.data.cohort import Cohort
 from consortium.data.datalist import read_datalist, split_cases
 from consortium.errors import UsageError
 from consortium.files import replace_file
+from consortium.metrics import Metrics, Score
 from consortium.seeds import derive_seed
 from consortium.settings import Settings
 from consortium.training.inference import PreparedCase, load_case, predict_case
 from consortium.training.networks import build_network
 from consortium.training.scores import group_score, score_case
 from consortium.training.site import Site
-from consortium.update import (
-    Metrics,
-    Rule,
-    Score,
-    State,
-    Update,
-    difference,
-    digest,
-    layout_of,
-)
+from consortium.update import Rule, State, Update, difference, digest, layout_of
 
 
 class Aborted(Exception):

@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
+from consortium.errors import failure_of
 from consortium.files import write_text
 from consortium.settings import Settings
 from consortium.training.channel import STOP, SharedBuffers
 from consortium.training.site import Site, note_error
 from consortium.training.train import Aborted, Hospital, Progress
-from consortium.update import Update, failure_of, unpack, update_to_wire
+from consortium.update import Update, unpack, update_to_wire
 
 _INTERVAL = 0.5  # seconds between two writes of the progress file
 

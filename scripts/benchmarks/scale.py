@@ -1,0 +1,170 @@
+"""A round with many hospitals, beside stock FLARE's and Flower's simulation.
+
+Every hospital answers at once with a change of a small model, so that what is measured is what the
+orchestration itself costs. Ours and stock FLARE's run in FLARE's simulator, a process a hospital,
+with hospitals that need numpy alone (`scale_parts`); ours with the shipped server, which validates,
+aggregates exactly, journals and records; stock with FLARE's numpy persistor and every interval that
+it lets a job set at 0.05 s. Flower's simulation (Ray) runs clients as tasks in as many worker
+processes as there are cores, in an environment of its own (`.bench/flower` in the checkout, made
+where it is missing).
+
+What always holds: a round lasts from its start to the start of the next one; the first round of a
+run, which opens everything, is left out.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+import venv
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+from nvflare.app_common.app_event_type import AppEventType
+from scripts.benchmarks import round_parts
+from scripts.benchmarks.lgg import ROOT
+from scripts.benchmarks.report import LEAST, Row, make_row
+from scripts.benchmarks.round_jobs import (
+    Size,
+    WriteJob,
+    count_parameters,
+    write_light,
+    write_light_stock,
+)
+from scripts.benchmarks.round_places import Start, simulated
+
+from consortium.errors import EnvironmentProblem
+
+_OURS, _STOCK, _FLOWER = "ours", "stock FLARE, tuned", "Flower's simulation"
+_FEATURES = [16, 32, 64]
+_TURNS, _ROUNDS = 2, 10
+_NEEDED = 200 * 2**20  # bytes of memory for a hospital's process, to be on the safe side
+_SITE = "nvflare.private.fed.app.simulator.simulator_worker"
+_TARGET = 120.0  # MB a site
+_PATIENCE = 900.0  # seconds for one run
+_POLL = 0.3
+_PACKAGE = "flwr[simulation]==1.42.0"
+
+
+def measure(quick: bool) -> list[Row]:
+    """Runs the jobs.
+
+    Args:
+        quick: one run of one round with two hospitals, without Flower.
+    """
+    turns, rounds = (1, 1) if quick else (_TURNS, _ROUNDS)
+    room = psutil.virtual_memory().available // _NEEDED
+    rows = []
+    for hospitals in [2] if quick else [count for count in (4, 16, 32, 64) if count <= room]:
+        size = Size(hospitals, turns, rounds, 0.0, _FEATURES)
+        seconds: dict[str, list[float]] = {}
+        memory: dict[str, list[float]] = {}
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            folder = Path(temporary)
+            with simulated(folder, size) as places:
+                for _ in range(turns):
+                    for name, write in ((_OURS, write_light), (_STOCK, write_light_stock)):
+                        found, used = _run(folder / "run", size, write, places.ours)
+                        seconds.setdefault(name, []).extend(found)
+                        memory.setdefault(name, []).append(used)
+            if not quick:
+                seconds[_FLOWER] = [one for _ in range(turns) for one in _flower(folder, size)]
+        rows += _rows(size, seconds, memory)
+    return rows
+
+
+def _rows(size: Size, seconds: dict[str, list[float]], memory: dict[str, list[float]]) -> list[Row]:
+    stock = statistics.median(seconds[_STOCK])
+    rows = []
+    for name, found in seconds.items():
+        case = f"{size.hospitals} hospitals, {name}"
+        claims = name == _OURS and len(found) >= LEAST
+        rows.append(make_row(case, found, "s a round", target=stock if claims else None))
+        print(f"{case}: {statistics.median(found):.3f} s a round", flush=True)
+    for name, used in memory.items():
+        rows.append(make_row(f"{size.hospitals} hospitals, {name}: largest site", used, "MB"))
+    return rows
+
+
+def _run(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[float], float]:
+    """One run in FLARE's simulator: how long its rounds took, and the largest site's memory."""
+    moments = work / "moments"
+    moments.mkdir(parents=True)
+    job = work / "job" / "benchmark"
+    write(job, moments, size)
+    until, largest = time.monotonic() + _PATIENCE, 0.0
+    try:
+        with start(job, work) as running:
+            while True:
+                ended = running.ended() or time.monotonic() > until
+                largest = max(largest, _largest_site(work))
+                begun = _begun(moments / f"{round_parts.SERVER}.jsonl")
+                if len(begun) >= size.rounds + 2:
+                    lasted = [after - before for before, after in pairwise(begun)]
+                    return lasted[1 : size.rounds + 1], largest
+                if ended:
+                    raise EnvironmentProblem(
+                        "no-rounds", f"{len(begun)} rounds began", str(running.log), "see its log"
+                    )
+                time.sleep(_POLL)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _begun(file: Path) -> list[float]:
+    """When rounds began."""
+    with suppress(OSError, ValueError):
+        said = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return [one["moments"][0] for one in said if one["what"] == AppEventType.ROUND_STARTED]
+    return []
+
+
+def _largest_site(work: Path) -> float:
+    """Resident memory of the largest hospital's process, in MB."""
+    found = [0.0]
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if _SITE in words and any(word.startswith(str(work)) for word in words):
+                found.append(process.memory_info().rss / 1e6)
+    return max(found)
+
+
+def _flower(folder: Path, size: Size) -> list[float]:
+    """One run of Flower's simulation: how long its rounds took."""
+    model = folder / "model.npz"
+    np.savez(model, np.zeros(count_parameters(size), np.float32))
+    done = subprocess.run(
+        [
+            str(_flower_python()),
+            str(Path(__file__).with_name("scale_flower.py")),
+            str(size.hospitals),
+            str(size.rounds),
+            str(model),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+        check=False,
+    )
+    if done.returncode != 0:
+        told = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise EnvironmentProblem("no-flower", told, "Flower's simulation", "see its documentation")
+    found: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _flower_python() -> Path:
+    """Python of Flower's environment, which is made where it is missing."""
+    place = ROOT / ".bench" / "flower"
+    python = place / "bin" / "python"
+    if not (place / "installed").is_file():
+        venv.create(place, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", _PACKAGE], check=True)
+        (place / "installed").write_text(_PACKAGE, encoding="utf-8")
+    return python
