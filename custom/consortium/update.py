@@ -8,7 +8,7 @@ cannot answer sends a `consortium.errors.Failure` instead: a code and a tensor's
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -208,26 +208,39 @@ def apply_change(base: State, change: State) -> dict[str, Tensor]:
 
 Contents = list[tuple[str, str, list[int]]]
 Buffers = dict[str, NDArray[Any]]
+Sizes = dict[str, tuple[str, int]]
+"""Of each buffer numpy's name of its dtype and its elements."""
 
 
-def pack(tensors: State) -> tuple[Contents, Buffers]:
+def make_buffers(sizes: Sizes) -> Buffers:
+    """Buffers in memory of their own."""
+    return {key: np.empty(count, dtype) for key, (dtype, count) in sizes.items()}
+
+
+def pack(
+    tensors: State, make: Callable[[Sizes], Buffers] = make_buffers
+) -> tuple[Contents, Buffers]:
     """Joins tensors into one flat buffer a dtype.
+
+    Args:
+        tensors: of any device.
+        make: gives the buffers to fill.
 
     Returns:
         The contents as (name, dtype, shape) in order, and the buffers by dtype; bfloat16, which
         numpy does not know, as int16 of the same bits.
     """
-    contents = []
-    parts: dict[str, list[Tensor]] = {}
+    contents: Contents = []
+    sizes: Sizes = {}
     for name, tensor in tensors.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
         contents.append((name, dtype, list(tensor.shape)))
-        parts.setdefault(dtype, []).append(tensor.detach().cpu().reshape(-1))
-    joined = {dtype: torch.cat(flat) for dtype, flat in parts.items()}
-    return contents, {
-        dtype: (flat.view(torch.int16) if dtype == "bfloat16" else flat).numpy()
-        for dtype, flat in joined.items()
-    }
+        wire = "int16" if dtype == "bfloat16" else dtype
+        sizes[dtype] = (wire, sizes.get(dtype, (wire, 0))[1] + tensor.numel())
+    buffers = make(sizes)
+    for target, tensor in zip(unpack(contents, buffers).values(), tensors.values(), strict=True):
+        target.copy_(tensor.detach())
+    return contents, buffers
 
 
 def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
@@ -264,9 +277,11 @@ def _tensor_of(dtype: str, buffer: NDArray[Any]) -> Tensor:
     return flat
 
 
-def update_to_wire(update: Update) -> tuple[Buffers, dict[str, Any]]:
-    """An update as flat buffers and a plain dictionary; see `update_from_wire`."""
-    contents, buffers = pack(update.tensors)
+def update_to_wire(
+    update: Update, make: Callable[[Sizes], Buffers] = make_buffers
+) -> tuple[Buffers, dict[str, Any]]:
+    """An update as flat buffers and a plain dictionary; see `pack` and `update_from_wire`."""
+    contents, buffers = pack(update.tensors, make)
     return buffers, {
         "hospital": update.hospital,
         "round": update.round,

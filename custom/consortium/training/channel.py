@@ -40,6 +40,7 @@ class SharedBuffers:
     def __init__(self, file: int):
         self._file = file
         self._map: mmap.mmap | None = None
+        self.places: Places = []
 
     def put(self, buffers: Mapping[str, NDArray[Any]]) -> Places:
         """Copies buffers into the memory.
@@ -50,15 +51,24 @@ class SharedBuffers:
         Returns:
             Where they lie, for the other side's `get`.
         """
-        places, end = [], 0
-        for key, buffer in buffers.items():
-            places.append((key, buffer.dtype.str, end, len(buffer)))
-            end += -(-buffer.nbytes // _ALIGNED) * _ALIGNED
+        made = self.make({key: (flat.dtype.str, len(flat)) for key, flat in buffers.items()})
+        for key, view in made.items():
+            view[:] = buffers[key]
+        return self.places
+
+    def make(self, sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+        """Buffers in the memory to be filled; `places` is for the other side's `get`.
+
+        Args:
+            sizes: of each numpy's name of its dtype and its elements.
+        """
+        self.places, end = [], 0
+        for key, (dtype, count) in sizes.items():
+            self.places.append((key, dtype, end, count))
+            end += -(-np.dtype(dtype).itemsize * count // _ALIGNED) * _ALIGNED
         if os.fstat(self._file).st_size < end:
             os.ftruncate(self._file, end)
-        for view, buffer in zip(self.get(places).values(), buffers.values(), strict=True):
-            view[:] = buffer
-        return places
+        return self.get(self.places)
 
     def get(self, places: Places) -> dict[str, NDArray[Any]]:
         """The buffers that the other side put; views, to be read before it puts others."""

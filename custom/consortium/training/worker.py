@@ -91,8 +91,8 @@ class _Worker:
         model = unpack(contents, self._memory.get(places))
         found = getattr(hospital, method)(model, **arguments)
         if isinstance(found, Update):
-            buffers, plain = update_to_wire(found)
-            return ("update", plain, self._memory.put(buffers))
+            _, plain = update_to_wire(found, self._memory.make)
+            return ("update", plain, self._memory.places)
         return ("metrics", found.model_dump())
 
     def _report(self, progress: Progress) -> None:
