@@ -12,6 +12,7 @@ import typer
 from scripts.benchmarks import (
     accuracy,
     chaos,
+    cut,
     hippocampus,
     provisioning,
     scale,
@@ -25,6 +26,7 @@ from consortium.cli.run import DebugOption, run_app
 from consortium.errors import UsageError
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
+    "cut": cut.measure,
     "provisioning": provisioning.measure,
     "round": round_benchmark.measure,
     "scale": scale.measure,

@@ -178,7 +178,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
                 # The job goes on. The round of the kill may have been answered before it.
                 closed_more = rounds > at_kill + 1
             # A job may end before it misses a hospital's parent.
-            if closed_more or _end(place, goes_on):
+            if closed_more or find_end(place, goes_on):
                 trial.gaps.append((killed, now - waiting))
                 trial.jobs += goes_on != newest
                 newest, killed = goes_on, ""
@@ -192,7 +192,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
                 time.sleep(1.0)
                 federation.up(place)
         elif not plan or now - moved > 1.0:
-            ended = _end(place, newest)
+            ended = find_end(place, newest)
             if ended and plan:
                 raise EnvironmentProblem("too-short", f"it ended before {plan[0]}", str(place))
             if ended:
@@ -201,11 +201,11 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
                 return trial
 
 
-def kill(place: Path, kind: str, draw: random.Random, journal: Path) -> None:
-    """Kills a process of a kind, of the hospitals' a drawn one."""
+def kill(place: Path, kind: str, draw: random.Random, journal: Path, machine: str = "") -> None:
+    """Kills a process of a kind, of the hospitals' a drawn one, or that of a machine."""
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
-        found = sorted(_find(place, _MODULES[kind]), key=lambda process: process.pid)
+        found = sorted(_find(place, _MODULES[kind], machine), key=lambda process: process.pid)
         # While an entry is written there is a file beside its place.
         if found and (kind != JOURNAL or any(journal.glob(".*"))):
             with contextlib.suppress(psutil.Error):
@@ -215,8 +215,8 @@ def kill(place: Path, kind: str, draw: random.Random, journal: Path) -> None:
     raise EnvironmentProblem("nothing-to-kill", kind, str(place))
 
 
-def _find(place: Path, module: str) -> Iterator[psutil.Process]:
-    inside = str(place / "machines")
+def _find(place: Path, module: str, machine: str) -> Iterator[psutil.Process]:
+    inside = str(place / "machines" / machine)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
@@ -238,7 +238,7 @@ def _newest(place: Path, job_id: str) -> tuple[str, int]:
     return job_id, rounds
 
 
-def _end(place: Path, job_id: str) -> dict[str, object]:
+def find_end(place: Path, job_id: str) -> dict[str, object]:
     """The result of a run that has ended; empty before."""
     with (
         contextlib.suppress(ConsortiumError),

@@ -4,14 +4,21 @@ import random
 import time
 
 import pytest
-from scripts.benchmarks import chaos
+from scripts.benchmarks import chaos, cut
+from tests.conftest import JOB
+from tests.flare.conftest import wait_for_end
 
 from consortium import federation
+from consortium.files import write_json
 from consortium.flare.session import open_session
-from consortium.orchestration.chain import NEXT, PATIENCE
+from consortium.jobs import SETTINGS, prepare_job
+from consortium.orchestration.chain import LEAVE_OUT, NEXT, PATIENCE
 from consortium.runs import GOING_ON, describe
+from consortium.settings import read_json_object
 
 ROUNDS = 40
+NAMES = ["harbour", "north"]
+CLIENT = "app/config/config_fed_client.json"
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +38,11 @@ def job(place):
     return place.parent / "job"
 
 
-def test_a_run_survives_three_kills_and_ends_with_the_same_bytes(place, job):
+def test_a_run_survives_four_kills_and_ends_with_the_same_bytes(place, job):
     draw = random.Random(3)
     undisturbed = chaos.run(place, job, [], draw)
     assert (undisturbed.complete, undisturbed.rounds, undisturbed.jobs) == (True, ROUNDS, 1)
-    kinds = [chaos.JOURNAL, chaos.ORCHESTRATOR, chaos.HOSPITAL]
+    kinds = [chaos.JOURNAL, chaos.TRAINING, chaos.ORCHESTRATOR, chaos.HOSPITAL]
     killed = chaos.run(place, job, kinds, draw)
     assert [kind for kind, _ in killed.gaps] == kinds
     assert (killed.complete, killed.rounds) == (True, ROUNDS)
@@ -81,6 +88,32 @@ def test_no_job_reads_running_when_nothing_runs_and_an_abort_ends_the_chain(plac
         assert not [one for one in session.jobs() if describe(one).state in GOING_ON[:3]]
 
 
+def test_a_hospital_that_keeps_breaking_a_run_is_named_and_left_out(
+    place, job, tmp_path, consortium
+):
+    kit = federation.admin_kit(place, federation.RESEARCHER)
+    quorum = ["minimum=1", "rest=1"]
+    settings = read_json_object(job / SETTINGS)
+    prepare_job(JOB, tmp_path / "few", run="", hospitals=NAMES, settings=settings, quorum=quorum)
+    with open_session(kit) as session:
+        newest = session.submit(tmp_path / "few")
+        for _ in range(LEAVE_OUT):
+            wait_for_state(session, newest, "running")
+            chaos.kill(place, chaos.HOSPITAL_JOB, random.Random(0), place, machine="north")
+            wait_for_state(session, newest, "continued")
+            printed = consortium("explain", newest, "--kit", kit)[1]
+            assert "- the process of north ended it\n" in printed
+            newest = session.job(newest)[NEXT]
+        assert wait_for_end(session, newest) == "FINISHED:COMPLETED"
+        run = describe(session.job(newest))
+        assert run.state == "incomplete"
+        told = f"it goes on without north, which broke {LEAVE_OUT} jobs in a row"
+        assert told in run.reasons
+        assert any(
+            "north is missing from" in reason and "(left-out)" in reason for reason in run.reasons
+        )
+
+
 def test_a_run_that_gets_no_further_is_given_up_with_a_reason(place, job):
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
         newest, jobs = session.submit(job), 1
@@ -94,3 +127,13 @@ def test_a_run_that_gets_no_further_is_given_up_with_a_reason(place, job):
     assert run.reasons[0].startswith(
         f"no-progress: {PATIENCE} jobs in a row ended without closing a round"
     )
+
+
+def test_a_network_that_is_away_for_a_while_does_not_end_a_run(tmp_path):
+    job = chaos.prepare(tmp_path, rounds=12)
+    # Shortened as the cut is: a hospital asks again after so many seconds without an answer.
+    write_json(job / CLIENT, read_json_object(job / CLIENT) | {"get_task_timeout": 5})
+    with cut.linked(tmp_path) as (place, link):
+        # A round here takes less than a second, and would have been given up after some ten.
+        result, _ = cut.run(place, link, job, seconds=25)
+    assert (result["complete"], result["rounds"], result["reason"]) == (True, 12, "")

@@ -16,6 +16,7 @@ from tests.flare.test_gpus import SMI
 from consortium import federation
 from consortium.flare.session import open_session
 from consortium.jobs import bundle_job
+from consortium.orchestration.chain import NEXT
 from consortium.runs import describe
 
 
@@ -38,15 +39,21 @@ def place(generated, tmp_path, monkeypatch):
         federation.down(place)
 
 
-def gpus_seen_by(job_id):
-    """What each hospital's process of a job sees, while it runs."""
-    seen = {}
+def processes_of(job_id):
+    """The hospitals' processes of a job."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
             if "nvflare.private.fed.app.client.worker_process" in words and job_id in words:
-                name = words[words.index("-c") + 1] if "-c" in words else process.pid
-                seen[name] = process.environ().get("CUDA_VISIBLE_DEVICES")
+                yield process
+
+
+def gpus_seen_by(job_id):
+    """What each hospital's process of a job sees, while it runs."""
+    seen = {}
+    for process in processes_of(job_id):
+        with contextlib.suppress(psutil.Error):
+            seen[process.pid] = process.environ().get("CUDA_VISIBLE_DEVICES")
     return seen
 
 
@@ -80,3 +87,22 @@ def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_
         assert gpus_seen_by(first) == {}
         assert set(gpus_seen_by(second).values()) == {"0"}
         assert wait_for_end(session, second) == "FINISHED:COMPLETED"
+
+
+def test_a_job_behind_one_that_dies_starts_and_that_run_goes_on_too(place, tmp_path):
+    hospitals, kit = ["harbour", "north"], federation.admin_kit(place, federation.RESEARCHER)
+    for name, rounds in (("long", 40), ("short", 2)):
+        longer = [*TINY, f"rounds={rounds}"]
+        where = tmp_path / name
+        bundle_job(JOB, where, hospitals=hospitals, assignments=longer, with_package=False)
+    with open_session(kit) as session:
+        first = session.submit(tmp_path / "long")
+        wait_for(lambda: len(gpus_seen_by(first)) == 2, lambda: session.job(first))
+        second = session.submit(tmp_path / "short")
+        wait_for(lambda: session.job(second).get("schedule_history"), lambda: session.job(second))
+        next(processes_of(first)).kill()
+        wait_for(lambda: session.job(first).get(NEXT), lambda: session.job(first))
+        third = session.job(first)[NEXT]
+        for job_id in (second, third):
+            assert wait_for_end(session, job_id) == "FINISHED:COMPLETED"
+            assert describe(session.job(job_id)).state == "finished"

@@ -1,0 +1,171 @@
+"""A network that is away for six minutes between the orchestrator and one hospital.
+
+The hospital's kit connects through a link that can be cut (`connect_to` of FLARE's project file). A
+cut is silent, as of a cable: neither side is told, what was sent waits, and whoever connects gets
+no answer. A round needs every hospital.
+"""
+
+import contextlib
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from scripts.benchmarks import chaos
+from scripts.benchmarks.report import Row, make_row
+
+from consortium import federation
+from consortium.errors import EnvironmentProblem, Incomplete
+from consortium.flare.job import journal_folder
+from consortium.flare.session import open_session
+from consortium.orchestration.journal import count_rounds
+
+_AWAY = 360.0  # seconds
+_PATIENCE = 600.0  # seconds for the rest of the run
+_ROUNDS = 60
+_POLL = 0.05
+
+
+class Link:
+    """Carries bytes between a port of its own and another one, while it is not cut.
+
+    Args:
+        target: the other port, on this machine.
+    """
+
+    def __init__(self, target: int):
+        self._target = target
+        self._whole = threading.Event()
+        self._whole.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Carries nothing from now on."""
+        self._whole.clear()
+
+    def mend(self) -> None:
+        """Carries what has waited, and what comes."""
+        self._whole.set()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        self._whole.wait()
+        try:
+            far = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            near.close()
+            return
+        with near, far:
+            back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+            back.start()
+            self._pump(near, far)
+            back.join()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                self._whole.wait()
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Takes no more connections."""
+        self.mend()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@contextmanager
+def linked(folder: Path) -> Iterator[tuple[Path, Link]]:
+    """A federation that is up, and the link of its first hospital.
+
+    Args:
+        folder: holds the hospitals' data in `data/`.
+    """
+    links: list[Link] = []
+    describe = federation.describe_project
+
+    def with_link(names: Sequence[str], port: int) -> dict[str, Any]:
+        project = describe(names, port)
+        links.append(Link(port))
+        for participant in project["participants"]:
+            if participant["name"] == names[0]:
+                participant["connect_to"] = {"host": "localhost", "port": links[0].port}
+        return project
+
+    place = folder / "federation"
+    try:
+        with mock.patch.object(federation, "describe_project", with_link):
+            federation.up(place, data=folder / "data")
+        yield place, links[0]
+    finally:
+        federation.down(place)
+        for link in links:
+            link.close()
+
+
+def run(place: Path, link: Link, job: Path, seconds: float) -> tuple[dict[str, object], float]:
+    """Runs a job and cuts the link for so long in the middle of it.
+
+    Returns:
+        The result of the run, and how long it took from the mend until a round was closed.
+
+    Raises:
+        EnvironmentProblem: `stuck`, where it does not end.
+    """
+    with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
+        job_id = session.submit(job)
+    journal = journal_folder(place / "machines" / federation.ORCHESTRATOR, job_id)
+    while count_rounds(journal) < 5:
+        time.sleep(_POLL)
+    link.cut()
+    time.sleep(seconds)
+    before = count_rounds(journal)
+    link.mend()
+    mended = time.monotonic()
+    gap = 0.0
+    while time.monotonic() - mended < _PATIENCE:
+        time.sleep(_POLL)
+        if not gap and count_rounds(journal) > before:
+            gap = time.monotonic() - mended
+        if gap and (result := chaos.find_end(place, job_id)):
+            return result, gap
+    raise EnvironmentProblem("stuck", "the run does not go on", str(place), "see its logs")
+
+
+def measure(quick: bool) -> list[Row]:
+    """Cuts the link once.
+
+    Args:
+        quick: for a few seconds.
+
+    Raises:
+        Incomplete: `run-lost`, where the run did not end complete.
+    """
+    seconds = 5.0 if quick else _AWAY
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        job = chaos.prepare(folder, rounds=20 if quick else _ROUNDS)
+        with linked(folder) as (place, link):
+            result, gap = run(place, link, job, seconds)
+    if not result["complete"]:
+        raise Incomplete("run-lost", str(result["reason"]), "the cut")
+    case = f"away for {seconds:.0f} s: from the mend until a round was closed"
+    return [make_row(case, [gap], "s")]
