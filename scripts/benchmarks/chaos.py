@@ -41,7 +41,7 @@ _MODULES = {
     HOSPITAL_JOB: "nvflare.private.fed.app.client.worker_process",
     TRAINING: "consortium.training.worker",
 }
-_KILLS, _ROUNDS = 5, 120
+_KILLS, _ROUNDS = 5, 200
 _BETWEEN = (2, 6)  # rounds that are closed between what a kill broke and the next kill
 _PATIENCE = 180.0  # seconds without a new round after which a trial has failed
 _POLL = 0.05

@@ -16,7 +16,7 @@ from consortium.orchestration.chain import LEAVE_OUT, NEXT, PATIENCE
 from consortium.runs import GOING_ON, describe
 from consortium.settings import read_json_object
 
-ROUNDS = 40
+ROUNDS = 60
 NAMES = ["harbour", "north"]
 CLIENT = "app/config/config_fed_client.json"
 
