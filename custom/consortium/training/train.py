@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from monai.losses import DiceLoss
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from consortium.aggregation.model_average import ModelAverage, first_averaged
@@ -27,6 +27,7 @@ from consortium.metrics import Metrics, Score
 from consortium.seeds import derive_seed
 from consortium.settings import Settings
 from consortium.training.inference import PreparedCase, load_case, predict_case
+from consortium.training.kept import KeptTensors
 from consortium.training.networks import build_network
 from consortium.training.scores import group_score, score_case
 from consortium.training.site import Site
@@ -86,6 +87,7 @@ class Hospital:
         self._format = torch.channels_last if two else torch.channels_last_3d
         self._network.to(memory_format=self._format)  # type: ignore[call-overload]
         self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
+        self._kept = KeptTensors(site.state)
         self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
 
     @property
@@ -263,23 +265,14 @@ class Hospital:
     def with_own_buffers(self, model: State, before_round: int | None = None) -> dict[str, Tensor]:
         """A model with what the hospital keeps local, from its last round before the one given."""
         before_round = self._settings.rounds if before_round is None else before_round
-        earlier = [name for name in self._kept() if name < _kept_name(before_round)]
-        kept = load_file(self._site.state / earlier[-1]) if self._local and earlier else {}
-        return {**model, **kept}
+        return {**model, **(self._kept.load(before_round) if self._local else {})}
 
     def _load(self, model: State, before_round: int) -> None:
         self._network.load_state_dict(self.with_own_buffers(model, before_round))
 
     def _keep(self, local: State, round_number: int) -> None:
-        # The round before is kept too: a resumed run may ask for this round again.
         if self._local:
-            name = _kept_name(round_number)
-            self._save(name, {tensor: local[tensor] for tensor in self._local})
-            for stale in [kept for kept in self._kept() if kept <= name][:-2]:
-                (self._site.state / stale).unlink()
-
-    def _kept(self) -> list[str]:
-        return sorted(path.name for path in self._site.state.glob("kept-*.safetensors"))
+            self._kept.save(round_number, {tensor: local[tensor] for tensor in self._local})
 
     def _save(self, name: str, state: State) -> None:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
@@ -310,7 +303,3 @@ class Hospital:
 
     def _tell_check(self, done: int, cases: int) -> None:
         self._tell("check", 0, done, cases)
-
-
-def _kept_name(round_number: int) -> str:
-    return f"kept-{round_number:06d}.safetensors"
