@@ -75,8 +75,10 @@ class SharedBuffers:
         return {key: self._view(dtype, start, count) for key, dtype, start, count in places}
 
     def close(self) -> None:
-        """Lets go of the memory; views of it stand."""
-        os.close(self._file)
+        """Lets go of the memory; views of it stand. Safe to call twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _view(self, dtype: str, start: int, count: int) -> NDArray[Any]:
         if count == 0:
