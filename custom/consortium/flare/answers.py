@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from consortium.errors import Failure, failure_from_wire
-from consortium.flare.wire import FAILURE, METRICS
+from consortium.flare.wire import FAILURE, METRICS, put_arrays, take_arrays
 from consortium.metrics import Metrics
 from consortium.update import Update, UpdateRefused, pack, update_from_wire
 
@@ -17,7 +17,8 @@ from consortium.update import Update, UpdateRefused, pack, update_from_wire
 def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:
     """A model with what goes with it."""
     contents, buffers = pack(model)
-    return DXO(DataKind.WEIGHTS, buffers, {"contents": contents, **meta}).to_shareable()
+    carried = put_arrays(buffers)
+    return DXO(DataKind.WEIGHTS, carried, {"contents": contents, **meta}).to_shareable()
 
 
 def answer_from_shareable(shareable: Shareable, sender: str) -> Update | UpdateRefused | Failure:
@@ -32,7 +33,7 @@ def answer_from_shareable(shareable: Shareable, sender: str) -> Update | UpdateR
         return failure_from_wire(failure, sender)
     try:
         dxo = from_shareable(shareable)
-        return update_from_wire(dxo.data, dxo.meta.get("update"), sender)
+        return update_from_wire(take_arrays(dxo.data), dxo.meta.get("update"), sender)
     except UpdateRefused as refusal:
         return refusal
     except Exception:  # whatever a hospital sent, it must not break the round of the others

@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.shareable import Shareable
@@ -17,6 +18,31 @@ from consortium.metrics import Metrics
 
 FAILURE, METRICS = "consortium_failure", "consortium_metrics"
 """Headers of an answer without tensors."""
+
+
+_IN_THE_MESSAGE = 2**20
+"""Bytes of an array up to which it travels in the message itself. FLARE has the receiver fetch any
+array by itself, in requests that take longer than so few bytes."""
+
+
+def put_arrays(buffers: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Arrays as they travel."""
+    return {
+        key: (flat.dtype.str, flat.tobytes()) if flat.nbytes <= _IN_THE_MESSAGE else flat
+        for key, flat in buffers.items()
+    }
+
+
+def take_arrays(carried: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Undoes `put_arrays`.
+
+    Raises:
+        ValueError, TypeError: these are no arrays.
+    """
+    return {
+        key: one if isinstance(one, np.ndarray) else np.frombuffer(bytearray(one[1]), one[0])
+        for key, one in carried.items()
+    }
 
 
 def register_arrays() -> None:
@@ -34,12 +60,13 @@ def model_from_shareable(
     """
     dxo = from_shareable(shareable)
     meta = dict(dxo.meta)
-    return (meta.pop("contents", None), dxo.data), meta
+    return (meta.pop("contents", None), take_arrays(dxo.data)), meta
 
 
 def update_to_shareable(buffers: Mapping[str, NDArray[Any]], plain: Mapping[str, Any]) -> Shareable:
     """An update as a hospital sends it, from `consortium.update.update_to_wire`."""
-    return DXO(DataKind.WEIGHT_DIFF, dict(buffers), {"update": dict(plain)}).to_shareable()
+    carried = put_arrays(buffers)
+    return DXO(DataKind.WEIGHT_DIFF, carried, {"update": dict(plain)}).to_shareable()
 
 
 def failure_to_shareable(failure: Failure) -> Shareable:

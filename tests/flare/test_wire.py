@@ -1,0 +1,63 @@
+"""Models and updates through FLARE's own encoding, in one message or fetched."""
+
+import numpy as np
+import pytest
+import torch
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.fuel.utils import fobs
+
+from consortium.flare.answers import answer_from_shareable, model_to_shareable
+from consortium.flare.wire import (
+    model_from_shareable,
+    put_arrays,
+    register_arrays,
+    take_arrays,
+    update_to_shareable,
+)
+from consortium.metrics import Metrics
+from consortium.update import Update, UpdateRefused, digest, unpack, update_to_wire
+
+
+@pytest.fixture(autouse=True)
+def codec():
+    register_arrays()
+
+
+def state(side):
+    return {
+        "weight": torch.randn(side, side),
+        "half": torch.randn(5).bfloat16(),
+        "count": torch.tensor(7),
+        "none": torch.zeros(0, 3),
+    }
+
+
+@pytest.mark.parametrize("side", [4, 600])
+def test_what_was_sent_is_what_comes(side):
+    model = state(side)
+    sent = model_to_shareable(model, round=3)
+    (contents, buffers), meta = model_from_shareable(fobs.loads(fobs.dumps(sent)))
+    assert meta == {"round": 3}
+    assert digest(unpack(contents, buffers)) == digest(model)
+    update = Update("north", 3, "a" * 64, 5, model, Metrics(loss=0.5))
+    back = fobs.loads(fobs.dumps(update_to_shareable(*update_to_wire(update))))
+    answer = answer_from_shareable(back, "north")
+    assert digest(answer.tensors) == digest(model)
+    assert (answer.metrics, answer.cases) == (update.metrics, 5)
+
+
+def test_few_bytes_travel_in_the_message_and_many_are_fetched():
+    carried = put_arrays({"float32": np.zeros(2**18, np.float32), "int64": np.zeros(2**18, int)})
+    assert carried["float32"] == ("<f4", bytes(2**20))
+    assert isinstance(carried["int64"], np.ndarray)
+    assert all(array.flags.writeable for array in take_arrays(carried).values())
+
+
+@pytest.mark.parametrize("carried", ["O", ("O", bytes(8)), ("<f4", bytes(7)), ("V8", bytes(8)), 5])
+def test_what_is_no_array_is_refused(carried):
+    update = Update("north", 3, "a" * 64, 5, {"weight": torch.zeros(2)}, Metrics())
+    plain = update_to_wire(update)[1]
+    sent = DXO(DataKind.WEIGHT_DIFF, {"float32": carried}, {"update": plain}).to_shareable()
+    refusal = answer_from_shareable(sent, "north")
+    assert isinstance(refusal, UpdateRefused)
+    assert refusal.code == "malformed"
