@@ -229,6 +229,10 @@ class Coordinator:
             return refusal
         return None
 
+    def late(self, hospital: str) -> None:
+        """Records that a hospital's update comes after its round has closed."""
+        self._intake.late(hospital)
+
     def close_round(self) -> Mapping[str, Tensor]:
         """Aggregates, chooses, journals and records the open round.
 

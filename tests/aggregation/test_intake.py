@@ -84,6 +84,17 @@ def test_an_answer_to_an_earlier_round_is_late(intake):
     assert intake.close()[1].late == ["west"]
 
 
+def test_an_update_that_is_not_sent_any_more_is_on_record_as_late(intake):
+    intake.offer(make_update("north"))
+    intake.close()
+    intake.late("west")
+    intake.open(1, "next", NAMES)
+    intake.offer(make_update("north", round=1, base_sha256="next"))
+    _, report = intake.close()
+    assert report.late == ["west"]
+    assert [(refusal.hospital, refusal.code) for refusal in report.refused] == [("west", "late")]
+
+
 def test_a_hospital_that_was_not_asked_is_refused(intake):
     assert refused_code(intake, make_update("stranger")) == "not-asked"
 

@@ -125,7 +125,9 @@ def test_a_round_lasts_until_the_next_begins(tmp_path):
         read_parts(tmp_path, replace(size, hospitals=3))
 
 
-@pytest.mark.parametrize(("name", "rows"), [("training", 7), ("round", 13), ("provisioning", 6)])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("training", 7), ("round", 13), ("provisioning", 6), ("scale", 4)]
+)
 def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path):
     file = tmp_path / "rows.json"
     subprocess.run(

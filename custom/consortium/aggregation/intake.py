@@ -85,7 +85,7 @@ class Intake:
             if update.hospital not in self._known:
                 raise UpdateRefused(update.hospital, "not-asked")
             if self._expected is None or update.round < self._expected.round:
-                self._report.late = sorted({*self._report.late, update.hospital})
+                self._note_late(update.hospital)
                 raise UpdateRefused(update.hospital, "late")
             if update.hospital not in self._asked:
                 raise UpdateRefused(update.hospital, "not-asked")
@@ -101,6 +101,14 @@ class Intake:
         self._rule.add(update.tensors, update.cases)
         self._report.cases[update.hospital] = update.cases
         self._report.metrics[update.hospital] = update.metrics
+
+    def late(self, hospital: str) -> None:
+        """Records that a hospital has an update for a round that has closed, unseen."""
+        self._note_late(hospital)
+        self.refuse(UpdateRefused(hospital, "late"))
+
+    def _note_late(self, hospital: str) -> None:
+        self._report.late = sorted({*self._report.late, hospital})
 
     def refuse(self, refusal: UpdateRefused) -> None:
         """Records a refusal that was decided before an update could be rebuilt."""

@@ -50,6 +50,7 @@ class StudyRounds(StudyWorkflow):
         self._border = threading.Lock()  # an answer is not taken while a round is closed
         self._asked: dict[str, float] = {}
         self._standing: list[Task] = []
+        self._missed: dict[str, str] = {}  # FLARE's id of what a hospital was asked: who
         self._opened = -1
 
     def process_result_of_unknown_task(
@@ -65,6 +66,26 @@ class StudyRounds(StudyWorkflow):
             with self._border:
                 coordinator = self.study(fl_ctx).coordinator
                 coordinator.offer(answer_from_shareable(result, client.name))
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Listens to hospitals that ask whether their answer is still wanted."""
+        coordinator, look_up = self.study(fl_ctx).coordinator, self.communicator.process_task_check
+
+        def look_up_and_note(task_id: str, fl_ctx: FLContext) -> ClientTask | None:
+            late = self._missed.pop(task_id, None)
+            if late is not None:  # so that it does not send for nothing what may be large
+                self._events.put(partial(self._come_late, late, coordinator))
+                return None
+            found: ClientTask | None = look_up(task_id=task_id, fl_ctx=fl_ctx)
+            return found
+
+        self.communicator.process_task_check = look_up_and_note
+
+    def _come_late(self, name: str, coordinator: Coordinator, rounds: Rounds) -> list[Action]:
+        """A hospital has its answer when its round has closed."""
+        with self._border:
+            coordinator.late(name)
+        return []
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Runs the rounds that are not done."""
@@ -88,9 +109,9 @@ class StudyRounds(StudyWorkflow):
                         self._ask(coordinator, number, hospitals, fl_ctx)
                     case Timer(number=timer, seconds=seconds):
                         due = time.monotonic() + seconds
-                    case Close(round=number):
+                    case Close(round=number, missing=missing):
                         timer, due = 0, float("inf")
-                        self._close(coordinator, number, fl_ctx)
+                        self._close(coordinator, number, missing, fl_ctx)
                         following = rounds.closed(stop=coordinator.run.stopped_early)
                     case Stop(reason=reason):
                         self._cancel(fl_ctx)
@@ -153,8 +174,13 @@ class StudyRounds(StudyWorkflow):
         fl_ctx.set_prop(AppConstants.CURRENT_ROUND, number, private=True, sticky=False)
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
 
-    def _close(self, coordinator: Coordinator, number: int, fl_ctx: FLContext) -> None:
+    def _close(
+        self, coordinator: Coordinator, number: int, missing: tuple[str, ...], fl_ctx: FLContext
+    ) -> None:
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
+        for task in self._standing:
+            asked = {each.id: each.client.name for each in task.client_tasks}
+            self._missed |= {task_id: name for task_id, name in asked.items() if name in missing}
         self._cancel(fl_ctx)
         with self._border:
             coordinator.close_round()
