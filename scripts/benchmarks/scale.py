@@ -42,7 +42,7 @@ from consortium.errors import EnvironmentProblem
 
 _OURS, _STOCK, _FLOWER = "ours", "stock FLARE, tuned", "Flower's simulation"
 _FEATURES = [16, 32, 64]
-_TURNS, _ROUNDS = 2, 10
+_TURNS, _ROUNDS = 1, 15
 _NEEDED = 200 * 2**20  # bytes of memory for a hospital's process, to be on the safe side
 _SITE = "nvflare.private.fed.app.simulator.simulator_worker"
 _TARGET = 120.0  # MB a site
