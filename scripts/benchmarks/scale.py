@@ -60,7 +60,7 @@ def measure(quick: bool) -> list[Row]:
     turns, rounds = (1, 1) if quick else (_TURNS, _ROUNDS)
     room = psutil.virtual_memory().available // _NEEDED
     rows = []
-    for hospitals in [2] if quick else [count for count in (4, 16, 32, 64) if count <= room]:
+    for hospitals in [2] if quick else [count for count in (4, 16, 32) if count <= room]:
         size = Size(hospitals, turns, rounds, 0.0, _FEATURES)
         seconds: dict[str, list[float]] = {}
         memory: dict[str, list[float]] = {}
