@@ -136,7 +136,11 @@ def test_a_job_that_closed_its_share_of_rounds_is_held_against_nobody():
     for number in range(2 * LEAVE_OUT):
         rounds += TRUST
         record = break_off(record, "north", rounds=rounds)
-        assert link_of(record).left_out == (), number
+        assert (link_of(record).left_out, link_of(record).times) == ((), 0), number
+    # Only short ones count, also where a long one came first.
+    record = break_off(record, *["north"] * (LEAVE_OUT - 1), rounds=rounds)
+    assert link_of(record).left_out == ()
+    assert link_of(break_off(record, "north", rounds=rounds)).left_out == ("north",)
 
 
 def test_a_job_knows_its_run():

@@ -69,12 +69,12 @@ class StudyRounds(StudyWorkflow):
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listens to hospitals that ask whether their answer is still wanted."""
-        coordinator, look_up = self.study(fl_ctx).coordinator, self.communicator.process_task_check
+        look_up = self.communicator.process_task_check
 
         def look_up_and_note(task_id: str, fl_ctx: FLContext) -> ClientTask | None:
             late = self._missed.pop(task_id, None)
             if late is not None:  # so that it does not send for nothing what may be large
-                self._events.put(partial(self._come_late, late, coordinator))
+                self._events.put(partial(self._come_late, late, self.study(fl_ctx).coordinator))
                 return None
             found: ClientTask | None = look_up(task_id=task_id, fl_ctx=fl_ctx)
             return found

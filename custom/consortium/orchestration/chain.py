@@ -57,7 +57,8 @@ class Link:
         number: of the job in it, from 1.
         rounds: that were closed before it.
         stalled: jobs right before it that closed none.
-        breaker: the hospital that broke the jobs right before it, "" where none did.
+        breaker: the hospital that broke the jobs right before it, each of which closed fewer than
+            `TRUST` rounds; "" where none did.
         times: how many of them.
         left_out: hospitals that it does without.
     """
@@ -104,10 +105,10 @@ def follow(record: Mapping[str, Any], rounds: int) -> dict[str, Any] | None:
     link = link_of(record)
     assert link is not None
     following = {key: said for key, said in record.items() if key not in _RUNTIME}
-    stalled = 0 if rounds > link.rounds else link.stalled + 1
-    breaker, left_out = str(record.get(BROKE) or ""), link.left_out
-    again = breaker == link.breaker and rounds - link.rounds < TRUST
-    times = (link.times if again else 0) + 1 if breaker else 0
+    closed = rounds - link.rounds
+    stalled = 0 if closed > 0 else link.stalled + 1
+    breaker = str(record.get(BROKE) or "") if closed < TRUST else ""
+    times, left_out = _times(link, breaker), link.left_out
     if times >= LEAVE_OUT and _does_without(record, {*left_out, breaker}):
         stalled, times, left_out = 0, 0, (*left_out, breaker)
         breaker = ""
@@ -128,12 +129,18 @@ def why_given_up(record: Mapping[str, Any]) -> str:
     link = link_of(record)
     told = [f"no-progress: {PATIENCE} jobs in a row ended without closing a round"]
     if record.get(BROKE):
-        times = link.times + 1 if link is not None and link.breaker == record[BROKE] else 1
+        assert link is not None
+        times = min(_times(link, record[BROKE]), PATIENCE)
         told.append(f"{record[BROKE]} broke the last {times} of them")
     outcome = record.get(OUTCOME) or {}
     if outcome.get("reason"):
         told.append(str(outcome["reason"]))
     return "; ".join(told)
+
+
+def _times(link: Link, breaker: str) -> int:
+    """How many jobs in a row a hospital has broken with this one; 0 where none did."""
+    return (link.times if breaker == link.breaker else 0) + 1 if breaker else 0
 
 
 def narrow(
