@@ -48,8 +48,14 @@ def start_simulator(
         flare_job.RUN_FOLDER: str(workspace),
     }
     threads = str(max(1, (os.cpu_count() or 1) // len(hospitals)))
-    # Threads of several processes that spin against each other cost far more than they bring.
-    quiet = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": threads}
+    # Threads of several processes that spin against each other cost far more than they bring. Every
+    # thread of FLARE's, of which there are dozens in a site, may have a heap of its own.
+    quiet = {
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MKL_NUM_THREADS": threads,
+        "MALLOC_ARENA_MAX": "2",
+    }
     # FLARE wipes its workspace and keeps `local/`, from which it serves every site.
     write_json(
         workspace / "federation" / "local" / "resources.json",
