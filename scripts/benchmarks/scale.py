@@ -137,9 +137,9 @@ def _run(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[fl
                 if len(begun) < 2 and lasted_so_far > _START:
                     raise _NotBegun
                 if ended:
-                    raise EnvironmentProblem(
-                        "no-rounds", f"{len(begun)} rounds began", str(running.log), "see its log"
-                    )
+                    last = running.log.read_text(errors="replace").strip().splitlines()[-1:]
+                    told = f"{len(begun)} rounds began and no more ({last})"
+                    raise EnvironmentProblem("no-rounds", told, "FLARE's simulator", "run again")
                 time.sleep(_POLL)
     finally:
         shutil.rmtree(work, ignore_errors=True)
