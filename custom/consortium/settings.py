@@ -8,7 +8,7 @@ knows how a setting is used.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -159,6 +159,52 @@ class Update(_Section):
     max_change: Annotated[float, Field(gt=0, le=65536)] = 65536.0
 
 
+RuleName = Literal[
+    "coordinate_median",
+    "geometric_median",
+    "multi_krum",
+    "norm_clipping",
+    "trimmed_mean",
+    "weighted_mean",
+]
+
+
+class Aggregation(_Section):
+    """A rule and its options, where its name alone is not enough.
+
+    Attributes:
+        rule: a name in the registry of `consortium.aggregation`.
+        max_share: no hospital's weight is more than this share of all; of every rule but
+            `weighted_mean`, which sees one update at a time.
+        trim: of `trimmed_mean`, share of the weight that is cut off at either end.
+        attackers: of `multi_krum`, hospitals that are left out.
+    """
+
+    rule: RuleName
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    trim: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+    attackers: Count | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Aggregation":
+        for option, rules in _OPTIONS.items():
+            if getattr(self, option) is not None and self.rule not in rules:
+                raise ValueError(f"{option} is an option of {', '.join(rules)}")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """That are set."""
+        return self.model_dump(exclude={"rule"}, exclude_none=True)
+
+
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "max_share": tuple(name for name in get_args(RuleName) if name != "weighted_mean"),
+    "trim": ("trimmed_mean",),
+    "attackers": ("multi_krum",),
+}
+
+
 class Server(_Section):
     """What the orchestrator makes of a round's mean change.
 
@@ -213,7 +259,8 @@ class Settings(_Section):
         task: what is learned.
         seed: all randomness is a function of (seed, hospital, round).
         rounds: rounds of training.
-        aggregation: a name in the registry of `consortium.aggregation`.
+        aggregation: a name in the registry of `consortium.aggregation`, or an object with the rule
+            and its options.
         baseline: each hospital also trains a model alone and sends its metric, never the model.
         cross_site: every hospital's model is scored at every hospital. It shows a hospital's model
             to the others, so it is off unless the hospitals agreed to it.
@@ -226,12 +273,21 @@ class Settings(_Section):
     network: Network = Network()
     training: Training = Training()
     update: Update = Update()
-    aggregation: Literal["weighted_mean"] = "weighted_mean"
+    aggregation: Annotated[
+        Annotated[RuleName, Tag(_SWITCH)] | Annotated[Aggregation, Tag(_CHOICE)],
+        Discriminator(lambda given: _SWITCH if isinstance(given, str) else _CHOICE),
+    ] = "weighted_mean"
     server: Server = Server()
     selection: Selection = Selection()
     model: Model = Model()
     baseline: bool = False
     cross_site: bool = False
+
+    @property
+    def rule(self) -> Aggregation:
+        """The rule of the aggregation and its options."""
+        given = self.aggregation
+        return Aggregation(rule=given) if isinstance(given, str) else given
 
 
 def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Settings:

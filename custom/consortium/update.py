@@ -39,14 +39,24 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of the model: its dtype, its shape and its rule."""
+    """One tensor of the model.
+
+    Attributes:
+        dtype: of its elements.
+        shape: of it.
+        rule: what becomes of it between rounds.
+        trainable: whether it is learned, not a buffer (batch-norm statistics, counters).
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     rule: Rule
+    trainable: bool = True
 
 
 Layout = Mapping[str, Entry]
+MAX_CHANGE = 65536.0
+"""Largest magnitude of an element of a change that any study may allow."""
 
 
 def layout_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, Entry]:
@@ -65,7 +75,7 @@ def layout_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, Ent
             rule = Rule.LOCAL
         else:
             rule = Rule.MEAN if tensor.is_floating_point() else Rule.INTEGER
-        entries[name] = Entry(tensor.dtype, tuple(tensor.shape), rule)
+        entries[name] = Entry(tensor.dtype, tuple(tensor.shape), rule, name in trainable)
     return entries
 
 
@@ -147,8 +157,13 @@ class Expected:
     structures: tuple[str, ...]
 
 
-def validate(update: Update, expected: Expected) -> None:
-    """Checks an update whole; every element is looked at.
+def validate(update: Update, expected: Expected, *, values: bool = True) -> None:
+    """Checks an update whole.
+
+    Args:
+        update: to check.
+        expected: what it must answer.
+        values: look at every element; for those who do not do so themselves.
 
     Raises:
         UpdateRefused: `wrong-round`, `wrong-base`, `bad-weight`, `missing-tensor`,
@@ -176,16 +191,28 @@ def validate(update: Update, expected: Expected) -> None:
             raise refuse("wrong-shape", name)
         if tensor.dtype != entry.dtype:
             raise refuse("wrong-dtype", name)
-        if tensor.numel() == 0:
-            continue
-        # One pass that also finds NaN: it propagates into both ends.
-        low, high = (float(end) for end in torch.aminmax(tensor))
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise refuse("not-finite", name)
-        if entry.rule is Rule.MEAN and max(-low, high) > expected.max_change:
-            raise refuse("too-large", name)
+        code = check_values(tensor, entry, expected.max_change) if values else None
+        if code is not None:
+            raise refuse(code, name)
     if not update.metrics.fit(expected.structures, expected.max_cases):
         raise refuse("wrong-metrics")
+
+
+def check_values(tensor: Tensor, entry: Entry, max_change: float) -> str | None:
+    """Looks at every element.
+
+    Returns:
+        `not-finite`, `too-large`, or None where nothing is wrong.
+    """
+    if tensor.numel() == 0:
+        return None
+    # One pass that also finds NaN: it propagates into both ends.
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "not-finite"
+    if entry.rule is Rule.MEAN and max(-low, high) > max_change:
+        return "too-large"
+    return None
 
 
 def difference(local: State, base: State, layout: Layout) -> dict[str, Tensor]:

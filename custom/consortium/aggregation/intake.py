@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from consortium.aggregation import RULES
+from consortium.aggregation.rule import Treatment, Unfit
 from consortium.errors import Failure, Incomplete
 from consortium.metrics import Metrics
 from consortium.orchestration.records import Refusal
@@ -29,6 +30,7 @@ class Report:
         failures: code of each hospital that said it failed.
         cases: training cases of each hospital that answered.
         metrics: of each hospital that answered.
+        treatment: what the rule made of each hospital's update, where it looks at single ones.
     """
 
     answered: list[str] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Report:
     failures: dict[str, str] = field(default_factory=dict)
     cases: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Metrics] = field(default_factory=dict)
+    treatment: dict[str, Treatment] = field(default_factory=dict)
 
 
 class Intake:
@@ -49,7 +52,10 @@ class Intake:
     """
 
     def __init__(self, settings: Settings, layout: Layout):
-        self._rule = RULES[settings.aggregation](layout)
+        chosen = settings.rule
+        self._rule = RULES[chosen.rule](
+            layout, max_change=settings.update.max_change, **chosen.options
+        )
         self._bounds = settings.update
         self._structures = tuple(settings.data.labels)
         self._layout = layout
@@ -91,14 +97,14 @@ class Intake:
                 raise UpdateRefused(update.hospital, "not-asked")
             if update.hospital in self._report.cases:
                 raise UpdateRefused(update.hospital, "duplicate")
-            validate(update, self._expected)
-            beyond = self._rule.fits(update.tensors, update.cases)
-            if beyond is not None:
-                raise UpdateRefused(update.hospital, "out-of-range", beyond)
+            validate(update, self._expected, values=False)
+            try:
+                self._rule.add(update.hospital, update.tensors, update.cases)
+            except Unfit as unfit:
+                raise UpdateRefused(update.hospital, unfit.code, unfit.tensor) from None
         except UpdateRefused as refusal:
             self.refuse(refusal)
             raise
-        self._rule.add(update.tensors, update.cases)
         self._report.cases[update.hospital] = update.cases
         self._report.metrics[update.hospital] = update.metrics
 
@@ -153,4 +159,7 @@ class Intake:
         report.metrics = dict(sorted(report.metrics.items()))
         report.refused.sort(key=lambda refusal: (refusal.hospital, refusal.code, refusal.tensor))
         self._expected = None
-        return self._rule.mean(), report
+        found = self._rule.aggregate()
+        self._rule.reset()
+        report.treatment = found.treatment
+        return found.change, report

@@ -1,0 +1,54 @@
+"""Multi-Krum: the weighted mean of the updates that have the closest neighbours.
+
+Blanchard et al., NeurIPS 2017, sections 4 and 5: an update's score is the sum of its squared
+distances to its n - f - 2 nearest neighbours; the n - f updates with the smallest scores are
+averaged, here by their cases. When to use it: to compare with; it is the rule that papers compare
+with. What it costs without an attacker: f hospitals are left out whole every round, first those
+whose data are unlike the others', whatever their size. What it does not stop: more than f
+attackers, n < 2 f + 3 hospitals (then nobody is left out), and changes that stay within the honest
+spread.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from consortium.aggregation.distances import squared_distances
+from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
+from consortium.update import MAX_CHANGE, Layout, State
+
+
+class MultiKrum(Collected):
+    """Multi-Krum; see the module.
+
+    Args:
+        layout: of the model.
+        max_change: see `Collected`.
+        max_share: see `Collected`.
+        attackers: f, hospitals that are left out.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        max_change: float = MAX_CHANGE,
+        max_share: float = 1.0,
+        attackers: int = 1,
+    ):
+        super().__init__(layout, max_change=max_change, max_share=max_share)
+        self._attackers = attackers
+
+    def _combine(
+        self, layout: Layout, states: Sequence[State], weights: Weights
+    ) -> tuple[dict[str, Tensor], Factors]:
+        count, attackers = len(states), self._attackers
+        chosen = np.ones(count)
+        if count >= 2 * attackers + 3:
+            nearest = np.sort(squared_distances(layout, states), axis=1)
+            # The first of a row is the distance to itself.
+            scores = nearest[:, 1 : count - attackers - 1].sum(axis=1)
+            chosen[np.argsort(scores, kind="stable")[count - attackers :]] = 0.0
+        factors = weights * chosen / (weights @ chosen)
+        return weighted_sum(layout, states, factors), factors

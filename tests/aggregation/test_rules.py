@@ -1,0 +1,306 @@
+"""Every rule that sees all updates at once, against a slow and obvious reference in float64."""
+
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from consortium.aggregation import RULES
+from consortium.aggregation.distances import squared_distances
+from consortium.aggregation.rule import Unfit, cap_shares, weighted_median
+from consortium.aggregation.sorting import network
+from consortium.update import Entry, Rule, digest
+
+COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
+SIZE = 5
+LAYOUT = {"w": Entry(torch.float32, (SIZE,), Rule.MEAN)}
+NUMBERS = st.floats(-1000, 1000, width=32)
+UPDATES = st.lists(
+    st.tuples(st.lists(NUMBERS, min_size=SIZE, max_size=SIZE), st.integers(1, 1000)),
+    min_size=1,
+    max_size=9,
+)
+TRIM = 0.2
+
+
+def aggregate(name, updates, layout=LAYOUT, **options):
+    rule = RULES[name](layout, **options)
+    for number, (values, cases) in enumerate(updates):
+        rule.add(f"h{number:03d}", {"w": torch.tensor(values, dtype=layout["w"].dtype)}, cases)
+    return rule.aggregate()
+
+
+def values_of(name, updates, **options):
+    return aggregate(name, updates, **options).change["w"].double().numpy()
+
+
+def as_arrays(updates):
+    return np.array([values for values, _ in updates], np.float64), [cases for _, cases in updates]
+
+
+def median(values, cases):
+    """Of one coordinate, with every hospital written down as often as it has cases."""
+    return np.median(np.repeat(values, cases))
+
+
+def trimmed(values, cases, trim=TRIM):
+    order = np.argsort(values)
+    total, cut = Fraction(sum(cases)), Fraction(trim) * sum(cases)
+    left, reached = Fraction(0), Fraction(0)
+    for index in order:
+        low, reached = reached, reached + cases[index]
+        part = max(min(reached, total - cut), cut) - max(min(low, total - cut), cut)
+        left += part * Fraction(float(values[index]))
+    return float(left / (total - 2 * cut))
+
+
+def clipped(arrays, cases):
+    norms = np.linalg.norm(arrays, axis=1)
+    bound = median(norms, cases)
+    factors = np.array([min(1, bound / norm) if norm else 1 for norm in norms])
+    return (arrays.T * factors) @ cases / sum(cases)
+
+
+def krum(arrays, cases, attackers=1):
+    count = len(arrays)
+    if count < 2 * attackers + 3:
+        return np.average(arrays, axis=0, weights=cases)
+    scores = []
+    for index in range(count):
+        apart = sorted(
+            np.sum((arrays[index] - arrays[other]) ** 2) for other in range(count) if other != index
+        )
+        scores.append(sum(apart[: count - attackers - 2]))
+    kept = np.argsort(scores, kind="stable")[: count - attackers]
+    return np.average(arrays[kept], axis=0, weights=np.array(cases)[kept])
+
+
+@given(UPDATES)
+def test_the_coordinate_median_is_that_of_the_cases(updates):
+    arrays, cases = as_arrays(updates)
+    expected = [median(column, cases) for column in arrays.T]
+    np.testing.assert_allclose(values_of("coordinate_median", updates), expected, rtol=1e-6)
+
+
+@given(UPDATES)
+def test_the_trimmed_mean_cuts_a_share_of_the_cases_at_either_end(updates):
+    arrays, cases = as_arrays(updates)
+    expected = [trimmed(column, cases) for column in arrays.T]
+    np.testing.assert_allclose(
+        values_of("trimmed_mean", updates, trim=TRIM), expected, rtol=1e-5, atol=1e-4
+    )
+
+
+@given(UPDATES)
+def test_norm_clipping_bounds_updates_by_the_median_norm_of_the_cases(updates):
+    found = values_of("norm_clipping", updates)
+    np.testing.assert_allclose(found, clipped(*as_arrays(updates)), rtol=1e-4, atol=1e-3)
+
+
+@given(UPDATES)
+def test_multi_krum_leaves_out_the_one_without_close_neighbours(updates):
+    arrays, cases = as_arrays(updates)
+    apart = [np.linalg.norm(one - other) for one, other in combinations(arrays, 2)]
+    if len(set(np.round(apart, 2))) < len(apart):
+        return  # scores that nearly tie may be ordered either way
+    found = values_of("multi_krum", updates)
+    np.testing.assert_allclose(found, krum(arrays, cases), rtol=1e-4, atol=1e-3)
+
+
+@settings(deadline=None)
+@given(UPDATES)
+def test_the_geometric_median_has_the_least_weighted_distance(updates):
+    arrays, cases = as_arrays(updates)
+
+    def cost(point):
+        return np.linalg.norm(arrays - point, axis=1) @ cases
+
+    found = values_of("geometric_median", updates)
+    starts = [found, *arrays]
+    best = min(cost(minimize(cost, start, method="Nelder-Mead").x) for start in starts)
+    scale = max(1.0, *(np.linalg.norm(arrays, axis=1))) * sum(cases)
+    assert cost(found) <= min(best, *(cost(array) for array in arrays)) + 1e-4 * scale
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+@given(updates=UPDATES, random=st.randoms(use_true_random=False))
+def test_the_bytes_do_not_depend_on_the_order_of_arrival(name, updates, random):
+    named = [(f"h{index}", *update) for index, update in enumerate(updates)]
+    digests = set()
+    for _ in range(2):
+        rule = RULES[name](LAYOUT)
+        for hospital, values, cases in named:
+            rule.add(hospital, {"w": torch.tensor(values)}, cases)
+        digests.add(digest(rule.aggregate().change))
+        random.shuffle(named)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+@given(updates=UPDATES, names=st.randoms(use_true_random=False))
+def test_who_is_who_does_not_matter(name, updates, names):
+    before = values_of(name, updates)
+    shuffled = list(updates)
+    names.shuffle(shuffled)
+    if name == "multi_krum" and len({tuple(values) for values, _ in updates}) < len(updates):
+        return
+    scale = max(abs(value) for values, _ in updates for value in values) + 1e-6
+    if name != "multi_krum":  # where scores tie it takes those whose name comes first
+        np.testing.assert_allclose(values_of(name, shuffled), before, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", sorted(set(COLLECTED) - {"norm_clipping"}))
+@given(updates=UPDATES, shift=st.integers(-8, 8))
+def test_a_shift_of_all_shifts_the_result(name, updates, shift):
+    whole = [([float(round(value)) for value in values], cases) for values, cases in updates]
+    moved = [([value + shift for value in values], cases) for values, cases in whole]
+    np.testing.assert_allclose(
+        values_of(name, moved), values_of(name, whole) + shift, rtol=1e-5, atol=2e-2
+    )
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+@given(updates=UPDATES, factor=st.sampled_from([-2.0, -1.0, 0.5, 4.0]))
+def test_a_factor_of_all_is_one_of_the_result(name, updates, factor):
+    scaled = [([value * factor for value in values], cases) for values, cases in updates]
+    scale = max(abs(value) for values, _ in updates for value in values) + 1e-6
+    np.testing.assert_allclose(
+        values_of(name, scaled), values_of(name, updates) * factor, rtol=1e-5, atol=1e-4 * scale
+    )
+
+
+@pytest.mark.parametrize("name", ["coordinate_median", "trimmed_mean", "norm_clipping"])
+@given(updates=UPDATES)
+def test_a_hospital_of_k_cases_is_as_good_as_k_of_one(name, updates):
+    few = [(values, 1 + cases % 3) for values, cases in updates]
+    repeated = [(values, 1) for values, cases in few for _ in range(cases)]
+    np.testing.assert_allclose(
+        values_of(name, few), values_of(name, repeated), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+@given(values=st.lists(NUMBERS, min_size=SIZE, max_size=SIZE), count=st.integers(1, 8))
+def test_where_all_say_the_same_that_is_the_result(name, values, count):
+    updates = [(values, 7 * index + 1) for index in range(count)]
+    np.testing.assert_allclose(values_of(name, updates), values, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+def test_counters_follow_the_median_and_buffers_are_judged_apart(name):
+    layout = {
+        "count": Entry(torch.int64, (), Rule.INTEGER, trainable=False),
+        "kept": Entry(torch.float32, (2,), Rule.LOCAL),
+        "variance": Entry(torch.float32, (2,), Rule.MEAN, trainable=False),
+        "w": Entry(torch.float32, (2,), Rule.MEAN),
+    }
+    rule = RULES[name](layout)
+    for index in range(6):
+        wild = index == 5
+        tensors = {
+            "count": torch.tensor(10**9 if wild else 20),
+            "variance": torch.full((2,), 100.0 + index),
+            "w": torch.full((2,), 6e4 if wild else 1.0 + index / 1000),
+        }
+        rule.add(f"h{index}", tensors, 10)
+    found = rule.aggregate()
+    assert list(found.change) == ["count", "variance", "w"]
+    assert found.change["count"].dtype == torch.int64
+    assert int(found.change["count"]) == 20
+    assert found.change["w"].max() < 1.2
+    assert 100 <= found.change["variance"].min() <= found.change["variance"].max() <= 105
+    assert found.treatment["h5"].distance > 100
+    assert max(found.treatment[f"h{index}"].distance for index in range(5)) < 5
+
+
+@pytest.mark.parametrize(("name", "kept"), [("norm_clipping", 0.1), ("multi_krum", 0.0)])
+def test_a_hospital_that_is_held_back_is_told_with_a_number(name, kept):
+    updates = [([1.0 + index / 100] * SIZE, 10) for index in range(6)] + [([1000.0] * SIZE, 10)]
+    treatment = aggregate(name, updates).treatment
+    assert treatment["h006"].kept <= kept
+    assert min(treatment[f"h{index:03d}"].kept for index in range(5)) > 0.5
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_of_the_model_is_kept(name, dtype):
+    layout = {"w": Entry(dtype, (SIZE,), Rule.MEAN)}
+    updates = [([0.5] * SIZE, 3), ([0.5] * SIZE, 1)]
+    change = aggregate(name, updates, layout).change["w"]
+    assert change.dtype == dtype
+    torch.testing.assert_close(change, torch.full((SIZE,), 0.5, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+def test_an_update_that_is_not_finite_or_beyond_the_bound_is_not_taken(name):
+    rule = RULES[name](LAYOUT, max_change=10.0)
+    for value, code in ((torch.nan, "not-finite"), (11.0, "too-large"), (torch.inf, "not-finite")):
+        with pytest.raises(Unfit) as refusal:
+            rule.add("h", {"w": torch.tensor([0.0, value, 0, 0, 0])}, 1)
+        assert (refusal.value.code, refusal.value.tensor) == (code, "w")
+    with pytest.raises(ZeroDivisionError):
+        rule.aggregate()
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+def test_large_tensors_come_out_in_place_and_rounds_do_not_mix(name):
+    layout = {"w": Entry(torch.float32, (3, 40_000), Rule.MEAN)}
+    rule = RULES[name](layout)
+    for _ in range(2):
+        values = torch.randn(3, 40_000)
+        rule.reset()
+        for hospital, cases in (("a", 1), ("b", 5), ("c", 2)):
+            rule.add(hospital, {"w": values}, cases)
+        found = rule.aggregate().change["w"]
+        torch.testing.assert_close(found, values, rtol=1e-6, atol=1e-30)
+
+
+@given(st.lists(st.integers(1, 100_000), min_size=1, max_size=12), st.floats(0.05, 1))
+def test_no_capped_share_is_above_the_cap_and_none_is_cut_further_than_needed(cases, share):
+    weights = cap_shares(cases, share)
+    if share * len(cases) <= 1:
+        assert set(weights) == {1.0}
+        return
+    assert weights.max() <= share * weights.sum() * (1 + 1e-12) or weights.max() <= 2 / 1024
+    cut = weights < cases
+    # Those that were cut are level, at the cap but for the step of 1/1024 of a case.
+    if cut.any():
+        assert len(set(weights[cut])) == 1
+        assert weights.max() + 2 / 1024 >= share * weights.sum() or weights.max() < 1
+    assert (weights[~cut] == np.array(cases)[~cut]).all()
+
+
+def test_the_weighted_median_of_a_tie_is_between():
+    values = np.array([3.0, 1.0, 10.0])
+    assert weighted_median(values, np.array([1.0, 2.0, 3.0])) == 6.5
+    assert weighted_median(values, np.array([1.0, 2.0, 2.5])) == 3.0
+
+
+@pytest.mark.parametrize("count", range(1, 17))
+def test_the_network_sorts_every_sequence_of_zeros_and_ones(count):
+    # By the 0-1 principle it then sorts everything (Knuth, volume 3, section 5.3.4).
+    everything = (np.arange(1 << count)[:, None] >> np.arange(count)) & 1
+    for wanted in (range(count), {(count - 1) // 2, count // 2}, {0}, {count - 1}):
+        columns = [everything[:, index].copy() for index in range(count)]
+        for low, high, _, _ in network(count, frozenset(wanted)):
+            pair = columns[low], columns[high]
+            columns[low], columns[high] = np.minimum(*pair), np.maximum(*pair)
+        expected = np.sort(everything, axis=1)
+        for rank in wanted:
+            assert (columns[rank] == expected[:, rank]).all()
+
+
+def test_distances_of_long_updates_that_are_close_are_right():
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(50_000)
+    rows = [(base + 1e-4 * rng.standard_normal(50_000)).astype(np.float32) for _ in range(4)]
+    layout = {"w": Entry(torch.float32, (50_000,), Rule.MEAN)}
+    found = squared_distances(layout, [{"w": torch.from_numpy(row)} for row in rows])
+    for one, other in combinations(range(4), 2):
+        true = np.sum((rows[one].astype(np.float64) - rows[other].astype(np.float64)) ** 2)
+        assert found[one, other] == found[other, one] == pytest.approx(true, rel=1e-5)
