@@ -90,6 +90,8 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
         ["selection.keep=average", "selection.share=1.0"],
         ["selection.keep=last"],
         ["server.momentum=0.5", "server.learning_rate=0.9"],
+        ['server.adaptive={"method": "yogi"}', "server.momentum=0.9", "server.learning_rate=0.01"],
+        ["aggregation=geometric_median"],
     ],
 )
 def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(
@@ -147,6 +149,29 @@ def test_a_refused_update_leaves_the_others_and_makes_the_run_incomplete(generat
     result = federation.rest()
     assert not result["complete"]
     assert result["reason"].startswith("valley is missing from round 1 (not-finite ")
+
+
+def test_a_hospital_that_is_held_back_round_after_round_is_named(generated, tmp_path, tiny):
+    federation = Federation(generated, tmp_path, tiny("rounds=3", "aggregation=norm_clipping"))
+
+    def push(update):
+        if update.hospital == "valley":
+            for tensor in update.tensors.values():
+                tensor.mul_(1000)
+        return update
+
+    for _ in range(3):
+        federation.round(spoil=push)
+    result = federation.rest()
+    [named] = result["conspicuous"]
+    assert (named["hospital"], named["rounds"], named["held_back"]) == ("valley", 3, 3)
+    assert named["kept"] < 0.05
+    assert named["distance"] > 3
+    lines = (tmp_path / "results" / "rounds.jsonl").read_text().splitlines()
+    treatment = json.loads(lines[0])["treatment"]
+    assert treatment["valley"]["kept"] < 0.05 < 0.5 < treatment["north"]["kept"]
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "valley was held back in 3 (down to " in page
 
 
 def test_a_hospital_that_fails_is_named_with_its_code(generated, tmp_path, tiny):

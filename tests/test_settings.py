@@ -89,3 +89,26 @@ def test_a_file_that_is_no_json_object_is_refused_with_its_path(tmp_path, conten
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match="error missing-file: no such file"):
         load_settings(tmp_path / "settings.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('"mean"', "aggregation"),
+        ('{"rule": "weighted_mean", "max_share": 0.4}', "max_share is an option of"),
+        ('{"rule": "norm_clipping", "trim": 0.1}', "trim is an option of trimmed_mean"),
+        ('{"rule": "trimmed_mean", "trim": 0.5}', "aggregation.trim"),
+        ('{"rule": "norm_clipping", "share": 0.4}', "no setting aggregation.share"),
+    ],
+)
+def test_a_rule_and_its_options_fit_together(given, told):
+    with pytest.raises(UsageError, match=told):
+        parse_settings({**read_json_object(SETTINGS), "aggregation": json.loads(given)})
+
+
+def test_a_rule_is_a_name_or_an_object_with_options():
+    plain = parse_settings({**read_json_object(SETTINGS), "aggregation": "norm_clipping"})
+    assert (plain.rule.rule, plain.rule.options) == ("norm_clipping", {})
+    chosen = {"rule": "trimmed_mean", "trim": 0.1, "max_share": 0.4}
+    rule = parse_settings({**read_json_object(SETTINGS), "aggregation": chosen}).rule
+    assert (rule.rule, rule.options) == ("trimmed_mean", {"trim": 0.1, "max_share": 0.4})

@@ -9,7 +9,7 @@ resumed from there ends with the same bytes as one that never stopped.
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consortium.aggregation.adaptive_server import AdaptiveServer
 from consortium.aggregation.intake import Intake
 from consortium.aggregation.model_average import ModelAverage, first_averaged
 from consortium.aggregation.server_momentum import ServerMomentum
 from consortium.errors import ConsortiumError, Failure, Refused
 from consortium.files import write_json, write_text
 from consortium.metrics import Metrics
+from consortium.orchestration.conspicuous import find_conspicuous
 from consortium.orchestration.journal import Entry, Journal
 from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
@@ -45,7 +47,7 @@ from consortium.update import (
     validate,
 )
 
-AVERAGE, VELOCITY = "average", "velocity"
+AVERAGE, SERVER = "average", "velocity"
 FINAL, ALONE, CROSS_SITE = "the final scoring", "the baseline", "the cross-site evaluation"
 
 
@@ -136,20 +138,27 @@ class Coordinator:
         self.run.records = list(entry.records)
         self._selection = Selection.from_dict(entry.selection)
         self.run.stopped_early = entry.stopped_early and rounds <= entry.settings["rounds"]
-        doubles = {
-            name: tensor.double() for name, tensor in fresh.items() if name in self._trainable
-        }
         # Of a run that is extended so far that the last rounds are all ahead, it begins again.
         if AVERAGE in entry.more and self.rounds_done > self._averaged_from:
             sums = load_state(self._journal.folder / entry.more[AVERAGE], ModelAverage.blank(fresh))
             self._average = ModelAverage(entry.averaged, sums)
-        if VELOCITY in entry.more:
-            file = self._journal.folder / entry.more[VELOCITY]
-            self._server = self._new_server(load_state(file, doubles))
+        if SERVER in entry.more:
+            file = self._journal.folder / entry.more[SERVER]
+            self._server = self._new_server(load_state(file, self._server.blank(fresh)))
 
-    def _new_server(self, velocity: Mapping[str, Tensor]) -> ServerMomentum:
+    def _new_server(self, state: Mapping[str, Tensor]) -> ServerMomentum | AdaptiveServer:
         chosen = self._study.settings.server
-        return ServerMomentum(chosen.momentum, chosen.learning_rate, self._trainable, velocity)
+        if chosen.adaptive is None:
+            return ServerMomentum(chosen.momentum, chosen.learning_rate, self._trainable, state)
+        return AdaptiveServer(
+            chosen.adaptive.method,
+            momentum=chosen.momentum,
+            learning_rate=chosen.learning_rate,
+            second=chosen.adaptive.second,
+            floor=chosen.adaptive.floor,
+            trainable=self._trainable,
+            state=state,
+        )
 
     @property
     def settings(self) -> Settings:
@@ -247,7 +256,7 @@ class Coordinator:
         change, report = self._intake.close(self.quorum.minimum, self.quorum.mandatory)
         base, base_sha256 = self.model, self._model_sha256
         average, server = self._average, self._server
-        self._server = self._new_server(server.velocity)
+        self._server = self._new_server(server.state)
         self.model = apply_change(base, self._server.step(change))
         self._model_sha256 = digest(self.model)
         verdict = self._selection.observe(number, _scores(report.metrics))
@@ -262,6 +271,7 @@ class Coordinator:
             failures=report.failures,
             cases=report.cases,
             metrics={name: said.model_dump() for name, said in report.metrics.items()},
+            treatment={name: asdict(said) for name, said in report.treatment.items()},
             score=verdict.score,
             best=verdict.best,
             result_sha256=self._model_sha256,
@@ -281,8 +291,8 @@ class Coordinator:
             more[AVERAGE] = f"average-{number + 1:06d}.safetensors"
             files[more[AVERAGE]] = self._average.sums
         if self._server.keeps:
-            more[VELOCITY] = f"velocity-{number + 1:06d}.safetensors"
-            files[more[VELOCITY]] = self._server.velocity
+            more[SERVER] = f"velocity-{number + 1:06d}.safetensors"
+            files[more[SERVER]] = self._server.state
         try:
             self._write_journal(files, more)
         except ConsortiumError:
@@ -396,6 +406,7 @@ class Coordinator:
         }
         if self._study.settings.cross_site:
             result["cross_site"] = self._cross_site
+        result["conspicuous"] = [asdict(one) for one in find_conspicuous(self.run.records)]
         final = {"metrics": self.run.final or {}, "score": self._final_score}
         result["final"] = final
         self._write_rounds()

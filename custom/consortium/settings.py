@@ -205,16 +205,33 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+class Adaptive(_Section):
+    """A learning rate for every coordinate (Reddi et al., ICLR 2021).
+
+    Attributes:
+        method: FedAdagrad, FedAdam or FedYogi.
+        second: share of the squares' mean that is kept each round; FedAdagrad keeps all.
+        floor: what a step is divided by at least, in units of a change.
+    """
+
+    method: Literal["adagrad", "adam", "yogi"]
+    second: Fraction = 0.99
+    floor: Positive = 1e-3
+
+
 class Server(_Section):
-    """What the orchestrator makes of a round's mean change.
+    """What the orchestrator makes of a round's aggregate change.
 
     Attributes:
         momentum: share of the step before that is taken again, in Nesterov's form; 0 is FedAvg.
+            With `adaptive` the share of the changes' mean that is kept each round.
         learning_rate: factor of the step.
+        adaptive: divides each coordinate's step by the size of its past changes.
     """
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Positive = 1.0
+    adaptive: Adaptive | None = None
 
 
 class Selection(_Section):

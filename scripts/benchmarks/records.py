@@ -25,7 +25,7 @@ Part = Mapping[str, Any]
 """What identifies a part: plain values, which its records repeat."""
 
 
-_LATER = {"training": ("local_epochs", "local_minutes")}
+_LATER = {"training": ("local_epochs", "local_minutes"), "server": ("adaptive",)}
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class ServerMomentum:
         momentum: m, at least 0 and below 1.
         learning_rate: r, above 0.
         trainable: names of the tensors that it is for.
-        velocity: v to go on from; zero where a tensor is not named.
+        state: v to go on from; zero where a tensor is not named.
     """
 
     def __init__(
@@ -28,16 +28,20 @@ class ServerMomentum:
         momentum: float,
         learning_rate: float,
         trainable: Collection[str],
-        velocity: Mapping[str, Tensor] | None = None,
+        state: Mapping[str, Tensor] | None = None,
     ):
         self._momentum, self._learning_rate = momentum, learning_rate
         self._trainable = frozenset(trainable)
-        self.velocity = dict(velocity or {})
+        self.state = dict(state or {})
 
     @property
     def keeps(self) -> bool:
         """Whether there is a velocity to keep between rounds."""
         return self._momentum > 0
+
+    def blank(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the names, shapes and dtypes that `state` has for such a model."""
+        return {name: model[name].to(torch.float64) for name in self._trainable}
 
     def step(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Takes a round's mean change.
@@ -55,9 +59,9 @@ class ServerMomentum:
             mean = change[name].to(torch.float64)
             step = mean
             if self.keeps:
-                former = self.velocity.get(name)
+                former = self.state.get(name)
                 velocity = mean if former is None else self._momentum * former + mean
-                self.velocity[name] = velocity
+                self.state[name] = velocity
                 step = mean + self._momentum * velocity
             steps[name] = (self._learning_rate * step).to(change[name].dtype)
         return steps

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from consortium.report.attendance import tell_conspicuous
+
 LEFT_BEHIND = {
     "result.json": "result",
     "rounds.jsonl": "rounds",
@@ -36,6 +38,8 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             *[dice_text(row.get("pooled"))] * pooled,
         )
     console.print(table)
+    for one in result.get("conspicuous", []):
+        console.print(f"stands out: {tell_conspicuous(one)}", soft_wrap=True)
     for name, meaning in LEFT_BEHIND.items():
         if (workspace / name).exists():
             console.print(f"{meaning}: {workspace / name}", soft_wrap=True)

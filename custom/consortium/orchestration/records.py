@@ -28,6 +28,9 @@ class RoundRecord:
         failures: code of each hospital that said it failed.
         cases: training cases of each hospital that answered: its weight.
         metrics: of each hospital that answered; the validation score is of the base.
+        treatment: of each hospital that answered, where the rule looks at single updates: the part
+            of its weight that it `kept` (1 in full, null where unknown), and the `distance` of its
+            update from the aggregate in units of the weighted median one.
         score: of the base, over the validation patients of all hospitals; null where unknown.
         best: whether the base is the best model so far.
         result_sha256: digest of the aggregate.
@@ -43,6 +46,7 @@ class RoundRecord:
     failures: dict[str, str] = field(default_factory=dict)
     cases: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    treatment: dict[str, dict[str, float | None]] = field(default_factory=dict)
     score: float | None = None
     best: bool = False
     result_sha256: str

@@ -104,6 +104,21 @@ def tell_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
     ]
 
 
+def tell_conspicuous(one: Mapping[str, Any]) -> str:
+    """A hospital that was refused or held back round after round, in a sentence without its end."""
+    parts = []
+    if one["refused"]:
+        parts.append(f"refused in {one['refused']}")
+    if one["held_back"]:
+        numbers = []
+        if one["kept"] is not None:
+            numbers.append(f"down to {one['kept']:.2g} of its weight")
+        if one["distance"] is not None:
+            numbers.append(f"up to {one['distance']:.3g} times as far from the aggregate as others")
+        parts.append(f"held back in {one['held_back']} ({', '.join(numbers)})")
+    return f"{one['hospital']} was {' and '.join(parts)} of {one['rounds']} rounds"
+
+
 def ranges(numbers: Sequence[int]) -> str:
     """Ascending numbers as text: `2, 4\u20136`."""
     told: list[str] = []

@@ -14,7 +14,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from consortium.report.attendance import MOST_CELLS, STATES, attend, tell_incidents
+from consortium.report.attendance import (
+    MOST_CELLS,
+    STATES,
+    attend,
+    tell_conspicuous,
+    tell_incidents,
+)
 from consortium.report.comparison import MODELS, Means, compare, mean_dice, plural, pool
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.pictures import Picture
@@ -77,6 +83,7 @@ def render_report(
         height=HEIGHT,
         states=STATES,
         attendance=attend(names, rounds),
+        conspicuous=[tell_conspicuous(one) for one in result.get("conspicuous", [])],
         in_cells=len(rounds) <= MOST_CELLS,
         incidents=incidents[:_MOST_INCIDENTS],
         incidents_left_out=max(0, len(incidents) - _MOST_INCIDENTS),
