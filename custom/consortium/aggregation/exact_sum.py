@@ -7,6 +7,8 @@ a second word changes no bit of the mean.
 """
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,11 +17,6 @@ from torch import Tensor
 
 from consortium.aggregation.rule import BLOCK, Unfit
 
-try:
-    from consortium.aggregation import compiled as _numba
-except ImportError:
-    _numba = None  # type: ignore[assignment]
-
 GRID = 55
 """Sums count in units of 2**-GRID."""
 _UNITS = 2.0**GRID
@@ -27,6 +24,17 @@ _CARRY = 40  # the second word counts in units of 2**(_CARRY - GRID)
 _ROOM = 2.0**62  # magnitude that the first word may reach
 _SURE = 1.001  # covers what a norm in float32 is off by, and 1e-16 what underflows in it
 _SMALL = 1e-16
+
+
+@lru_cache(maxsize=1)
+def find_compiled() -> Callable[..., float] | None:
+    """The compiled inner loop, or None where numba is not installed."""
+    try:
+        # Half a second and 125 MB, which only who sums much has to spend.
+        from consortium.aggregation.compiled import accumulate
+    except ImportError:
+        return None
+    return accumulate
 
 
 class Scratch:
@@ -51,7 +59,7 @@ class ExactSum:
         self._words = np.zeros(size, np.int64)
         self._more: dict[int, NDArray[np.int64]] = {}
         self._bound = bound
-        self._accumulate = _numba.accumulate if compiled and _numba is not None else None
+        self._accumulate = find_compiled() if compiled else None
         self.blocks = -(-size // BLOCK)
         self._load = np.zeros(self.blocks)  # what the magnitude of a block's words may be
 

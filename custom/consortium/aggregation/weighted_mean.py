@@ -24,6 +24,8 @@ MAX_TOTAL_CASES = 2**27
 MAX_INTEGER_CHANGE = 2**35
 """Largest magnitude of an element of an integer tensor."""
 
+_MANY = 1 << 23
+
 Place = tuple[str, int]
 """A tensor's name and a block of it."""
 
@@ -41,7 +43,8 @@ class WeightedMean:
         layout: of the model; only tensors that cross are averaged.
         max_change: an element of larger magnitude is refused; at most 2**16.
         threads: that share the work.
-        compiled: whether to use numba where it is installed; the bytes are the same.
+        compiled: whether to use numba where it is installed; by default for models of more than
+            8M elements, for which it is worth its start. The bytes are the same.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class WeightedMean:
         *,
         max_change: float = MAX_CHANGE,
         threads: int = 1,
-        compiled: bool = True,
+        compiled: bool | None = None,
     ):
         self._layout = crossing(layout)
         sizes = {name: int(np.prod(each.shape)) for name, each in self._layout.items()}
+        if compiled is None:
+            compiled = sum(sizes.values()) > _MANY
         self._sums = {
             name: ExactSum(sizes[name], max_change, compiled=compiled)
             for name, entry in self._layout.items()
