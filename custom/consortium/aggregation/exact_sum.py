@@ -7,8 +7,9 @@ a second word changes no bit of the mean.
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -22,19 +23,16 @@ GRID = 55
 _UNITS = 2.0**GRID
 _CARRY = 40  # the second word counts in units of 2**(_CARRY - GRID)
 _ROOM = 2.0**62  # magnitude that the first word may reach
-_SURE = 1.001  # covers what a norm in float32 is off by, and 1e-16 what underflows in it
-_SMALL = 1e-16
 
 
 @lru_cache(maxsize=1)
-def find_compiled() -> Callable[..., float] | None:
+def find_compiled() -> ModuleType | None:
     """The compiled inner loop, or None where numba is not installed."""
     try:
         # Half a second and 125 MB, which only who sums much has to spend.
-        from consortium.aggregation.compiled import accumulate
+        return import_module("consortium.aggregation.compiled")
     except ImportError:
         return None
-    return accumulate
 
 
 class Scratch:
@@ -42,7 +40,6 @@ class Scratch:
 
     def __init__(self) -> None:
         self.singles = np.empty(BLOCK, np.float32)
-        self.doubles = np.empty(BLOCK)
         self.words = np.empty(BLOCK, np.int64)
 
 
@@ -59,7 +56,7 @@ class ExactSum:
         self._words = np.zeros(size, np.int64)
         self._more: dict[int, NDArray[np.int64]] = {}
         self._bound = bound
-        self._accumulate = find_compiled() if compiled else None
+        self._compiled = find_compiled() if compiled else None
         self.blocks = -(-size // BLOCK)
         self._load = np.zeros(self.blocks)  # what the magnitude of a block's words may be
 
@@ -75,41 +72,31 @@ class ExactSum:
         Raises:
             Unfit: `not-finite` or `too-large`; nothing was added.
         """
-        words = self._words[block * BLOCK : block * BLOCK + values.size]
+        words = self._words[block * BLOCK : (block + 1) * BLOCK]
         factor, units = weight * _UNITS, abs(weight) * _UNITS
-        room = _ROOM - self._load[block]
-        if self._accumulate is not None and values.dtype == np.float32:
-            most = room / units
-            largest = self._accumulate(values, factor, words, self._bound, most)
-            if largest <= self._bound and largest < most:
+        if self._compiled is not None and values.dtype == np.float32:
+            largest = self._compiled.accumulate(values, factor, words)
+            if largest <= self._bound and self._load[block] + largest * units < _ROOM:
                 self._load[block] += largest * units
                 return
-            largest = self._check(values, largest)
+            self._compiled.take_away(values, factor, words)
         else:
-            norm = math.sqrt(float(np.dot(values, values))) * _SURE + _SMALL
-            largest = norm if norm <= self._bound else self._check(values)
-            if largest * units >= _ROOM - self._load[block]:
-                largest = float(np.abs(values).max())
-        if largest * units >= _ROOM:
-            self._add_wide(block, values, factor)
-            return
-        if largest * units >= room:
-            self._carry(block)
-        products = use.doubles[: values.size]
-        products[:] = values
-        products *= factor
-        cut = use.words[: values.size]
-        cut[:] = products  # numpy cuts towards zero
-        words += cut
-        self._load[block] += largest * units
-
-    def _check(self, values: NDArray[np.floating], largest: float | None = None) -> float:
-        largest = float(np.abs(values).max()) if largest is None else largest
+            # NaN comes out of both.
+            largest = max(float(values.max()), -float(values.min()))
         if not math.isfinite(largest):
             raise Unfit("not-finite")
         if largest > self._bound:
             raise Unfit("too-large")
-        return largest
+        if largest * units >= _ROOM:
+            self._add_wide(block, values, factor)
+            return
+        if self._load[block] + largest * units >= _ROOM:
+            self._carry(block)
+        cut = use.words[: values.size]
+        # In double precision, which is exact here, and then cut towards zero.
+        np.multiply(values, factor, out=cut, dtype=np.float64, casting="unsafe")
+        words += cut
+        self._load[block] += largest * units
 
     def _add_wide(self, block: int, values: NDArray[np.floating], factor: float) -> None:
         products = np.trunc(values.astype(np.float64) * factor)
@@ -117,7 +104,7 @@ class ExactSum:
         products -= high * 2.0**_CARRY
         self._carry(block)
         self._more[block] += high.astype(np.int64)
-        self._words[block * BLOCK : block * BLOCK + values.size] += products.astype(np.int64)
+        self._words[block * BLOCK : (block + 1) * BLOCK] += products.astype(np.int64)
         self._load[block] += 2.0**_CARRY
 
     def _carry(self, block: int) -> None:

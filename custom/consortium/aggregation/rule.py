@@ -17,7 +17,7 @@ from torch import Tensor
 
 from consortium.update import MAX_CHANGE, Entry, Layout, Rule, State, check_values, crossing
 
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 """Elements that are worked on at a time, so that they stay in the cache."""
 
 Rows = Sequence[NDArray[np.floating]]
