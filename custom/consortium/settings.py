@@ -176,12 +176,14 @@ class Aggregation(_Section):
         rule: a name in the registry of `consortium.aggregation`.
         max_share: no hospital's weight is more than this share of all; of every rule but
             `weighted_mean`, which sees one update at a time.
+        clip: of `norm_clipping`, the longest norm in units of the weighted median one.
         trim: of `trimmed_mean`, share of the weight that is cut off at either end.
         attackers: of `multi_krum`, hospitals that are left out.
     """
 
     rule: RuleName
     max_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    clip: Positive | None = None
     trim: Annotated[float, Field(ge=0, lt=0.5)] | None = None
     attackers: Count | None = None
 
@@ -200,6 +202,7 @@ class Aggregation(_Section):
 
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "max_share": tuple(name for name in get_args(RuleName) if name != "weighted_mean"),
+    "clip": ("norm_clipping",),
     "trim": ("trimmed_mean",),
     "attackers": ("multi_krum",),
 }

@@ -59,9 +59,9 @@ def trimmed(values, cases, trim=TRIM):
     return float(left / (total - 2 * cut))
 
 
-def clipped(arrays, cases):
+def clipped(arrays, cases, clip):
     norms = np.linalg.norm(arrays, axis=1)
-    bound = median(norms, cases)
+    bound = clip * median(norms, cases)
     factors = np.array([min(1, bound / norm) if norm else 1 for norm in norms])
     return (arrays.T * factors) @ cases / sum(cases)
 
@@ -96,10 +96,11 @@ def test_the_trimmed_mean_cuts_a_share_of_the_cases_at_either_end(updates):
     )
 
 
-@given(UPDATES)
-def test_norm_clipping_bounds_updates_by_the_median_norm_of_the_cases(updates):
-    found = values_of("norm_clipping", updates)
-    np.testing.assert_allclose(found, clipped(*as_arrays(updates)), rtol=1e-4, atol=1e-3)
+@given(UPDATES, st.sampled_from([1.0, 1.5]))
+def test_norm_clipping_bounds_updates_by_the_median_norm_of_the_cases(updates, clip):
+    found = values_of("norm_clipping", updates, clip=clip)
+    expected = clipped(*as_arrays(updates), clip)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @given(UPDATES)

@@ -9,44 +9,27 @@ than half of the weight it is that hospital's update alone. What it does not sto
 together hold half of the weight, and changes that stay between the honest ones at every coordinate.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 
 from consortium.aggregation.coordinates import Coordinates, Workplace
-from consortium.aggregation.sorting import sort_rows, unmark
+from consortium.aggregation.sorting import Row
 
 
 class CoordinateMedian(Coordinates):
     """Weighted coordinate-wise median; see the module."""
 
-    def _equal(self, rows: list[NDArray[np.float32]], place: Workplace) -> NDArray[np.floating]:
-        lower, upper = (len(rows) - 1) // 2, len(rows) // 2
-        rows = sort_rows(rows, place.spare_single[: rows[0].size], {lower, upper})
-        if lower != upper:
-            np.add(rows[lower], rows[upper], out=rows[lower])
-            rows[lower] *= 0.5
-        return rows[lower]
+    def _weights_above(self, place: Workplace) -> Sequence[int]:
+        # They differ where a half is a whole number, which can then be reached exactly.
+        return place.total // 2, (place.total - 1) // 2
 
-    def _weighted(self, rows: list[NDArray[np.float64]], place: Workplace) -> NDArray[np.float64]:
-        # The furthest rank of the median: that at which the lightest hospitals pass half.
-        passed = np.cumsum(np.sort(place.weights)) > place.total // 2
-        last = int(np.argmax(passed))
-        rows = sort_rows(rows, place.spare_double[: rows[0].size], range(last + 1))
-        size = rows[0].size
-        weight, reached = place.words[0][:size], place.words[1][:size]
-        below, upper = place.truth[:size], place.double[:size]
-        lower = rows[0]
-        unmark(lower, reached)
-        upper[:] = lower
-        for row in rows[1 : last + 1]:
-            unmark(row, weight)
-            np.less_equal(reached, (place.total - 1) // 2, out=below)
-            np.copyto(lower, row, where=below)
-            if place.ties:
-                np.less_equal(reached, place.total // 2, out=below)
-                np.copyto(upper, row, where=below)
-            reached += weight
-        if place.ties:
-            lower += upper
-            lower *= 0.5
-        return lower
+    def _of_block(self, place: Workplace) -> Row:
+        lower, upper = self._weights_above(place)
+        median = place.quantile(lower)
+        if lower != upper and place.is_one_rank(upper):
+            median = median + place.quantile(upper)
+            median *= np.float32(0.5)
+        elif lower != upper:
+            place.average_with_next(median, lower)
+        return median

@@ -5,96 +5,107 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from consortium.aggregation.rule import STEPS, Collected, Factors, Weights, as_floats
-from consortium.aggregation.sorting import mark_rows
+from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows
 from consortium.update import Layout, State
 
-_CACHED = 1 << 19  # bytes of all hospitals' blocks together
-
-
-class Workplace:
-    """Memory for one block, and what all blocks have in common.
-
-    Args:
-        weights: of the hospitals.
-        block: coordinates.
-
-    Attributes:
-        weights: in whole numbers, without a common divisor.
-        total: of the weights.
-        ties: whether some hospitals can hold exactly half of the weight.
-        double, double_too, third, words, truth: memory to use.
-    """
-
-    def __init__(self, weights: Weights, block: int):
-        whole = np.rint(weights * STEPS).astype(np.int64)
-        self.weights = whole // np.gcd.reduce(whole)
-        self.total = int(self.weights.sum())
-        self.ties = self.total % 2 == 0
-        self.equal = bool((self.weights == 1).all())
-        self.block = block
-        rows = len(weights) + 1
-        self.double, self.double_too, self.third = np.empty((3, block))
-        self.words = np.empty((2, block), np.int64)
-        self.truth = np.empty(block, np.bool_)
-        self._singles = np.empty((rows, block), np.float32)
-        self._doubles = np.empty((0 if self.equal else rows, block))
-
-    def marked(self, rows: list[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
-        """Copies of the rows, marked with the weights."""
-        return mark_rows(rows, self.weights.tolist(), self._doubles)
-
-    def copied(self, rows: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Copies of the rows."""
-        copies = [place[: row.size] for place, row in zip(self._singles, rows, strict=False)]
-        for copy, row in zip(copies, rows, strict=True):
-            copy[:] = row
-        return copies
-
-    @property
-    def spare_single(self) -> NDArray[np.float32]:
-        """One row more."""
-        single: NDArray[np.float32] = self._singles[-1]
-        return single
-
-    @property
-    def spare_double(self) -> NDArray[np.float64]:
-        """One row of doubles more."""
-        double: NDArray[np.float64] = self._doubles[-1]
-        return double
+_MOST = 2**31 - 1  # sum of weights
+_CACHED = 1 << 20  # values of all hospitals' blocks together
+_SHORTEST, _LONGEST = 1 << 12, 1 << 16  # coordinates of a block
 
 
 class Coordinates(Collected):
-    """A rule over each coordinate, which cannot say what a hospital counted for as a whole."""
+    """A rule over quantiles of each coordinate, which cannot say what a hospital counted for."""
 
     def _combine(
         self, layout: Layout, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors | None]:
-        place = Workplace(weights, max(1 << 10, _CACHED // (8 * len(states))))
+        place = Workplace(whole_weights(weights))
+        wanted = self._weights_above(place)
         combined = {}
         for name, entry in layout.items():
-            # Doubles have no bits to spare for a weight.
             rows = [as_floats(state[name]).astype(np.float32, copy=False) for state in states]
             result = torch.empty(rows[0].size, dtype=entry.dtype)
             for start in range(0, rows[0].size, place.block):
                 block = slice(start, start + place.block)
-                parts = [row[block] for row in rows]
-                found: NDArray[np.floating] = (
-                    self._equal(place.copied(parts), place)
-                    if place.equal
-                    else self._weighted(place.marked(parts), place)
-                )
-                result[block] = torch.from_numpy(found)
+                place.fill([row[block] for row in rows], wanted)
+                result[block] = torch.from_numpy(self._of_block(place))
             combined[name] = result.reshape(entry.shape)
         return combined, None
 
     @abstractmethod
-    def _equal(self, rows: list[NDArray[np.float32]], place: Workplace) -> NDArray[np.floating]:
-        """Combines a block of hospitals that weigh the same."""
+    def _weights_above(self, place: "Workplace") -> Sequence[int]:
+        """The weights above the quantiles that the rule needs."""
 
     @abstractmethod
-    def _weighted(self, rows: list[NDArray[np.float64]], place: Workplace) -> NDArray[np.float64]:
-        """Combines a block of marked rows."""
+    def _of_block(self, place: "Workplace") -> Row:
+        """Combines the block that the place is filled with."""
+
+
+class Workplace:
+    """A block of coordinates of all hospitals, sorted as far as needed.
+
+    Args:
+        weights: of the hospitals, whole numbers.
+
+    Attributes:
+        weights: the same.
+        total: of the weights.
+        rows: the block, one row a hospital.
+        block: largest number of coordinates.
+        one, other: rows to use.
+    """
+
+    def __init__(self, weights: Sequence[int]):
+        self.weights, self.total = weights, sum(weights)
+        self.block = min(max(_CACHED // len(weights), _SHORTEST), _LONGEST)
+        self.rows: list[Row] = []
+        self._sorted: list[Row] = []
+        self._quantiles = Quantiles(weights, self.block)
+        self._memory = np.empty((len(weights) + 1, self.block), np.float32)
+        self.one, self.other = np.empty((2, self.block), np.float32)
+
+    def fill(self, rows: list[Row], wanted: Sequence[int]) -> None:
+        """Takes a block.
+
+        Args:
+            rows: one a hospital, left as they are.
+            wanted: weights above the quantiles that will be asked for.
+        """
+        self.rows, size = rows, rows[0].size
+        copies = [place[:size] for place in self._memory]
+        for copy, row in zip(copies, rows, strict=False):
+            np.add(row, np.float32(0), out=copy)  # there is one zero then, not two
+        ranks = {rank for above in wanted for rank in quantile_ranks(self.weights, above)}
+        self._sorted = sort_rows(copies[:-1], copies[-1], ranks)
+
+    def quantile(self, above: int) -> Row:
+        """The smallest value with at most so much weight above it; see `Quantiles.find`."""
+        ranks = quantile_ranks(self.weights, above)
+        return self._quantiles.find(self.rows, self._sorted, ranks, above)
+
+    def is_one_rank(self, above: int) -> bool:
+        """Whether a quantile has the same rank everywhere, so that it costs no search."""
+        return len(quantile_ranks(self.weights, above)) == 1
+
+    def average_with_next(self, values: Row, above: int) -> None:
+        """Takes the mean with the next larger value where exactly so much weight is above."""
+        [places] = np.nonzero(self._quantiles.above(self.rows, values) == above)
+        if places.size:
+            here, every = values[places], np.stack([row[places] for row in self.rows])
+            larger = np.where(every > here, every, np.float32(np.inf)).min(axis=0)
+            values[places] = (here + larger) * np.float32(0.5)
+
+
+def whole_weights(weights: Weights) -> list[int]:
+    """Weights as whole numbers without a common divisor, whose sum is below 2**31.
+
+    They are exact, but for sums beyond that: then off by one part in 2**31 of the sum.
+    """
+    whole = np.rint(weights * STEPS).astype(np.int64)
+    whole //= np.gcd.reduce(whole)
+    if whole.sum() > _MOST - len(whole):
+        whole = np.maximum(whole * ((_MOST - len(whole)) / whole.sum()), 1).astype(np.int64)
+    return [int(weight) for weight in whole]

@@ -11,12 +11,12 @@ coordinate.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from consortium.aggregation.coordinates import Coordinates, Workplace
-from consortium.aggregation.sorting import sort_rows, unmark
+from consortium.aggregation.sorting import Row
 from consortium.update import MAX_CHANGE, Layout
 
 
@@ -41,42 +41,24 @@ class TrimmedMean(Coordinates):
         super().__init__(layout, max_change=max_change, max_share=max_share)
         self._trim = trim
 
-    def _equal(self, rows: list[NDArray[np.float32]], place: Workplace) -> NDArray[np.floating]:
-        count = len(rows)
-        cut = self._trim * count
-        first = min(math.floor(cut), (count - 1) // 2)
-        edge = 1 - (cut - first)
-        rows = sort_rows(rows, place.spare_single[: rows[0].size], range(first, count - first))
-        size = rows[0].size
-        total, part = place.double[:size], place.double_too[:size]
-        total[:] = rows[first]
-        if first < count - 1 - first:
-            total += rows[count - 1 - first]
-            total *= edge
-            for row in rows[first + 1 : count - 1 - first]:
-                part[:] = row
-                total += part
-            total /= count - 2 * cut
-        return total
-
-    def _weighted(self, rows: list[NDArray[np.float64]], place: Workplace) -> NDArray[np.float64]:
+    def _weights_above(self, place: Workplace) -> Sequence[int]:
         cut = self._trim * place.total
-        rows = sort_rows(rows, place.spare_double[: rows[0].size], range(len(rows)))
-        size = rows[0].size
-        weight, reached = place.words[0][:size], place.words[1][:size]
-        total, before, after = (
-            each[:size] for each in (place.double, place.double_too, place.third)
-        )
-        reached[:], total[:], before[:] = 0, 0.0, cut
-        for row in rows:
-            unmark(row, weight)
-            reached += weight
-            after[:] = reached
-            np.minimum(after, place.total - cut, out=after)
-            np.maximum(after, cut, out=after)
-            np.subtract(after, before, out=before)
-            row *= before
-            total += row
-            before, after = after, before
-        total /= place.total - 2 * cut
+        return math.floor(place.total - cut), math.floor(cut)
+
+    def _of_block(self, place: Workplace) -> Row:
+        size = place.rows[0].size
+        low, part = place.one[:size], place.other[:size]
+        above_low, above_high = self._weights_above(place)
+        low[:] = place.quantile(above_low)
+        high = place.quantile(above_high)
+        # What is cut off counts as the edge that it is cut at, and is then taken from the sum.
+        cut = self._trim * place.total
+        left = place.total - 2 * cut
+        total = np.add(low, high)
+        total *= np.float32(-cut / left)
+        for row, weight in zip(place.rows, place.weights, strict=True):
+            np.maximum(row, low, out=part)
+            np.minimum(part, high, out=part)
+            part *= np.float32(weight / left)
+            total += part
         return total
