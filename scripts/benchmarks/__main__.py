@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 from scripts.benchmarks import (
     accuracy,
+    aggregation,
     chaos,
     cut,
     hippocampus,
     provisioning,
+    robust,
     scale,
     training,
     variants,
@@ -26,8 +28,10 @@ from consortium.cli.run import DebugOption, run_app
 from consortium.errors import UsageError
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
+    "aggregation": aggregation.measure,
     "cut": cut.measure,
     "provisioning": provisioning.measure,
+    "robust": robust.measure,
     "round": round_benchmark.measure,
     "scale": scale.measure,
     "training": training.measure,

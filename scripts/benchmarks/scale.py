@@ -18,10 +18,8 @@ run, which opens everything, is left out.
 import json
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
-import venv
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +28,7 @@ import numpy as np
 import psutil
 from nvflare.app_common.app_event_type import AppEventType
 from scripts.benchmarks import round_parts
-from scripts.benchmarks.lgg import ROOT
+from scripts.benchmarks.flower import run_in_flower
 from scripts.benchmarks.report import LEAST, Row, make_row
 from scripts.benchmarks.round_jobs import (
     Size,
@@ -54,7 +52,6 @@ _PATIENCE = 900.0  # seconds for one run
 _START = 300.0  # seconds until a run has closed its first round
 _TRIES = 3
 _POLL = 0.3
-_PACKAGE = "flwr[simulation]==1.42.0"
 
 
 def measure(quick: bool) -> list[Row]:
@@ -168,32 +165,7 @@ def _flower(folder: Path, size: Size) -> list[float]:
     """One run of Flower's simulation: how long its rounds took."""
     model = folder / "model.npz"
     np.savez(model, np.zeros(count_parameters(size), np.float32))
-    done = subprocess.run(
-        [
-            str(_flower_python()),
-            str(Path(__file__).with_name("scale_flower.py")),
-            str(size.hospitals),
-            str(size.rounds),
-            str(model),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
+    found: list[float] = run_in_flower(
+        "scale_flower.py", str(size.hospitals), str(size.rounds), str(model), patience=_PATIENCE
     )
-    if done.returncode != 0:
-        told = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise EnvironmentProblem("no-flower", told, "Flower's simulation", "see its documentation")
-    found: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
-
-
-def _flower_python() -> Path:
-    """Python of Flower's environment, which is made where it is missing."""
-    place = ROOT / ".bench" / "flower"
-    python = place / "bin" / "python"
-    if not (place / "installed").is_file():
-        venv.create(place, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", _PACKAGE], check=True)
-        (place / "installed").write_text(_PACKAGE, encoding="utf-8")
-    return python

@@ -126,7 +126,15 @@ def test_a_round_lasts_until_the_next_begins(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("training", 7), ("round", 13), ("provisioning", 6), ("scale", 4)]
+    ("name", "rows"),
+    [
+        ("training", 7),
+        ("round", 13),
+        ("provisioning", 6),
+        ("scale", 4),
+        ("aggregation", 9),
+        ("robust", 7),
+    ],
 )
 def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path):
     file = tmp_path / "rows.json"

@@ -1,0 +1,153 @@
+"""Taking one hospital's update, beside one pass over the same memory and FLARE's helper.
+
+The unit is one pass of `torch.Tensor.add_` over tensors of the same sizes, measured right before
+each update, so that what other work on the machine does to its memory is in both. Ours looks at
+every element, refuses what is not finite or beyond the bound, and sums exactly; FLARE's helper does
+neither. Two updates take turns, so that none lies in a cache.
+
+What always holds: one thread a row, but where two are named; the first update of each, which
+touches fresh memory, is left out.
+"""
+
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
+from scripts.benchmarks.report import Row, make_row
+from torch import Tensor
+
+from consortium.aggregation.weighted_mean import WeightedMean
+from consortium.update import Entry, Layout, Rule
+
+_MODELS = {
+    "60M in 49": (60_000_000, 49),
+    "25M in 267": (25_000_000, 267),
+    "10M in 49": (10_000_000, 49),
+}
+"""Elements and tensors; 267 tensors are as many as ResNet-50's."""
+_TURNS = 15
+_CASES = 500
+_CHANGE = 1e-3  # standard deviation
+_NUMPY, _NUMBA = "ours, numpy", "ours, numba"
+_TARGETS = {_NUMPY: 4.0, _NUMBA: 2.5}  # passes
+
+Take = Callable[[Mapping[str, Tensor]], object]
+
+
+def measure(quick: bool) -> list[Row]:
+    """Times every way for every model.
+
+    Args:
+        quick: one small model, three updates.
+    """
+    models = {"0.1M in 9": (100_000, 9)} if quick else _MODELS
+    rows = []
+    for name, (elements, tensors) in models.items():
+        layout = lay_out(elements, tensors)
+        generator = torch.Generator().manual_seed(0)
+        updates = [
+            {
+                each: torch.randn(entry.shape, generator=generator) * _CHANGE
+                for each, entry in layout.items()
+            }
+            for _ in range(2)
+        ]
+        passes = _pass_over(layout)
+        for threads in (1, 2):
+            rows += _rows(
+                f"{name}, {threads} thread{'s' * (threads > 1)}",
+                layout,
+                updates,
+                passes,
+                threads,
+                quick,
+            )
+        rows.append(_memory(name, layout, updates))
+    return rows
+
+
+def lay_out(elements: int, tensors: int) -> dict[str, Entry]:
+    """A layout of so many elements and tensors: a fifth of them large, the rest vectors."""
+    large = max(1, tensors // 5)
+    sizes = [64 << (index % 6) for index in range(tensors - large)]
+    shares = np.arange(1, large + 1) ** 2.0
+    sizes += [int((elements - sum(sizes)) * share / shares.sum()) for share in shares]
+    return {
+        f"{index:03d}": Entry(torch.float32, (size,), Rule.MEAN) for index, size in enumerate(sizes)
+    }
+
+
+def _pass_over(layout: Layout) -> Take:
+    sums = {name: torch.zeros(entry.shape) for name, entry in layout.items()}
+
+    def add(update: Mapping[str, Tensor]) -> None:
+        for name, total in sums.items():
+            total.add_(update[name])
+
+    return add
+
+
+def _ways(layout: Layout, threads: int) -> dict[str, Take]:
+    ways: dict[str, Take] = {}
+    for name, compiled in ((_NUMPY, False), (_NUMBA, True)):
+        rule = WeightedMean(layout, threads=threads, compiled=compiled)
+        ways[name] = lambda update, rule=rule: rule.add("hospital", update, _CASES)
+    if threads == 1:
+        for name, convert in (
+            ("FLARE's helper, numpy", Tensor.numpy),
+            ("FLARE's helper, torch", Tensor.detach),
+        ):
+            helper = WeightedAggregationHelper()
+            ways[name] = lambda update, helper=helper, convert=convert: helper.add(
+                {each: convert(tensor) for each, tensor in update.items()}, _CASES, "hospital", 0
+            )
+    return ways
+
+
+def _rows(
+    case: str,
+    layout: Layout,
+    updates: list[dict[str, Tensor]],
+    passes: Take,
+    threads: int,
+    quick: bool,
+) -> list[Row]:
+    ways = _ways(layout, threads)
+    for take in (passes, *ways.values()):
+        take(updates[0])
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: list[float] = []
+    for turn in range(3 if quick else _TURNS):
+        for name, take in ways.items():
+            unit = _time(passes, updates[turn % 2])
+            ratios[name].append(_time(take, updates[(turn + 1) % 2]) / unit)
+            seconds.append(unit)
+    unit = statistics.median(seconds)
+    rows = [make_row(f"{case}: one pass of torch", [1000 * second for second in seconds], "ms")]
+    for name, found in ratios.items():
+        target = _TARGETS.get(name) if threads == 1 and not quick else None
+        rows.append(make_row(f"{case}: {name}", found, "passes", target=target))
+        print(f"{rows[-1].case}: {rows[-1].value:.2f} passes of {1000 * unit:.1f} ms", flush=True)
+    return rows
+
+
+def _time(take: Take, update: Mapping[str, Tensor]) -> float:
+    started = time.perf_counter()
+    take(update)
+    return time.perf_counter() - started
+
+
+def _memory(name: str, layout: Layout, updates: list[dict[str, Tensor]]) -> Row:
+    """What the rule holds at most while it takes updates, in models of float32."""
+    tracemalloc.start()
+    rule = WeightedMean(layout, compiled=False)
+    for update in updates:
+        rule.add("hospital", update, _CASES)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    model = 4 * sum(int(np.prod(entry.shape)) for entry in layout.values())
+    return make_row(f"{name}: memory beside the update", [most / model], "models")
