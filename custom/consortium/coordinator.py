@@ -166,6 +166,11 @@ class Coordinator:
         return self._study.settings
 
     @property
+    def holds_updates(self) -> bool:
+        """Whether updates stay in memory until their round closes."""
+        return self._intake.holds_updates
+
+    @property
     def notes(self) -> list[str]:
         """What was found wrong and did not stop the run, in words."""
         return list(self._journal.notes)

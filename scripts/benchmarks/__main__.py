@@ -15,6 +15,7 @@ from scripts.benchmarks import (
     chaos,
     cut,
     hippocampus,
+    large,
     provisioning,
     robust,
     scale,
@@ -30,6 +31,7 @@ from consortium.errors import UsageError
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "aggregation": aggregation.measure,
     "cut": cut.measure,
+    "large": large.measure,
     "provisioning": provisioning.measure,
     "robust": robust.measure,
     "round": round_benchmark.measure,

@@ -100,7 +100,7 @@ def _measure(quick: bool, open_places: OpenPlaces, jobs: Mapping[str, WriteJob])
                 for name in list(jobs)[:: -1 if turn % 2 else 1]:
                     work, write_job = folder / "run", jobs[name]
                     start = places.ours if write_job is write_ours else places.stock
-                    runs[name].append(_run(work, size, write_job, start))
+                    runs[name].append(run_once(work, size, write_job, start))
                     shutil.rmtree(work, ignore_errors=True)
     return _rows(runs)
 
@@ -129,7 +129,7 @@ def _added(run: list[Parts]) -> float:
     return statistics.median(each.added for each in run)
 
 
-def _run(work: Path, size: Size, write_job: WriteJob, start: Start) -> list[Parts]:
+def run_once(work: Path, size: Size, write_job: WriteJob, start: Start) -> list[Parts]:
     """One run; where the time of its counted rounds went."""
     moments = work / "moments"
     moments.mkdir(parents=True)

@@ -72,7 +72,7 @@ def measure(quick: bool) -> list[Row]:
             with simulated(folder, size) as places:
                 for _ in range(turns):
                     for name, write in ((_OURS, write_light), (_STOCK, write_light_stock)):
-                        found, used = _run_surely(folder / "run", size, write, places.ours)
+                        found, used = run_surely(folder / "run", size, write, places.ours)
                         seconds.setdefault(name, []).extend(found)
                         memory.setdefault(name, []).append(used)
             if not quick:
@@ -101,7 +101,7 @@ class _NotBegun(Exception):
     """A run that has closed no round in time."""
 
 
-def _run_surely(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[float], float]:
+def run_surely(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[float], float]:
     """A run that is started again where it does not begin; see `_run`."""
     for _ in range(_TRIES):
         with suppress(_NotBegun):

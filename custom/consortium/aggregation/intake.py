@@ -64,6 +64,11 @@ class Intake:
         self._expected: Expected | None = None
         self._report = Report()
 
+    @property
+    def holds_updates(self) -> bool:
+        """Whether the rule keeps updates in memory until the round closes."""
+        return self._rule.holds_updates
+
     def open(self, round_number: int, base_sha256: str, asked: Sequence[str]) -> None:
         """Starts a round; what an unclosed one had taken is forgotten."""
         if self._expected is not None:

@@ -71,7 +71,13 @@ class Unfit(Exception):
 
 
 class AggregationRule(Protocol):
-    """A rule, over rounds."""
+    """A rule, over rounds.
+
+    Attributes:
+        holds_updates: whether updates stay in memory until the round closes.
+    """
+
+    holds_updates: bool
 
     def reset(self) -> None:
         """Forgets all updates and keeps the memory."""
@@ -109,6 +115,8 @@ class Collected(ABC):
         max_share: no hospital's weight is more than this share of all weights (see `cap_shares`);
             1 for no cap.
     """
+
+    holds_updates = True
 
     def __init__(self, layout: Layout, *, max_change: float = MAX_CHANGE, max_share: float = 1.0):
         self._layout = crossing(layout)

@@ -47,6 +47,8 @@ class WeightedMean:
             8M elements, for which it is worth its start. The bytes are the same.
     """
 
+    holds_updates = False
+
     def __init__(
         self,
         layout: Layout,
