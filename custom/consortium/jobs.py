@@ -82,7 +82,8 @@ def prepare_job(
     Raises:
         UsageError: a setting, a hospital's name or the quorum is refused.
     """
-    parse_settings(settings)
+    if parse_settings(settings).update.compression is not None:
+        _check_filters(source)
     for hospital in hospitals:
         if not _SITE_NAME.fullmatch(hospital) or hospital.lower() in _TAKEN_NAMES:
             raise UsageError(
@@ -111,6 +112,32 @@ def prepare_job(
         write_json(beside / "meta.json", meta)
         write_json(beside / STUDY, {key: meta[key] for key in BOUND})
         write_json(beside / SETTINGS, settings)
+
+
+def _check_filters(source: Path) -> None:
+    """Compressed updates are made behind every other filter, and rebuilt before any.
+
+    Raises:
+        UsageError: `bad-filters`, where the job's configuration says otherwise.
+    """
+    for side, name, place in (("client", "CompressUpdate", -1), ("server", "ExpandUpdate", 0)):
+        file = source / f"app/config/config_fed_{side}.json"
+        chains = read_json_object(file).get("task_result_filters", [])
+        paths = [
+            [each.get("path") for each in chain.get("filters", [])]
+            for chain in chains
+            if "train" in chain.get("tasks", [])
+        ]
+        ours = f"consortium.flare.compression.{name}"
+        flat = [path for chain in paths for path in chain]
+        if not flat or flat[place] != ours or flat.count(ours) > 1:
+            raise UsageError(
+                "bad-filters",
+                f"with update.compression {ours} is the {'last' if place else 'first'} of the"
+                " task_result_filters of train",
+                str(file),
+                "put it there, or set update.compression to null",
+            )
 
 
 def _gpu_request(asked: dict[str, Any]) -> dict[str, Any]:

@@ -152,11 +152,14 @@ class Update(_Section):
         max_cases: an update that claims more training cases is refused.
         max_change: an update with an element beyond this magnitude is refused; counters, which
             are integers, are not held to it.
+        compression: updates leave in `bfloat16`, half of the bytes, or `int8`, a quarter; what
+            rounding takes is given back in the hospital's next update.
     """
 
     buffers: Literal["averaged", "local"] = "averaged"
     max_cases: Annotated[int, Field(ge=1, le=100_000)] = 100_000
     max_change: Annotated[float, Field(gt=0, le=65536)] = 65536.0
+    compression: Literal["bfloat16", "int8"] | None = None
 
 
 RuleName = Literal[

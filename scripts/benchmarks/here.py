@@ -4,6 +4,7 @@ For comparisons of many settings, where FLARE's transport would only cost time.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 from consortium.coordinator import Coordinator, Study
 from consortium.orchestration.quorum import declare_quorum
 from consortium.settings import Settings
+from consortium.small_updates import Shrinker, expand
 from consortium.training.site import Site
 from consortium.training.train import Hospital
+from consortium.update import Update, pack, unpack
 
 
 def federate(
@@ -40,12 +43,23 @@ def federate(
         )
         for name in names
     }
+    shrinkers = {name: Shrinker(settings.update.compression or "") for name in names}
     while coordinator.rounds_done < settings.rounds:
         number, _ = coordinator.open_round()
         for name in names:
-            refusal = coordinator.offer(hospitals[name].train(coordinator.model, number))
+            update = hospitals[name].train(coordinator.model, number)
+            if settings.update.compression is not None:
+                update = _through(shrinkers[name], settings.update.compression, update)
+            refusal = coordinator.offer(update)
             if refusal is not None:
                 raise refusal
         coordinator.close_round()
     model = coordinator.final_model
     return {name: hospital.with_own_buffers(model) for name, hospital in hospitals.items()}
+
+
+def _through(shrinker: Shrinker, kind: str, update: Update) -> Update:
+    """An update as it is when it has travelled in fewer bytes."""
+    contents, buffers = pack(update.tensors)
+    expanded = expand(kind, contents, shrinker.shrink(contents, buffers))
+    return replace(update, tensors=unpack(contents, expanded))

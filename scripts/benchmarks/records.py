@@ -25,7 +25,11 @@ Part = Mapping[str, Any]
 """What identifies a part: plain values, which its records repeat."""
 
 
-_LATER = {"training": ("local_epochs", "local_minutes"), "server": ("adaptive",)}
+_LATER = {
+    "training": ("local_epochs", "local_minutes"),
+    "server": ("adaptive",),
+    "update": ("compression",),
+}
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:
