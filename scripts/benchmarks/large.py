@@ -1,9 +1,9 @@
 """Rounds of a large model: their time and memory, beside stock FLARE's.
 
 Four hospitals and 60 million parameters in federations of startup kits, ours and FLARE's in turns,
-as in the benchmark `round`; and the memory of the orchestrator's process with 4, 16 and 32 hospitals
-of 20 million parameters, in FLARE's simulator with hospitals that need numpy alone, which all answer
-at once.
+as in the benchmark `round`; and the memory of the orchestrator's process with 4, 16 and 32
+hospitals of 20 million parameters, in FLARE's simulator with hospitals that need numpy alone, which
+all answer at once.
 
 What always holds: memory is the largest proportional set size that was seen (what processes share
 counts once); a hospital's is that of its job's process and the process that trains together.
