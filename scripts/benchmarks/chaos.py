@@ -202,14 +202,19 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
 
 
 def kill(place: Path, kind: str, draw: random.Random, journal: Path, machine: str = "") -> None:
-    """Kills a process of a kind, of the hospitals' a drawn one, or that of a machine."""
+    """Kills a process of a kind, of the hospitals' a drawn one, or that of a machine.
+
+    It is gone on return, so that who starts what is missing does not find it still there.
+    """
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         found = sorted(_find(place, _MODULES[kind], machine), key=lambda process: process.pid)
         # While an entry is written there is a file beside its place.
         if found and (kind != JOURNAL or any(journal.glob(".*"))):
             with contextlib.suppress(psutil.Error):
-                draw.choice(found).kill()
+                victim = draw.choice(found)
+                victim.kill()
+                victim.wait(_PATIENCE)
                 return
         time.sleep(0.0005 if kind == JOURNAL else _POLL)
     raise EnvironmentProblem("nothing-to-kill", kind, str(place))
