@@ -218,10 +218,12 @@ def squared_norm(values: NDArray[np.floating], origin: NDArray[np.floating] | No
     so that what is close stays exact to some 1e-6, whatever the size of the values.
     """
     total = 0.0
+    # Fresh memory for each difference would cost more than the rest.
+    apart = None if origin is None else np.empty_like(values[:BLOCK])
     for start in range(0, values.size, BLOCK):
         block = values[start : start + BLOCK]
-        if origin is not None:
-            block = block - origin[start : start + BLOCK]
+        if apart is not None and origin is not None:
+            block = np.subtract(block, origin[start : start + BLOCK], out=apart[: block.size])
         found = float(np.dot(block, block))
         # Squares of what is beyond 1e19 or below 1e-19 leave the range of float32.
         if not np.finfo(np.float32).tiny * BLOCK < found < np.inf:
