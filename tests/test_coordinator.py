@@ -332,6 +332,25 @@ def test_a_finished_run_is_extended_by_more_rounds(generated, tmp_path, tiny, ro
     assert averaged == {4: 3, 12: 6}[rounds]
 
 
+def test_a_study_gains_a_hospital_when_it_goes_on(generated, tmp_path, tiny):
+    federation = Federation(generated, tmp_path, tiny("rounds=4"))
+    for names in (NAMES[:2], NAMES):
+        federation.coordinator = Coordinator(
+            Study("run", "job", declare_quorum(names, {}), federation.settings),
+            results=tmp_path / "results",
+            journal=tmp_path / "journal",
+        )
+        for _ in range(2):
+            federation.round(order=names)
+    result = federation.rest()
+    assert (result["complete"], result["reason"]) == (True, "")
+    lines = (tmp_path / "results" / "rounds.jsonl").read_text().splitlines()
+    assert [json.loads(line)["answered"] for line in lines] == [list(NAMES[:2])] * 2 + [
+        list(NAMES)
+    ] * 2
+    assert [row["name"] for row in result["hospitals"]] == list(NAMES)
+
+
 def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
     settings = tiny(
         "rounds=6", "selection.patience=1", 'selection.keep="best"', "training.learning_rate=1e-12"
