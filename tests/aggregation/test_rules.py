@@ -227,6 +227,12 @@ def test_a_hospital_that_is_held_back_is_told_with_a_number(name, kept):
     assert min(treatment[f"h{index:03d}"].kept for index in range(5)) > 0.5
 
 
+def test_where_the_aggregate_is_one_hospitals_update_no_distance_is_claimed():
+    updates = [([1.0] * SIZE, 90), ([2.0] * SIZE, 10)]
+    treatment = aggregate("coordinate_median", updates).treatment
+    assert [said.distance for said in treatment.values()] == [None, None]
+
+
 @pytest.mark.parametrize("name", COLLECTED)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_dtype_of_the_model_is_kept(name, dtype):

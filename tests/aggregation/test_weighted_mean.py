@@ -205,3 +205,9 @@ def test_tensors_beyond_a_block_and_of_any_shape_come_out_in_place(options):
     found = rule.aggregate().change
     assert torch.equal(found["w"], values)
     assert found["empty"].shape == (0, 2)
+
+
+def test_a_layout_of_counters_alone_is_averaged():
+    rule = WeightedMean({"count": Entry(torch.int64, (), Rule.INTEGER)})
+    rule.add("a", {"count": torch.tensor(3)}, 1)
+    assert int(rule.aggregate().change["count"]) == 3

@@ -37,11 +37,12 @@ class Treatment:
         kept: the weight that it had in the aggregate over the weight of its cases; 1 where it
             counted in full, 0 where not at all. Null where a rule knows no such number.
         distance: L2 distance of its update from the aggregate, over trainable tensors, in units of
-            the weighted median of the hospitals' distances.
+            the weighted median of the hospitals' distances; null where that is zero, for the
+            aggregate is then the update of those that hold half of the weight.
     """
 
     kept: float | None
-    distance: float
+    distance: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class Collected(ABC):
         treatment = {
             name: Treatment(
                 float(min(each[index] for each in kept) / shares[index]) if kept else None,
-                float(distances[index] / middle) if middle else 1.0,
+                float(distances[index] / middle) if middle else None,
             )
             for index, name in enumerate(names)
         }

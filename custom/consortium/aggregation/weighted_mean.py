@@ -74,7 +74,7 @@ class WeightedMean:
         places = [
             (name, block) for name, each in self._sums.items() for block in range(each.blocks)
         ]
-        share = -(-len(places) // threads)
+        share = max(1, -(-len(places) // threads))
         self._shares = [places[start : start + share] for start in range(0, len(places), share)]
         self._scratch = [Scratch() for _ in self._shares]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
