@@ -328,7 +328,7 @@ def test_a_finished_run_is_extended_by_more_rounds(generated, tmp_path, tiny, ro
     result = federation.rest()
     assert (result["complete"], result["rounds"]) == (True, rounds)
     assert result["model_sha256"] != first["model_sha256"]
-    averaged = federation.coordinator._average.count
+    averaged = federation.coordinator._averaged
     assert averaged == {4: 3, 12: 6}[rounds]
 
 

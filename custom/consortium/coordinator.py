@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from consortium.aggregation.adaptive_server import AdaptiveServer
-from consortium.aggregation.intake import Intake
+from consortium.aggregation.intake import Intake, Report
 from consortium.aggregation.model_average import ModelAverage, first_averaged
 from consortium.aggregation.server_momentum import ServerMomentum
 from consortium.errors import ConsortiumError, Failure, Refused
@@ -30,7 +30,7 @@ from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.orchestration.run import Run
-from consortium.orchestration.selection import HospitalScore, Selection
+from consortium.orchestration.selection import HospitalScore, Selection, Verdict
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
@@ -97,17 +97,17 @@ class Coordinator:
         self.run = Run(study.run, study.job, list(study.hospitals), settings.rounds)
         self._selection = Selection(settings.selection.keep, settings.selection.patience)
         self._intake = Intake(settings, self._layout)
-        self._average = ModelAverage()
+        self._more: dict[str, str] = {}  # files of the journal, as of the last round
+        self._averaged = 0
         self._asked: tuple[str, ...] = ()
         self._trainable = [name for name, p in network.named_parameters() if p.requires_grad]
-        self._server = self._new_server({})
         self._cross_site: dict[str, dict[str, Any]] = {}
         self._final_score: float | None = None
         entry = self._journal.read()
         if entry is None:
             if settings.model.from_ is not None:
                 fresh = load_start(Path(settings.model.from_), settings)
-            self._start = self.model = fresh
+            self.model = fresh
             self._start_file, self._best_file = _model_file(0), ""
         else:
             self._continue(entry, fresh)
@@ -133,32 +133,45 @@ class Coordinator:
                 str(self._journal.folder / entry.model),
                 "use a new workspace",
             )
-        self._start = load_state(self._journal.folder / entry.start, fresh)
         self._start_file, self._best_file = entry.start, entry.best
         self.run.records = list(entry.records)
         self._selection = Selection.from_dict(entry.selection)
         self.run.stopped_early = entry.stopped_early and rounds <= entry.settings["rounds"]
         # Of a run that is extended so far that the last rounds are all ahead, it begins again.
+        self._more = dict(entry.more)
         if AVERAGE in entry.more and self.rounds_done > self._averaged_from:
-            sums = load_state(self._journal.folder / entry.more[AVERAGE], ModelAverage.blank(fresh))
-            self._average = ModelAverage(entry.averaged, sums)
-        if SERVER in entry.more:
-            file = self._journal.folder / entry.more[SERVER]
-            self._server = self._new_server(load_state(file, self._server.blank(fresh)))
+            self._averaged = entry.averaged
 
-    def _new_server(self, state: Mapping[str, Tensor]) -> ServerMomentum | AdaptiveServer:
+    # What is kept beside the model is several times its size, and in memory only at a round's end.
+
+    def _server(self) -> ServerMomentum | AdaptiveServer:
+        """As it stood after the last round."""
         chosen = self._study.settings.server
+        server: ServerMomentum | AdaptiveServer
         if chosen.adaptive is None:
-            return ServerMomentum(chosen.momentum, chosen.learning_rate, self._trainable, state)
-        return AdaptiveServer(
-            chosen.adaptive.method,
-            momentum=chosen.momentum,
-            learning_rate=chosen.learning_rate,
-            second=chosen.adaptive.second,
-            floor=chosen.adaptive.floor,
-            trainable=self._trainable,
-            state=state,
-        )
+            server = ServerMomentum(chosen.momentum, chosen.learning_rate, self._trainable)
+        else:
+            server = AdaptiveServer(
+                chosen.adaptive.method,
+                momentum=chosen.momentum,
+                learning_rate=chosen.learning_rate,
+                second=chosen.adaptive.second,
+                floor=chosen.adaptive.floor,
+                trainable=self._trainable,
+            )
+        if SERVER in self._more:
+            server.state = self._load(self._more[SERVER], server.blank(self.model))
+        return server
+
+    def _average(self) -> ModelAverage:
+        """As it stood after the last round."""
+        if not self._averaged:
+            return ModelAverage()
+        sums = self._load(self._more[AVERAGE], ModelAverage.blank(self.model))
+        return ModelAverage(self._averaged, sums)
+
+    def _load(self, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return load_state(self._journal.folder / name, like)
 
     @property
     def settings(self) -> Settings:
@@ -196,7 +209,7 @@ class Coordinator:
 
         A run that is broken off before the rounds that are averaged has only its last model.
         """
-        return self._average.mean(self._start) if self._average.count else self.model
+        return self._average().mean(self.model) if self._averaged else self.model
 
     @property
     def _averaged_from(self) -> int:
@@ -205,7 +218,7 @@ class Coordinator:
     @property
     def start_model(self) -> Mapping[str, Tensor]:
         """The model that round 0 started from."""
-        return self._start
+        return self._load(self._start_file, self.model) if self.run.records else self.model
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -259,13 +272,51 @@ class Coordinator:
         """
         number = self.rounds_done
         change, report = self._intake.close(self.quorum.minimum, self.quorum.mandatory)
-        base, base_sha256 = self.model, self._model_sha256
-        average, server = self._average, self._server
-        self._server = self._new_server(server.state)
-        self.model = apply_change(base, self._server.step(change))
+        base = self.model
+        before = (base, self._model_sha256, self._best_file, self._more, self._averaged)
+        try:
+            self._advance(number, change)
+            verdict = self._selection.observe(number, _scores(report.metrics))
+            record = self._record(number, before[1], report, verdict)
+            self.run.records.append(record)
+            self.run.stopped_early = verdict.stop
+            files = {_model_file(number + 1): self.model}
+            if number == 0:
+                files[self._start_file] = base
+            if verdict.best:
+                self._best_file = _model_file(number)
+            self._write_journal(files)
+        except ConsortiumError:
+            # The round did not happen: what is written now must not say that it did.
+            del self.run.records[number:]
+            self.model, self._model_sha256, self._best_file, self._more, self._averaged = before
+            raise
+        self._write_rounds()
+        self._curves.round(record.to_dict())
+        return self.model
+
+    def _advance(self, number: int, change: Mapping[str, Tensor]) -> None:
+        """Makes the next model, and puts what is kept beside it into the journal's folder."""
+        more: dict[str, str] = {}
+        server = self._server()
+        self.model = apply_change(self.model, server.step(change))
         self._model_sha256 = digest(self.model)
-        verdict = self._selection.observe(number, _scores(report.metrics))
-        record = RoundRecord(
+        if server.keeps:
+            more[SERVER] = f"velocity-{number + 1:06d}.safetensors"
+            self._journal.keep(more[SERVER], _writer(server.state))
+        del server
+        if self._study.settings.selection.keep == "average" and number >= self._averaged_from:
+            average = self._average()
+            average.add(self.model)
+            more[AVERAGE] = f"average-{number + 1:06d}.safetensors"
+            self._journal.keep(more[AVERAGE], _writer(average.sums))
+            self._averaged = average.count
+        self._more = more
+
+    def _record(
+        self, number: int, base_sha256: str, report: Report, verdict: Verdict
+    ) -> RoundRecord:
+        return RoundRecord(
             round=number,
             base_sha256=base_sha256,
             asked=list(self._asked),
@@ -281,34 +332,6 @@ class Coordinator:
             best=verdict.best,
             result_sha256=self._model_sha256,
         )
-        self.run.records.append(record)
-        self.run.stopped_early = verdict.stop
-        files: dict[str, Mapping[str, Tensor]] = {_model_file(number + 1): self.model}
-        more: dict[str, str] = {}
-        if number == 0:
-            files[self._start_file] = self._start
-        former = self._best_file
-        if verdict.best:
-            self._best_file = _model_file(number)
-        if self._study.settings.selection.keep == "average" and number >= self._averaged_from:
-            self._average = ModelAverage(average.count, average.sums)
-            self._average.add(self.model)
-            more[AVERAGE] = f"average-{number + 1:06d}.safetensors"
-            files[more[AVERAGE]] = self._average.sums
-        if self._server.keeps:
-            more[SERVER] = f"velocity-{number + 1:06d}.safetensors"
-            files[more[SERVER]] = self._server.state
-        try:
-            self._write_journal(files, more)
-        except ConsortiumError:
-            # The round did not happen: what is written now must not say that it did.
-            self.run.records.pop()
-            self.model, self._model_sha256, self._best_file = base, base_sha256, former
-            self._average, self._server = average, server
-            raise
-        self._write_rounds()
-        self._curves.round(record.to_dict())
-        return self.model
 
     def answer(
         self, question: str, answers: Mapping[str, Metrics | Failure | None]
@@ -454,7 +477,7 @@ class Coordinator:
     def _write_model(self) -> str:
         number, kept = self._kept(), self.final_model
         if self._study.settings.selection.keep == "best":
-            kept = load_state(self._journal.folder / self._best_file, self._start)
+            kept = self._load(self._best_file, self.model)
         # Where the run started from is a path at the orchestrator, and nobody else's business.
         settings = self._study.settings.model_copy(update={"model": Model()})
         return write_bundle(
@@ -469,9 +492,7 @@ class Coordinator:
             },
         )
 
-    def _write_journal(
-        self, models: Mapping[str, Mapping[str, Tensor]], more: Mapping[str, str]
-    ) -> None:
+    def _write_journal(self, models: Mapping[str, Mapping[str, Tensor]]) -> None:
         self._journal.write(
             Entry(
                 run=self.run.name,
@@ -482,8 +503,8 @@ class Coordinator:
                 model_sha256=self._model_sha256,
                 best=self._best_file,
                 start=self._start_file,
-                more=dict(more),
-                averaged=self._average.count,
+                more=self._more,
+                averaged=self._averaged,
                 stopped_early=self.run.stopped_early,
             ),
             {name: _writer(state) for name, state in models.items()},

@@ -8,6 +8,7 @@ cannot answer sends a `consortium.errors.Failure` instead: a code and a tensor's
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -215,21 +216,6 @@ def check_values(tensor: Tensor, entry: Entry, max_change: float) -> str | None:
     return None
 
 
-def difference(local: State, base: State, layout: Layout) -> dict[str, Tensor]:
-    """`local - base` of the tensors that cross, on the CPU."""
-    return {
-        name: (local[name].detach().cpu() - base[name].cpu()).contiguous()
-        for name in crossing(layout)
-    }
-
-
-def apply_change(base: State, change: State) -> dict[str, Tensor]:
-    """`base + change`; tensors without a change are taken over."""
-    return {
-        name: tensor + change[name] if name in change else tensor for name, tensor in base.items()
-    }
-
-
 # One flat buffer a dtype travels faster than many small tensors, so that is the wire form; they are
 # numpy's, so that the process that carries them at a hospital needs no torch.
 
@@ -244,30 +230,90 @@ def make_buffers(sizes: Sizes) -> Buffers:
     return {key: np.empty(count, dtype) for key, (dtype, count) in sizes.items()}
 
 
-def pack(
-    tensors: State, make: Callable[[Sizes], Buffers] = make_buffers
-) -> tuple[Contents, Buffers]:
+Make = Callable[[Sizes], Buffers]
+
+
+def pack(tensors: State, make: Make | None = None) -> tuple[Contents, Buffers]:
     """Joins tensors into one flat buffer a dtype.
 
     Args:
         tensors: of any device.
-        make: gives the buffers to fill.
+        make: gives the buffers to fill; tensors that lie there already are not copied. Without it
+            they are new ones, but for tensors that are a flat buffer's in this order already.
 
     Returns:
         The contents as (name, dtype, shape) in order, and the buffers by dtype; bfloat16, which
         numpy does not know, as int16 of the same bits.
     """
+    contents, sizes = _describe(tensors)
+    buffers = make(sizes) if make else _flat_already(tensors, sizes) or make_buffers(sizes)
+    for target, tensor in zip(unpack(contents, buffers).values(), tensors.values(), strict=True):
+        if target.data_ptr() != tensor.data_ptr():
+            target.copy_(tensor.detach())
+    return contents, buffers
+
+
+def _describe(tensors: Mapping[str, Tensor | Entry]) -> tuple[Contents, Sizes]:
     contents: Contents = []
     sizes: Sizes = {}
     for name, tensor in tensors.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
         contents.append((name, dtype, list(tensor.shape)))
         wire = "int16" if dtype == "bfloat16" else dtype
-        sizes[dtype] = (wire, sizes.get(dtype, (wire, 0))[1] + tensor.numel())
-    buffers = make(sizes)
-    for target, tensor in zip(unpack(contents, buffers).values(), tensors.values(), strict=True):
-        target.copy_(tensor.detach())
-    return contents, buffers
+        sizes[dtype] = (wire, sizes.get(dtype, (wire, 0))[1] + math.prod(tensor.shape))
+    return contents, sizes
+
+
+def _flat_already(tensors: State, sizes: Sizes) -> Buffers | None:
+    """The buffers that tensors fill one after the other; None where they do not."""
+    flats: dict[str, Tensor] = {}
+    position: dict[str, int] = {}
+    for tensor in tensors.values():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return None
+        if dtype not in flats:
+            storage = tensor.untyped_storage()
+            flats[dtype] = torch.empty(0, dtype=tensor.dtype).set_(storage)
+            position[dtype] = storage.data_ptr()
+        if tensor.numel() and tensor.data_ptr() != position[dtype]:
+            return None
+        position[dtype] += tensor.numel() * tensor.element_size()
+    if any(flat.numel() != sizes[dtype][1] for dtype, flat in flats.items()):
+        return None
+    return {
+        dtype: flat.view(getattr(torch, sizes[dtype][0])).numpy() for dtype, flat in flats.items()
+    }
+
+
+def difference(
+    local: State, base: State, layout: Layout, make: Make = make_buffers
+) -> dict[str, Tensor]:
+    """`local - base` of the tensors that cross, on the CPU.
+
+    Args:
+        local: of any device.
+        base: the same tensors.
+        layout: of them.
+        make: gives the buffers that they fill, as `pack` does.
+    """
+    contents, sizes = _describe(crossing(layout))
+    changes = unpack(contents, make(sizes))
+    for name, change in changes.items():
+        torch.sub(local[name].detach().cpu(), base[name].cpu(), out=change)
+    return changes
+
+
+def apply_change(base: State, change: State) -> dict[str, Tensor]:
+    """`base + change` in flat buffers; tensors without a change are as they were."""
+    contents, sizes = _describe(base)
+    model = unpack(contents, make_buffers(sizes))
+    for name, tensor in model.items():
+        if name in change:
+            torch.add(base[name], change[name], out=tensor)
+        else:
+            tensor.copy_(base[name])
+    return model
 
 
 def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
@@ -304,9 +350,7 @@ def _tensor_of(dtype: str, buffer: NDArray[Any]) -> Tensor:
     return flat
 
 
-def update_to_wire(
-    update: Update, make: Callable[[Sizes], Buffers] = make_buffers
-) -> tuple[Buffers, dict[str, Any]]:
+def update_to_wire(update: Update, make: Make | None = None) -> tuple[Buffers, dict[str, Any]]:
     """An update as flat buffers and a plain dictionary; see `pack` and `update_from_wire`."""
     contents, buffers = pack(update.tensors, make)
     return buffers, {

@@ -14,10 +14,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from consortium.flare.pieces import register_arrays
 from consortium.flare.wire import (
     metrics_to_shareable,
     model_from_shareable,
-    register_arrays,
     update_to_shareable,
 )
 from consortium.metrics import Metrics

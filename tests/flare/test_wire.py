@@ -1,20 +1,16 @@
 """Models and updates through FLARE's own encoding, in one message or fetched."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind
-from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.fuel.utils import fobs
 
-from consortium.flare import wire
 from consortium.flare.answers import answer_from_shareable, model_to_shareable
+from consortium.flare.pieces import Flat, register_arrays
 from consortium.flare.wire import (
     model_from_shareable,
     put_arrays,
-    register_arrays,
     take_arrays,
     update_to_shareable,
 )
@@ -53,7 +49,7 @@ def test_what_was_sent_is_what_comes(side):
 def test_few_bytes_travel_in_the_message_and_many_are_fetched():
     carried = put_arrays({"float32": np.zeros(2**18, np.float32), "int64": np.zeros(2**18, int)})
     assert carried["float32"] == ("<f4", bytes(2**20))
-    assert isinstance(carried["int64"], np.ndarray)
+    assert isinstance(carried["int64"], Flat)
     assert all(array.flags.writeable for array in take_arrays(carried).values())
 
 
@@ -65,54 +61,3 @@ def test_what_is_no_array_is_refused(carried):
     refusal = answer_from_shareable(sent, "north")
     assert isinstance(refusal, UpdateRefused)
     assert refusal.code == "malformed"
-
-
-@pytest.fixture
-def few(monkeypatch):
-    """Downloads that give a new array, in turns."""
-    monkeypatch.setattr(
-        NumpyArrayDecomposer,
-        "download",
-        lambda *args, **more: ("", {"a": np.ones(9), "b": np.ones(9)}),
-    )
-    monkeypatch.setattr(wire, "_PATIENCE", 0.2)
-    monkeypatch.setattr(wire._Arrays, "turns", None)
-    wire.fetch_few_at_a_time()
-    return wire._Arrays()
-
-
-def test_a_turn_lasts_until_the_arrays_are_gone(few):
-    held = [few.download()[1] for _ in range(wire.AT_ONCE)]
-    fetched = threading.Event()
-    waiting = threading.Thread(target=lambda: (few.download(), fetched.set()))
-    waiting.start()
-    del held[0]["a"]
-    assert not fetched.wait(0.05)
-    held.pop(0)
-    waiting.join()
-    assert fetched.is_set()
-    assert few.turns.qsize() == 1
-
-
-def test_a_turn_that_does_not_come_is_not_waited_for_without_end(few):
-    held = [few.download() for _ in range(wire.AT_ONCE)]
-    held.append(few.download())
-    assert len(held) == wire.AT_ONCE + 1
-    held.clear()
-    assert few.turns.qsize() == wire.AT_ONCE
-
-
-@pytest.mark.parametrize("answer", [("gone", None), OSError("gone")])
-def test_a_download_that_fails_gives_its_turn_back(few, monkeypatch, answer):
-    def fail(*args, **more):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(NumpyArrayDecomposer, "download", fail)
-    for _ in range(2 * wire.AT_ONCE):
-        try:
-            assert few.download() == answer
-        except OSError as error:
-            assert error is answer  # noqa: PT017
-    assert few.turns.qsize() == wire.AT_ONCE

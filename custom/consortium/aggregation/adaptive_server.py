@@ -60,9 +60,9 @@ class AdaptiveServer:
         return True
 
     def blank(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the names, shapes and dtypes that `state` has for such a model."""
+        """Names, shapes and dtypes that `state` has for such a model."""
         return {
-            f"{name}.{moment}": model[name].to(torch.float64)
+            f"{name}.{moment}": torch.empty_like(model[name], dtype=torch.float64, device="meta")
             for name in self._trainable
             for moment in ("first", "second")
         }

@@ -62,9 +62,9 @@ class ModelAverage:
 
     @staticmethod
     def blank(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the names, shapes and dtypes that `sums` has for such a model."""
+        """Names, shapes and dtypes that `sums` has for such a model."""
         return {
-            name: torch.zeros_like(tensor, dtype=torch.float64)
+            name: torch.empty_like(tensor, dtype=torch.float64, device="meta")
             if tensor.is_floating_point()
             else tensor
             for name, tensor in model.items()

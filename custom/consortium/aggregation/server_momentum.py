@@ -40,8 +40,11 @@ class ServerMomentum:
         return self._momentum > 0
 
     def blank(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the names, shapes and dtypes that `state` has for such a model."""
-        return {name: model[name].to(torch.float64) for name in self._trainable}
+        """Names, shapes and dtypes that `state` has for such a model."""
+        return {
+            name: torch.empty_like(model[name], dtype=torch.float64, device="meta")
+            for name in self._trainable
+        }
 
     def step(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Takes a round's mean change.

@@ -20,12 +20,12 @@ from nvflare.apis.signal import Signal
 
 from consortium.errors import Refused, UsageError, failure_of
 from consortium.flare.job import read_job
+from consortium.flare.pieces import place_arrays, register_arrays
 from consortium.flare.site import find_site
 from consortium.flare.wire import (
     failure_to_shareable,
     metrics_to_shareable,
     model_from_shareable,
-    register_arrays,
     update_to_shareable,
 )
 from consortium.metrics import Metrics
@@ -107,6 +107,7 @@ class HospitalExecutor(Executor):
             job = read_job(fl_ctx)
             self._site = find_site(job, fl_ctx)
             self._isolated = IsolatedHospital(self.hospital, self._site, job.settings)
+            place_arrays(self._isolated.make)
         return self._isolated, self._site
 
     def _folder(self, fl_ctx: FLContext) -> Path:

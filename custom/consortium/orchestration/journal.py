@@ -71,6 +71,19 @@ class Journal:
         self.notes: list[str] = []
         self._sums: dict[str, str] = {}
 
+    def keep(self, name: str, write: Callable[[Path], object]) -> None:
+        """Writes a file that the next entry names.
+
+        Args:
+            name: of the file.
+            write: fills it, given its path.
+
+        Raises:
+            EnvironmentProblem: `disk-full` or `cannot-write`; the last entry stands.
+        """
+        replace_file(self.folder / name, write)
+        self._sums[name] = _sha256(self.folder / name)
+
     def write(self, entry: Entry, models: Mapping[str, Callable[[Path], object]]) -> None:
         """Writes an entry atomically.
 
@@ -82,8 +95,7 @@ class Journal:
             EnvironmentProblem: `disk-full` or `cannot-write`; the last entry stands.
         """
         for name, write in models.items():
-            replace_file(self.folder / name, write)
-            self._sums[name] = _sha256(self.folder / name)
+            self.keep(name, write)
         sums = {name: self._sums[name] for name in sorted(entry.files)}
         content = {**asdict(entry), "sums": sums}
         content["records"] = [record.to_dict() for record in entry.records]

@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 import consortium
@@ -274,7 +274,8 @@ def _bundle_settings(folder: Path) -> Settings:
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_tensors(path.read_bytes())
+        # Not mapped, so that nothing that becomes of the file later changes the tensors.
+        return load_file(path, backend="pread")
     except (OSError, safetensors.SafetensorError) as error:
         raise _not_a_bundle(
             path, f"no readable safetensors file ({type(error).__name__})"

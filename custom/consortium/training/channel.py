@@ -43,7 +43,7 @@ class SharedBuffers:
         self.places: Places = []
 
     def put(self, buffers: Mapping[str, NDArray[Any]]) -> Places:
-        """Copies buffers into the memory.
+        """Copies buffers into the memory, but for those that `make` gave and that lie there.
 
         Args:
             buffers: one-dimensional, by any key.
@@ -51,21 +51,31 @@ class SharedBuffers:
         Returns:
             Where they lie, for the other side's `get`.
         """
-        made = self.make({key: (flat.dtype.str, len(flat)) for key, flat in buffers.items()})
-        for key, view in made.items():
-            view[:] = buffers[key]
+        there = [
+            (key, flat.dtype.str, start, len(flat))
+            for key, flat in buffers.items()
+            if (start := self._find(flat)) is not None
+        ]
+        here = {place[0] for place in there}
+        others = {key: flat for key, flat in buffers.items() if key not in here}
+        end = max((start + buffers[key].nbytes for key, _, start, _ in there), default=0)
+        sizes = {key: (flat.dtype.str, len(flat)) for key, flat in others.items()}
+        for key, view in self.make(sizes, _align(end)).items():
+            view[:] = others[key]
+        self.places += there
         return self.places
 
-    def make(self, sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+    def make(self, sizes: Mapping[str, tuple[str, int]], start: int = 0) -> dict[str, NDArray[Any]]:
         """Buffers in the memory to be filled; `places` is for the other side's `get`.
 
         Args:
             sizes: of each numpy's name of its dtype and its elements.
+            start: in bytes, where they begin.
         """
-        self.places, end = [], 0
+        self.places, end = [], start
         for key, (dtype, count) in sizes.items():
             self.places.append((key, dtype, end, count))
-            end += -(-np.dtype(dtype).itemsize * count // _ALIGNED) * _ALIGNED
+            end += _align(np.dtype(dtype).itemsize * count)
         if os.fstat(self._file).st_size < end:
             os.ftruncate(self._file, end)
         return self.get(self.places)
@@ -80,6 +90,14 @@ class SharedBuffers:
             os.close(self._file)
             self._file = -1
 
+    def _find(self, flat: NDArray[Any]) -> int | None:
+        """Where in the memory a buffer begins; None where it is elsewhere."""
+        if self._map is None or flat.nbytes == 0:
+            return None
+        origin = np.frombuffer(self._map, np.uint8)
+        start = int(flat.ctypes.data - origin.ctypes.data)
+        return start if 0 <= start < len(origin) else None
+
     def _view(self, dtype: str, start: int, count: int) -> NDArray[Any]:
         if count == 0:
             return np.empty(0, dtype)
@@ -87,3 +105,7 @@ class SharedBuffers:
         if self._map is None or len(self._map) < size:
             self._map = mmap.mmap(self._file, size)  # views of the one before keep that alive
         return np.frombuffer(self._map, dtype, count, start)
+
+
+def _align(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED

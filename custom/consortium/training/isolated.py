@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,6 +27,7 @@ from consortium.training.site import Site, note_error
 _POLL = 0.2  # seconds between two looks whether the work is to stop
 _GRACE = 10.0  # seconds that the process may take to obey
 _RETRIES = 1
+_SLOTS = 2  # memory for answers, of which one may still be on its way
 
 
 class Stopped(Exception):
@@ -91,26 +93,36 @@ class IsolatedHospital:
                 self._start()
         raise died
 
+    def make(self, sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+        """Buffers for a model that `ask` need not copy; those of the model before are no more.
+
+        Args:
+            sizes: of each numpy's name of its dtype and its elements.
+        """
+        return self._memory.make(sizes)
+
     def close(self) -> None:
         """Ends the process."""
         self._end()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        memory = open_memory()
+        files = [open_memory() for _ in range(1 + _SLOTS)]
         with theirs:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "consortium.training.worker"),
                     *("--site", self._site.name, "--state", str(self._site.state)),
-                    *(str(theirs.fileno()), str(memory)),
+                    *map(str, (theirs.fileno(), *files)),
                 ],
                 stdin=subprocess.DEVNULL,
                 # A job may bring the package with it.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                pass_fds=(theirs.fileno(), memory),
+                pass_fds=(theirs.fileno(), *files),
             )
-        self._channel, self._memory = Connection(ours.detach()), SharedBuffers(memory)
+        self._channel = Connection(ours.detach())
+        self._memory, *self._slots = map(SharedBuffers, files)
+        self._lent: list[list[weakref.ref[NDArray[Any]]]] = [[] for _ in self._slots]
         with contextlib.suppress(OSError):  # it is missed when it is asked
             self._channel.send(self._opening)
 
@@ -123,21 +135,35 @@ class IsolatedHospital:
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | Metrics:
         contents, buffers = model
         try:
-            self._channel.send((method, dict(arguments), contents, self._memory.put(buffers)))
+            slot = [self._is_free(number) for number in range(_SLOTS)].index(True)
+            places = self._memory.put(buffers)
+            self._channel.send((method, dict(arguments), contents, places, slot))
             answer = self._wait(stop)
         except (EOFError, OSError):
             raise _Died from None
         match answer:
             case ("update", plain, places):
-                # A copy, for what is sent may still be under way when the next request is made.
-                found = {name: part.copy() for name, part in self._memory.get(places).items()}
-                return found, plain
+                return self._lend(slot, places), plain
             case ("metrics", plain):
                 return Metrics.model_validate(plain)
             case ("failed", code):
                 raise Failed(code, "the hospital's training failed", self._site.name)
             case _:
                 raise Stopped
+
+    def _lend(self, slot: int, places: Any) -> dict[str, NDArray[Any]]:
+        """An answer where it lies, for what is sent may be under way when the next one is made.
+
+        A copy, where that would leave no memory for the next one.
+        """
+        found = self._slots[slot].get(places)
+        if not any(self._is_free(other) for other in range(_SLOTS) if other != slot):
+            return {key: flat.copy() for key, flat in found.items()}
+        self._lent[slot] = [weakref.ref(flat) for flat in found.values()]
+        return found
+
+    def _is_free(self, slot: int) -> bool:
+        return not any(lent() is not None for lent in self._lent[slot])
 
     def _wait(self, stop: Callable[[], bool]) -> Any:
         waited = 0.0
@@ -156,7 +182,8 @@ class IsolatedHospital:
     def _end(self) -> str:
         """Makes sure that the process is gone; how it ended, in words."""
         self._channel.close()
-        self._memory.close()
+        for memory in (self._memory, *self._slots):
+            memory.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         self._process.kill()

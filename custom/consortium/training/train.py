@@ -31,7 +31,16 @@ from consortium.training.kept import KeptTensors
 from consortium.training.networks import build_network
 from consortium.training.scores import group_score, score_case
 from consortium.training.site import Site
-from consortium.update import Rule, State, Update, difference, digest, layout_of
+from consortium.update import (
+    Make,
+    Rule,
+    State,
+    Update,
+    difference,
+    digest,
+    layout_of,
+    make_buffers,
+)
 
 
 class Aborted(Exception):
@@ -69,9 +78,10 @@ class Hospital:
         *,
         device: torch.device,
         report: Callable[[Progress], None] = lambda progress: None,
+        make: Make = make_buffers,
     ):
         self._site, self._settings, self._device = site, settings, device
-        self._report = report
+        self._report, self._make = report, make
         self._make_deterministic()
         for finding in check_folder(site.data, settings, progress=self._tell_check):
             if finding.severity == "error":
@@ -115,7 +125,7 @@ class Hospital:
             round=round_number,
             base_sha256=digest(base),
             cases=len(self._split.training),
-            tensors=difference(local, base, self._layout),
+            tensors=difference(local, base, self._layout, self._make),
             metrics=Metrics(
                 loss=loss if self._enough_to_train_on() else None,
                 steps=steps,

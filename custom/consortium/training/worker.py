@@ -1,10 +1,11 @@
 """The process in which a hospital trains, started by `consortium.training.isolated`.
 
-    python -P -m consortium.training.worker --site NAME --state FOLDER CHANNEL MEMORY
+    python -P -m consortium.training.worker --site NAME --state FOLDER CHANNEL MEMORY SLOT ...
 
-CHANNEL and MEMORY are file descriptors that it inherits. What always holds: it ends when the one
-that started it does, however that ends; nothing but an answer or a failure's code goes back, and
-the text of an error is written to the hospital's own `errors.log`.
+CHANNEL and what follows are file descriptors that it inherits: requests, memory for their models,
+and memory for answers, of which a request names the one to use. What always holds: it ends when the
+one that started it does, however that ends; nothing but an answer or a failure's code goes back,
+and the text of an error is written to the hospital's own `errors.log`.
 """
 
 import contextlib
@@ -38,11 +39,13 @@ class _Worker:
 
     Args:
         channel: to the process that started this one.
-        memory: shared with it.
+        memory: shared with it, for models.
+        slots: the same for answers.
     """
 
-    def __init__(self, channel: Connection, memory: SharedBuffers):
-        self._channel, self._memory = channel, memory
+    def __init__(self, channel: Connection, memory: SharedBuffers, slots: list[SharedBuffers]):
+        self._channel, self._memory, self._slots = channel, memory, slots
+        self._slot = slots[0]
         self._requests: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self._stop = threading.Event()
         self._written = 0.0
@@ -81,18 +84,29 @@ class _Worker:
     def _open(self, hospital_path: str, settings: Settings) -> Hospital:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         opened: Hospital = resolve_name(hospital_path)(
-            self._site, settings, device=device, report=self._report
+            self._site,
+            settings,
+            device=device,
+            report=self._report,
+            make=lambda sizes: self._slot.make(sizes),
         )
         return opened
 
     def _answer(
-        self, hospital: Hospital, method: str, arguments: dict[str, Any], contents: Any, places: Any
+        self,
+        hospital: Hospital,
+        method: str,
+        arguments: dict[str, Any],
+        contents: Any,
+        places: Any,
+        slot: int,
     ) -> tuple[Any, ...]:
+        self._slot = self._slots[slot]
         model = unpack(contents, self._memory.get(places))
         found = getattr(hospital, method)(model, **arguments)
         if isinstance(found, Update):
-            _, plain = update_to_wire(found, self._memory.make)
-            return ("update", plain, self._memory.places)
+            _, plain = update_to_wire(found, self._slot.make)
+            return ("update", plain, self._slot.places)
         return ("metrics", found.model_dump())
 
     def _report(self, progress: Progress) -> None:
@@ -130,8 +144,9 @@ def main() -> None:
     # Where memory runs out the kernel ends this process first, and the job goes on.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-    channel, memory = (int(word) for word in sys.argv[-2:])
-    _Worker(Connection(channel), SharedBuffers(memory)).work()
+    channel, *files = map(int, sys.argv[sys.argv.index("--state") + 2 :])
+    memory, *slots = map(SharedBuffers, files)
+    _Worker(Connection(channel), memory, slots).work()
 
 
 if __name__ == "__main__":
