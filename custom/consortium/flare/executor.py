@@ -55,6 +55,7 @@ class HospitalExecutor(Executor):
         super().__init__()
         self._site: Site | None = None
         self._isolated: IsolatedHospital | None = None
+        self._sent: Shareable = Shareable()
         self._log = logging.getLogger(__name__)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -72,8 +73,11 @@ class HospitalExecutor(Executor):
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
         """Answers one task; see `Executor`."""
+        # FLARE holds on to the answer before, which is sent; its memory is for the next one.
+        self._sent.clear()
         try:
-            return self._answer(task_name, shareable, fl_ctx, abort_signal)
+            self._sent = self._answer(task_name, shareable, fl_ctx, abort_signal)
+            return self._sent
         except Stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
         except Exception as error:  # every error is answered, so that no round waits for this site

@@ -29,7 +29,7 @@ AT_ONCE = 4
 """Senders whose arrays are fetched at a time, where that is limited."""
 _PATIENCE = 60.0  # seconds that a sender waits for its turn at most
 _NEXT = "next"
-_PIECE = 1 << 24  # bytes, where the job's configuration does not say
+_PIECE = 10 << 20  # bytes, where the job's configuration does not say
 _DOT = 77  # FLARE's number of what arrays become in a message; its own are below 10
 
 
