@@ -21,6 +21,7 @@ from consortium.flare.answers import (
     model_to_shareable,
 )
 from consortium.flare.server import StudyWorkflow
+from consortium.flare.wire import drop_arrays
 from consortium.metrics import Metrics
 from consortium.update import digest
 
@@ -93,10 +94,11 @@ class _Questions:
             answers[client_task.client.name] = client_task.result
             client_task.result = None
 
+        data = model_to_shareable(model, base_sha256=digest(model), **meta)
         self._controller.broadcast_and_wait(
             Task(
                 name=task,
-                data=model_to_shareable(model, base_sha256=digest(model), **meta),
+                data=data,
                 timeout=self._timeout,
                 result_received_cb=keep,
             ),
@@ -105,6 +107,7 @@ class _Questions:
             min_responses=len(asked),
             abort_signal=self._abort,
         )
+        drop_arrays(data)
         return answers
 
 

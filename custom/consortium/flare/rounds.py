@@ -23,6 +23,7 @@ from consortium.errors import Failure, Incomplete
 from consortium.flare import executor
 from consortium.flare.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.server import StudyWorkflow
+from consortium.flare.wire import drop_arrays
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,
     Action,
@@ -191,6 +192,7 @@ class StudyRounds(StudyWorkflow):
         """Takes back what no longer counts; a hospital that works on it ends that by itself."""
         for task in self._standing:
             self.cancel_task(task, fl_ctx=fl_ctx)
+            drop_arrays(task.data)
         self._standing.clear()
 
 

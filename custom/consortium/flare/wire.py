@@ -44,6 +44,13 @@ def take_arrays(carried: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     }
 
 
+def drop_arrays(shareable: Shareable) -> None:
+    """Lets go of the arrays of what was sent; FLARE holds a task until garbage is collected."""
+    for one in from_shareable(shareable).data.values():
+        if isinstance(one, Flat):
+            one.array = np.empty(0)
+
+
 def model_from_shareable(
     shareable: Shareable,
 ) -> tuple[tuple[Any, dict[str, NDArray[Any]]], dict[str, Any]]:
