@@ -24,8 +24,8 @@ from consortium.pooling import add_pooled
 from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.report.pictures import Picture, side_by_side
-from consortium.settings import Settings
-from consortium.training.bundle import load_bundle
+from consortium.settings import SegmentationSettings
+from consortium.training.bundle import load_model
 from consortium.training.inference import load_case, predict_case
 from consortium.training.scores import dice
 
@@ -95,7 +95,7 @@ def _clear(workspace: Path) -> None:
 
 def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
     """Puts one validation patient of each hospital into the report and beside the curves."""
-    settings, network = load_bundle(run / "model", torch.device("cpu"))
+    settings, network = load_model(run / "model", torch.device("cpu"), SegmentationSettings)
     pictures = [_draw(data / row["name"], settings, network) for row in result["hospitals"]]
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -104,7 +104,7 @@ def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
     write_pictures(run / "tensorboard", pictures, result["best_round"])
 
 
-def _draw(hospital: Path, settings: Settings, network: torch.nn.Module) -> Picture:
+def _draw(hospital: Path, settings: SegmentationSettings, network: torch.nn.Module) -> Picture:
     """The slice with the most tumour of the hospital's first validation patient."""
     split = split_cases(read_datalist(hospital), settings.data.validation_fraction)
     case = split.validation[0]
