@@ -54,6 +54,7 @@ ADVICE = {
     "not-finite": "Export the file again, without NaN or infinity.",
     "nothing-to-train": "Leave patients in the list training.",
     "one-class": "A model needs patients of both: add some, or take no part.",
+    "one-class-training": "Alone it would learn nothing from them; is the split as it is meant?",
     "out-of-range": "Is it in the job's unit? Convert the column, or correct the value.",
     "outside-folder": "Put the file into the folder and list it by its path inside.",
     "overlapping-segments": "Is the later segment the right one where both are?",

@@ -40,9 +40,10 @@
 | out-of-range         | error    | table: a number outside the range of the job                   |
 | unknown-value        | error    | table: a category that the job does not know                   |
 | bad-split            | error    | table: a value of split is neither training nor validation     |
-| one-class            | error    | table: all training patients are of one class                  |
+| one-class            | error    | table: all patients are of one class                           |
 | empty-validation     | error    | table: no patient is left for validation                       |
 | missing-value        | warning  | table: patients lack a value and are left out                  |
+| one-class-training   | warning  | table: all training patients are of one class                  |
 | empty-mask           | warning  | a mask labels nothing                                          |
 | constant-image       | warning  | a channel has one value                                        |
 | duplicate-channel    | warning  | a channel is a copy of another (a missing sequence filled in)  |

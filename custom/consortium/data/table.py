@@ -211,9 +211,12 @@ def _check_split(table: PatientTable, data: Table) -> list[Finding]:
     found = []
     if not len(training):
         found.append(error("nothing-to-train", TABLE, "no patient is left for training"))
+    elif len({*training.outcomes.tolist(), *validation.outcomes.tolist()}) < 2:
+        told = f"all {len(training) + len(validation)} patients are of one class"
+        found.append(error("one-class", TABLE, told))
     elif len(set(training.outcomes.tolist())) < 2:
         told = f"all {len(training)} training patients are of one class"
-        found.append(error("one-class", TABLE, told))
+        found.append(warning("one-class-training", TABLE, told))
     if not len(validation) and (SPLIT in table.columns or data.validation_fraction > 0):
         found.append(error("empty-validation", TABLE, "no patient is left for validation"))
     return found

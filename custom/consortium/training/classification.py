@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.metrics import FIGURES, Classification
-from consortium.training.scores import RESAMPLES, summarise
+from consortium.training.scores import summarise
+
+RESAMPLES = 2_000
+"""Of an interval."""
 
 CUT = 0.5
 """The probability above which the second class is predicted."""
