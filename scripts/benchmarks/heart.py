@@ -314,11 +314,16 @@ def own_best(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, qui
 
 
 def _inner(folders: Mapping[str, Path], fold: int, place: Path) -> dict[str, Path]:
-    """A fold within the training patients: the tests are not in the tables any more."""
+    """A fold within the training patients: the tests are not in the tables any more.
+
+    A hospital whose training patients are all of one class would be refused, and is not in it.
+    """
     out = place / f"inner-{fold}"
     for name, folder in folders.items():
         table = read_table(folder)
         kept = [row for row in table.rows if row[SPLIT] == "training"]
+        if len({row["num"] == "0" for row in kept}) < 2:
+            continue
         kept.sort(key=lambda row: hashlib.sha256(row[PATIENT].encode()).digest())
         columns = [column for column in table.columns if column != SPLIT]
         rows = [
@@ -329,7 +334,7 @@ def _inner(folders: Mapping[str, Path], fold: int, place: Path) -> dict[str, Pat
             for position, row in enumerate(kept)
         ]
         write_table(out / name / TABLE, [*columns, SPLIT], rows)
-    return {name: out / name for name in folders}
+    return hospital_folders(out)
 
 
 def _tested(
