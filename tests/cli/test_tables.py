@@ -37,9 +37,8 @@ def test_generated_tables_are_fit_for_the_job_and_the_same_again(consortium, tab
     result = CliRunner().invoke(app, [str(tmp_path / "again"), "--like", "heart"])
     assert result.exit_code == 0, result.output
     for clinic in CLINICS:
-        one, other = (
-            place / clinic.name / "patients.csv" for place in (tables, tmp_path / "again")
-        )
+        file = f"{clinic.name}/patients.csv"
+        one, other = tables / file, tmp_path / "again" / file
         assert one.read_bytes() == other.read_bytes()
 
 

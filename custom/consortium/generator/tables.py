@@ -95,9 +95,8 @@ def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
         effort = rng.random() < 0.2 + 0.15 * (chest_pain == 4)
         pulse = rng.normal(205 - age - 15 * effort, 18)
         depression = max(0.0, rng.normal(0.5 + 0.9 * effort, 0.8))
-        log_odds = (
-            clinic.referred
-            - 2.0
+        log_odds = clinic.referred + 2 * (
+            -1.9
             + 0.05 * (age - 54)
             + 1.1 * sex
             + 1.7 * (chest_pain == 4)
