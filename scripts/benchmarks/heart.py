@@ -14,7 +14,7 @@ class); `heart_split.json` names the lines of each test.
   test is looked at once, for that choice. Beside it the pooled model of the same settings.
 
 The rounds run in one process, by the job's own coordinator and hospitals; one run in FLARE's
-simulator shows that it leaves the same bytes.
+simulator shows that it leaves the same weights, to the byte.
 """
 
 import hashlib
@@ -427,7 +427,7 @@ def _print(rows: Sequence[Row], best: Best, same: bool, seeds: Sequence[int]) ->
         found = f"{row.accuracy:.3f} +- {row.deviation:.3f}"
         table.add_row(row.strategy, row.hospital, str(row.patients), found, published, met)
     console.print(table)
-    print(f"FLARE's simulator leaves the same bytes: {'yes' if same else 'no'}")
+    print(f"FLARE's simulator leaves the same weights: {'yes' if same else 'no'}")
     table = Table(title="Inner cross-validation, cross-entropy")
     for title in ("settings", "cross-entropy"):
         table.add_column(title)

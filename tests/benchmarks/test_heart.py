@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from scripts.benchmarks import heart
+from scripts.benchmarks.__main__ import app
 from tests.conftest import REAL
 
+from consortium.cli.run import run_app
 from consortium.data.table import read_table, split_table
 
 needs_tables = pytest.mark.skipif(
@@ -56,3 +58,26 @@ def test_one_seed_of_fedavg_is_the_published_one_at_the_largest_hospitals(tmp_pa
     found = np.array([row.accuracy for row in rows[:2]])
     published = np.array([row.published for row in rows[:2]])
     assert (np.abs(found - published[:, 0]) < 3 * published[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("met", "same", "code"), [(True, True, 0), (False, True, 1), (True, False, 1)]
+)
+def test_a_missed_target_is_told_and_the_figures_are_written(
+    tmp_path, monkeypatch, capsys, met, same, code
+):
+    row = heart.Row("FedAvg", "north", 60, 0.73, 0.02, (0.731, 0.019), met)
+    figures = {"federated": {"north": 0.8, "all": 0.8}, "pooled": {"north": 0.75, "all": 0.75}}
+    best = heart.Best("a=1", {"a=1": 0.5}, figures, {name: {} for name in figures}, 0.05, (0, 0.1))
+    monkeypatch.setattr(heart, "write_hospitals", lambda out: {})
+    monkeypatch.setattr(heart, "again", lambda *given: [row])
+    monkeypatch.setattr(heart, "_same_in_flare", lambda *given: same)
+    monkeypatch.setattr(heart, "own_best", lambda *given: best)
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, ["heart", "--json", str(tmp_path / "heart.json")])
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert "federated less pooled: +0.050 (+0.000 to +0.100)" in out
+    assert ("error target-missed" in err) is bool(code)
+    written = json.loads((tmp_path / "heart.json").read_text())
+    assert (written["same"], written["rows"][0]["met"]) == (same, met)
