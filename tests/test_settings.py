@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tests.conftest import JOB
+from tests.conftest import JOB, ROOT
 
 from consortium.errors import UsageError
 from consortium.settings import load_settings, override, parse_settings, read_json_object
@@ -13,6 +13,46 @@ SETTINGS = JOB / "app" / "config" / "settings.json"
 def test_the_jobs_own_settings_are_whole_and_survive_a_round_trip():
     raw = read_json_object(SETTINGS)
     assert load_settings(SETTINGS).model_dump(by_alias=True, mode="json") == raw
+
+
+HEART = ROOT / "jobs" / "heart_disease"
+
+
+@pytest.mark.parametrize("file", ["app/config/settings.json", "variants/flamby.json"])
+def test_the_settings_of_a_job_of_tables_are_whole_too(file):
+    settings = load_settings(HEART / file)
+    assert settings.model_dump(by_alias=True, mode="json") == read_json_object(HEART / file)
+    assert len(settings.data.inputs) == 13
+    assert build_network(settings).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("task=x", 'setting task: there is no "x", --set, name segmentation or tabular'),
+        ("data.channels=3", "error unknown-setting: there is no setting data.channels"),
+        ('data.numbers={"age": [9, 1]}', "setting data: numbers.age: the least value, then"),
+        ('data.categories={"num": ["0", "1"]}', "setting data: a column has one use"),
+        ('data.categories={"sex": ["0", "0"]}', "setting data: categories.sex: a value is there"),
+        ('data.outcome.classes={"a": ["0"]}', "setting data.outcome.classes: "),
+        (
+            'data.outcome.classes={"a": ["0"], "b": ["0"]}',
+            "setting data.outcome: classes: a value belongs to one class",
+        ),
+        ("training.optimiser=adam", "setting training.optimiser: Input should be 'adamw' or 'sgd'"),
+    ],
+)
+def test_a_wrong_setting_of_a_job_of_tables_is_named(assignment, message):
+    raw = read_json_object(HEART / "app" / "config" / "settings.json")
+    with pytest.raises(UsageError) as refusal:
+        parse_settings(override(raw, [assignment]), "--set")
+    assert message in str(refusal.value)
+
+
+def test_a_job_that_names_no_task_outlines():
+    raw = read_json_object(SETTINGS)
+    del raw["task"]
+    assert parse_settings(raw) == load_settings(SETTINGS)
 
 
 def test_flips_are_named_or_refused():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from consortium.errors import Failure, UsageError, failure_from_wire, failure_of
-from consortium.metrics import Metrics, Score
+from consortium.metrics import Metrics, Score, Scored
 from consortium.update import (
     Entry,
     Expected,
@@ -28,7 +28,9 @@ LAYOUT = {
     "kept": Entry(torch.float32, (2,), Rule.LOCAL),
     "weight": Entry(torch.float32, (2, 3), Rule.MEAN),
 }
-EXPECTED = Expected(3, "abc", LAYOUT, max_cases=100, max_change=10.0, structures=("tumour",))
+EXPECTED = Expected(
+    3, "abc", LAYOUT, max_cases=100, max_change=10.0, scored=Scored("dice", ("tumour",))
+)
 
 
 def make_update(**changes):

@@ -112,7 +112,7 @@ class Coordinator:
         else:
             self._continue(entry, fresh)
         closed = [record.to_dict() for record in self.run.records]
-        self._curves = CurveWriter(results / "tensorboard", closed)
+        self._curves = CurveWriter(results / "tensorboard", closed, settings.task)
         self._model_sha256 = digest(self.model)
 
     def _continue(self, entry: Entry, fresh: Mapping[str, Tensor]) -> None:
@@ -351,7 +351,7 @@ class Coordinator:
             answer = answers.get(hospital)
             if isinstance(answer, Metrics):
                 settings = self._study.settings
-                if answer.fit(settings.data.labels, settings.update.max_cases):
+                if answer.fit(settings.scored, settings.update.max_cases):
                     told[hospital] = answer
                 else:
                     missing[hospital] = "wrong-metrics"
@@ -383,7 +383,7 @@ class Coordinator:
             self._layout,
             self._study.settings.update.max_cases,
             self._study.settings.update.max_change,
-            tuple(self._study.settings.data.labels),
+            self._study.settings.scored,
         )
         if isinstance(answer, Update):
             try:
@@ -526,8 +526,8 @@ def _scores(metrics: Mapping[str, Metrics]) -> dict[str, HospitalScore]:
     scores = {}
     for name, said in metrics.items():
         score = said.validation
-        if score is not None and score.mean_dice is not None and score.patients is not None:
-            scores[name] = HospitalScore(score.mean_dice, score.patients)
+        if score is not None and score.value is not None and score.patients is not None:
+            scores[name] = HospitalScore(score.value, score.patients)
     return scores
 
 

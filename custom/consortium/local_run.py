@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from consortium.data.datalist import hospital_folders, read_datalist
+from consortium.data.datalist import hospital_folders
 from consortium.errors import Refused
 from consortium.jobs import SETTINGS, prepare_job
 from consortium.settings import Settings, override, parse_settings, read_json_object
 from consortium.training.bundle import load_start
 from consortium.training.networks import network_config
+from consortium.training.work import task_of
 
 POLL = 0.3
 """Seconds between two looks at the progress."""
@@ -85,7 +86,7 @@ def prepare_run(wanted: LocalRun) -> Settings:
 
     Raises:
         UsageError: a folder, a hospital or a setting is wrong; nothing was written.
-        Refused: `workspace-in-use` or `wrong-channels`.
+        Refused: `workspace-in-use`, or a hospital's folder is another job's.
     """
     job, workspace = wanted.job, wanted.workspace.resolve()
     if workspace.exists() and any(workspace.iterdir()):
@@ -110,7 +111,7 @@ def prepare_run(wanted: LocalRun) -> Settings:
     if start is not None:
         load_start(Path(start), settings)
     for name, folder in folders.items():
-        _check_channels(name, folder, settings)
+        task_of(settings).require_folder(name, folder, settings)
     run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     workspace.mkdir(parents=True, exist_ok=True)
     prepare_job(
@@ -122,16 +123,3 @@ def prepare_run(wanted: LocalRun) -> Settings:
         quorum=wanted.quorum,
     )
     return settings
-
-
-def _check_channels(name: str, folder: Path, settings: Settings) -> None:
-    channels = read_datalist(folder).channels
-    wanted = settings.data.channels
-    if [channel.lower() for channel in channels] != [channel.lower() for channel in wanted]:
-        raise Refused(
-            "wrong-channels",
-            f"hospital {name} has the channels {', '.join(channels)}"
-            f" and the job takes {', '.join(wanted)}",
-            str(folder / "dataset.json"),
-            "correct modality there or set data.channels",
-        )

@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consortium.data.datalist import read_datalist, split_cases
-from consortium.files import whole_folder, write_json, write_text
-from consortium.metrics import Score
+from consortium.files import write_json, write_text
+from consortium.metrics import AnyScore
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
@@ -23,13 +22,14 @@ from consortium.settings import Settings, parse_settings, read_json_object
 from consortium.training.networks import build_network
 from consortium.training.site import Site
 from consortium.training.train import Hospital, Progress
+from consortium.training.work import task_of
 
 POOLED = "pooled"
 CPU = torch.device("cpu")
 
 
 def pool_hospitals(folders: Mapping[str, Path], out: Path, settings: Settings) -> None:
-    """Writes a folder that lists the cases of all hospitals; the scans are linked, not copied.
+    """Writes a folder that holds the cases of all hospitals.
 
     A patient is on the side of the split that its own hospital puts it on.
 
@@ -38,36 +38,7 @@ def pool_hospitals(folders: Mapping[str, Path], out: Path, settings: Settings) -
         out: the folder to write; appears whole or not at all.
         settings: of the job.
     """
-    lists = {name: read_datalist(folder) for name, folder in folders.items()}
-    first = next(iter(lists.values()))
-    entries: dict[str, list[dict[str, str | list[str]]]] = {"training": [], "validation": []}
-    with whole_folder(out) as beside:
-        for name, datalist in sorted(lists.items()):
-            (beside / name).symlink_to(datalist.folder.resolve(), target_is_directory=True)
-            split = split_cases(datalist, settings.data.validation_fraction)
-            for side, cases in (("training", split.training), ("validation", split.validation)):
-                entries[side] += [
-                    {
-                        "patient": f"{name}/{case.patient}",
-                        "image": _inside(name, datalist.folder, case.image),
-                        "label": _inside(name, datalist.folder, case.label),
-                    }
-                    for case in cases
-                ]
-        write_json(
-            beside / "dataset.json",
-            {
-                "modality": {str(index): channel for index, channel in enumerate(first.channels)},
-                "labels": {str(value): label for value, label in first.labels.items()},
-                **entries,
-            },
-        )
-
-
-def _inside(name: str, folder: Path, path: Path | tuple[Path, ...]) -> str | list[str]:
-    if isinstance(path, tuple):
-        return [f"{name}/{part.relative_to(folder)}" for part in path]
-    return f"{name}/{path.relative_to(folder)}"
+    task_of(settings).pool(folders, out, settings)
 
 
 def train_pooled(
@@ -118,7 +89,7 @@ def score_at_hospitals(
     *,
     smallest_group: int,
     device: torch.device = CPU,
-) -> dict[str, Score | None]:
+) -> dict[str, AnyScore | None]:
     """Scores a model on each hospital's validation patients, as the hospital itself would."""
     scores = {}
     for name, folder in folders.items():
@@ -157,7 +128,7 @@ def add_pooled(
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     write_json(run / "result.json", result)
-    curves = CurveWriter(run / "tensorboard", records)
+    curves = CurveWriter(run / "tensorboard", records, settings.task)
     curves.finish(result, result["final"])
     curves.close()
     write_text(run / "report.html", render_report(result, records, final=result["final"]))

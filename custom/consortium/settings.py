@@ -21,13 +21,16 @@ from pydantic import (
 )
 
 from consortium.errors import UsageError
+from consortium.metrics import FIGURES, Scored
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of the settings: frozen, and of known names only."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
@@ -37,7 +40,7 @@ _SWITCH, _CHOICE = "#switch", "#choice"
 Flip = Literal["left-right", "back-front", "down-up"]
 
 
-class Augmentation(_Section):
+class Augmentation(Section):
     """The random changes of training, where all flips would be too many.
 
     Attributes:
@@ -49,7 +52,7 @@ class Augmentation(_Section):
     flips: list[Flip]
 
 
-class Data(_Section):
+class Data(Section):
     """What a hospital's folder holds and how it becomes tensors.
 
     Attributes:
@@ -94,7 +97,7 @@ class Data(_Section):
         return self
 
 
-class Network(_Section):
+class Network(Section):
     """A network of MONAI.
 
     Attributes:
@@ -112,7 +115,84 @@ class Network(_Section):
     dropout: Fraction = 0.0
 
 
-class Training(_Section):
+class Outcome(Section):
+    """What is predicted of a patient.
+
+    Attributes:
+        column: of the table.
+        classes: name of each class and the values in the column that make it up; two, of which the
+            second is the one that is looked for.
+    """
+
+    column: Annotated[str, Field(min_length=1)]
+    classes: Annotated[
+        dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=2)
+    ]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Outcome":
+        values = [value for group in self.classes.values() for value in group]
+        if len(set(values)) < len(values):
+            raise ValueError("classes: a value belongs to one class")
+        return self
+
+
+class Table(Section):
+    """What a hospital's table (`patients.csv`) holds and how it becomes numbers.
+
+    Attributes:
+        numbers: columns of numbers, with the least and the largest value that makes sense in the
+            job's unit, which become 0 and 1; what lies outside is refused as given in another unit.
+        categories: columns of categories, with all values they may have. The first is what the
+            others are compared with: each of them becomes an input that is 0 or 1.
+        outcome: what is predicted.
+        validation_fraction: share of patients, chosen by a hash of the patient's id, where the
+            table has no column `split`.
+    """
+
+    numbers: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = {}
+    categories: dict[str, Annotated[list[str], Field(min_length=2)]] = {}
+    outcome: Outcome
+    validation_fraction: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Table":
+        names = [*self.numbers, *self.categories, self.outcome.column, "patient", "split"]
+        if len(set(names)) < len(names):
+            raise ValueError("a column has one use; patient and split have theirs")
+        if not self.inputs:
+            raise ValueError("numbers or categories: name a column")
+        for name, (low, high) in self.numbers.items():
+            if low >= high:
+                raise ValueError(f"numbers.{name}: the least value, then the largest")
+        for name, values in self.categories.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"categories.{name}: a value is there twice")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the table, that the job reads, in the order of the settings."""
+        return (*self.numbers, *self.categories, self.outcome.column)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Of the network: the numbers, then every category but the first of its column."""
+        later = (f"{name} {value}" for name, of in self.categories.items() for value in of[1:])
+        return (*self.numbers, *later)
+
+
+class Logistic(Section):
+    """A logistic regression over standardised inputs.
+
+    Attributes:
+        name: `logistic`.
+    """
+
+    name: Literal["logistic"] = "logistic"
+
+
+class Training(Section):
     """A hospital's work in one round.
 
     Attributes:
@@ -142,7 +222,23 @@ class Training(_Section):
     mixed_precision: bool = True
 
 
-class Update(_Section):
+class TableTraining(Training):
+    """A hospital's work in one round, on a table.
+
+    Attributes:
+        optimiser: `sgd` without momentum, or `adamw`.
+        batch: patients a step.
+    """
+
+    batch: Count = 4
+    learning_rate: Positive = 1e-3
+    final_learning_rate: Fraction = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Positive = 100.0
+    optimiser: Literal["adamw", "sgd"] = "sgd"
+
+
+class Update(Section):
     """What crosses from a hospital to the orchestrator.
 
     Attributes:
@@ -172,7 +268,7 @@ RuleName = Literal[
 ]
 
 
-class Aggregation(_Section):
+class Aggregation(Section):
     """A rule and its options, where its name alone is not enough.
 
     Attributes:
@@ -211,7 +307,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Adaptive(_Section):
+class Adaptive(Section):
     """A learning rate for every coordinate (Reddi et al., ICLR 2021).
 
     Attributes:
@@ -225,7 +321,7 @@ class Adaptive(_Section):
     floor: Positive = 1e-3
 
 
-class Server(_Section):
+class Server(Section):
     """What the orchestrator makes of a round's aggregate change.
 
     Attributes:
@@ -240,13 +336,13 @@ class Server(_Section):
     adaptive: Adaptive | None = None
 
 
-class Selection(_Section):
+class Selection(Section):
     """Which round's model is kept.
 
     Attributes:
         keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
-            Dice over all validation patients; a score on the patients that chose the model is too
-            good, the more so the fewer they are.
+            score (Dice, accuracy) over all validation patients; a score on the patients that chose
+            the model is too good, the more so the fewer they are.
         share: of the rounds, whose models are averaged; the last ones, at least one.
         patience: rounds without a better score after which the run stops, where the best is kept;
             0 never stops early.
@@ -263,7 +359,7 @@ class Selection(_Section):
         return self
 
 
-class Model(_Section):
+class Model(Section):
     """Where the first round starts.
 
     Attributes:
@@ -275,8 +371,8 @@ class Model(_Section):
     from_: Annotated[str | None, Field(alias="from")] = None
 
 
-class Settings(_Section):
-    """All settings of a job.
+class Settings(Section):
+    """All settings of a job; a class of each task says what `data`, `network` and `training` hold.
 
     Attributes:
         task: what is learned.
@@ -289,12 +385,12 @@ class Settings(_Section):
             to the others, so it is off unless the hospitals agreed to it.
     """
 
-    task: Literal["segmentation"] = "segmentation"
+    task: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rounds: Count = 10
-    data: Data
-    network: Network = Network()
-    training: Training = Training()
+    data: Section
+    network: Section
+    training: Training
     update: Update = Update()
     aggregation: Annotated[
         Annotated[RuleName, Tag(_SWITCH)] | Annotated[Aggregation, Tag(_CHOICE)],
@@ -312,6 +408,66 @@ class Settings(_Section):
         given = self.aggregation
         return Aggregation(rule=given) if isinstance(given, str) else given
 
+    @property
+    def scored(self) -> Scored:
+        """What a hospital's score is of."""
+        raise NotImplementedError
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the network holds statistics of the patients that it was trained on."""
+        raise NotImplementedError
+
+
+class SegmentationSettings(Settings):
+    """Of a job that outlines structures on scans."""
+
+    task: Literal["segmentation"] = "segmentation"
+    data: Data
+    network: Network = Network()
+    training: Training = Training()
+
+    @property
+    def scored(self) -> Scored:
+        """The Dice of each structure."""
+        return Scored("dice", tuple(self.data.labels))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Of batch normalisation."""
+        return self.network.normalisation == "batch"
+
+
+class TabularSettings(Settings):
+    """Of a job that predicts an outcome from a table of patients.
+
+    With `update.buffers` `averaged` the inputs that are numbers are standardised by mean and
+    variance over all hospitals' training patients, and the model serves everybody; `local`: all
+    inputs by the hospital's own, which never leave it.
+    """
+
+    task: Literal["tabular"]
+    data: Table
+    network: Logistic = Logistic()
+    training: TableTraining = TableTraining()
+
+    @property
+    def scored(self) -> Scored:
+        """The figures of a classification and the classes they are of."""
+        return Scored("classes", (*FIGURES, *self.data.outcome.classes))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Those that standardise the inputs."""
+        return True
+
+
+TASKS: Mapping[str, type[Settings]] = {
+    "segmentation": SegmentationSettings,
+    "tabular": TabularSettings,
+}
+"""The settings of each task."""
+
 
 def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Settings:
     """Validates a job's settings.
@@ -319,8 +475,16 @@ def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Sett
     Raises:
         UsageError: `unknown-setting` or `bad-setting`, naming the dotted path.
     """
+    task = raw.get("task", "segmentation")
+    if task not in TASKS:
+        raise UsageError(
+            "bad-setting",
+            f"setting task: there is no {json.dumps(task)[:80]}",
+            where,
+            f"name {' or '.join(TASKS)}",
+        )
     try:
-        return Settings.model_validate(raw)
+        return TASKS[task].model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"] if part not in (_SWITCH, _CHOICE)]

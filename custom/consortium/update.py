@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from consortium.errors import ConsortiumError
-from consortium.metrics import Metrics
+from consortium.metrics import Metrics, Scored
 
 State = Mapping[str, Tensor]
 
@@ -147,7 +147,7 @@ class Expected:
         layout: of the whole model.
         max_cases: largest weight.
         max_change: largest magnitude of an element of a tensor that follows the mean rule.
-        structures: that the job scores.
+        scored: what the job's scores are of.
     """
 
     round: int
@@ -155,7 +155,7 @@ class Expected:
     layout: Layout
     max_cases: int
     max_change: float
-    structures: tuple[str, ...]
+    scored: Scored
 
 
 def validate(update: Update, expected: Expected, *, values: bool = True) -> None:
@@ -195,7 +195,7 @@ def validate(update: Update, expected: Expected, *, values: bool = True) -> None
         code = check_values(tensor, entry, expected.max_change) if values else None
         if code is not None:
             raise refuse(code, name)
-    if not update.metrics.fit(expected.structures, expected.max_cases):
+    if not update.metrics.fit(expected.scored, expected.max_cases):
         raise refuse("wrong-metrics")
 
 

@@ -14,6 +14,7 @@ from scripts.benchmarks import (
     aggregation,
     chaos,
     cut,
+    heart,
     hippocampus,
     large,
     provisioning,
@@ -47,7 +48,10 @@ TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
     "variants": variants.run,
 }
 
-SCORES: dict[str, Callable[[bool, Path | None], None]] = {"hippocampus": hippocampus.run}
+SCORES: dict[str, Callable[[bool, Path | None], None]] = {
+    "heart": heart.run,
+    "hippocampus": hippocampus.run,
+}
 
 
 def names() -> list[str]:

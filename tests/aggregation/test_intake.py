@@ -4,11 +4,11 @@ import torch
 from consortium.aggregation.intake import Intake
 from consortium.errors import Failure, Incomplete
 from consortium.metrics import Metrics
-from consortium.settings import Settings
+from consortium.settings import SegmentationSettings
 from consortium.update import Entry, Rule, Update, UpdateRefused, digest
 
 LAYOUT = {"w": Entry(torch.float32, (2,), Rule.MEAN)}
-SETTINGS = Settings.model_validate(
+SETTINGS = SegmentationSettings.model_validate(
     {"data": {"channels": ["FLAIR"], "labels": {"tumour": [1]}, "size": [8, 8]}}
 )
 NAMES = ["east", "north", "west"]

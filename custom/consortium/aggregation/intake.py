@@ -57,7 +57,7 @@ class Intake:
             layout, max_change=settings.update.max_change, **chosen.options
         )
         self._bounds = settings.update
-        self._structures = tuple(settings.data.labels)
+        self._scored = settings.scored
         self._layout = layout
         self._asked: tuple[str, ...] = ()
         self._known: set[str] = set()
@@ -82,7 +82,7 @@ class Intake:
             self._layout,
             self._bounds.max_cases,
             self._bounds.max_change,
-            self._structures,
+            self._scored,
         )
 
     def offer(self, update: Update) -> None:

@@ -25,6 +25,7 @@ _SHOWN = 20
 ADVICE = {
     "absent-label": "Is the structure really in none of these patients?",
     "affine-mismatch": "Resample the mask to its image, or export both again.",
+    "bad-split": "Write training or validation, or leave the column out.",
     "bad-affine": "Export the file again with its geometry.",
     "channel-mismatch": "Resample the channels to one grid, or export those of one examination.",
     "constant-image": "The sequence is blank. Export it again or remove the case.",
@@ -34,20 +35,27 @@ ADVICE = {
     "duplicate-patient": "List every patient once in dataset.json.",
     "duplicate-slice": "One echo, time point or b-value a folder; remove copies of files.",
     "empty-mask": "Is the patient really without a labelled structure?",
+    "empty-validation": "Put patients aside for validation.",
     "empty-series": "Copy the series' files there; one folder a series.",
     "identifying-header": "De-identify the series where your rules ask for it.",
     "intensity-outlier": "Was the file exported like the others (same units, same bit depth)?",
     "label-name": "Does the value mean the same here and in the job?",
+    "missing-column": "Export the column too, under this name.",
     "missing-file": "Copy the file there, or remove its entry from dataset.json.",
     "missing-geometry": "Export the series again from the archive, as the scanner wrote it.",
     "missing-rescale": "Export the series again from the archive, with its rescaling.",
+    "missing-value": "Complete them, or let these patients be left out.",
     "missing-slices": "Send the series again from the archive: files were lost on the way.",
     "mixed-orientation": "Remove the localizer, or give each orientation a folder of its own.",
     "mixed-slices": "Keep the slices of one acquisition.",
     "no-decoder": "Decompress the files (dcmdjpeg or gdcmconv --raw), then list them.",
     "non-integer-label": "Was the mask resampled? Use nearest neighbours, or export it again.",
+    "not-a-number": "Write a number with a point, or nothing where it is not known.",
     "not-finite": "Export the file again, without NaN or infinity.",
     "nothing-to-train": "Leave patients in the list training.",
+    "one-class": "A model needs patients of both: add some, or take no part.",
+    "one-class-training": "Alone it would learn nothing from them; is the split as it is meant?",
+    "out-of-range": "Is it in the job's unit? Convert the column, or correct the value.",
     "outside-folder": "Put the file into the folder and list it by its path inside.",
     "overlapping-segments": "Is the later segment the right one where both are?",
     "several-scans": "Is it meant? List one scan of each patient otherwise.",
@@ -58,8 +66,10 @@ ADVICE = {
     "tilted-series": "Correct the tilt (dcm2niix does) and list the NIfTI file.",
     "too-few-patients": "Add patients, or take part with this few only on purpose.",
     "uneven-slices": "Resample the series to even slices and list it as NIfTI.",
-    "unknown-label": "Give the voxels the right value, or name the value in dataset.json.",
+    "unknown-label": "Give the voxels, or the patients, the right value; dataset.json or the job"
+    " names it.",
     "unknown-segment": "Name the segment as dataset.json's labels do, or the label as the segment.",
+    "unknown-value": "Write the category as the job does.",
     "unreadable-file": "Copy or export the file again.",
     "wrong-channels": "Put the channels into the job's order, or correct modality in dataset.json.",
     "wrong-dimensions": "Export the file as one volume.",
@@ -67,9 +77,7 @@ ADVICE = {
 
 
 def check_data(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="One hospital's folder, with its dataset.json.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="One hospital's folder.")],
     job: Annotated[
         str | None,
         typer.Option(help="Job to check against: its folder, its name or a settings.json."),
@@ -87,14 +95,13 @@ def check_data(
         raise Refused(
             "inside-data", "nothing is written into DIR", str(json_file), "choose a file elsewhere"
         )
-    from consortium.data.checks import check_folder
-    from consortium.data.datalist import read_datalist
+    from consortium.data.folders import check_folder, count_cases
     from consortium.files import write_json
     from consortium.jobs import find_settings
     from consortium.settings import load_settings
 
     settings = load_settings(find_settings(job)) if job is not None else None
-    cases = read_datalist(folder).cases
+    cases, patients = count_cases(folder, settings)
     with _progress_bar() as progress:
         findings = check_folder(folder, settings, progress)
     errors = sum(finding.severity == "error" for finding in findings)
@@ -106,7 +113,7 @@ def check_data(
         write_json(json_file, {"ok": not errors, "findings": rows})
     _print(findings)
     print(
-        f"{_count(len(cases), 'case')}, {_count(len({c.patient for c in cases}), 'patient')}: "
+        f"{_count(cases, 'case')}, {_count(patients, 'patient')}: "
         f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}",
         flush=True,
     )

@@ -19,13 +19,14 @@ from consortium.errors import Incomplete, Refused
 from consortium.federated_run import FederatedRun
 from consortium.files import write_text
 from consortium.generator.dataset import generate
-from consortium.jobs import find_job
+from consortium.generator.tables import generate_tables
+from consortium.jobs import SETTINGS, find_job
 from consortium.pooling import add_pooled
 from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.report.pictures import Picture, side_by_side
-from consortium.settings import Settings
-from consortium.training.bundle import load_bundle
+from consortium.settings import SegmentationSettings, TabularSettings, load_settings
+from consortium.training.bundle import load_model
 from consortium.training.inference import load_case, predict_case
 from consortium.training.scores import dice
 
@@ -37,7 +38,10 @@ _MARK = "made-by-demo"
 def demo(
     workspace: Annotated[Path, typer.Option(help="What the demo leaves; made anew each time.")],
     seed: Annotated[int, typer.Option(help="Of the generated scans and the run.", min=0)] = 0,
-    rounds: Annotated[int, typer.Option(help="Rounds of training.", min=1)] = 24,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.", min=1)] = None,
+    job: Annotated[
+        str, typer.Option(help="tumor_segmentation, on scans, or heart_disease, on tables.")
+    ] = "tumor_segmentation",
     pooled: Annotated[
         bool,
         typer.Option(
@@ -46,34 +50,35 @@ def demo(
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Generate the scans of four hospitals, train one model over them, show what came out."""
+    """Generate the patients of four hospitals, train one model over them, show what came out."""
     console, started = stderr_console(), time.monotonic()
-    job = find_job("tumor_segmentation")
+    folder = find_job(job)
+    tables = isinstance(load_settings(folder / SETTINGS), TabularSettings)
     _clear(workspace)
     data, run = workspace / "hospitals", workspace / "run"
-    console.print("Generating the scans of four hospitals")
-    generate(data, seed=seed)
+    console.print(f"Generating the {'tables' if tables else 'scans'} of four hospitals")
+    # Of scans short rounds: the page shall show how a model grows.
+    assignments = [] if tables else ["training.local_steps=20", f"rounds={rounds or 24}"]
+    if tables:
+        generate_tables(data, seed=seed)
+        assignments = [f"rounds={rounds}"] if rounds else []
+    else:
+        generate(data, seed=seed)
     console.print(
         "Training in NVIDIA FLARE: orchestrator and hospitals each start their own signed kit"
     )
     federated = FederatedRun(
-        job=job,
+        job=folder,
         data=data,
         workspace=run,
-        # Short rounds: the page shall show how a model grows.
-        assignments=[
-            f"seed={seed}",
-            f"rounds={rounds}",
-            "training.local_steps=20",
-            "baseline=true",
-        ],
+        assignments=[f"seed={seed}", "baseline=true", *assignments],
     )
     with RunProgress(console) as progress:
         result = federated.run(progress)
     if pooled and result["complete"]:
         console.print("One model is trained on all patients in one place, for comparison")
         result = add_pooled(run, hospital_folders(data), smallest_group=federated.smallest_group)
-    if (run / "model").is_dir():
+    if (run / "model").is_dir() and not tables:
         _add_pictures(result, data, run)
     print_outcome(result, run)
     console.print(f"{time.monotonic() - started:.0f} s in all")
@@ -95,7 +100,7 @@ def _clear(workspace: Path) -> None:
 
 def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
     """Puts one validation patient of each hospital into the report and beside the curves."""
-    settings, network = load_bundle(run / "model", torch.device("cpu"))
+    settings, network = load_model(run / "model", torch.device("cpu"), SegmentationSettings)
     pictures = [_draw(data / row["name"], settings, network) for row in result["hospitals"]]
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -104,7 +109,7 @@ def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
     write_pictures(run / "tensorboard", pictures, result["best_round"])
 
 
-def _draw(hospital: Path, settings: Settings, network: torch.nn.Module) -> Picture:
+def _draw(hospital: Path, settings: SegmentationSettings, network: torch.nn.Module) -> Picture:
     """The slice with the most tumour of the hospital's first validation patient."""
     split = split_cases(read_datalist(hospital), settings.data.validation_fraction)
     case = split.validation[0]

@@ -7,10 +7,13 @@ original file. A model of other channels or labels than the data is refused befo
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from consortium.cli.table import evaluate_table
 
 if TYPE_CHECKING:
     from consortium.data.datalist import Datalist
@@ -31,19 +34,27 @@ def evaluate(
 ) -> None:
     """Score a model on every labelled patient: Dice, HD95 in mm and volumes in mL.
 
+    A model of tables is scored by accuracy and AUROC.
     Dice is 1 where neither mask has the structure and 0 where one has. HD95 is 0 where neither has
     it; where only one has there is no distance (null), and the patient counts in Dice alone.
     Intervals are 95 % bootstrap intervals of the mean over patients.
     """
     import torch
 
+    from consortium.data.table import TABLE
     from consortium.files import write_json
+    from consortium.settings import SegmentationSettings, TabularSettings
     from consortium.training.bundle import load_bundle, require_match
     from consortium.training.inference import load_case, predict_case
     from consortium.training.scores import score_case
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
+    if isinstance(settings, TabularSettings):
+        write = partial(write_json, json_file) if json_file is not None else lambda scores: None
+        evaluate_table(settings, network.cpu(), _folders(data, TABLE), write)
+        return
+    assert isinstance(settings, SegmentationSettings)
     hospitals = _hospitals(data)
     for datalist in hospitals.values():
         require_match(settings, datalist)
@@ -84,11 +95,18 @@ def evaluate(
 
 
 def _hospitals(folder: Path) -> "dict[str, Datalist]":
-    from consortium.data.datalist import hospital_folders, read_datalist
+    from consortium.data.datalist import read_datalist
 
-    if (folder / "dataset.json").is_file():
-        return {folder.resolve().name: read_datalist(folder)}
-    return {name: read_datalist(path) for name, path in hospital_folders(folder).items()}
+    return {name: read_datalist(path) for name, path in _folders(folder, "dataset.json").items()}
+
+
+def _folders(folder: Path, file: str) -> dict[str, Path]:
+    """The hospital's, where it holds the file, or those of the hospitals in it."""
+    from consortium.data.datalist import hospital_folders
+
+    if (folder / file).is_file():
+        return {folder.resolve().name: folder}
+    return hospital_folders(folder)
 
 
 def _summaries(

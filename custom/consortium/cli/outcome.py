@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from consortium.report.attendance import tell_conspicuous
+from consortium.report.words import figures_of, words_of
 
 LEFT_BEHIND = {
     "result.json": "result",
@@ -18,11 +19,13 @@ LEFT_BEHIND = {
 
 
 def print_outcome(result: dict[str, Any], workspace: Path) -> None:
-    """Prints per hospital its cases, the Dice of a model trained alone, of the shared model and,
+    """Prints per hospital its cases, the score of a model trained alone, of the shared model and,
     where there is one, of the pooled model, and where everything is.
     """  # noqa: D205
     console = Console(highlight=False)
-    table = Table(title="Dice on each hospital's own validation patients", title_justify="left")
+    words = words_of(result["settings"]["task"])
+    title = words.headline[0].upper() + words.headline[1:]
+    table = Table(title=f"{title} on each hospital's own validation patients", title_justify="left")
     table.add_column("hospital")
     pooled = any(row.get("pooled") for row in result["hospitals"])
     for title in ("training", "validation", "alone", "shared", *["pooled"] * pooled):
@@ -33,9 +36,9 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             row["name"],
             _text(cases["training"]),
             _text(cases["validation"]),
-            dice_text(row["alone"]),
-            dice_text(row["shared"]),
-            *[dice_text(row.get("pooled"))] * pooled,
+            score_text(row["alone"]),
+            score_text(row["shared"]),
+            *[score_text(row.get("pooled"))] * pooled,
         )
     console.print(table)
     for one in result.get("conspicuous", []):
@@ -45,16 +48,20 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             console.print(f"{meaning}: {workspace / name}", soft_wrap=True)
 
 
-def dice_text(score: dict[str, Any] | None) -> str:
-    """A score for a table: the Dice of each structure, or why there is none."""
+def score_text(score: dict[str, Any] | None) -> str:
+    """A score for a table: its figures, or why there is none."""
     if score is None:
         return "-"
-    if score["dice"] is None:
+    if score["withheld"] is not None:
         return "withheld"
-    values = score["dice"]
+    values = {name: _figure(value) for name, value in figures_of(score).items()}
     if len(values) == 1:
-        return f"{next(iter(values.values())):.3f}"
-    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        return next(iter(values.values()))
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _figure(value: float | None) -> str:
+    return "not estimable" if value is None else f"{value:.3f}"
 
 
 def _text(value: int | None) -> str:

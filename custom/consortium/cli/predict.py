@@ -1,4 +1,4 @@
-"""`consortium predict`: the mask of one scan.
+"""`consortium predict`: the mask of one scan, or the outcomes of a table of patients.
 
 The mask lies on the scan's own grid, with its shape and affine, and is written whole or not at all.
 Of a DICOM series it can be a DICOM segmentation, which an archive keeps beside the series.
@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortium.cli.table import predict_table
 from consortium.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from consortium.settings import Settings
+    from consortium.settings import SegmentationSettings
 
 NIFTI = (".nii", ".nii.gz")
 DICOM = ".dcm"
+TABLE = ".csv"
 
 
 def predict(
@@ -26,7 +28,8 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="A NIfTI scan or the folder of a DICOM series; or one for each channel.",
+            help="A NIfTI scan or the folder of a DICOM series; or one for each channel. For a"
+            " model of tables: a .csv file.",
         ),
     ],
     output: Annotated[
@@ -35,7 +38,8 @@ def predict(
             "--output",
             "-o",
             metavar="MASK",
-            help="What to write: NIfTI (.nii.gz), or DICOM (.dcm) of a DICOM series.",
+            help="What to write: NIfTI (.nii.gz), or DICOM (.dcm) of a DICOM series; a .csv file of"
+            " a table.",
         ),
     ],
 ) -> None:
@@ -43,17 +47,24 @@ def predict(
 
     Structures that exclude each other: a voxel is given to the most probable one above a half.
     Structures that overlap: each is a segment of its own in DICOM; in NIfTI later ones are painted
-    over earlier ones. For research, not diagnosis.
+    over earlier ones. Of a table, what is written is the probability of the outcome for each
+    patient. For research, not diagnosis.
     """
+    if any(image.suffix == TABLE for image in images):
+        if len(images) > 1:
+            raise UsageError("usage", "one table at a time", str(images[1]), "leave it out")
+        predict_table(model, images[0], output)
+        return
     _require_output(output, images)
 
     import torch
 
-    from consortium.training.bundle import load_bundle
+    from consortium.settings import SegmentationSettings
+    from consortium.training.bundle import load_model
     from consortium.training.inference import load_case, predict_case, to_mask, write_mask
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings, network = load_bundle(model, device)
+    settings, network = load_model(model, device, SegmentationSettings)
     case = load_case(settings, images[0] if len(images) == 1 else tuple(images), None)
     found = predict_case(network, case, settings, device)
     mask = to_mask(found, settings)
@@ -97,7 +108,7 @@ def _require_output(output: Path, images: list[Path]) -> None:
 
 
 def _write_dicom(
-    output: Path, found: "Tensor", series: Path, settings: "Settings", model: Path
+    output: Path, found: "Tensor", series: Path, settings: "SegmentationSettings", model: Path
 ) -> None:
     from consortium import __version__
     from consortium.data.dicom import open_series

@@ -35,8 +35,8 @@ def preflight(
 
 
 def _check_data(folder: Path) -> tuple[int, int]:
-    from consortium.data.checks import check_folder
+    from consortium.data.folders import check_folder
 
-    findings = check_folder(folder, None, None)
+    findings = check_folder(folder)
     errors = sum(finding.severity == "error" for finding in findings)
     return errors, len(findings) - errors

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from consortium.local_run import View
+from consortium.report.words import Words, words_of
 
 _STAGES = {
-    "check": "reads its scans:",
     "train": "trains",
     "validate": "scores the model: patient",
     "alone": "trains alone",
@@ -69,11 +69,14 @@ class RunProgress:
         told = left if view.hospitals else "FLARE starts its processes"
         self._bar("", "rounds", len(view.records), view.settings.rounds, told)
         for name, said in sorted(view.hospitals.items()):
-            told = _STAGES.get(said["stage"], said["stage"])
+            told = {"check": self._words(view).reads, **_STAGES}.get(said["stage"], said["stage"])
             if said["stage"] in ("train", "alone"):
                 told = f"{told}, round {said['round'] + 1}, step"
             told = f"{told} {said['step']} of {said['steps']}"
             self._bar(name, name, said["step"], max(1, said["steps"]), told)
+
+    def _words(self, view: View) -> Words:
+        return words_of(view.settings.task)
 
     def _bar(self, key: str, title: str, done: int, total: int, told: str) -> None:
         if key not in self._tasks:
@@ -88,7 +91,7 @@ class RunProgress:
         parts = [f"round {record['round'] + 1} of {view.settings.rounds}"]
         parts.append(f"{len(answered)} of {len(asked)} hospitals")
         if record["score"] is not None:
-            parts.append(f"Dice before it {record['score']:.3f}")
+            parts.append(f"{self._words(view).headline} before it {record['score']:.3f}")
         missing = sorted(set(asked) - set(answered))
         if missing:
             parts.append(f"without {', '.join(missing)}")

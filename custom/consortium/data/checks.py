@@ -17,8 +17,8 @@
 | affine-mismatch      | error    | image and mask lie over 0.1 voxel apart; other DICOM frame     |
 | not-finite           | error    | NaN or infinity in image or mask                               |
 | non-integer-label    | error    | a mask holds a fraction                                        |
-| unknown-label        | error    | a mask holds a value dataset.json, or the job, does not know   |
-| duplicate-patient    | error    | two entries of one patient, or of one image file               |
+| unknown-label        | error    | a mask or an outcome holds a value that nothing names          |
+| duplicate-patient    | error    | two entries or rows of one patient, or of one image file       |
 | duplicate-mask       | error    | two entries share a mask file                                  |
 | duplicate-image      | error    | two patients have the same voxels                              |
 | channel-mismatch     | error    | channels of several files differ in grid or DICOM frame        |
@@ -34,7 +34,16 @@
 | missing-rescale      | error    | DICOM: CT, PET or a part of the slices without slope           |
 | no-decoder           | error    | DICOM: compressed in a way that nothing here can decode        |
 | unknown-segment      | error    | DICOM: a segment is called like no label of dataset.json       |
-| nothing-to-train     | error    | dataset.json lists all patients for validation                 |
+| nothing-to-train     | error    | all patients are for validation                                |
+| missing-column       | error    | table: a column of the job, or patient, is not there           |
+| not-a-number         | error    | table: a value in a column of numbers is none                  |
+| out-of-range         | error    | table: a number outside the range of the job                   |
+| unknown-value        | error    | table: a category that the job does not know                   |
+| bad-split            | error    | table: a value of split is neither training nor validation     |
+| one-class            | error    | table: all patients are of one class                           |
+| empty-validation     | error    | table: no patient is left for validation                       |
+| missing-value        | warning  | table: patients lack a value and are left out                  |
+| one-class-training   | warning  | table: all training patients are of one class                  |
 | empty-mask           | warning  | a mask labels nothing                                          |
 | constant-image       | warning  | a channel has one value                                        |
 | duplicate-channel    | warning  | a channel is a copy of another (a missing sequence filled in)  |
@@ -60,7 +69,7 @@ from consortium.data.datalist import Case, Datalist, read_datalist
 from consortium.data.findings import Finding, error, warning
 from consortium.data.outliers import ImageFacts, find_outliers
 from consortium.data.volumes import name_inside
-from consortium.settings import Data, Settings
+from consortium.settings import Data, SegmentationSettings
 
 __all__ = ["FEWEST_PATIENTS", "Finding", "check_folder"]
 
@@ -70,7 +79,7 @@ _LIST = "dataset.json"
 
 def check_folder(
     folder: Path,
-    settings: Settings | None = None,
+    settings: SegmentationSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Checks one hospital's folder.

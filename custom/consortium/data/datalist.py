@@ -6,7 +6,7 @@ function of the patient's id alone: adding patients moves none of the others.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,26 @@ def hash_fraction(patient: str) -> float:
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
 
 
+def validation_patients(
+    patients: Collection[str], named: Collection[str], validation_fraction: float
+) -> set[str]:
+    """Those who validate and never train; see `split_cases`.
+
+    Args:
+        patients: of one hospital.
+        named: whom its own list names; where there are any, the hash has no say.
+        validation_fraction: in [0, 1]; 0 validates nobody.
+    """
+    chosen = set(named)
+    if not chosen and validation_fraction > 0 and len(patients) > 1:
+        ordered = sorted(patients, key=hash_fraction)
+        chosen = {patient for patient in ordered if hash_fraction(patient) < validation_fraction}
+        chosen = (chosen or {ordered[0]}) - (
+            {ordered[-1]} if len(chosen) == len(ordered) else set()
+        )
+    return chosen
+
+
 def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
     """Splits by patient: those the file names, else those whose hash is below the fraction.
 
@@ -150,13 +170,9 @@ def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
         datalist: the hospital's cases.
         validation_fraction: in [0, 1]; 0 validates nobody.
     """
-    patients = sorted({case.patient for case in datalist.cases}, key=hash_fraction)
-    chosen = set(datalist.validation)
-    if not chosen and validation_fraction > 0 and len(patients) > 1:
-        chosen = {patient for patient in patients if hash_fraction(patient) < validation_fraction}
-        chosen = (chosen or {patients[0]}) - (
-            {patients[-1]} if len(chosen) == len(patients) else set()
-        )
+    chosen = validation_patients(
+        {case.patient for case in datalist.cases}, datalist.validation, validation_fraction
+    )
     by_patient = sorted(datalist.cases, key=lambda case: (case.patient, str(case.image)))
     return Split(
         tuple(case for case in by_patient if case.patient not in chosen),

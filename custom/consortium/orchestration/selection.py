@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class HospitalScore:
-    """Mean Dice over a hospital's validation patients and their number."""
+    """The score over a hospital's validation patients and their number."""
 
     value: float
     patients: int

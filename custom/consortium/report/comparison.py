@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from consortium.report.words import Score, Words, figures_of, value_of
+
 MODELS = {
     "alone": "a model that the hospital trained alone",
     "shared": "the shared model",
     "pooled": "a model trained on all cases in one place",
 }
 """The models that are compared, in the order of a hospital's lines."""
-
-Score = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Estimate:
 
     Attributes:
         model: a key of `MODELS`.
-        value: mean Dice over patients, or None.
+        value: of the figure, over patients, or None.
         interval: 95 % interval of the mean, or None where none was sent.
         note: why there is no value.
     """
@@ -55,10 +55,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class DotPlot:
-    """One structure at all hospitals.
+    """One figure at all hospitals.
 
     Attributes:
-        structure: its name.
+        structure: its name: of a structure, whose Dice it is, or of a classification's figure.
         models: keys of `MODELS` that are known somewhere.
         groups: the hospitals.
         together: means over patients of all hospitals; None where fewer than two hospitals say
@@ -74,6 +74,10 @@ class DotPlot:
     start: float
     has_intervals: bool
 
+    def figure(self, words: Words) -> str:
+        """What the values are, for the head of their column."""
+        return words.headline if words.key == "dice" else self.structure or words.headline
+
     def place(self, value: float) -> str:
         """Where a value stands on the axis, in percent of its length."""
         share = (value - self.start) / (1 - self.start)
@@ -87,22 +91,12 @@ class Means:
     Attributes:
         hospitals: how many these are.
         patients: how many they have.
-        dice: mean Dice by model; a model that one of these hospitals has no score of has none.
+        values: by model; a model that one of these hospitals has no score of has none.
     """
 
     hospitals: int
     patients: int
-    dice: Mapping[str, float]
-
-
-def mean_dice(score: Score | None, structure: str | None = None) -> float | None:
-    """A score's Dice of a structure, or its mean over structures; None where there is none."""
-    if not score or not score["dice"]:
-        return None
-    values: Mapping[str, float] = score["dice"]
-    if structure is not None:
-        return values.get(structure)
-    return sum(values.values()) / len(values)
+    values: Mapping[str, float]
 
 
 def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -> Means:
@@ -110,14 +104,14 @@ def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -
 
     Args:
         hospitals: of `result.json`.
-        structure: one, or None for the mean over structures.
+        structure: one figure, or None for the headline.
     """
-    told = [row for row in hospitals if mean_dice(row.get("shared"), structure) is not None]
+    told = [row for row in hospitals if value_of(row.get("shared"), structure) is not None]
     means = {}
     for model in MODELS:
         products, patients = 0.0, 0
         for row in told:
-            value = mean_dice(row.get(model), structure)
+            value = value_of(row.get(model), structure)
             if value is None:
                 break
             products += value * row[model]["patients"]
@@ -129,7 +123,7 @@ def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -
 
 
 def compare(hospitals: Sequence[Mapping[str, Any]]) -> list[DotPlot]:
-    """The dot plots of a run, one a structure; one without a name where nothing was scored."""
+    """The dot plots of a run, one a figure; one without a name where nothing was scored."""
     models = [
         model
         for model in MODELS
@@ -138,8 +132,7 @@ def compare(hospitals: Sequence[Mapping[str, Any]]) -> list[DotPlot]:
     structures: dict[str, None] = {}
     for row in hospitals:
         for model in models:
-            score = row.get(model)
-            structures |= dict.fromkeys((score["dice"] or {}) if score else {})
+            structures |= dict.fromkeys(figures_of(row.get(model)))
     return [_plot(hospitals, models, structure) for structure in structures or [""]]
 
 
@@ -159,8 +152,8 @@ def _plot(hospitals: Sequence[Mapping[str, Any]], models: list[str], structure: 
             [
                 Estimate(
                     model,
-                    means.dice.get(model),
-                    note="" if model in means.dice else "not known of all of them",
+                    means.values.get(model),
+                    note="" if model in means.values else "not known of all of them",
                 )
                 for model in models
             ],
@@ -196,10 +189,11 @@ _NOTHING = "not scored"
 def _estimate(model: str, score: Score | None, structure: str) -> Estimate:
     if not score:
         return Estimate(model, None, note=_NOTHING)
-    value = mean_dice(score, structure)
+    value = value_of(score, structure)
     if value is None:
         why = score["withheld"]
-        return Estimate(model, None, note=f"withheld by the hospital: {why}" if why else _NOTHING)
+        missing = "not estimable" if figures_of(score) else _NOTHING
+        return Estimate(model, None, note=f"withheld by the hospital: {why}" if why else missing)
     interval = (score.get("interval") or {}).get(structure)
     return Estimate(model, value, (interval[0], interval[1]) if interval else None)
 

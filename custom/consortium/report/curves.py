@@ -17,8 +17,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from consortium.report.comparison import mean_dice, pool
+from consortium.report.comparison import pool
 from consortium.report.pictures import Picture
+from consortium.report.words import figures_of, value_of, words_of
 
 GLOBAL = "global"
 _COMPARED = ("alone", "pooled")
@@ -36,10 +37,16 @@ class CurveWriter:
     Args:
         folder: replaced by what is written now.
         records: rounds that are closed already, as in `rounds.jsonl`.
+        task: of the job.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Mapping[str, Any]] = ()):
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        records: Sequence[Mapping[str, Any]] = (),
+        task: str = "segmentation",
+    ):
+        self._folder, self._words = folder, words_of(task)
         self._writers: dict[str, SummaryWriter] = {}
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:
@@ -60,28 +67,28 @@ class CurveWriter:
     def finish(self, result: Mapping[str, Any], final: Mapping[str, Any]) -> None:
         """Adds the scores of the last model, of what it is compared with, and hyper-parameters.
 
-        The hyper-parameters stand with the mean Dice over all patients of the model that the run
-        leaves and, where every hospital let them out, of those it is compared with.
+        The hyper-parameters stand with the headline score over all patients of the model that the
+        run leaves and, where every hospital let them out, of those it is compared with.
 
         Args:
             result: content of `result.json`.
             final: `metrics` by hospital and `score` over all.
         """
         self._add_scores(final["metrics"], final["score"], result["rounds"])
-        means = pool(result["hospitals"]).dice
+        headline = self._words.tag[1]
+        means = pool(result["hospitals"]).values
         for model in _COMPARED:
             for row in result["hospitals"]:
                 score = row.get(model)
-                for structure in (score["dice"] or {}) if score else {}:
-                    value = mean_dice(score, structure)
-                    self._add_level(row["name"], model, structure, value, result["rounds"])
-                self._add_level(row["name"], model, "mean", mean_dice(score), result["rounds"])
-            self._add_level(GLOBAL, model, "mean", means.get(model), result["rounds"])
+                for figure, value in self._told(score).items():
+                    self._add_level(row["name"], model, figure, value, result["rounds"])
+            self._add_level(GLOBAL, model, headline, means.get(model), result["rounds"])
         settings = result["settings"]
         chosen = {"rounds": settings["rounds"], "seed": settings["seed"]}
         for section, names in _HYPER_PARAMETERS.items():
-            chosen |= {f"{section}.{name}": settings[section][name] for name in names}
-        results = {f"hparam/dice_{model}": value for model, value in means.items()}
+            known = settings[section]
+            chosen |= {f"{section}.{name}": known[name] for name in names if name in known}
+        results = {f"hparam/{self._words.key}_{model}": value for model, value in means.items()}
         if results:
             for summary in hparams(chosen, results):
                 self._writer(GLOBAL).file_writer.add_summary(summary)
@@ -98,18 +105,21 @@ class CurveWriter:
     def _add_scores(
         self, metrics: Mapping[str, Mapping[str, Any]], score: float | None, model: int
     ) -> None:
+        group, headline = self._words.tag
         for name, said in metrics.items():
-            dice = (said["validation"] or {}).get("dice") or {}
-            for structure, value in dice.items():
-                self._add(name, f"dice_validation/{structure}", value, model)
-            self._add(name, "dice_validation/mean", mean_dice(said["validation"]), model)
-        self._add(GLOBAL, "dice_validation/mean", score, model)
+            for figure, value in self._told(said["validation"]).items():
+                self._add(name, f"{group}/{figure}", value, model)
+        self._add(GLOBAL, f"{group}/{headline}", score, model)
+
+    def _told(self, score: Mapping[str, Any] | None) -> dict[str, float | None]:
+        """The figures of a score and its headline, which may be one of them."""
+        return {**figures_of(score), self._words.tag[1]: value_of(score)}
 
     def _add_level(
-        self, name: str, model: str, structure: str, value: float | None, last: int
+        self, name: str, model: str, figure: str, value: float | None, last: int
     ) -> None:
         for step in (0, last):
-            self._add(f"{name}/{model}", f"dice_validation/{structure}", value, step)
+            self._add(f"{name}/{model}", f"{self._words.tag[0]}/{figure}", value, step)
 
     def _add(self, name: str, tag: str, value: float | None, step: int) -> None:
         if value is not None:

@@ -21,12 +21,18 @@ from consortium.report.attendance import (
     tell_conspicuous,
     tell_incidents,
 )
-from consortium.report.comparison import MODELS, Means, compare, mean_dice, plural, pool
+from consortium.report.comparison import MODELS, Means, compare, plural, pool
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.pictures import Picture
+from consortium.report.words import (
+    join,
+    keeps_statistics,
+    tell_task,
+    value_of,
+    words_of,
+)
 
 _TEMPLATE = "report.html.j2"
-_NETWORKS = {"unet": "U-Net", "segresnet": "SegResNet", "dynunet": "DynUNet"}
 _MOST_NAMES = 8  # hospitals that a sentence names; the tables name them all
 _MOST_INCIDENTS = 400  # lines of what was left out; rounds.jsonl has them all
 _MOST_PICTURES = 1_000_000  # bytes, encoded, so that the page stays below 2 MB
@@ -61,7 +67,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["dice"] = lambda value: f"{value:.3f}"
+    environment.filters["figure"] = lambda value: f"{value:.3f}"
     environment.filters["interval"] = lambda ends: f"{ends[0]:.2f}\u2013{ends[1]:.2f}"
     names = [row["name"] for row in result["hospitals"]]
     plots = compare(result["hospitals"])
@@ -74,6 +80,7 @@ def render_report(
         trained=_tell_training(result, rounds),
         scored=_tell_scores(result, rounds, pool(result["hospitals"])),
         models=MODELS,
+        words=words_of(result["settings"]["task"]),
         plots=plots,
         anything=any(group.estimates for plot in plots for group in plot.groups),
         pictures=shown,
@@ -97,12 +104,8 @@ def render_report(
 def _tell_training(result: Result, rounds: Rounds) -> list[str]:
     """What was trained and by whom, in two sentences."""
     settings = result["settings"]
-    data = settings["data"]
     who = _name(result["hospitals"])
-    what = (
-        f"a {data['spatial_dims']}-D {_NETWORKS[settings['network']['name']]} that outlines"
-        f" {_join(list(data['labels']))} on {_join(data['channels'])} images"
-    )
+    what = tell_task(settings)
     if not rounds:
         return [f"{who} were to train one model together: {what}.", "No round was closed."]
     cases = sum(row["cases"]["training"] or 0 for row in result["hospitals"])
@@ -137,39 +140,36 @@ def _name(hospitals: Sequence[Mapping[str, Any]]) -> str:
         return f"The hospital {names[0]}"
     if len(names) > _MOST_NAMES:
         return f"The {len(names)} hospitals that this page lists"
-    return f"The hospitals {_join(names)}"
-
-
-def _join(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"The hospitals {join(names)}"
 
 
 def _tell_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
     """How well the shared model does, and what limits that."""
     if not rounds:
         return []
-    if "shared" not in means.dice:
+    if "shared" not in means.values:
         return ["No hospital let out a score of the shared model."]
+    words = words_of(result["settings"]["task"])
     scored = (
         f"On {plural(means.patients, 'validation patient')}, who took no part in training, the"
-        f" shared model reaches a mean Dice of {means.dice['shared']:.3f}"
+        f" shared model reaches {words.mean} of {means.values['shared']:.3f}"
     )
     beside = []
-    if "alone" in means.dice:
+    if "alone" in means.values:
         beside.append(
-            f"models that the hospitals trained alone reach {means.dice['alone']:.3f}, each on its"
-            " own hospital's patients,"
+            f"models that the hospitals trained alone reach {means.values['alone']:.3f}, each on"
+            " its own hospital's patients,"
         )
-    if "pooled" in means.dice:
+    if "pooled" in means.values:
         beside.append(
-            f"a model trained on all cases in one place reaches {means.dice['pooled']:.3f}"
+            f"a model trained on all cases in one place reaches {means.values['pooled']:.3f}"
         )
     told = "; ".join([scored, " and ".join(beside)] if beside else [scored])
     sentences = [f"{told.removesuffix(',')}."]
     both = [
-        (mean_dice(row["shared"]), mean_dice(row["alone"]))
+        (value_of(row["shared"]), value_of(row["alone"]))
         for row in result["hospitals"]
-        if mean_dice(row["shared"]) is not None and mean_dice(row["alone"]) is not None
+        if value_of(row["shared"]) is not None and value_of(row["alone"]) is not None
     ]
     if len(both) > 1:
         better = sum(shared > alone for shared, alone in both if shared and alone is not None)
@@ -177,9 +177,9 @@ def _tell_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
             f"The shared model's mean is the higher one at {better} of {len(both)} hospitals."
         )
     settings = result["settings"]
-    if settings["update"]["buffers"] == "local" and settings["network"]["normalisation"] == "batch":
+    if keeps_statistics(settings):
         sentences.append(
-            "Each hospital scored with its own batch-norm statistics, which never left it; the kept"
+            f"Each hospital scored with its own {words.own}, which never left it; the kept"
             " model is of no use without them."
         )
     if settings["selection"]["keep"] == "best":
@@ -209,7 +209,7 @@ def _cross_site(result: Result, names: Sequence[str]) -> list[tuple[str, list[st
     for trained_at, scores in sorted(result.get("cross_site", {}).items()):
         cells = []
         for name in names:
-            value = mean_dice(scores.get(name))
+            value = value_of(scores.get(name))
             withheld = name in scores and scores[name] and value is None
             cells.append("withheld" if withheld else "\u2013" if value is None else f"{value:.2f}")
         rows.append((trained_at, cells))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from consortium.aggregation.model_average import first_averaged
-from consortium.report.comparison import mean_dice, pool
+from consortium.report.comparison import pool
+from consortium.report.words import value_of, words_of
 
 WIDTH, HEIGHT = 200.0, 96.0
 """Of a panel, in units of its drawing."""
@@ -76,7 +77,7 @@ def averaged_models(result: Mapping[str, Any]) -> int:
 def draw_curves(
     result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], final: Mapping[str, Any]
 ) -> list[Curves]:
-    """Dice of the shared model and training loss, round by round.
+    """Headline score of the shared model and training loss, round by round.
 
     Args:
         result: content of `result.json`.
@@ -84,26 +85,28 @@ def draw_curves(
         final: scores of the last model.
     """
     names = [row["name"] for row in result["hospitals"]]
-    dice: dict[str, dict[int, float]] = {name: {} for name in _with_all(names)}
+    words = words_of(result["settings"]["task"])
+    scores: dict[str, dict[int, float]] = {name: {} for name in _with_all(names)}
     loss: dict[str, dict[int, float]] = {name: {} for name in names}
-    levels = {row["name"]: mean_dice(row["alone"]) for row in result["hospitals"]}
-    levels[TOGETHER] = pool(result["hospitals"]).dice.get("alone")
+    levels = {row["name"]: value_of(row["alone"]) for row in result["hospitals"]}
+    levels[TOGETHER] = pool(result["hospitals"]).values.get("alone")
     models = [(record["round"], record["metrics"], record["score"]) for record in rounds]
     for number, metrics, score in [*models, (len(rounds), final["metrics"], final["score"])]:
-        if score is not None and TOGETHER in dice:
-            dice[TOGETHER][number] = score
+        if score is not None and TOGETHER in scores:
+            scores[TOGETHER][number] = score
         for name, said in metrics.items():
-            value = mean_dice(said["validation"])
+            value = value_of(said["validation"])
             if value is not None:
-                dice[name][number] = value
+                scores[name][number] = value
             if said["loss"] is not None and number < len(rounds):
                 loss[name][number + 1] = said["loss"]
     drawn = []
-    if any(dice.values()):
+    if any(scores.values()):
         drawn.append(
             _draw(
-                "dice",
-                "Dice of the shared model, round by round",
+                words.key,
+                f"{words.headline[0].upper()}{words.headline[1:]} of the shared model, round by"
+                " round",
                 "The model on each hospital's own validation patients, by the number of rounds"
                 " behind it."
                 + (
@@ -116,7 +119,7 @@ def draw_curves(
                     if (averaged := averaged_models(result)) > 1
                     else ""
                 ),
-                dice,
+                scores,
                 1.0,
                 len(rounds),
                 levels,
@@ -128,7 +131,7 @@ def draw_curves(
             _draw(
                 "loss",
                 "Training loss, round by round",
-                "Mean over the steps of a round (Dice loss plus cross-entropy), by hospital.",
+                f"Mean over the steps of a round ({words.loss}), by hospital.",
                 loss,
                 max(values) or 1.0,
                 len(rounds),
@@ -218,8 +221,8 @@ def _tell(curve: Mapping[int, float], key: str) -> str:
     if first == last:
         return f"{curve[last]:.3f}, once"
     words = f"from {curve[first]:.3f} to {curve[last]:.3f}"
-    best = (max if key == "dice" else min)(curve, key=lambda number: curve[number])
+    best = (min if key == "loss" else max)(curve, key=lambda number: curve[number])
     if f"{curve[best]:.3f}" != f"{curve[last]:.3f}":
-        extreme = "highest" if key == "dice" else "lowest"
+        extreme = "lowest" if key == "loss" else "highest"
         words += f", {extreme} {curve[best]:.3f} in round {best}"
     return words

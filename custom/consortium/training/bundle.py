@@ -7,26 +7,24 @@ a bundle of strangers without executing anything that came with it. Same model, 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import monai
-import nibabel
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load_file, save_file
 
 import consortium
 from consortium.data.datalist import Datalist
-from consortium.data.transforms import preprocessing_config
+from consortium.data.table import PatientTable
 from consortium.errors import Refused, UsageError
 from consortium.files import whole_folder
 from consortium.settings import Settings, parse_settings, read_json_object
-from consortium.training.inference import THRESHOLD, exclusive, inferer_config
 from consortium.training.networks import build_network, network_config
+from consortium.training.work import task_of
 
 METADATA = Path("configs/metadata.json")
 INFERENCE = Path("configs/inference.json")
@@ -55,14 +53,10 @@ def write_bundle(
         UsageError: `folder-in-use` where the folder holds something else than a bundle.
         EnvironmentProblem: `disk-full` or `cannot-write`.
     """
-    weights = save_tensors(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()},
-        metadata={"format": "pt"},
-    )
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     contents = {
         METADATA: _json(_metadata(settings, trained)),
         INFERENCE: _json(_inference(settings)),
-        WEIGHTS: weights,
     }
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied and not (folder / METADATA).is_file():
@@ -73,7 +67,10 @@ def write_bundle(
         for name, content in contents.items():
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             (beside / name).write_bytes(content)
-    return hashlib.sha256(weights).hexdigest()
+        (beside / WEIGHTS).parent.mkdir()
+        save_file(weights, beside / WEIGHTS, metadata={"format": "pt"})
+        with (beside / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, torch.nn.Module]:
@@ -106,6 +103,33 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
     _require_same(state, network.state_dict(), str(folder))
     network.load_state_dict(state)
     return settings, network.to(device).eval()
+
+
+_Kind = TypeVar("_Kind", bound=Settings)
+
+
+def load_model(
+    folder: Path, device: torch.device | str, kind: type[_Kind]
+) -> tuple[_Kind, torch.nn.Module]:
+    """Opens a model of one task; see `load_bundle`.
+
+    Args:
+        folder: the bundle's folder.
+        device: where the network shall be.
+        kind: the task's settings.
+
+    Raises:
+        Refused: `wrong-task` too.
+    """
+    settings, network = load_bundle(folder, device)
+    if not isinstance(settings, kind):
+        raise Refused(
+            "wrong-task",
+            f"the model is of the task {settings.task}",
+            str(folder),
+            "give it what it was trained on: scans, or a table of patients",
+        )
+    return settings, network
 
 
 def identify(folder: Path) -> tuple[str, str]:
@@ -159,7 +183,7 @@ def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, to
 
 def needs_own_statistics(settings: Settings) -> bool:
     """Whether a model serves only the hospitals that trained it, each with what it kept."""
-    return settings.update.buffers == "local" and settings.network.normalisation == "batch"
+    return settings.update.buffers == "local" and settings.has_statistics
 
 
 def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
@@ -178,80 +202,27 @@ def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     return load_state(path, build_network(settings).state_dict())
 
 
-def require_match(model: Settings, other: Settings | Datalist, where: str = "") -> None:
-    """Refuses a model whose channels or labels are not those of a job or a hospital's data.
-
-    Channels must have the same names in the same order, whatever their case. A job must have the
-    same structures of the same values in the same order. Data must know a value of each structure
-    and no value that the model does not; a value may not be another structure to the data. Names
-    are taken as one where they are spelled nearly alike, or one is a part of the other.
+def require_match(
+    model: Settings, other: Settings | Datalist | PatientTable, where: str = ""
+) -> None:
+    """Refuses a model of another task, or of other inputs or outputs, than a job or data.
 
     Args:
         model: settings that the model was trained with.
-        other: a job's settings or a hospital's datalist.
+        other: a job's settings or what a hospital has.
         where: what `other` is, for the message.
 
     Raises:
-        Refused: `wrong-channels` or `wrong-labels`.
+        Refused: `wrong-task`, or as the task says.
     """
-    if isinstance(other, Settings):
-        _require_channels(model, other.data.channels, where)
-        ours, theirs = list(model.data.labels.items()), list(other.data.labels.items())
-        if ours != theirs:
-            raise _wrong_labels(f"the model's are {dict(ours)}, here are {dict(theirs)}", where)
-        return
-    _require_channels(model, other.channels, where or str(other.folder))
-    _require_data_labels(model, other.labels, where or str(other.folder))
-
-
-def _require_channels(model: Settings, channels: Iterable[str], where: str) -> None:
-    ours, theirs = list(model.data.channels), list(channels)
-    if [name.casefold() for name in ours] != [name.casefold() for name in theirs]:
+    if isinstance(other, Settings) and model.task != other.task:
         raise Refused(
-            "wrong-channels",
-            f"the model's {len(ours)} channel(s) are {', '.join(ours)}; "
-            f"here are {len(theirs)}: {', '.join(theirs)}",
+            "wrong-task",
+            f"the model is of the task {model.task}, the job of {other.task}",
             where,
-            "give the same channels in the same order",
+            "use a model of this task",
         )
-
-
-def _require_data_labels(model: Settings, labels: Mapping[int, str], where: str) -> None:
-    structures = model.data.labels
-    for value, name in labels.items():
-        if value and not any(value in values for values in structures.values()):
-            raise _wrong_labels(
-                f"the data's value {value} ({name}) is none of the model's {', '.join(structures)}",
-                where,
-            )
-    for structure, values in structures.items():
-        known = [value for value in values if value in labels]
-        if not known:
-            raise _wrong_labels(
-                f"the model's {structure} is value {' or '.join(map(str, values))}, which the data "
-                "do not have",
-                where,
-            )
-        if len(known) == 1 and not _alike(structure, labels[known[0]]):
-            raise _wrong_labels(
-                f"value {known[0]} is {structure} to the model, {labels[known[0]]} to the data",
-                where,
-            )
-
-
-def _alike(first: str, second: str) -> bool:
-    """Whether two names may be one: tumour and tumor, enhancing and Enhancing tumour."""
-    one, other = (
-        "".join(filter(str.isalnum, name.casefold())).replace("our", "or").replace("oe", "e")
-        for name in (first, second)
-    )
-    return one in other or other in one
-
-
-def _wrong_labels(what: str, where: str) -> Refused:
-    return Refused(
-        "wrong-labels", what, where, "use a model of these labels, or name alike what is the same"
-    )
+    task_of(model).require_match(model, other, where)
 
 
 def _not_a_bundle(folder: Path, what: str) -> Refused:
@@ -306,52 +277,24 @@ def _json(content: Any) -> bytes:
 
 def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
     """MONAI's metadata (https://docs.monai.io/en/stable/mb_specification.html) and our own."""
-    data = settings.data
-    size: list[Any] = list(data.size)
+    described = task_of(settings).metadata(settings)
+    packages = {"safetensors": safetensors.__version__, **described.pop("packages")}
     return {
         "version": consortium.__version__,
         "changelog": {consortium.__version__: "trained by a consortium of hospitals"},
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {
-            "nibabel": nibabel.__version__,
-            "safetensors": safetensors.__version__,
-        },
-        "task": "segmentation",
-        "description": f"Segments {', '.join(data.labels)} from {', '.join(data.channels)}.",
+        "required_packages_version": dict(sorted(packages.items())),
+        "task": settings.task,
+        "description": described.pop("description"),
         "intended_use": "Research only. Not a medical device; not for diagnosis or treatment."
         + (
             " Of no use without a hospital's own batch-norm statistics."
             if needs_own_statistics(settings)
             else ""
         ),
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "num_channels": len(data.channels),
-                    "spatial_shape": size,
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": data.spatial_dims == 3,
-                    "channel_def": {str(i): name for i, name in enumerate(data.channels)},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    "num_channels": len(data.labels),
-                    "spatial_shape": size,
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": data.spatial_dims == 3,
-                    "channel_def": {str(i): f"logit of {n}" for i, n in enumerate(data.labels)},
-                }
-            },
-        },
+        **described,
         "consortium": {
             "version": consortium.__version__,
             "settings": settings.model_dump(mode="json", by_alias=True),
@@ -361,68 +304,12 @@ def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inference(settings: Settings) -> dict[str, Any]:
-    """A MONAI bundle configuration that writes the mask of one image with nothing but MONAI.
-
-    Run it as `python -m monai.bundle run --config_file configs/inference.json --bundle_root . \
-    --image scan.nii.gz --output mask.nii.gz` (that command line needs the package `fire`), or as
-    `monai.bundle.run(config_file=..., bundle_root=..., image=..., output=...)`.
-    """
-    paint = [values[0] for values in settings.data.labels.values()]
-    order = f"torch.arange(1, {len(paint) + 1}).reshape(-1, 1, 1, 1)"
-    if exclusive(settings.data):
-        index = f"(p.argmax(0) + 1) * (p > {THRESHOLD}).any(0)"
-    else:
-        index = f"((p > {THRESHOLD}) * {order}).amax(0)"
+    """The task's own, with what every task's has."""
     return {
-        "imports": ["$import nibabel", "$from safetensors.torch import load_model"],
         "bundle_root": ".",
-        "image": "image.nii.gz",
-        "output": "mask.nii.gz",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         **network_config(settings),
         "weights": f"$@bundle_root + '/{WEIGHTS.as_posix()}'",
         "network": "$(load_model(@network_def, @weights), @network_def.to(@device).eval())[1]",
-        "preprocessing": {
-            "_target_": "monai.transforms.Compose",
-            "transforms": preprocessing_config(settings.data),
-        },
-        "dataset": {
-            "_target_": "monai.data.Dataset",
-            "data": [{"image": "@image"}],
-            "transform": "@preprocessing",
-        },
-        "dataloader": {
-            "_target_": "monai.data.DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 1,
-            "collate_fn": "$monai.data.utils.no_collation",
-        },
-        "inferer": inferer_config(settings.data),
-        "predict": "$torch.no_grad()(lambda image: monai.data.MetaTensor(torch.sigmoid("
-        "@inferer(image.as_tensor()[None].to(@device), @network)[0]).cpu()))",
-        "postprocessing": {
-            "_target_": "monai.transforms.Compose",
-            "transforms": [
-                {
-                    "_target_": "monai.transforms.Invertd",
-                    "keys": "probability",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                },
-                {
-                    "_target_": "monai.transforms.Lambdad",
-                    "keys": "probability",
-                    "func": f"$lambda p: torch.tensor({[0, *paint]}, dtype=torch.uint8)"
-                    f"[({index}).as_tensor()]",
-                    "track_meta": False,
-                },
-            ],
-        },
-        "save": "$lambda item: nibabel.save(nibabel.Nifti1Image(item['probability'].numpy(), "
-        "item['image'].meta['original_affine']), @output)",
-        "run": [
-            "$[@save(@postprocessing({**item, 'probability': @predict(item['image'])})) "
-            "for items in @dataloader for item in items]"
-        ],
+        **task_of(settings).inference(settings),
     }

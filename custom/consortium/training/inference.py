@@ -26,7 +26,7 @@ from consortium.data.transforms import build_preprocessing
 from consortium.data.volumes import is_dicom, read_mask
 from consortium.errors import Refused, UsageError
 from consortium.files import replace_file
-from consortium.settings import Data, Settings
+from consortium.settings import Data, SegmentationSettings
 
 SLICES = 32
 """Slices of a batch in 2-D."""
@@ -77,7 +77,7 @@ def inferer_config(data: Data) -> dict[str, Any]:
 
 
 def load_case(
-    settings: Settings,
+    settings: SegmentationSettings,
     image: Path | tuple[Path, ...],
     label: Path | None,
     values: Mapping[str, int] | None = None,
@@ -139,7 +139,7 @@ def load_case(
 def predict_probabilities(
     network: torch.nn.Module,
     image: MetaTensor,
-    settings: Settings,
+    settings: SegmentationSettings,
     device: torch.device | str,
     before_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
@@ -173,7 +173,9 @@ def predict_probabilities(
         network.train(was_training)
 
 
-def restore(probabilities: torch.Tensor, image: MetaTensor, settings: Settings) -> torch.Tensor:
+def restore(
+    probabilities: torch.Tensor, image: MetaTensor, settings: SegmentationSettings
+) -> torch.Tensor:
     """Takes probabilities from the preprocessed grid back to the file's, by linear interpolation.
 
     Args:
@@ -191,7 +193,7 @@ def restore(probabilities: torch.Tensor, image: MetaTensor, settings: Settings) 
     return torch.as_tensor(restored.as_tensor())
 
 
-def binarise(probabilities: torch.Tensor, settings: Settings) -> torch.Tensor:
+def binarise(probabilities: torch.Tensor, settings: SegmentationSettings) -> torch.Tensor:
     """Where each structure is.
 
     Args:
@@ -212,7 +214,7 @@ def binarise(probabilities: torch.Tensor, settings: Settings) -> torch.Tensor:
 def predict_case(
     network: torch.nn.Module,
     case: PreparedCase,
-    settings: Settings,
+    settings: SegmentationSettings,
     device: torch.device | str,
     before_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
@@ -225,7 +227,7 @@ def predict_case(
     return binarise(restore(probabilities, case.image, settings), settings)
 
 
-def to_mask(binary: torch.Tensor, settings: Settings) -> torch.Tensor:
+def to_mask(binary: torch.Tensor, settings: SegmentationSettings) -> torch.Tensor:
     """Paints structures into one mask, each with its first value, later ones over earlier ones.
 
     Args:

@@ -1,27 +1,16 @@
-"""The networks a job may choose, each written as a MONAI bundle configuration.
+"""A job's network, which is always built from a MONAI bundle configuration.
 
-A network is always built from that configuration, so the model in training and the one in a bundle
-cannot differ. Every network maps (N, channels, X, Y[, Z]) to (N, structures, X, Y[, Z]) of the same
-spatial size; the output is one logit per structure, of which the sigmoid is the probability: the
-structures may overlap. The last layer is a plain convolution. MONAI's
-`UNet(out_channels=1, num_res_units>=1)` would end in a normalisation of its only channel, which
-ruins federated averaging; hence its 8 channels and the 1x1 convolution behind them.
+So the model in training and the one in a bundle cannot differ. Which networks there are is a matter
+of the task: `consortium.training.unets` has those of a segmentation.
 """
 
-import math
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 
-from consortium.errors import UsageError
 from consortium.settings import Settings
-
-UNET_OUTPUTS = 8
-"""Channels between the U-Net and the 1x1 convolution."""
-
-INITIAL_BIAS = -2.0
-"""Of the last layer: a voxel starts with a probability of 0.12, as most voxels are background."""
+from consortium.training.work import task_of
 
 
 def network_config(settings: Settings) -> dict[str, Any]:
@@ -35,63 +24,9 @@ def network_config(settings: Settings) -> dict[str, Any]:
         are of monai and torch alone.
 
     Raises:
-        UsageError: `bad-setting` for a network that cannot be built, or patches that it cannot
-            halve at each of its levels.
+        UsageError: `bad-setting` for a network that cannot be built.
     """
-    data, network = settings.data, settings.network
-    levels = len(network.features)
-    _check(settings)
-    common = {
-        "spatial_dims": data.spatial_dims,
-        "in_channels": len(data.channels),
-        "out_channels": len(data.labels),
-    }
-    if network.name == "segresnet":
-        return {
-            "network_def": {
-                "_target_": "monai.networks.nets.SegResNet",
-                **common,
-                "init_filters": network.features[0],
-                "blocks_down": [max(1, network.residual_units)] * levels,
-                "blocks_up": [1] * (levels - 1),
-                "norm": _normalisation(settings),
-                "dropout_prob": network.dropout or None,
-            }
-        }
-    if network.name == "dynunet":
-        strides = [1] + [2] * (levels - 1)
-        return {
-            "network_def": {
-                "_target_": "monai.networks.nets.DynUNet",
-                **common,
-                "kernel_size": [3] * levels,
-                "strides": strides,
-                "upsample_kernel_size": strides[1:],
-                "filters": network.features,
-                "norm_name": _normalisation(settings),
-                "dropout": network.dropout or None,
-                "deep_supervision": False,
-            }
-        }
-    return {
-        "network_body": {
-            "_target_": "monai.networks.nets.UNet",
-            **common,
-            "out_channels": UNET_OUTPUTS,
-            "channels": network.features,
-            "strides": [2] * (levels - 1),
-            "num_res_units": network.residual_units,
-            "norm": _normalisation(settings),
-            "dropout": network.dropout,
-        },
-        "network_head": {
-            "_target_": f"torch.nn.Conv{data.spatial_dims}d",
-            "in_channels": UNET_OUTPUTS,
-            "out_channels": len(data.labels),
-            "kernel_size": 1,
-        },
-        "network_def": "$torch.nn.Sequential(@network_body, @network_head)",
-    }
+    return task_of(settings).network(settings)
 
 
 def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Module:
@@ -107,7 +42,7 @@ def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Modul
     Raises:
         UsageError: see `network_config`.
     """
-    config = network_config(settings)
+    task, config = task_of(settings), network_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed if seed is None else seed)
         network: torch.nn.Module = ConfigParser(config).get_parsed_content("network_def")
@@ -115,47 +50,5 @@ def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Modul
         # MONAI's DynUNet registers every layer a second time: each tensor would cross twice, and
         # the second name would not be known as a parameter's.
         object.__setattr__(network, "skip_layers", network._modules.pop("skip_layers"))
-    last = [
-        layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d)
-    ][-1]
-    assert last.bias is not None
-    torch.nn.init.constant_(last.bias, INITIAL_BIAS)
+    task.initialise(network)
     return network
-
-
-def _normalisation(settings: Settings) -> list[Any]:
-    """MONAI's name and arguments; groups divide the channels of every level and the 8 outputs."""
-    name = settings.network.normalisation
-    if name == "group":
-        return ["group", {"num_groups": math.gcd(UNET_OUTPUTS, *settings.network.features)}]
-    return [name, {"affine": True}]
-
-
-def _check(settings: Settings) -> None:
-    network, levels = settings.network, len(settings.network.features)
-    if network.name == "segresnet":
-        doubled = [network.features[0] * 2**level for level in range(levels)]
-        if network.features != doubled:
-            raise UsageError(
-                "bad-setting",
-                f"setting network.features: segresnet doubles its channels, {doubled}",
-                "settings.json",
-                "correct the value",
-            )
-    if network.name == "dynunet" and levels < 3:
-        raise UsageError(
-            "bad-setting",
-            "setting network.features: dynunet needs 3 levels or more",
-            "settings.json",
-            "add a level",
-        )
-    factor = 2 ** (levels - 1)
-    for size in settings.data.size:
-        if size % factor or size == factor:
-            raise UsageError(
-                "bad-setting",
-                f"setting data.size: {size} is not a multiple of {factor} above {factor}, which "
-                f"{levels} levels of network.features need",
-                "settings.json",
-                "change data.size or the number of levels",
-            )

@@ -18,7 +18,7 @@ class Site:
 
     Attributes:
         name: of the hospital in the study.
-        data: its folder, in the layout of the Medical Segmentation Decathlon.
+        data: its folder, in the layout of the task.
         state: a folder of its own for what it keeps between rounds.
         smallest_group: a metric over fewer patients is not sent.
         share_local_model: whether other hospitals may score the model it trained.

@@ -1,6 +1,7 @@
-"""What a hospital does in a round, from its `dataset.json` to the update it sends.
+"""What a hospital does in a round, from its folder to the update it sends.
 
-Read top to bottom: `Hospital` opens the folder, `train` answers a round, `_fit` is the loop.
+Read top to bottom: `Hospital` opens the folder, `train` answers a round, `_fit` is the loop. What
+differs between tasks (batches, loss, score) is in the modules named like them.
 Nothing here knows of FLARE. What always holds: the update is a function of the settings, the
 folder's content, the base and (seed, hospital, round); and what is said about patients is withheld
 where it would be about fewer than the hospital lets out.
@@ -13,24 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from monai.losses import DiceLoss
 from safetensors.torch import save_file
 from torch import Tensor
 
 from consortium.aggregation.model_average import ModelAverage, first_averaged
-from consortium.data.checks import check_folder
-from consortium.data.cohort import Cohort
-from consortium.data.datalist import read_datalist, split_cases
+from consortium.data.folders import check_folder
 from consortium.errors import UsageError
 from consortium.files import replace_file
-from consortium.metrics import Metrics, Score
+from consortium.metrics import AnyScore, Metrics
 from consortium.seeds import derive_seed
 from consortium.settings import Settings
-from consortium.training.inference import PreparedCase, load_case, predict_case
 from consortium.training.kept import KeptTensors
 from consortium.training.networks import build_network
-from consortium.training.scores import group_score, score_case
 from consortium.training.site import Site
+from consortium.training.work import task_of
 from consortium.update import (
     Make,
     Rule,
@@ -83,19 +80,14 @@ class Hospital:
         self._site, self._settings, self._device = site, settings, device
         self._report, self._make = report, make
         self._make_deterministic()
-        for finding in check_folder(site.data, settings, progress=self._tell_check):
+        for finding in check_folder(site.data, settings, self._tell_check):
             if finding.severity == "error":
                 raise UsageError(
                     finding.code, finding.detail, finding.file, "see consortium check-data"
                 )
-        self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
-        self._cohort: Cohort | None = None
-        self._validation: list[tuple[str, PreparedCase]] | None = None
+        self._work = task_of(settings).open(site, settings, device, self._tell_check)
         self._network = build_network(settings).to(device)
-        # Convolutions are faster with the channels last.
-        two = settings.data.spatial_dims == 2
-        self._format = torch.channels_last if two else torch.channels_last_3d
-        self._network.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]
         self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
         self._kept = KeptTensors(site.state)
         self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
@@ -116,6 +108,7 @@ class Hospital:
         started = time.monotonic()
         self._load(base, round_number)
         validation = self._score(round_number)
+        self._place(self._work.statistics(base, round_number))
         loss, steps = self._fit(round_number, "train", self._site.name, round_number)
         local = self._network.state_dict()
         if keep:
@@ -124,7 +117,7 @@ class Hospital:
             hospital=self._site.name,
             round=round_number,
             base_sha256=digest(base),
-            cases=len(self._split.training),
+            cases=self._work.cases,
             tensors=difference(local, base, self._layout, self._make),
             metrics=Metrics(
                 loss=loss if self._enough_to_train_on() else None,
@@ -154,8 +147,10 @@ class Hospital:
         """
         started = time.monotonic()
         self._network.load_state_dict(start)
+        self._place(self._work.own_statistics())
+        self._place(self._work.statistics(start, None))
         keep, average = self._settings.selection.keep, ModelAverage()
-        best: tuple[float, Score | None] = (-1.0, None)
+        best: tuple[float, AnyScore | None] = (-1.0, None)
         for round_number in range(rounds):
             self._fit(round_number, "alone", self._site.name, "alone", round_number)
             last = round_number == rounds - 1
@@ -183,31 +178,23 @@ class Hospital:
         until = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
         seed = derive_seed(self._settings.seed, *randomness)
         torch.manual_seed(seed)
-        batches = self._training_cohort().batches(plan.batch, seed)
-        dice_loss = DiceLoss(sigmoid=True, batch=True)
-        optimiser = torch.optim.AdamW(
-            self._network.parameters(),
-            lr=plan.learning_rate,
-            weight_decay=plan.weight_decay,
-            fused=True,  # a third of the time, which small networks feel
-        )
+        batches = self._work.batches(plan.batch, seed)
+        optimiser = self._work.optimiser(self._network.parameters(), plan)
         total = torch.zeros((), device=self._device)
-        self._network.train()
+        self._network.train(self._work.moving_statistics)
         for step in range(steps):
             if until is not None and step and time.monotonic() >= until:
                 steps = step
                 break
             self._tell(stage, round_number, step, steps)
-            images, masks = (part.to(self._device, non_blocking=True) for part in next(batches))
+            inputs, targets = (part.to(self._device, non_blocking=True) for part in next(batches))
             for group in optimiser.param_groups:
                 group["lr"] = self._learning_rate(round_number * planned + step, planned)
             with self._precision():
-                logits = self._network(images.contiguous(memory_format=self._format))
-            logits = logits.float()
-            loss = dice_loss(logits, masks)
-            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, masks)
+                logits = self._network(inputs.contiguous(memory_format=self._work.format))
+            loss = self._work.loss(logits.float(), targets)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
             optimiser.step()
             total += loss.detach()
@@ -219,7 +206,7 @@ class Hospital:
         plan = self._settings.training
         if plan.local_epochs is None:
             return plan.local_steps
-        return max(1, round(plan.local_epochs * self._training_cohort().samples / plan.batch))
+        return max(1, round(plan.local_epochs * self._work.samples / plan.batch))
 
     def _learning_rate(self, step: int, planned: int) -> float:
         """Cosine over the whole run (Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts)."""
@@ -230,55 +217,31 @@ class Hospital:
         share = plan.final_learning_rate + (1 - plan.final_learning_rate) * cosine
         return plan.learning_rate * share
 
-    def _score(self, round_number: int) -> Score | None:
+    def _score(self, round_number: int) -> AnyScore | None:
         return self._measure(round_number, "validate")[1]
 
-    def _measure(self, round_number: int, stage: str) -> tuple[float, Score | None]:
-        """Mean Dice, for the hospital's own use, and what of it may leave."""
-        cases = self._validation_cases()
-        if not cases:
-            return 0.0, None
-        names = list(self._settings.data.labels)
-        found: dict[str, list[dict[str, float]]] = {}
-        for done, (patient, case) in enumerate(cases):
-            self._tell(stage, round_number, done, len(cases))
-            predicted = predict_case(
-                self._network, case, self._settings, self._device, self._tell_batch
-            )
-            assert case.label_original is not None
-            scores = score_case(
-                predicted, case.label_original, case.spacing_original, names, surface=False
-            )
-            found.setdefault(patient, []).append(scores["dice"])
-        return group_score(list(found.values()), self._site.smallest_group)
-
-    def _training_cohort(self) -> Cohort:
-        if self._cohort is None:
-            data = self._settings.data
-            self._cohort = Cohort(self._split.training, data, progress=self._tell_check)
-        return self._cohort
-
-    def _validation_cases(self) -> list[tuple[str, PreparedCase]]:
-        if self._validation is None:
-            loaded: list[tuple[str, PreparedCase]] = []
-            for case in self._split.validation:
-                self._tell_check(len(loaded), len(self._split.validation))
-                prepared = load_case(self._settings, case.image, case.label, case.values)
-                loaded.append((case.patient, prepared))
-            self._validation = loaded
-        return self._validation
+    def _measure(self, round_number: int, stage: str) -> tuple[float, AnyScore | None]:
+        """The score, for the hospital's own use, and what of it may leave."""
+        return self._work.measure(
+            self._network,
+            lambda done, cases: self._tell(stage, round_number, done, cases),
+            self._tell_batch,
+        )
 
     def _enough_to_train_on(self) -> bool:
-        patients = len({case.patient for case in self._split.training})
-        return patients >= self._site.smallest_group
+        return self._work.patients >= self._site.smallest_group
 
     def with_own_buffers(self, model: State, before_round: int | None = None) -> dict[str, Tensor]:
         """A model with what the hospital keeps local, from its last round before the one given."""
         before_round = self._settings.rounds if before_round is None else before_round
-        return {**model, **(self._kept.load(before_round) if self._local else {})}
+        kept = self._kept.load(before_round) if self._local else {}
+        return {**model, **kept, **self._work.own_statistics()}
 
     def _load(self, model: State, before_round: int) -> None:
         self._network.load_state_dict(self.with_own_buffers(model, before_round))
+
+    def _place(self, statistics: State) -> None:
+        self._network.load_state_dict({**self._network.state_dict(), **statistics})
 
     def _keep(self, local: State, round_number: int) -> None:
         if self._local:

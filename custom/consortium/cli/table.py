@@ -1,0 +1,143 @@
+"""`consortium predict` and `evaluate` where the patients are rows of a table."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consortium.errors import Refused, UsageError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from consortium.metrics import Classification
+    from consortium.settings import TabularSettings
+
+
+def predict_table(model: Path, table_file: Path, output: Path) -> None:
+    """Writes a row for each patient: the probability and the class.
+
+    Raises:
+        Refused: the model is of another task or takes columns that the table lacks.
+        UsageError: the table or the output cannot be used.
+    """
+    import torch
+
+    from consortium.data.table import PATIENT, check_values, encode, read_table, write_table
+    from consortium.settings import TabularSettings
+    from consortium.training.bundle import load_model, require_match
+    from consortium.training.classification import CUT
+    from consortium.training.tabular import predict
+
+    if output.suffix != ".csv":
+        raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
+    if not output.parent.is_dir():
+        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
+    if output.resolve() == table_file.resolve():
+        raise Refused("same-file", "it would replace the table", str(output), "name another")
+    settings, network = load_model(model, torch.device("cpu"), TabularSettings)
+    table = read_table(table_file)
+    require_match(settings, table)
+    for finding in check_values(table, settings.data, outcome=False):
+        if finding.severity == "error":
+            raise UsageError(finding.code, finding.detail, str(table_file), "correct the table")
+    patients = encode(table, settings.data, outcome=False)
+    found = predict(network, patients, torch.device("cpu"))
+    classes = list(settings.data.outcome.classes)
+    rows = [
+        (name, f"{probability:.4f}", classes[probability > CUT])
+        for name, probability in zip(patients.names, found.tolist(), strict=True)
+    ]
+    write_table(output, [PATIENT, f"probability of {classes[-1]}", "predicted"], rows)
+    left_out = len(table.rows) - len(patients)
+    told = f"; {left_out} more lack a value" if left_out else ""
+    print(f"wrote {output}: {len(patients)} patients{told}")
+
+
+def evaluate_table(
+    settings: "TabularSettings",
+    network: "Module",
+    folders: Mapping[str, Path],
+    write: Callable[[dict[str, Any]], None],
+) -> None:
+    """Scores a model on all patients of each hospital, and prints a table.
+
+    Args:
+        settings: of the model.
+        network: the model.
+        folders: of the hospitals.
+        write: takes all scores as JSON values.
+
+    Raises:
+        UsageError: a hospital's table has errors; the first one is named.
+    """
+    import numpy as np
+    import torch
+
+    from consortium.data.table import check_table, encode, read_table
+    from consortium.training.classification import classify
+    from consortium.training.tabular import predict
+
+    cases: list[dict[str, Any]] = []
+    scores: dict[str, Classification] = {}
+    classes = list(settings.data.outcome.classes)
+    found, truth = [], []
+    for name, folder in folders.items():
+        for finding in check_table(folder, settings):
+            # Of a hospital that only evaluates nobody needs to train or validate.
+            split = finding.code in ("one-class", "empty-validation", "nothing-to-train")
+            if finding.severity == "error" and not split:
+                raise UsageError(finding.code, finding.detail, name, "see consortium check-data")
+        patients = encode(read_table(folder), settings.data)
+        if not len(patients):
+            raise UsageError("empty-hospital", "no patient is complete", name, "complete them")
+        found.append(predict(network, patients, torch.device("cpu")))
+        truth.append(patients.outcomes)
+        scores[name] = classify(found[-1], truth[-1], classes, 1)[1]
+        cases += [
+            {"patient": patient, "hospital": name, "probability": p, "class": classes[outcome]}
+            for patient, p, outcome in zip(
+                patients.names, found[-1].tolist(), truth[-1].tolist(), strict=True
+            )
+        ]
+    total = classify(np.concatenate(found), np.concatenate(truth), classes, 1)[1]
+    write(
+        {
+            "cases": cases,
+            **total.model_dump(),
+            "hospitals": {name: score.model_dump() for name, score in scores.items()},
+        }
+    )
+    if len(scores) > 1:
+        scores["all"] = total
+    _print(scores, classes)
+
+
+def _print(scores: "Mapping[str, Classification]", classes: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from consortium.metrics import FIGURES
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    table = Table()
+    table.add_column("hospital", overflow="fold")
+    for title in ("patients", *classes, *(f"{figure} [95 %]" for figure in FIGURES)):
+        table.add_column(title, justify="right")
+    for name, score in scores.items():
+        if name == "all" and len(scores) > 1:
+            table.add_section()
+        support, figures, intervals = score.support or {}, score.figures or {}, score.interval or {}
+        cells = []
+        for figure in FIGURES:
+            value = figures.get(figure)
+            cell = "not estimable" if value is None else f"{value:.3f}"
+            if figure in intervals:
+                cell += " [{:.3f}, {:.3f}]".format(*intervals[figure])
+            cells.append(cell)
+        plain = "".join(char if char.isprintable() else "?" for char in name)
+        counts = [str(support.get(one, 0)) for one in classes]
+        table.add_row(Text(plain), str(score.patients), *counts, *cells)
+    console.print(table)
