@@ -42,6 +42,8 @@ from consortium.update import (
     Update,
     UpdateRefused,
     apply_change,
+    bytes_of,
+    crossing,
     digest,
     layout_of,
     validate,
@@ -182,6 +184,11 @@ class Coordinator:
     def holds_updates(self) -> bool:
         """Whether updates stay in memory until their round closes."""
         return self._intake.holds_updates
+
+    @property
+    def update_bytes(self) -> int:
+        """Of the tensors of an update."""
+        return bytes_of(crossing(self._layout))
 
     @property
     def notes(self) -> list[str]:

@@ -85,6 +85,11 @@ def crossing(layout: Layout) -> dict[str, Entry]:
     return {name: entry for name, entry in layout.items() if entry.rule is not Rule.LOCAL}
 
 
+def bytes_of(layout: Layout) -> int:
+    """Of all tensors."""
+    return sum(entry.dtype.itemsize * math.prod(entry.shape) for entry in layout.values())
+
+
 def digest(state: State) -> str:
     """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
     total = hashlib.sha256()

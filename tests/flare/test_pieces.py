@@ -37,7 +37,8 @@ def fetch(source, target):
 @pytest.fixture(autouse=True)
 def codec(monkeypatch):
     pieces.register_arrays()
-    monkeypatch.setattr(pieces._FlatCodec, "turns", None)
+    for name in ("turns", "limit"):
+        monkeypatch.setattr(pieces._FlatCodec, name, getattr(pieces._FlatCodec, name))
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])
@@ -138,7 +139,10 @@ def few(monkeypatch):
     """Downloads that give new arrays, in turns."""
 
     def download(consumer, **more):
-        fetch(Pieces({"a": np.ones(9), "b": np.ones(9)}, 64), consumer)
+        try:
+            fetch(Pieces({"a": np.ones(9), "b": np.ones(9)}, 64), consumer)
+        except ValueError as error:  # FLARE catches it
+            consumer.download_failed("ref", str(error))
 
     monkeypatch.setattr(pieces, "download_object", download)
     monkeypatch.setattr(pieces, "_PATIENCE", 0.2)
@@ -150,6 +154,13 @@ def download(codec):
     error, flats = codec.download("north", "ref")
     assert error == ""
     return flats
+
+
+def test_a_sender_of_more_than_an_update_is_not_believed(few):
+    pieces.limit_arrays(2 * 72 - 1)
+    error, flats = few.download("north", "ref")
+    assert flats is None
+    assert "144 bytes where 143 are the most" in error
 
 
 def test_a_turn_lasts_until_the_arrays_are_gone(few):

@@ -34,7 +34,7 @@ from consortium.files import lock_file, write_text
 from consortium.flare.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.job import TROUBLE, read_job, result_folders
 from consortium.flare.outcome import note_outcome
-from consortium.flare.pieces import fetch_few_at_a_time, register_arrays
+from consortium.flare.pieces import fetch_few_at_a_time, limit_arrays, register_arrays
 from consortium.orchestration.quorum import declare_quorum
 
 T = TypeVar("T")
@@ -123,6 +123,7 @@ class StudyRun(FLComponent):
             results=self._results,
             journal=journal,
         )
+        limit_arrays(self._coordinator.update_bytes)
         if not self._coordinator.holds_updates:
             fetch_few_at_a_time()
         for note in self._coordinator.notes:
