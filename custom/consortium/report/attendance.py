@@ -110,13 +110,15 @@ def tell_conspicuous(one: Mapping[str, Any]) -> str:
     if one["refused"]:
         parts.append(f"refused in {one['refused']}")
     if one["held_back"]:
-        numbers = []
-        if one["kept"] is not None:
-            numbers.append(f"down to {one['kept']:.2g} of its weight")
-        if one["distance"] is not None:
-            numbers.append(f"up to {one['distance']:.3g} times as far from the aggregate as others")
-        parts.append(f"held back in {one['held_back']} ({', '.join(numbers)})")
-    return f"{one['hospital']} was {' and '.join(parts)} of {one['rounds']} rounds"
+        parts.append(f"held back in {one['held_back']}")
+    told = f"{one['hospital']} was {' and '.join(parts)} of {one['rounds']} rounds"
+    numbers = []
+    if one["held_back"] and one["kept"] is not None:
+        numbers.append(f"its change counted for {one['kept']:.2g} of its weight at least")
+    if one["held_back"] and one["distance"] is not None:
+        times = f"{one['distance']:,.{0 if one['distance'] >= 10 else 1}f}"
+        numbers.append(f"it lay up to {times} times as far from the aggregate as others")
+    return f"{told}: {' and '.join(numbers)}" if numbers else told
 
 
 def ranges(numbers: Sequence[int]) -> str:
