@@ -9,6 +9,8 @@ from nvflare.fuel.utils import fobs
 from consortium.flare.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.pieces import Flat, register_arrays
 from consortium.flare.wire import (
+    drop_arrays,
+    metrics_to_shareable,
     model_from_shareable,
     put_arrays,
     take_arrays,
@@ -61,3 +63,12 @@ def test_what_is_no_array_is_refused(carried):
     refusal = answer_from_shareable(sent, "north")
     assert isinstance(refusal, UpdateRefused)
     assert refusal.code == "malformed"
+
+
+def test_arrays_are_let_go_of_and_what_has_none_stays():
+    model = state(600)
+    sent = model_to_shareable(model)
+    drop_arrays(sent)
+    (_, buffers), _ = model_from_shareable(sent)
+    assert {key: len(one) for key, one in buffers.items()}["float32"] == 0
+    drop_arrays(metrics_to_shareable(Metrics(loss=0.5)))

@@ -23,6 +23,7 @@ from consortium.flare.job import read_job
 from consortium.flare.pieces import place_arrays, register_arrays
 from consortium.flare.site import find_site
 from consortium.flare.wire import (
+    drop_arrays,
     failure_to_shareable,
     metrics_to_shareable,
     model_from_shareable,
@@ -73,8 +74,7 @@ class HospitalExecutor(Executor):
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
         """Answers one task; see `Executor`."""
-        # FLARE holds on to the answer before, which is sent; its memory is for the next one.
-        self._sent.clear()
+        drop_arrays(self._sent)  # their memory is for the next answer
         try:
             self._sent = self._answer(task_name, shareable, fl_ctx, abort_signal)
             return self._sent

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,14 @@ def take_arrays(carried: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def drop_arrays(shareable: Shareable) -> None:
-    """Lets go of the arrays of what was sent; FLARE holds a task until garbage is collected."""
-    for one in from_shareable(shareable).data.values():
-        if isinstance(one, Flat):
-            one.array = np.empty(0)
+    """Lets go of the arrays of what was sent, if it has any; what is on its way still arrives.
+
+    FLARE holds on to a task until garbage is collected, and to an answer for longer.
+    """
+    with suppress(ValueError):
+        for one in from_shareable(shareable).data.values():
+            if isinstance(one, Flat):
+                one.array = np.empty(0)
 
 
 def model_from_shareable(
