@@ -17,6 +17,7 @@ from scripts.benchmarks import (
     heart,
     hippocampus,
     large,
+    probe,
     provisioning,
     robust,
     scale,
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "aggregation": aggregation.measure,
     "cut": cut.measure,
     "large": large.measure,
+    "probe": probe.measure,
     "provisioning": provisioning.measure,
     "robust": robust.measure,
     "round": round_benchmark.measure,
@@ -88,8 +90,8 @@ def bench(
 ) -> None:
     """Run a benchmark.
 
-    Of a speed, the value of a row is a median and its spread the quartiles. Of an accuracy, what is
-    on record is not measured again.
+    Of a speed, the value of a row is a median and its spread the quartiles. Of a share of runs, the
+    spread is its exact 95 % interval. Of an accuracy, what is on record is not measured again.
     """
     if name in TABLES and not provisioned:
         TABLES[name](quick, records, show)

@@ -1,8 +1,9 @@
 """What a benchmark found: its rows, the table of them, their JSON, and whether targets were met.
 
-A row's value is the median of its n measurements, and its spread the quartiles of the same. What
-always holds: a row with a target was measured at least `LEAST` times, and a quick run, which only
-shows that a benchmark works, claims nothing.
+A row's value is the median of its n measurements, and its spread the quartiles of the same; or the
+share of n runs in which something happened, and its exact 95 % interval. What always holds: a row
+with a target was measured at least `LEAST` times, and a quick run, which only shows that a
+benchmark works, claims nothing.
 """
 
 import os
@@ -30,10 +31,10 @@ class Row:
 
     Attributes:
         case: what was measured.
-        value: median of the measurements.
+        value: median of the measurements, or a share of them.
         unit: of the value, the spread and the target.
         n: number of measurements.
-        spread: first and third quartile.
+        spread: first and third quartile, or the exact 95 % interval of a share.
         target: the value may be at most this; null where nothing is claimed.
         met: whether it is; null where nothing is claimed.
     """
@@ -108,7 +109,7 @@ def print_table(benchmark: str, machine: str, rows: Sequence[Row]) -> None:
     """Prints the rows; never cut, however narrow the terminal."""
     table = Table(title=benchmark, title_justify="left")
     table.add_column("case", no_wrap=True)
-    for title in ("median", "quartiles", "unit", "n", "target", "met"):
+    for title in ("value", "spread", "unit", "n", "target", "met"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
