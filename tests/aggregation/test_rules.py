@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from consortium.aggregation import RULES
+from consortium.aggregation import RULES, exact_sum
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Unfit, cap_shares, weighted_median
-from consortium.aggregation.sorting import network
+from consortium.aggregation.sorting import network, step_places
 from consortium.update import Entry, Rule, digest
 
 COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
@@ -311,3 +311,25 @@ def test_distances_of_long_updates_that_are_close_are_right():
     for one, other in combinations(range(4), 2):
         true = np.sum((rows[one].astype(np.float64) - rows[other].astype(np.float64)) ** 2)
         assert found[one, other] == found[other, one] == pytest.approx(true, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(UPDATES, st.sampled_from(["coordinate_median", "trimmed_mean"]))
+def test_sorting_compiled_gives_the_same_bytes(updates, name):
+    assert exact_sum.find_compiled() is not None
+    plain = aggregate(name, updates).change["w"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact_sum, "MANY", 0)
+        compiled = aggregate(name, updates).change["w"]
+    assert plain.numpy().tobytes() == compiled.numpy().tobytes()
+
+
+@pytest.mark.parametrize("hospitals", [1, 2, 7, 16, 33])
+def test_sorting_compiled_sorts_every_coordinate(hospitals):
+    generator = np.random.default_rng(hospitals)
+    rows = generator.integers(-5, 5, (hospitals, 1000)).astype(np.float32)
+    expected, untouched = np.sort(rows[:, :700], axis=0), rows[:, 700:].copy()
+    steps = step_places(hospitals, frozenset(range(hospitals)))
+    exact_sum.find_compiled().sort_rows(rows, 700, steps)
+    assert np.array_equal(rows[:, :700], expected)
+    assert np.array_equal(rows[:, 700:], untouched)

@@ -1,5 +1,6 @@
 """Rules that look at every coordinate by itself, a block of all hospitals' at a time."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -7,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consortium.aggregation import exact_sum
 from consortium.aggregation.rule import STEPS, Collected, Factors, Weights, as_floats
-from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows
+from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows, step_places
 from consortium.update import Layout, State
 
 _MOST = 2**31 - 1  # sum of weights
@@ -22,7 +24,8 @@ class Coordinates(Collected):
     def _combine(
         self, layout: Layout, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors | None]:
-        place = Workplace(whole_weights(weights))
+        size = sum(math.prod(entry.shape) for entry in layout.values())
+        place = Workplace(whole_weights(weights), compiled=size > exact_sum.MANY)
         wanted = self._weights_above(place)
         combined = {}
         for name, entry in layout.items():
@@ -49,6 +52,7 @@ class Workplace:
 
     Args:
         weights: of the hospitals, whole numbers.
+        compiled: whether to sort with numba where it is installed; the bytes are the same.
 
     Attributes:
         weights: the same.
@@ -58,11 +62,12 @@ class Workplace:
         one, other: rows to use.
     """
 
-    def __init__(self, weights: Sequence[int]):
+    def __init__(self, weights: Sequence[int], *, compiled: bool = False):
         self.weights, self.total = weights, sum(weights)
         self.block = min(max(_CACHED // len(weights), _SHORTEST), _LONGEST)
         self.rows: list[Row] = []
         self._sorted: list[Row] = []
+        self._compiled = exact_sum.find_compiled() if compiled else None
         self._quantiles = Quantiles(weights, self.block)
         self._memory = np.empty((len(weights) + 1, self.block), np.float32)
         self.one, self.other = np.empty((2, self.block), np.float32)
@@ -78,8 +83,12 @@ class Workplace:
         copies = [place[:size] for place in self._memory]
         for copy, row in zip(copies, rows, strict=False):
             np.add(row, np.float32(0), out=copy)  # there is one zero then, not two
-        ranks = {rank for above in wanted for rank in quantile_ranks(self.weights, above)}
-        self._sorted = sort_rows(copies[:-1], copies[-1], ranks)
+        ranks = frozenset(rank for above in wanted for rank in quantile_ranks(self.weights, above))
+        if self._compiled is None:
+            self._sorted = sort_rows(copies[:-1], copies[-1], ranks)
+        else:
+            self._compiled.sort_rows(self._memory, size, step_places(len(rows), ranks))
+            self._sorted = copies[:-1]
 
     def quantile(self, above: int) -> Row:
         """The smallest value with at most so much weight above it; see `Quantiles.find`."""

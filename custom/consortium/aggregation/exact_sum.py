@@ -25,9 +25,13 @@ _CARRY = 40  # the second word counts in units of 2**(_CARRY - GRID)
 _ROOM = 2.0**62  # magnitude that the first word may reach
 
 
+MANY = 1 << 23
+"""Elements of a model for which the compiled inner loops are worth their start."""
+
+
 @lru_cache(maxsize=1)
 def find_compiled() -> ModuleType | None:
-    """The compiled inner loop, or None where numba is not installed."""
+    """The compiled inner loops, or None where numba is not installed."""
     try:
         # Half a second and 125 MB, which only who sums much has to spend.
         return import_module("consortium.aggregation.compiled")

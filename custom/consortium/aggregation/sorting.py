@@ -37,6 +37,13 @@ def network(count: int, ranks: frozenset[int]) -> tuple[Step, ...]:
     return tuple(reversed(steps))
 
 
+@lru_cache(maxsize=64)
+def step_places(count: int, ranks: frozenset[int]) -> NDArray[np.int64]:
+    """The places of `network`'s steps, (steps, 2)."""
+    places = [step[:2] for step in network(count, ranks)]
+    return np.array(places, np.int64).reshape(-1, 2)
+
+
 def _merge_sort(count: int) -> list[tuple[int, int]]:
     pairs = []
     size = 1

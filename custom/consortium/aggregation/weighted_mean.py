@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from consortium.aggregation.exact_sum import ExactSum, Scratch
+from consortium.aggregation.exact_sum import MANY, ExactSum, Scratch
 from consortium.aggregation.rule import BLOCK, Aggregate, Unfit
 from consortium.update import MAX_CHANGE, Layout, Rule, State, crossing
 
@@ -23,8 +23,6 @@ MAX_TOTAL_CASES = 2**27
 """The sum of weights stays below; then no sum can overflow."""
 MAX_INTEGER_CHANGE = 2**35
 """Largest magnitude of an element of an integer tensor."""
-
-_MANY = 1 << 23
 
 Place = tuple[str, int]
 """A tensor's name and a block of it."""
@@ -60,7 +58,7 @@ class WeightedMean:
         self._layout = crossing(layout)
         sizes = {name: int(np.prod(each.shape)) for name, each in self._layout.items()}
         if compiled is None:
-            compiled = sum(sizes.values()) > _MANY
+            compiled = sum(sizes.values()) > MANY
         self._sums = {
             name: ExactSum(sizes[name], max_change, compiled=compiled)
             for name, entry in self._layout.items()
