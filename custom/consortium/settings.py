@@ -6,6 +6,7 @@ knows how a setting is used.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -371,7 +372,7 @@ class Model(Section):
     from_: Annotated[str | None, Field(alias="from")] = None
 
 
-class Settings(Section):
+class Settings(Section, ABC):
     """All settings of a job; a class of each task says what `data`, `network` and `training` hold.
 
     Attributes:
@@ -409,14 +410,14 @@ class Settings(Section):
         return Aggregation(rule=given) if isinstance(given, str) else given
 
     @property
+    @abstractmethod
     def scored(self) -> Scored:
         """What a hospital's score is of."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def has_statistics(self) -> bool:
         """Whether the network holds statistics of the patients that it was trained on."""
-        raise NotImplementedError
 
 
 class SegmentationSettings(Settings):

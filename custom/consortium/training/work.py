@@ -2,9 +2,8 @@
 
 `Hospital` (see `consortium.training.train`) leads the rounds of every task; a `Work` is what it
 asks of one. A further task is a class of settings, a `Task` in a module of its own in this room,
-its
-folder in `consortium.data.folders` and its words in `consortium.report.words`; rounds, aggregation,
-journal and kits know none of it.
+its folder in `consortium.data.folders` and its words in `consortium.report.words`; rounds,
+aggregation, journal and kits know none of it.
 """
 
 from abc import ABC, abstractmethod
