@@ -37,8 +37,10 @@ def fetch(source, target):
 @pytest.fixture(autouse=True)
 def codec(monkeypatch):
     pieces.register_arrays()
-    for name in ("turns", "limit"):
-        monkeypatch.setattr(pieces._FlatCodec, name, getattr(pieces._FlatCodec, name))
+    # Whatever a job in this process has left.
+    monkeypatch.setattr(pieces._FlatCodec, "turns", None)
+    monkeypatch.setattr(pieces._FlatCodec, "limit", float("inf"))
+    monkeypatch.setattr(pieces._FlatCodec, "make", staticmethod(pieces.make_arrays))
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])

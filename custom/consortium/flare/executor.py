@@ -20,7 +20,7 @@ from nvflare.apis.signal import Signal
 
 from consortium.errors import Refused, UsageError, failure_of
 from consortium.flare.job import read_job
-from consortium.flare.pieces import place_arrays, register_arrays
+from consortium.flare.pieces import make_arrays, place_arrays, register_arrays
 from consortium.flare.site import find_site
 from consortium.flare.wire import (
     drop_arrays,
@@ -68,6 +68,7 @@ class HospitalExecutor(Executor):
             except Exception as error:  # said again in answer to the first task
                 self._log.error("error %s", failure_of(error, "").code)
         elif event_type == EventType.END_RUN and self._isolated is not None:
+            place_arrays(make_arrays)
             self._isolated.close()
 
     def execute(
