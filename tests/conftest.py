@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 JOB = ROOT / "jobs" / "tumor_segmentation"
 REAL = Path(os.environ.get("CONSORTIUM_REAL_DATA") or ROOT.parent / "shared" / "data")
 LGG = REAL / "lgg"
-# Only where nobody has such a folder: where there is one, scans that it lacks are a failure.
-needs_real_scans = pytest.mark.skipif(
+# Only where nobody has such a folder: where there is one, data that it lacks are a failure.
+needs_real_data = pytest.mark.skipif(
     "CONSORTIUM_REAL_DATA" not in os.environ and not REAL.is_dir(),
-    reason=f"the scans of TCGA-LGG may not be shipped (masks CC BY-NC-SA), and {REAL} is not there",
+    reason=f"real patients' data are not shipped, some may not be, and {REAL} is not there",
 )
 TINY = [
     "rounds=2",

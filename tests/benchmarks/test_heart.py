@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 from scripts.benchmarks import heart
 from scripts.benchmarks.__main__ import app
-from tests.conftest import REAL
+from tests.conftest import needs_real_data
 
 from consortium.cli.run import run_app
 from consortium.data.table import read_table, split_table
-
-needs_tables = pytest.mark.skipif(
-    not (REAL / "heart_disease").is_dir(), reason=f"{REAL}/heart_disease is not there"
-)
 
 
 def test_every_strategy_is_held_against_every_hospital():
@@ -30,7 +26,7 @@ def test_it_starts_from_the_weights_of_the_published_one_in_our_order(tmp_path):
     assert settings.model.from_ == str(tmp_path / "start-42.safetensors")
 
 
-@needs_tables
+@needs_real_data
 def test_the_hospitals_are_as_large_as_published(tmp_path):
     folders = heart.write_hospitals(tmp_path)
     settings = heart._flamby(42, (), tmp_path, False)
@@ -51,7 +47,7 @@ def test_the_hospitals_are_as_large_as_published(tmp_path):
         assert not {*tests} & {row["patient"] for row in read_table(folder).rows}
 
 
-@needs_tables
+@needs_real_data
 def test_one_seed_of_fedavg_is_the_published_one_at_the_largest_hospitals(tmp_path, monkeypatch):
     monkeypatch.setattr(heart, "STRATEGIES", {"FedAvg": ()})
     rows = heart.again(heart.write_hospitals(tmp_path / "data"), [42], tmp_path, False)

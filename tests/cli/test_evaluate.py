@@ -5,7 +5,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from tests.conftest import LGG, needs_real_scans
+from tests.conftest import LGG, needs_real_data
 
 from consortium.settings import Settings, parse_settings
 from consortium.training.bundle import write_bundle
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_one_line(consortium, model, tmp_path):
     assert "label1.nii.gz" in errors
 
 
-@needs_real_scans
+@needs_real_data
 def test_a_real_hospital_the_model_never_saw_is_scored(consortium, tmp_path):
     model = save_model(tmp_path / "model", ["pre-contrast", "FLAIR", "post-contrast"])
     dataset = json.loads((CASE_WESTERN / "dataset.json").read_text())

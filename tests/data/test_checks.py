@@ -4,7 +4,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.conftest import LGG, needs_real_scans
+from tests.conftest import LGG, needs_real_data
 
 from consortium.data import checks
 from consortium.data.checks import Finding, check_folder
@@ -488,7 +488,7 @@ def test_a_folder_without_a_dataset_json_is_an_error_of_usage(tmp_path):
         check_folder(tmp_path / "nowhere")
 
 
-@needs_real_scans
+@needs_real_data
 @pytest.mark.parametrize(
     ("name", "copies", "sizes"),
     [

@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
-from tests.conftest import JOB, LGG, TINY, needs_real_scans
+from tests.conftest import JOB, LGG, TINY, needs_real_data
 
 from consortium.simulation import Simulation
 
-pytestmark = needs_real_scans
+pytestmark = needs_real_data
 
 
 @pytest.fixture

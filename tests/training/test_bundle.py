@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from safetensors.torch import save_file
-from tests.conftest import LGG, needs_real_scans
+from tests.conftest import LGG, needs_real_data
 
 from consortium.data.datalist import Datalist
 from consortium.errors import EnvironmentProblem, Refused, UsageError
@@ -328,7 +328,7 @@ def test_a_model_that_lacks_what_each_hospital_kept_is_refused(tmp_path):
         load_bundle(tmp_path / "model", "cpu")
 
 
-@needs_real_scans
+@needs_real_data
 def test_a_real_patient_gets_the_same_mask_from_monai_alone(tmp_path):
     job = settings({"channels": ["pre-contrast", "FLAIR", "post-contrast"], "size": [64, 64]})
     image = sorted((JEFFERSON / "imagesTr").iterdir())[0]

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from tests.conftest import LGG, needs_real_scans
+from tests.conftest import LGG, needs_real_data
 
 from consortium.data.transforms import build_preprocessing
 from consortium.errors import Refused, UsageError
@@ -216,7 +216,7 @@ def test_a_mask_on_another_grid_is_not_compared(tmp_path, change):
         load_case(settings(), image, label)
 
 
-@needs_real_scans
+@needs_real_data
 def test_real_masks_survive_the_way_to_a_quarter_of_the_voxels_and_back():
     job = settings(
         channels=["pre-contrast", "FLAIR", "post-contrast"],

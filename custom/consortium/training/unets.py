@@ -23,14 +23,7 @@ INITIAL_BIAS = -2.0
 
 
 def network_config(settings: SegmentationSettings) -> dict[str, Any]:
-    """The MONAI bundle configuration of a job's network.
-
-    Args:
-        settings: a job's settings.
-
-    Returns:
-        Configuration whose id `network_def` is the network; the other ids are its parts. Targets
-        are of monai and torch alone.
+    """See `consortium.training.networks.network_config`.
 
     Raises:
         UsageError: `bad-setting` for a network that cannot be built, or patches that it cannot
