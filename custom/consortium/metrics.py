@@ -1,5 +1,6 @@
 """What a hospital says of a model beside tensors; nothing here needs torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -9,6 +10,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 FIGURES = ("accuracy", "AUROC")
 """What a classification is scored by; the first one chooses a model, for it always exists."""
+
+
+CLASS_FIGURES = ("AUROC", "average precision", "sensitivity", "calibration error")
+"""What is told of each class of films, against all others."""
+
+
+def film_figures(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the figures of a classification of films; the first one chooses a model."""
+    of_classes = (f"{figure}, {name}" for figure in CLASS_FIGURES for name in classes)
+    return (FIGURES[0], *of_classes)
 
 
 @dataclass(frozen=True, slots=True)

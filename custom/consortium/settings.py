@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from consortium.errors import UsageError
-from consortium.metrics import FIGURES, Scored
+from consortium.metrics import FIGURES, Scored, film_figures
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -183,6 +183,68 @@ class Table(Section):
         return (*self.numbers, *later)
 
 
+class Films(Section):
+    """What a hospital's folder of X-rays holds and how a film becomes a tensor.
+
+    Attributes:
+        classes: name of each class, two or more, and the values of the column `label` that make it
+            up.
+        views: values of the column `view`, or of a DICOM header, that are frontal, whatever their
+            case; films of other views are left out.
+        size: pixels, the side of the square that films are resized to.
+        border: share of the side that is cut off all around.
+        lungs: whether only the box of the lungs is kept.
+        intensity: normalisation of each film: `zscore`, `percentiles` (the 1st and 99th become 0
+            and 1), or `equalise`, which makes its histogram flat.
+        source: column by whose values `training.sampling` `sources` draws, or null.
+        validation_fraction: share of patients, chosen by a hash of the patient's id, where
+            `labels.csv` has no column `split`.
+        augment: random turns, shifts, zooms and changes of contrast in training.
+        specificity: at which a class's sensitivity is told.
+    """
+
+    classes: Annotated[
+        dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=20)
+    ]
+    views: Annotated[list[str], Field(min_length=1)] = ["pa", "ap", "ap supine", "ap erect"]
+    size: Annotated[int, Field(ge=32, le=1024)] = 64
+    border: Annotated[float, Field(ge=0, lt=0.4)] = 0.0
+    lungs: bool = False
+    intensity: Literal["zscore", "percentiles", "equalise"] = "zscore"
+    source: Annotated[str, Field(min_length=1)] | None = None
+    validation_fraction: Fraction = 0.2
+    augment: bool = True
+    specificity: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Films":
+        values = [value for group in self.classes.values() for value in group]
+        if len(set(values)) < len(values):
+            raise ValueError("classes: a value belongs to one class")
+        return self
+
+
+class Classifier(Section):
+    """A network that classifies films.
+
+    Attributes:
+        name: `small`, convolutions and a mean over the film, or MONAI's `densenet121`.
+        features: channels of each level of `small`, top to bottom.
+        normalisation: normalisation layers.
+        dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
+    """
+
+    name: Literal["small", "densenet121"] = "small"
+    features: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)] = [
+        16,
+        32,
+        64,
+        128,
+    ]
+    normalisation: Literal["batch", "group", "instance"] = "batch"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 class Logistic(Section):
     """A logistic regression over standardised inputs.
 
@@ -237,6 +299,44 @@ class TableTraining(Training):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 100.0
     optimiser: Literal["adamw", "sgd"] = "sgd"
+
+
+class FilmTraining(Training):
+    """A hospital's work in one round, on films.
+
+    Attributes:
+        batch: films a step.
+        sampling: `patients` draws every training patient as often as another; `classes` every
+            class of the hospital; `sources` every value of `data.source` within a class.
+        loss: `plain` cross-entropy; `weighted` by the inverse of the hospital's class shares;
+            `adjusted` by their logarithm, which is added to the logits in training (Menon et al.,
+            ICLR 2021, eq. 10), so that the network need not learn them. A class that the hospital
+            has no case of is then left to the others.
+    """
+
+    batch: Count = 32
+    learning_rate: Positive = 1e-3
+    sampling: Literal["patients", "classes", "sources"] = "patients"
+    loss: Literal["plain", "weighted", "adjusted"] = "plain"
+
+
+class Provenance(Section):
+    """How it is found out whether the model learned the disease or the hospital.
+
+    Attributes:
+        leave_one_out: for every hospital another model is trained without it, and scored there;
+            as much work again as the run for each of them, so with more than `most` hospitals it
+            is not done.
+        most: see there.
+        dimensions: of the model's features that are told, of a seeded random projection; fewer
+            than the patients of the smallest group that a hospital lets out.
+        pictures: films of each class of which a hospital draws for itself where the model looks.
+    """
+
+    leave_one_out: bool = True
+    most: Count = 8
+    dimensions: Annotated[int, Field(ge=1, le=64)] = 4
+    pictures: Annotated[int, Field(ge=0, le=100)] = 3
 
 
 class Update(Section):
@@ -463,9 +563,37 @@ class TabularSettings(Settings):
         return True
 
 
+class ClassificationSettings(Settings):
+    """Of a job that tells classes of X-rays apart."""
+
+    task: Literal["classification"]
+    data: Films
+    network: Classifier = Classifier()
+    training: FilmTraining = FilmTraining()
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ClassificationSettings":
+        if self.training.sampling == "sources" and self.data.source is None:
+            raise ValueError("training.sampling sources needs the column, data.source")
+        return self
+
+    @property
+    def scored(self) -> Scored:
+        """The figures of each class, and the classes."""
+        classes = tuple(self.data.classes)
+        return Scored("classes", (*film_figures(classes), *classes))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Of batch normalisation."""
+        return self.network.normalisation == "batch"
+
+
 TASKS: Mapping[str, type[Settings]] = {
     "segmentation": SegmentationSettings,
     "tabular": TabularSettings,
+    "classification": ClassificationSettings,
 }
 """The settings of each task."""
 
