@@ -9,7 +9,7 @@ resumed from there ends with the same bytes as one that never stopped.
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.orchestration.run import Run
 from consortium.orchestration.selection import HospitalScore, Selection, Verdict
+from consortium.provenance.testimony import Testimony
+from consortium.provenance.weigh import weigh
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.seeds import derive_seed
@@ -51,6 +53,7 @@ from consortium.update import (
 
 AVERAGE, SERVER = "average", "velocity"
 FINAL, ALONE, CROSS_SITE = "the final scoring", "the baseline", "the cross-site evaluation"
+PROVENANCE, WITHOUT = "the provenance probe", "the training without one hospital"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class Coordinator:
         self._trainable = [name for name, p in network.named_parameters() if p.requires_grad]
         self._cross_site: dict[str, dict[str, Any]] = {}
         self._final_score: float | None = None
+        self._testimonies: dict[str, Testimony] = {}
+        self._without: dict[str, dict[str, Any] | None] = {}
         entry = self._journal.read()
         if entry is None:
             if settings.model.from_ is not None:
@@ -232,6 +237,11 @@ class Coordinator:
         """Hospitals that the run goes on without."""
         return self._study.left_out
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Hospitals that the open round asks."""
+        return self._asked
+
     def open_round(self) -> tuple[int, str]:
         """Opens the next round.
 
@@ -357,8 +367,7 @@ class Coordinator:
         for hospital in self._study.hospitals:
             answer = answers.get(hospital)
             if isinstance(answer, Metrics):
-                settings = self._study.settings
-                if answer.fit(settings.scored, settings.update.max_cases):
+                if self._fits(answer):
                     told[hospital] = answer
                 else:
                     missing[hospital] = "wrong-metrics"
@@ -374,6 +383,10 @@ class Coordinator:
         elif question == ALONE:
             self.run.alone = plain
         return told
+
+    def _fits(self, answer: Metrics) -> bool:
+        settings = self._study.settings
+        return answer.fit(settings.scored, settings.update.max_cases)
 
     def local_model(self, answer: Update | UpdateRefused | Failure) -> Mapping[str, Tensor] | None:
         """The model a hospital trained from the last one, for the cross-site evaluation.
@@ -412,6 +425,55 @@ class Coordinator:
             name: metrics.model_dump()["validation"] for name, metrics in told.items()
         }
 
+    @property
+    def to_leave_out(self) -> tuple[str, ...]:
+        """Hospitals without each of which another model is trained."""
+        probe = self.settings.probe
+        hospitals = self._study.hospitals
+        wanted = probe is not None and probe.leave_one_out and 1 < len(hospitals) <= probe.most
+        return hospitals if wanted else ()
+
+    def without(self, hospital: str) -> "Coordinator":
+        """Leads the same study without a hospital, with a journal and results of its own."""
+        study = replace(
+            self._study,
+            run=f"{self._study.run} without {hospital}",
+            quorum=self.quorum.without(hospital),
+        )
+        folder = Path("without") / hospital
+        return Coordinator(
+            study, results=self._results / folder, journal=self._journal.folder / folder
+        )
+
+    def answer_without(self, hospital: str, answer: Metrics | Failure | str | None) -> None:
+        """Takes a hospital's score of the model that was trained without it.
+
+        Args:
+            hospital: that was left out.
+            answer: its metrics, or what went wrong, as a code.
+        """
+        if isinstance(answer, Metrics) and self._fits(answer):
+            self._without[hospital] = answer.model_dump()["validation"]
+            return
+        code = "wrong-metrics" if isinstance(answer, Metrics) else answer or "no answer"
+        code = code.code if isinstance(code, Failure) else code
+        self.run.missing.setdefault(WITHOUT, {})[hospital] = code
+
+    def answer_provenance(self, answers: Mapping[str, Metrics | Failure | None]) -> None:
+        """Takes what the hospitals tell the provenance probe."""
+        probe, labels = self.settings.probe, self.settings.scored.classes
+        assert probe is not None
+        for name, told in self.answer(PROVENANCE, answers).items():
+            if told.provenance is not None and told.provenance.fits(labels, probe.dimensions):
+                self._testimonies[name] = told.provenance
+            else:
+                self.run.missing[PROVENANCE][name] = "wrong-metrics"
+
+    def _provenance(self) -> dict[str, Any]:
+        """What was found out about what the model learned."""
+        told = weigh(self._testimonies, self.settings.scored.classes)
+        return {**told, "told": sorted(self._testimonies), "without": self._without}
+
     def finish(self, trouble: str = "") -> dict[str, Any]:
         """Writes what the run leaves, complete or not.
 
@@ -424,7 +486,8 @@ class Coordinator:
         self.run.trouble = trouble or self.run.trouble
         reason = self.run.reason()
         records = [record.to_dict() for record in self.run.records]
-        model_sha256 = self._write_model() if records else None
+        found = {"provenance": self._provenance()} if self.settings.probe and records else {}
+        model_sha256 = self._write_model(found) if records else None
         result: dict[str, Any] = {
             "run": self.run.name,
             "job": self.run.job,
@@ -438,6 +501,7 @@ class Coordinator:
             "best_round": self._kept() if records else None,
             "model_sha256": model_sha256,
             "settings": self._dump_settings(),
+            **found,
         }
         if self._study.settings.cross_site:
             result["cross_site"] = self._cross_site
@@ -481,7 +545,7 @@ class Coordinator:
             return self._selection.best_model
         return self.rounds_done
 
-    def _write_model(self) -> str:
+    def _write_model(self, found: Mapping[str, Any]) -> str:
         number, kept = self._kept(), self.final_model
         if self._study.settings.selection.keep == "best":
             kept = self._load(self._best_file, self.model)
@@ -496,6 +560,7 @@ class Coordinator:
                 "job": self.run.job,
                 "hospitals": list(self._study.hospitals),
                 "round": number,
+                **found,
             },
         )
 

@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from consortium.provenance.testimony import Testimony
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 FIGURES = ("accuracy", "AUROC")
@@ -18,8 +20,13 @@ CLASS_FIGURES = ("AUROC", "average precision", "sensitivity", "calibration error
 
 def film_figures(classes: Sequence[str]) -> tuple[str, ...]:
     """The names of the figures of a classification of films; the first one chooses a model."""
-    of_classes = (f"{figure}, {name}" for figure in CLASS_FIGURES for name in classes)
+    of_classes = (class_figure(figure, name) for figure in CLASS_FIGURES for name in classes)
     return (FIGURES[0], *of_classes)
+
+
+def class_figure(figure: str, name: str) -> str:
+    """The name of a figure of one class."""
+    return f"{figure}, {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,7 @@ class Metrics(BaseModel):
         seconds: duration of the local training.
         validation: score of the round's base on the hospital's own validation patients; null
             where it has none.
+        provenance: what the probe was told, where it was asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -147,6 +155,7 @@ class Metrics(BaseModel):
     steps: Annotated[int | None, Field(ge=1)] = None
     seconds: Annotated[float, Field(ge=0)] = 0.0
     validation: AnyScore | None = None
+    provenance: Testimony | None = None
 
     def fit(self, scored: Scored, max_cases: int) -> bool:
         """Whether a score is of what the job scores and over a plausible number of patients."""

@@ -515,6 +515,11 @@ class Settings(Section, ABC):
         """What a hospital's score is of."""
 
     @property
+    def probe(self) -> Provenance | None:
+        """How it is found out what the model learned, where the task asks."""
+        return None
+
+    @property
     @abstractmethod
     def has_statistics(self) -> bool:
         """Whether the network holds statistics of the patients that it was trained on."""
@@ -583,6 +588,11 @@ class ClassificationSettings(Settings):
         """The figures of each class, and the classes."""
         classes = tuple(self.data.classes)
         return Scored("classes", (*film_figures(classes), *classes))
+
+    @property
+    def probe(self) -> Provenance:
+        """Asked of every run."""
+        return self.provenance
 
     @property
     def has_statistics(self) -> bool:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from consortium.report.attendance import tell_conspicuous
+from consortium.report.provenance import tell_verdict
 from consortium.report.words import figures_of, words_of
 
 LEFT_BEHIND = {
@@ -41,6 +42,9 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             *[score_text(row.get("pooled"))] * pooled,
         )
     console.print(table)
+    if "provenance" in result:
+        told = tell_verdict(result["provenance"])
+        console.print(f"disease or hospital: {told}", soft_wrap=True)
     for one in result.get("conspicuous", []):
         console.print(f"stands out: {tell_conspicuous(one)}", soft_wrap=True)
     for name, meaning in LEFT_BEHIND.items():

@@ -3,7 +3,8 @@
 Every hospital of the study is asked; whoever does not answer is on record.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.fl_context import FLContext
@@ -13,7 +14,7 @@ from nvflare.apis.signal import Signal
 from torch import Tensor
 
 from consortium.coordinator import ALONE, FINAL, Coordinator
-from consortium.errors import Failure
+from consortium.errors import Failure, Incomplete
 from consortium.flare import executor
 from consortium.flare.answers import (
     answer_from_shareable,
@@ -28,7 +29,7 @@ from consortium.update import digest
 
 class Assessment(StudyWorkflow):
     """Scores the model that the run leaves at every hospital; then, where the job asks, the
-    baseline and the cross-site evaluation.
+    provenance probe, the baseline and the cross-site evaluation.
 
     Args:
         study: id of the `StudyRun` component.
@@ -52,6 +53,13 @@ class Assessment(StudyWorkflow):
         if abort.triggered:
             return
         coordinator.answer(FINAL, _metrics(answers))
+        if settings.probe is not None:
+            answers = ask.model(executor.PROVENANCE, coordinator.final_model)
+            if not abort.triggered:
+                coordinator.answer_provenance(_metrics(answers))
+        for hospital in coordinator.to_leave_out:
+            if not abort.triggered:
+                _train_without(hospital, coordinator, ask, abort)
         if settings.baseline:
             rounds = coordinator.rounds_done
             answers = ask.model(executor.ALONE, coordinator.start_model, rounds=rounds)
@@ -68,6 +76,31 @@ class Assessment(StudyWorkflow):
                     coordinator.answer_cross_site(hospital, _metrics(answers))
 
 
+def _train_without(
+    hospital: str, coordinator: Coordinator, ask: "_Questions", abort: Signal
+) -> None:
+    """Trains the model again without a hospital, and has it scored there."""
+    other = coordinator.without(hospital)
+    try:
+        while other.rounds_done < other.settings.rounds and not abort.triggered:
+            number, _ = other.open_round()
+            ask.model(
+                executor.WITHOUT,
+                other.model,
+                targets=other.asked,
+                take=lambda name, said: other.offer(answer_from_shareable(said, name)),
+                round=number,
+            )
+            if not abort.triggered:
+                other.close_round()
+    except Incomplete as incomplete:
+        coordinator.answer_without(hospital, incomplete.code)
+        return
+    if not abort.triggered:
+        answers = ask.model(executor.VALIDATE, other.final_model, targets=[hospital])
+        coordinator.answer_without(hospital, _metrics(answers).get(hospital))
+
+
 class _Questions:
     """Asks the hospitals of the study that are connected and waits for their answers."""
 
@@ -81,18 +114,43 @@ class _Questions:
     ):
         self._controller, self._hospitals, self._timeout = controller, hospitals, timeout
         self._abort, self._fl_ctx = abort, fl_ctx
+        self._border = threading.Lock()
 
-    def model(self, task: str, model: Mapping[str, Tensor], **meta: int) -> dict[str, Shareable]:
-        """Hands out a model with a task; returns what came back, by hospital."""
+    def model(
+        self,
+        task: str,
+        model: Mapping[str, Tensor],
+        *,
+        targets: Sequence[str] | None = None,
+        take: Callable[[str, Shareable], object] | None = None,
+        **meta: int,
+    ) -> dict[str, Shareable]:
+        """Hands out a model with a task.
+
+        Args:
+            task: of the executor.
+            model: goes with it.
+            targets: who is asked; all by default.
+            take: is given each answer as it comes, one at a time, instead of keeping it.
+            meta: goes with the model.
+
+        Returns:
+            What came back and was not taken, by hospital.
+        """
         answers: dict[str, Shareable] = {}
         connected = {client.name for client in self._fl_ctx.get_engine().get_clients()}
-        asked = [name for name in self._hospitals if name in connected]
+        asked = [name for name in targets or self._hospitals if name in connected]
         if not asked:
             return answers
 
         def keep(client_task: ClientTask, fl_ctx: FLContext) -> None:
-            answers[client_task.client.name] = client_task.result
+            name, said = client_task.client.name, client_task.result
             client_task.result = None
+            if take is None:
+                answers[name] = said
+            else:
+                with self._border:
+                    take(name, said)
 
         data = model_to_shareable(model, base_sha256=digest(model), **meta)
         self._controller.broadcast_and_wait(

@@ -34,9 +34,12 @@ from consortium.training.isolated import Failed, IsolatedHospital, Stopped
 from consortium.training.site import ERRORS, Site, note_error
 
 TRAIN, VALIDATE, ALONE, LOCAL_MODEL = "train", "validate", "baseline", "local_model"
+WITHOUT, PROVENANCE = "without", "provenance"
 _CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
     TRAIN: lambda meta: ("train", {"round_number": int(meta["round"])}),
     LOCAL_MODEL: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
+    WITHOUT: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
+    PROVENANCE: lambda meta: ("testify", {}),
     VALIDATE: lambda meta: ("validate", {}),
     ALONE: lambda meta: ("train_alone", {"rounds": int(meta["rounds"])}),
 }
@@ -44,7 +47,7 @@ _CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
 
 
 class HospitalExecutor(Executor):
-    """Answers the tasks `train`, `validate`, `baseline` and `local_model` at a hospital.
+    """Answers the tasks `train`, `validate`, `baseline`, `local_model`, `without` and `provenance`.
 
     Attributes:
         hospital: where the class is that trains; no job can say it.

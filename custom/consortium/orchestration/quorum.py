@@ -56,6 +56,19 @@ class Quorum(BaseModel):
             raise ValueError(f"mandatory: only {asked} hospitals are asked in a round")
         return self
 
+    def without(self, hospital: str) -> "Quorum":
+        """The same for a study of one hospital less, of which at least one is left."""
+        left = tuple(name for name in self.hospitals if name != hospital)
+        sample = min(self.sample, len(left)) if self.sample else None
+        return self.model_copy(
+            update={
+                "hospitals": left,
+                "minimum": min(self.minimum, sample or len(left)),
+                "mandatory": tuple(name for name in self.mandatory if name != hospital),
+                "sample": sample,
+            }
+        )
+
     @property
     def needed(self) -> tuple[str, ...]:
         """Hospitals without which no round can be closed."""

@@ -24,6 +24,7 @@ from consortium.report.attendance import (
 from consortium.report.comparison import MODELS, Means, compare, plural, pool
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.pictures import Picture
+from consortium.report.provenance import tell_provenance
 from consortium.report.words import (
     join,
     keeps_statistics,
@@ -94,6 +95,7 @@ def render_report(
         in_cells=len(rounds) <= MOST_CELLS,
         incidents=incidents[:_MOST_INCIDENTS],
         incidents_left_out=max(0, len(incidents) - _MOST_INCIDENTS),
+        provenance=tell_provenance(result),
         cross_site=_cross_site(result, names),
         wide_matrix=len(names) > _MATRIX_IN_PRINT,
         digests=_digests(rounds),
@@ -233,7 +235,7 @@ def _flatten(settings: Mapping[str, Any], above: str = "") -> list[str]:
     """Settings as `KEY=VALUE` lines, the form in which they are set."""
     lines = []
     for key, value in settings.items():
-        if isinstance(value, Mapping) and key != "labels":
+        if isinstance(value, Mapping) and key not in ("labels", "classes"):
             lines += _flatten(value, f"{above}{key}.")
             continue
         if above + key == "model.from" and value is not None:

@@ -11,7 +11,13 @@ from typing import Any
 from consortium.metrics import FIGURES
 
 Score = Mapping[str, Any]
-_NETWORKS = {"unet": "U-Net", "segresnet": "SegResNet", "dynunet": "DynUNet"}
+_NETWORKS = {
+    "unet": "U-Net",
+    "segresnet": "SegResNet",
+    "dynunet": "DynUNet",
+    "small": "small convolutional network",
+    "densenet121": "DenseNet-121",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,19 @@ _WORDS = {
         own="means and deviations of the inputs",
         reads="reads its table:",
     ),
+    "classification": Words(
+        key="accuracy",
+        tag=("validation", "accuracy"),
+        headline="accuracy",
+        mean="an accuracy",
+        meaning="On each hospital's own validation patients, each once for a label: accuracy is the"
+        " share whose most probable class is the right one; AUROC of a class the probability that"
+        " of two patients, one of the class and one of another, the model gives the first more"
+        " (0.5 is chance).",
+        loss="cross-entropy",
+        own="batch-norm statistics",
+        reads="reads its films:",
+    ),
 }
 
 
@@ -95,6 +114,11 @@ def tell_task(settings: Mapping[str, Any]) -> str:
         columns = [*data["numbers"], *data["categories"]]
         looked_for = list(data["outcome"]["classes"])[-1]
         return f"a logistic regression that predicts {looked_for} from {join(columns)}"
+    if settings.get("task") == "classification":
+        return (
+            f"a {_NETWORKS[settings['network']['name']]} that tells {join(list(data['classes']))}"
+            " apart on frontal chest X-rays"
+        )
     return (
         f"a {data['spatial_dims']}-D {_NETWORKS[settings['network']['name']]} that outlines"
         f" {join(list(data['labels']))} on {join(data['channels'])} images"

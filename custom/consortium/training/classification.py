@@ -1,83 +1,409 @@
-"""How well patients are classified: accuracy and the area under the ROC curve, with intervals.
+"""Classification: classes of frontal chest X-rays are told apart.
 
-Nothing here knows where the probabilities come from.
+A patient counts once for each of its labels, however many films it has: in the weight of the
+hospital, in what is drawn for training, and in the scores. Beside the scores a hospital tells, once
+a run, what the provenance probe needs: moments of what the model says of its held-out patients
+(`consortium.provenance`), and draws for itself where on a film the model looks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from consortium.metrics import FIGURES, Classification
-from consortium.training.scores import summarise
+from consortium.data.film_pixels import read_pixels
+from consortium.data.film_transforms import augment, prepare, preprocessing_config
+from consortium.data.films import (
+    IMAGES,
+    LABELS,
+    Film,
+    FilmList,
+    read_films,
+    split_films,
+)
+from consortium.data.table import PATIENT, SIDES, SPLIT, write_table
+from consortium.errors import Refused
+from consortium.files import replace_file, whole_folder
+from consortium.metrics import Classification
+from consortium.provenance.moments import moments, project
+from consortium.provenance.surface import surface
+from consortium.provenance.testimony import GroupMoments, Testimony
+from consortium.settings import ClassificationSettings, Films, FilmTraining, Settings, Training
+from consortium.training.attention import draw_attention
+from consortium.training.class_scores import classify_films
+from consortium.training.film_networks import network_config, pooled_features
+from consortium.training.site import Site
+from consortium.training.work import CheckProgress, Task, Work
 
-RESAMPLES = 2_000
-"""Of an interval."""
+PICTURES = "attention"
+"""Folder of a hospital's own, with films and where the model looks."""
 
-CUT = 0.5
-"""The probability above which the second class is predicted."""
+_BATCH = 64  # films, in evaluation
+_ABSENT = -1e4  # logarithm of the share of a class that a hospital has no case of
 
 
-def auroc(probabilities: NDArray[Any], truth: NDArray[Any]) -> float | None:
-    """Probability that a patient of class 1 is given more than one of class 0; ties count half.
+class Classifying(Work):
+    """The films of one hospital; see `Work`.
 
     Args:
-        probabilities: of class 1 (patients,).
-        truth: 0 or 1 (patients,).
+        site: the hospital's own choices.
+        settings: the job's.
+        device: where to train.
+        progress: called before each film that is read.
+    """
+
+    format = torch.channels_last
+
+    def __init__(
+        self,
+        site: Site,
+        settings: ClassificationSettings,
+        device: torch.device,
+        progress: CheckProgress,
+    ):
+        self._site, self._settings, self._device = site, settings, device
+        self._progress = progress
+        found = read_films(site.data, settings.data)
+        self._training, self._validation = split_films(found, settings.data)
+        self._units = sorted({(film.patient, film.label) for film in self._training})
+        self.cases = len(self._units)
+        self.patients = len({film.patient for film in self._training})
+        counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
+        self._shares = counts / max(1, counts.sum())
+        self._held: Tensor | None = None
+        self._kept_out: tuple[Tensor, NDArray[np.float64]] | None = None
+
+    @property
+    def _classes(self) -> list[str]:
+        return list(self._settings.data.classes)
+
+    @property
+    def samples(self) -> int:
+        """Patients."""
+        return self.cases
+
+    def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Films and their classes; of each patient that is drawn one film, at random."""
+        films = self._training_films()
+        numbers = np.random.default_rng(seed)
+        changes = torch.Generator().manual_seed(seed)
+        labels = torch.tensor([film.label for film in self._training])
+        draw = _Draw(self._training, self._settings.training.sampling)
+        for chosen in draw.batches(size, numbers):
+            batch = films[chosen]
+            yield augment(batch, changes) if self._settings.data.augment else batch, labels[chosen]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, in the form that `training.loss` names."""
+        kind = self._settings.training.loss
+        shares = torch.as_tensor(self._shares, dtype=logits.dtype, device=logits.device)
+        if kind == "adjusted":
+            logits = logits + shares.log().clamp(min=_ABSENT)
+        weight = None
+        if kind == "weighted":
+            weight = 1 / (shares.clamp(min=1e-6) * (shares > 0).sum())
+        return torch.nn.functional.cross_entropy(logits, targets, weight)
+
+    def optimiser(self, parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
+        """AdamW."""
+        assert isinstance(plan, FilmTraining)
+        return torch.optim.AdamW(
+            parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+        )
+
+    def measure(
+        self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
+    ) -> tuple[float, Classification | None]:
+        """The figures of each class on the validation patients."""
+        if not self._validation:
+            return 0.0, None
+        films, _ = self._validation_films()
+        progress(0, len(films))
+        probabilities = _run(network, films, self._device, pulse)
+        return classify_films(
+            probabilities,
+            np.array([film.label for film in self._validation]),
+            [film.patient for film in self._validation],
+            self._classes,
+            self._site.smallest_group,
+            specificity=self._settings.data.specificity,
+        )
+
+    def testify(self, network: torch.nn.Module) -> Testimony:
+        """What the provenance probe needs; and pictures for the hospital's own people."""
+        smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
+        counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
+        shares = {
+            name: int(count)
+            for name, count in zip(self._classes, counts, strict=True)
+            if count >= least
+        }
+        if not self._validation:
+            return Testimony(shares=shares)
+        films, seen = self._validation_films()
+        with pooled_features(network) as features:
+            probabilities = _run(network, films, self._device)
+        odds = np.log(probabilities.clip(1e-12)) - np.log((1 - probabilities).clip(1e-12))
+        chosen, seed = self._settings.provenance, self._settings.seed
+        self._draw_pictures(network, films)
+        return Testimony(
+            shares=shares,
+            scores=self._groups(odds, smallest),
+            features=self._groups(project(features.values(), chosen.dimensions, seed), smallest),
+            surface=self._groups(project(seen, chosen.dimensions, seed), smallest),
+        )
+
+    def _groups(self, values: NDArray[np.float64], smallest: int) -> dict[str, GroupMoments]:
+        """Moments by label, of groups with more patients than values have dimensions."""
+        found = {}
+        labels = np.array([film.label for film in self._validation])
+        for number, name in enumerate(self._classes):
+            places = np.flatnonzero(labels == number)
+            told = moments(
+                values[places],
+                [self._validation[place].patient for place in places],
+                max(smallest, values.shape[1] + 1),
+            )
+            if told is not None:
+                found[name] = GroupMoments.of(told)
+        return found
+
+    def _draw_pictures(self, network: torch.nn.Module, films: Tensor) -> None:
+        """The first validation films of each class, with where the model looks for that class."""
+        folder = self._site.state / PICTURES
+        for number, name in enumerate(self._classes):
+            places = [p for p, film in enumerate(self._validation) if film.label == number]
+            for rank, place in enumerate(places[: self._settings.provenance.pictures], start=1):
+                png = draw_attention(network, films[place].to(self._device), number)
+                folder.mkdir(parents=True, exist_ok=True)
+                plain = "".join(char if char.isalnum() else "-" for char in name)
+                replace_file(
+                    folder / f"{plain}-{rank}.png", lambda beside, png=png: beside.write_bytes(png)
+                )
+
+    def _training_films(self) -> Tensor:
+        if self._held is None:
+            self._held = load_films(self._training, self._settings.data, self._progress)[0]
+        return self._held
+
+    def _validation_films(self) -> tuple[Tensor, NDArray[np.float64]]:
+        if self._kept_out is None:
+            self._kept_out = load_films(
+                self._validation, self._settings.data, self._progress, with_surface=True
+            )
+        return self._kept_out
+
+
+class _Draw:
+    """Which films are drawn: a patient's label first, then one of its films.
+
+    Args:
+        films: of the training patients.
+        sampling: see `FilmTraining`.
+    """
+
+    def __init__(self, films: Sequence[Film], sampling: str):
+        units: dict[tuple[str, int], list[int]] = {}
+        for place, film in enumerate(films):
+            units.setdefault((film.patient, film.label), []).append(place)
+        self._units = [units[key] for key in sorted(units)]
+        self._cells = None
+        if sampling != "patients":
+            cells: dict[tuple[int, str], list[int]] = {}
+            for unit, places in enumerate(self._units):
+                film = films[places[0]]
+                source = film.source if sampling == "sources" else ""
+                cells.setdefault((film.label, source), []).append(unit)
+            self._cells = [np.array(cells[key]) for key in sorted(cells)]
+            of_class = np.array([label for label, _ in sorted(cells)])
+            # Within a class every source alike; classes alike, or by their patients.
+            within = 1 / np.bincount(of_class)[of_class]
+            held = np.bincount(of_class, [len(cell) for cell in self._cells])[of_class]
+            weight = within * (held if sampling == "sources" else 1.0)
+            self._weights = weight / weight.sum()
+
+    def batches(self, size: int, numbers: np.random.Generator) -> Iterator[Tensor]:
+        """Places of films; pass after pass over all patients, or drawn anew each time."""
+        while True:
+            if self._cells is None:
+                order = numbers.permutation(len(self._units))
+            else:
+                cells = numbers.choice(len(self._cells), size, p=self._weights)
+                order = np.array([numbers.choice(self._cells[cell]) for cell in cells])
+            films = [self._units[unit][numbers.integers(len(self._units[unit]))] for unit in order]
+            yield from torch.split(torch.tensor(films), size)
+
+
+def load_films(
+    films: Sequence[Film], data: Films, progress: CheckProgress, *, with_surface: bool = False
+) -> tuple[Tensor, NDArray[np.float64]]:
+    """Reads films for the network.
+
+    Args:
+        films: to read.
+        data: what the job makes of them.
+        progress: called before each.
+        with_surface: whether to look at what shows how a film was made, too.
 
     Returns:
-        None with patients of one class only.
+        Films, float32 (films, 1, size, size), and their surfaces, (films, 8) or (0, 8).
+
+    Raises:
+        UnusableFilm: one that cannot be read.
     """
-    above = _above(probabilities, truth)
-    return float(above.mean()) if above.size else None
+    made = torch.empty(len(films), 1, data.size, data.size)
+    surfaces = []
+    for place, film in enumerate(films):
+        progress(place, len(films))
+        values = read_pixels(film.path, film.file).values
+        made[place, 0] = torch.from_numpy(prepare(values, data))
+        if with_surface:
+            surfaces.append(surface(255.0 * values.astype(float)))
+    return made, np.array(surfaces).reshape(len(surfaces), -1)
 
 
-def _above(probabilities: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:
-    """(class 1, class 0): 1 where the first is given more, a half where it is a tie."""
-    ill, well = probabilities[truth == 1][:, None], probabilities[truth == 0][None]
-    return np.asarray((ill > well) + 0.5 * (ill == well), np.float64)
+def predict_films(
+    network: torch.nn.Module,
+    films: Sequence[Film],
+    settings: ClassificationSettings,
+    device: torch.device,
+    progress: CheckProgress = lambda done, films: None,
+) -> NDArray[np.float64]:
+    """The probability of each class for each film, (films, classes).
 
-
-def _auroc_interval(above: NDArray[np.float64], seed: int = 0) -> list[float]:
-    """95 % percentile bootstrap over patients, as many of each class in every resample."""
-    generator = np.random.default_rng(seed)
-    ill, well = above.shape
-    first, second = (
-        generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) for count in (ill, well)
-    )
-    draws = ((first @ above) * second).sum(1) / (ill * well)
-    return [min(1.0, max(0.0, float(end))) for end in np.percentile(draws, [2.5, 97.5])]
-
-
-def classify(
-    probabilities: NDArray[Any],
-    truth: NDArray[Any],
-    classes: Sequence[str],
-    smallest_group: int,
-) -> tuple[float, Classification]:
-    """The accuracy, for the hospital's own use, and the score of which it is a part that may leave.
-
-    Args:
-        probabilities: of class 1 (patients,), of one patient at least.
-        truth: 0 or 1 (patients,).
-        classes: their names.
-        smallest_group: a score over fewer patients, or over fewer of a class, is withheld.
+    Raises:
+        UnusableFilm: one that cannot be read.
     """
-    right = (probabilities > CUT) == (truth == 1)
-    value = float(right.mean())
-    support = {name: int((truth == number).sum()) for number, name in enumerate(classes)}
-    if len(truth) < smallest_group:
-        return value, Classification(withheld=f"fewer than {smallest_group} patients")
-    if smallest_group > 1 and min(support.values()) < smallest_group:
-        return value, Classification(withheld=f"fewer than {smallest_group} patients of a class")
-    figures: dict[str, float | None] = {FIGURES[0]: value, FIGURES[1]: auroc(probabilities, truth)}
-    intervals = {}
-    summary = summarise(right.astype(float).tolist())
-    if summary.interval is not None:
-        intervals[FIGURES[0]] = list(summary.interval)
-    if figures[FIGURES[1]] is not None and min(support.values()) > 1:
-        intervals[FIGURES[1]] = _auroc_interval(_above(probabilities, truth))
-    return value, Classification(
-        patients=len(truth), support=support, figures=figures, interval=intervals or None
-    )
+    return _run(network, load_films(films, settings.data, progress)[0], device)
+
+
+def _run(
+    network: torch.nn.Module,
+    films: Tensor,
+    device: torch.device,
+    pulse: Callable[[], None] = lambda: None,
+) -> NDArray[np.float64]:
+    network.eval()
+    found = []
+    with torch.no_grad():
+        for batch in torch.split(films, _BATCH):
+            pulse()
+            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+            found.append(torch.softmax(network(batch).double(), 1).cpu())
+    return np.asarray(torch.cat(found).numpy())
+
+
+def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -> None:
+    read_films(folder, settings.data)
+
+
+def _require_match(
+    model: ClassificationSettings, other: ClassificationSettings | FilmList, where: str
+) -> None:
+    """Refuses a model of other classes, or of films made ready in another way, than a job's.
+
+    Raises:
+        Refused: `wrong-labels`.
+    """
+    if isinstance(other, Settings) and list(model.data.classes) != list(other.data.classes):
+        raise Refused(
+            "wrong-labels",
+            f"the model's classes are {', '.join(model.data.classes)};"
+            f" here they are {', '.join(other.data.classes)}",
+            where,
+            "use a model of these classes",
+        )
+
+
+def _pool(folders: Mapping[str, Path], out: Path, settings: ClassificationSettings) -> None:
+    """Films are linked, not copied; a patient stays on its side of the split."""
+    data = settings.data
+    source = data.source or "hospital"
+    values = [group[0] for group in data.classes.values()]
+    rows = []
+    with whole_folder(out) as beside:
+        (beside / IMAGES).mkdir()
+        for name, folder in sorted(folders.items()):
+            (beside / IMAGES / name).symlink_to((folder / IMAGES).resolve())
+            for films, side in zip(split_films(read_films(folder, data), data), SIDES, strict=True):
+                rows += [
+                    (
+                        f"{name}/{film.file}",
+                        f"{name}/{film.patient}",
+                        values[film.label],
+                        side,
+                        film.source or name,
+                    )
+                    for film in films
+                ]
+        write_table(beside / LABELS, ["file", PATIENT, "label", SPLIT, source], rows)
+
+
+def _metadata(settings: ClassificationSettings) -> dict[str, Any]:
+    data = settings.data
+    size: list[Any] = [data.size, data.size]
+    described = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": "CR",
+        "num_channels": 1,
+        "spatial_shape": size,
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": False,
+        "channel_def": {"0": "frontal chest X-ray"},
+    }
+    classes = {str(i): f"logit of {name}" for i, name in enumerate(data.classes)}
+    return {
+        "packages": {},
+        "description": f"Tells {', '.join(data.classes)} apart on frontal chest X-rays.",
+        "network_data_format": {
+            "inputs": {"image": described},
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classes",
+                    "num_channels": len(classes),
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": classes,
+                }
+            },
+        },
+    }
+
+
+def _inference(settings: ClassificationSettings) -> dict[str, Any]:
+    """Prints the probability of each class for a PNG or JPEG file, with nothing but MONAI."""
+    names = list(settings.data.classes)
+    return {
+        "imports": ["$from safetensors.torch import load_model"],
+        "image": "image.png",
+        "preprocessing": {
+            "_target_": "monai.transforms.Compose",
+            "transforms": preprocessing_config(settings.data),
+        },
+        "film": "$@preprocessing({'image': @image})['image'].as_tensor()[None]",
+        "probabilities": "$torch.softmax(@network(@film.to(@device)).detach(), 1)[0].tolist()",
+        "run": [
+            f"$[print(name, round(p, 6), sep=',') for name, p in zip({names}, @probabilities)]"
+        ],
+    }
+
+
+TASK = Task(
+    open=Classifying,
+    network=network_config,
+    initialise=lambda network: None,
+    require_folder=_require_folder,
+    require_match=_require_match,
+    pool=_pool,
+    metadata=_metadata,
+    inference=_inference,
+)

@@ -134,6 +134,13 @@ class Hospital:
         score = self._score(self._settings.rounds)
         return Metrics(seconds=time.monotonic() - started, validation=score)
 
+    def testify(self, model: State) -> Metrics:
+        """What the provenance probe needs to know of a model; asked once a run."""
+        started = time.monotonic()
+        self._load(model, self._settings.rounds)
+        told = self._work.testify(self._network)
+        return Metrics(seconds=time.monotonic() - started, provenance=told)
+
     def train_alone(self, start: State, rounds: int) -> Metrics:
         """Trains a model by itself with as many steps, and scores the one it would have kept.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from consortium.metrics import AnyScore
+from consortium.provenance.testimony import Testimony
 from consortium.settings import Settings, Training
 from consortium.training.site import Site
 from consortium.update import State
@@ -80,6 +81,10 @@ class Work(ABC):
             round_number: of the shared training, or None where the hospital trains alone.
         """
         return {}
+
+    def testify(self, network: torch.nn.Module) -> Testimony | None:
+        """What the provenance probe is told of a network, where the task has such a question."""
+        return None
 
     def own_statistics(self) -> dict[str, Tensor]:
         """What stays at the hospital and is known before any round: it is not kept, but found."""
