@@ -36,10 +36,12 @@ class Scored:
     Attributes:
         kind: of the score, `dice` or `classes`.
         names: that it may hold, all of them.
+        classes: those of the names that are classes of patients.
     """
 
     kind: str
     names: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
 
 class Score(BaseModel):

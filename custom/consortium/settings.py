@@ -560,7 +560,8 @@ class TabularSettings(Settings):
     @property
     def scored(self) -> Scored:
         """The figures of a classification and the classes they are of."""
-        return Scored("classes", (*FIGURES, *self.data.outcome.classes))
+        classes = tuple(self.data.outcome.classes)
+        return Scored("classes", (*FIGURES, *classes), classes)
 
     @property
     def has_statistics(self) -> bool:
@@ -587,7 +588,7 @@ class ClassificationSettings(Settings):
     def scored(self) -> Scored:
         """The figures of each class, and the classes."""
         classes = tuple(self.data.classes)
-        return Scored("classes", (*film_figures(classes), *classes))
+        return Scored("classes", (*film_figures(classes), *classes), classes)
 
     @property
     def probe(self) -> Provenance:

@@ -7,6 +7,7 @@ a run, what the provenance probe needs: moments of what the model says of its he
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from consortium.metrics import Classification
 from consortium.provenance.moments import moments, project
 from consortium.provenance.surface import surface
 from consortium.provenance.testimony import GroupMoments, Testimony
-from consortium.settings import ClassificationSettings, Films, FilmTraining, Settings, Training
+from consortium.settings import ClassificationSettings, Films, FilmTraining, Training
 from consortium.training.attention import draw_attention
 from consortium.training.class_scores import classify_films
 from consortium.training.film_networks import network_config, pooled_features
@@ -177,13 +178,11 @@ class Classifying(Work):
         folder = self._site.state / PICTURES
         for number, name in enumerate(self._classes):
             places = [p for p, film in enumerate(self._validation) if film.label == number]
+            plain = "".join(char if char.isalnum() else "-" for char in name)
             for rank, place in enumerate(places[: self._settings.provenance.pictures], start=1):
                 png = draw_attention(network, films[place].to(self._device), number)
                 folder.mkdir(parents=True, exist_ok=True)
-                plain = "".join(char if char.isalnum() else "-" for char in name)
-                replace_file(
-                    folder / f"{plain}-{rank}.png", lambda beside, png=png: beside.write_bytes(png)
-                )
+                replace_file(folder / f"{plain}-{rank}.png", partial(_write, png))
 
     def _training_films(self) -> Tensor:
         if self._held is None:
@@ -266,6 +265,10 @@ def load_films(
     return made, np.array(surfaces).reshape(len(surfaces), -1)
 
 
+def _write(content: bytes, beside: Path) -> None:
+    beside.write_bytes(content)
+
+
 def predict_films(
     network: torch.nn.Module,
     films: Sequence[Film],
@@ -309,7 +312,9 @@ def _require_match(
     Raises:
         Refused: `wrong-labels`.
     """
-    if isinstance(other, Settings) and list(model.data.classes) != list(other.data.classes):
+    if isinstance(other, ClassificationSettings) and list(model.data.classes) != list(
+        other.data.classes
+    ):
         raise Refused(
             "wrong-labels",
             f"the model's classes are {', '.join(model.data.classes)};"
