@@ -13,6 +13,7 @@ from scripts.benchmarks import (
     accuracy,
     aggregation,
     chaos,
+    covid,
     cut,
     heart,
     hippocampus,
@@ -47,6 +48,7 @@ PROVISIONED: dict[str, Callable[[bool], list[Row]]] = {"round": round_benchmark.
 # Hours long: parts are on record when they are done, and a run goes on where one ended.
 TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
     "accuracy": accuracy.run,
+    "covid": covid.run,
     "variants": variants.run,
 }
 
@@ -75,7 +77,7 @@ def bench(
     ] = None,
     records: Annotated[
         Path | None,
-        typer.Option(help="Records of accuracy or variants, instead of the job's own."),
+        typer.Option(help="Records of accuracy, covid or variants, instead of the job's own."),
     ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Measure nothing; show what is on record.")
