@@ -31,7 +31,7 @@ from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.orchestration.run import Run
 from consortium.orchestration.selection import HospitalScore, Selection, Verdict
-from consortium.provenance.testimony import Testimony
+from consortium.provenance.statement import Statement
 from consortium.provenance.weigh import weigh
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
@@ -108,7 +108,7 @@ class Coordinator:
         self._trainable = [name for name, p in network.named_parameters() if p.requires_grad]
         self._cross_site: dict[str, dict[str, Any]] = {}
         self._final_score: float | None = None
-        self._testimonies: dict[str, Testimony] = {}
+        self._statements: dict[str, Statement] = {}
         self._without: dict[str, dict[str, Any] | None] = {}
         entry = self._journal.read()
         if entry is None:
@@ -465,14 +465,14 @@ class Coordinator:
         assert probe is not None
         for name, told in self.answer(PROVENANCE, answers).items():
             if told.provenance is not None and told.provenance.fits(labels, probe.dimensions):
-                self._testimonies[name] = told.provenance
+                self._statements[name] = told.provenance
             else:
                 self.run.missing[PROVENANCE][name] = "wrong-metrics"
 
     def _provenance(self) -> dict[str, Any]:
         """What was found out about what the model learned."""
-        told = weigh(self._testimonies, self.settings.scored.classes)
-        return {**told, "told": sorted(self._testimonies), "without": self._without}
+        told = weigh(self._statements, self.settings.scored.classes)
+        return {**told, "told": sorted(self._statements), "without": self._without}
 
     def finish(self, trouble: str = "") -> dict[str, Any]:
         """Writes what the run leaves, complete or not.

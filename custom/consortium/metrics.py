@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from consortium.provenance.testimony import Testimony
+from consortium.provenance.statement import Statement
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
@@ -157,7 +157,7 @@ class Metrics(BaseModel):
     steps: Annotated[int | None, Field(ge=1)] = None
     seconds: Annotated[float, Field(ge=0)] = 0.0
     validation: AnyScore | None = None
-    provenance: Testimony | None = None
+    provenance: Statement | None = None
 
     def fit(self, scored: Scored, max_cases: int) -> bool:
         """Whether a score is of what the job scores and over a plausible number of patients."""

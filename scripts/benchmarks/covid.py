@@ -186,7 +186,7 @@ def examine(
     classes = list(settings.data.classes)
     covid, pneumonia = (classes.index(name) for name in ("COVID-19", "pneumonia"))
     inside: dict[str, float] = {}
-    ill, truth, testimonies = [], [], {}
+    ill, truth, statements = [], [], {}
     for name, folder in folders.items():
         films = split_films(read_films(folder, settings.data), settings.data)[1]
         found = predict_films(network, films, settings, CPU)
@@ -201,8 +201,8 @@ def examine(
                 odds = float(np.log(mean[covid]) - np.log(mean[pneumonia]))
                 inside[f"{patient}/{classes[label]}"] = round(odds, 4)
         work = Classifying(Site(name, folder, folder / "state"), settings, CPU, lambda *_: None)
-        testimonies[name] = work.testify(network)
-    told = weigh(testimonies, classes)
+        statements[name] = work.testify(network)
+    told = weigh(statements, classes)
     return {
         "inside": inside,
         "overall": round(auroc(np.array(ill), np.array(truth)) or 0.0, 4),

@@ -261,3 +261,12 @@ def test_in_every_order_nothing_is_closed_without_its_quorum(
             follow(rounds.failed(at, name, "code"))
         else:
             follow(rounds.time_up(last_timer + offset))
+
+
+@pytest.mark.parametrize("sample", [None, 2])
+def test_a_study_without_a_hospital_needs_no_more_than_the_others(sample):
+    declared = {"mandatory": ["a", "b"], "sample": sample}
+    quorum = declare_quorum("abc", declared).without("b")
+    assert quorum.hospitals == ("a", "c")
+    assert (quorum.minimum, quorum.mandatory, quorum.sample) == (2, ("a",), sample)
+    assert Quorum.model_validate(quorum.model_dump()) == quorum

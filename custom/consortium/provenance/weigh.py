@@ -6,14 +6,14 @@ from typing import Any
 
 from consortium.provenance.moments import Group, Groups
 from consortium.provenance.probe import Told, cramers_v, hospital_told, judge, lean
-from consortium.provenance.testimony import Testimony
+from consortium.provenance.statement import Statement
 
 
-def weigh(testimonies: Mapping[str, Testimony], labels: Sequence[str]) -> dict[str, Any]:
+def weigh(statements: Mapping[str, Statement], labels: Sequence[str]) -> dict[str, Any]:
     """What all hospitals' words say of a model, as JSON values.
 
     Args:
-        testimonies: by hospital; each `fits`.
+        statements: by hospital; each `fits`.
         labels: of the job, in the order of the scores.
 
     Returns:
@@ -21,10 +21,10 @@ def weigh(testimonies: Mapping[str, Testimony], labels: Sequence[str]) -> dict[s
         `lean`, `features` and `surface` (see `Lean` and `Told`), each null where it cannot be
         estimated.
     """
-    shares = {name: told.shares for name, told in testimonies.items()}
-    leaning = lean(_groups(testimonies, "scores"), shares, labels)
-    features = hospital_told(_groups(testimonies, "features"))
-    surface = hospital_told(_groups(testimonies, "surface"))
+    shares = {name: told.shares for name, told in statements.items()}
+    leaning = lean(_groups(statements, "scores"), shares, labels)
+    features = hospital_told(_groups(statements, "features"))
+    surface = hospital_told(_groups(statements, "surface"))
     found = judge(leaning, shares, surface)
     return {
         "verdict": found.verdict,
@@ -40,12 +40,12 @@ def _plain(told: Told | None) -> dict[str, Any] | None:
     return asdict(told) if told is not None else None
 
 
-def _groups(testimonies: Mapping[str, Testimony], kind: str) -> Groups:
+def _groups(statements: Mapping[str, Statement], kind: str) -> Groups:
     """Those of one size: a hospital that lets out fewer dimensions than others is left out."""
     every = {
         Group(name, label): told.moments()
-        for name, testimony in testimonies.items()
-        for label, told in getattr(testimony, kind).items()
+        for name, statement in statements.items()
+        for label, told in getattr(statement, kind).items()
     }
     most = max((len(told.mean) for told in every.values()), default=0)
     return {group: told for group, told in every.items() if len(told.mean) == most}

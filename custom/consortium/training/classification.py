@@ -31,8 +31,8 @@ from consortium.errors import Refused
 from consortium.files import replace_file, whole_folder
 from consortium.metrics import Classification
 from consortium.provenance.moments import moments, project
+from consortium.provenance.statement import GroupMoments, Statement
 from consortium.provenance.surface import surface
-from consortium.provenance.testimony import GroupMoments, Testimony
 from consortium.settings import ClassificationSettings, Films, FilmTraining, Training
 from consortium.training.attention import draw_attention
 from consortium.training.class_scores import classify_films
@@ -134,7 +134,7 @@ class Classifying(Work):
             specificity=self._settings.data.specificity,
         )
 
-    def testify(self, network: torch.nn.Module) -> Testimony:
+    def testify(self, network: torch.nn.Module) -> Statement:
         """What the provenance probe needs; and pictures for the hospital's own people."""
         smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
         counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
@@ -144,14 +144,14 @@ class Classifying(Work):
             if count >= least
         }
         if not self._validation:
-            return Testimony(shares=shares)
+            return Statement(shares=shares)
         films, seen = self._validation_films()
         with pooled_features(network) as features:
             probabilities = _run(network, films, self._device)
         odds = np.log(probabilities.clip(1e-12)) - np.log((1 - probabilities).clip(1e-12))
         chosen, seed = self._settings.provenance, self._settings.seed
         self._draw_pictures(network, films)
-        return Testimony(
+        return Statement(
             shares=shares,
             scores=self._groups(odds, smallest),
             features=self._groups(project(features.values(), chosen.dimensions, seed), smallest),

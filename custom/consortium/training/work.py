@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from consortium.metrics import AnyScore
-from consortium.provenance.testimony import Testimony
+from consortium.provenance.statement import Statement
 from consortium.settings import Settings, Training
 from consortium.training.site import Site
 from consortium.update import State
@@ -82,7 +82,7 @@ class Work(ABC):
         """
         return {}
 
-    def testify(self, network: torch.nn.Module) -> Testimony | None:
+    def testify(self, network: torch.nn.Module) -> Statement | None:
         """What the provenance probe is told of a network, where the task has such a question."""
         return None
 

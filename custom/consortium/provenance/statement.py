@@ -43,7 +43,7 @@ class GroupMoments(BaseModel):
 ByLabel = Mapping[str, GroupMoments]
 
 
-class Testimony(BaseModel):
+class Statement(BaseModel):
     """Of one hospital; labels with fewer patients than it lets out are not there.
 
     Attributes:
