@@ -20,7 +20,10 @@ from consortium.update import Update, pack, unpack
 
 
 def federate(
-    folders: Mapping[str, Path], settings: Settings, workspace: Path
+    folders: Mapping[str, Path],
+    settings: Settings,
+    workspace: Path,
+    attack: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Runs the rounds of a job.
 
@@ -28,9 +31,13 @@ def federate(
         folders: of the hospitals, by name.
         settings: of the job.
         workspace: for journal and results.
+        attack: hospitals that send their change times a factor.
 
     Returns:
         For each hospital the model that the run leaves, with what the hospital kept to itself.
+
+    Raises:
+        UpdateRefused: an update is not taken.
     """
     names = tuple(sorted(folders))
     study = Study("here", "here", declare_quorum(names, {}), settings)
@@ -50,12 +57,23 @@ def federate(
             update = hospitals[name].train(coordinator.model, number)
             if settings.update.compression is not None:
                 update = _through(shrinkers[name], settings.update.compression, update)
+            if attack and name in attack:
+                update = _times(attack[name], update)
             refusal = coordinator.offer(update)
             if refusal is not None:
                 raise refusal
         coordinator.close_round()
     model = coordinator.final_model
     return {name: hospital.with_own_buffers(model) for name, hospital in hospitals.items()}
+
+
+def _times(factor: float, update: Update) -> Update:
+    """A hostile hospital's update: its change times a factor; counters as they are."""
+    tensors = {
+        name: tensor * factor if tensor.is_floating_point() else tensor
+        for name, tensor in update.tensors.items()
+    }
+    return replace(update, tensors=tensors)
 
 
 def _through(shrinker: Shrinker, kind: str, update: Update) -> Update:

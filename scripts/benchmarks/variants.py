@@ -2,9 +2,9 @@
 
 Each variant changes the job's settings with the budget that `BASE` says, tried on the training part
 of the first fold alone: its models train on three of the four other folds and are scored on the
-fourth, so that no patient of the first fold has a say in what the job's defaults are. The hospitals
-train in one process, without FLARE, which gives the same bytes. What is on record is not measured
-again.
+fourth, so that no patient of the first fold has a say in what the job's defaults are. In some the
+smallest hospital attacks: it sends its change times a factor. The hospitals train in one process,
+without FLARE, which gives the same bytes. What is on record is not measured again.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from consortium.errors import UsageError
 from consortium.jobs import SETTINGS, find_job
 from consortium.pooling import train_pooled
 from consortium.settings import Settings, override, parse_settings, read_json_object
+from consortium.update import UpdateRefused
 
 JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "variants.jsonl"
@@ -76,6 +77,7 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
             "set": variant["set"],
             "arm": variant.get("arm", "federated"),
             "settings": _digest_of(variant),
+            **({"attack": variant["attack"]} if "attack" in variant else {}),
         }
         for variant in read_variants()
     ]
@@ -83,7 +85,8 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
 
 
 def _digest_of(variant: Mapping[str, Any]) -> str:
-    return _sha256(describe_settings(settings_of(variant)))
+    described = describe_settings(settings_of(variant))
+    return _sha256([described, variant["attack"]] if "attack" in variant else described)
 
 
 def _sha256(content: Any) -> str:
@@ -99,7 +102,11 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
         if part["arm"] == POOLED:
             models = dict.fromkeys(folders, train_pooled(folders, settings, place / "run"))
         else:
-            models = federate(folders, settings, place / "run")
+            try:
+                models = federate(folders, settings, place / "run", part.get("attack"))
+            except UpdateRefused as refusal:  # the model is beyond what numbers hold
+                nobody = choose(data, folds, SCORE).hospital_of()
+                return [{"dice": dict.fromkeys(nobody, 0.0), "broke": refusal.code}]
     patients = choose(data, folds, SCORE)
     scores = {}
     for name, model in models.items():
@@ -133,6 +140,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             low, high = difference.interval()
             against = f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
         changes = ", ".join(f"`{change}`" for change in variant["set"])
+        for hospital, factor in variant.get("attack", {}).items():
+            changes += f"; {hospital} sends its change times {factor:g}"
         lines.append(
             f"| {variant['name']} | {changes} | {np.mean(values):.3f} | {np.median(values):.3f} |"
             f" {against} |"
