@@ -234,7 +234,7 @@ def _check_picture(pixels: Pixels, listed: Listed, seen: _Seen) -> list[Finding]
         return found
     letters = count_letters(pixels.values)
     if letters and not any(note.code == "burnt-in-text" for note in found):
-        told = f"{letters} letters, or what looks like them, in a line near its border"
+        told = f"{letters} shapes like letters in a line near its border"
         found.append(warning("burnt-in-text", listed.name, told))
     found += _check_copy(pixels, listed, seen)
     seen.names.append(listed.name)

@@ -127,7 +127,7 @@ def _sixteen_bit(stored: NDArray[Any], name: str) -> Pixels:
     """Greys by the bits that are used: archives keep 12 bits in files of 16."""
     bits = max(8, int(stored.max()).bit_length())
     white = 2**bits - 1
-    told = f"16 bits a pixel, of which {bits} are used; {white} counts as white"
+    told = f"16 bits a pixel, of which {bits} are used; {white} is white"
     note = warning("sixteen-bit", name, told)
     return Pixels(stored.astype(np.float32) / np.float32(white), notes=(note,))
 
