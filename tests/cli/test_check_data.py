@@ -65,7 +65,7 @@ def test_findings_are_printed_by_kind_with_what_to_do(consortium, folder):
     assert out == (
         "error missing-file\n"
         "  imagesTr/P2.nii.gz: no such file\n"
-        "  Copy the file there, or remove its entry from dataset.json.\n"
+        "  Copy the file there, or remove its entry from the list.\n"
         "\n"
         "warning empty-mask\n"
         "  labelsTr/P4.nii.gz: no voxel is labelled\n"

@@ -186,7 +186,7 @@ def _read(path: Path, name: str) -> list[Frame]:
             raise UnusableSeries(
                 error("unreadable-file", name, f"holds no image ({dataset.SOPClassUID.name})")
             )
-        if not _can_decode(syntax):
+        if not can_decode(syntax):
             raise UnusableSeries(error("no-decoder", name, f"compressed as {syntax.name}"))
         if dataset.get("SamplesPerPixel", 1) != 1:
             raise UnusableSeries(error("unreadable-file", name, "a colour image"))
@@ -197,7 +197,8 @@ def _read(path: Path, name: str) -> list[Frame]:
         raise UnusableSeries(error("unreadable-file", name, reason(problem))) from problem
 
 
-def _can_decode(syntax: Any) -> bool:
+def can_decode(syntax: Any) -> bool:
+    """Whether something here decodes that transfer syntax."""
     if not syntax.is_compressed or syntax.is_deflated:
         return True
     try:
@@ -282,7 +283,8 @@ def _assemble(frames: Sequence[Frame], name: str) -> Series:
     shape = (int(first.dataset.Columns), int(first.dataset.Rows), len(ordered))
     _require_rescaling(ordered, name)
     reference = str(first.dataset.get("FrameOfReferenceUID") or "")
-    return Series(name, tuple(ordered), shape, affine, reference, _notes(frames, name))
+    datasets = [frame.dataset for frame in frames]
+    return Series(name, tuple(ordered), shape, affine, reference, identifying(datasets, name))
 
 
 def affine_of(
@@ -407,11 +409,12 @@ def _planes(frames: dict[int, Frame]) -> dict[int, NDArray[Any]]:
     return planes
 
 
-def _notes(frames: Sequence[Frame], name: str) -> tuple[Finding, ...]:
+def identifying(datasets: Sequence[Any], name: str) -> tuple[Finding, ...]:
+    """What headers hold that names a patient: attributes, never their values."""
     told = [
         keyword
         for keyword in IDENTIFYING
-        if any(_identifies(frame.dataset, keyword) for frame in frames)
+        if any(_identifies(dataset, keyword) for dataset in datasets)
     ]
     if not told:
         return ()

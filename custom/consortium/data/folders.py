@@ -1,13 +1,20 @@
-"""A hospital's folder, whatever the task: scans with a `dataset.json`, or a table of patients."""
+"""A hospital's folder, whatever the task: scans, a table of patients, or X-rays."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from consortium.data import checks
 from consortium.data.datalist import read_datalist
+from consortium.data.film_checks import check_films
+from consortium.data.films import LABELS
 from consortium.data.findings import Finding
 from consortium.data.table import PATIENT, TABLE, check_table, read_table
-from consortium.settings import SegmentationSettings, Settings, TabularSettings
+from consortium.settings import (
+    ClassificationSettings,
+    SegmentationSettings,
+    Settings,
+    TabularSettings,
+)
 
 
 def check_folder(
@@ -26,9 +33,14 @@ def check_folder(
         UsageError: there is nothing to check.
     """
     if settings is None:
-        return (check_table if _is_table(folder) else checks.check_folder)(folder, None, progress)
+        kind = _list_of(folder)
+        if kind == LABELS:
+            return check_films(folder, None, progress)
+        return (check_table if kind == TABLE else checks.check_folder)(folder, None, progress)
     if isinstance(settings, TabularSettings):
         return check_table(folder, settings, progress)
+    if isinstance(settings, ClassificationSettings):
+        return check_films(folder, settings, progress)
     assert isinstance(settings, SegmentationSettings)
     return checks.check_folder(folder, settings, progress)
 
@@ -39,13 +51,21 @@ def count_cases(folder: Path, settings: Settings | None = None) -> tuple[int, in
     Raises:
         UsageError: there is nothing to count.
     """
-    table = _is_table(folder) if settings is None else isinstance(settings, TabularSettings)
-    if table:
-        patients = [row.get(PATIENT, "") for row in read_table(folder).rows]
+    if isinstance(settings, TabularSettings):
+        kind = TABLE
+    elif isinstance(settings, ClassificationSettings):
+        kind = LABELS
+    else:
+        kind = "" if settings else _list_of(folder)
+    if kind:
+        patients = [row.get(PATIENT, "") for row in read_table(folder, kind).rows]
     else:
         patients = [case.patient for case in read_datalist(folder).cases]
     return len(patients), len(set(patients))
 
 
-def _is_table(folder: Path) -> bool:
-    return (folder / TABLE).is_file() and not (folder / "dataset.json").exists()
+def _list_of(folder: Path) -> str:
+    """The file that lists a folder's cases, or empty for `dataset.json`."""
+    if (folder / "dataset.json").exists():
+        return ""
+    return next((name for name in (LABELS, TABLE) if (folder / name).is_file()), "")

@@ -30,7 +30,7 @@ TABLE = "patients.csv"
 PATIENT, SPLIT = "patient", "split"
 SIDES = ("training", "validation")
 FEWEST_PATIENTS = 5
-_MISSING = ("", "?")
+MISSING = ("", "?")
 
 Row = dict[str, str]
 
@@ -68,11 +68,12 @@ class Patients:
         return len(self.names)
 
 
-def read_table(path: Path) -> PatientTable:
+def read_table(path: Path, usual: str = TABLE) -> PatientTable:
     """Reads a hospital's table.
 
     Args:
         path: of the file, or of the folder that holds it under its usual name.
+        usual: that name.
 
     Raises:
         UsageError: `missing-folder`, `missing-file`, `bad-table` or `empty-hospital`.
@@ -80,7 +81,7 @@ def read_table(path: Path) -> PatientTable:
     if path.suffix != ".csv":
         if not path.is_dir():
             raise UsageError("missing-folder", "no such folder", str(path), "check the path")
-        path = path / TABLE
+        path = path / usual
     if not path.is_file():
         raise UsageError("missing-file", "no such file", str(path), "check the path")
     try:
@@ -176,7 +177,7 @@ def _given(table: PatientTable, name: str) -> list[tuple[int, str]]:
     return [
         (number, row[name])
         for number, row in enumerate(table.rows, start=2)
-        if row[name] not in _MISSING
+        if row[name] not in MISSING
     ]
 
 
@@ -191,17 +192,18 @@ def _check_numbers(table: PatientTable, name: str, low: float, high: float) -> l
             outside.append(line)
     if not outside:
         return []
-    told = f"{name} is not within {low:g} to {high:g} in {_lines(outside)}"
+    told = f"{name} is not within {low:g} to {high:g} in {lines_of(outside)}"
     return [error("out-of-range", TABLE, told)]
 
 
 def _others(table: PatientTable, name: str, of: Sequence[str]) -> str:
     """Where a column has other values than those, in words."""
     strange = [line for line, text in _given(table, name) if text not in of]
-    return f"{name} is none of {', '.join(of)} in {_lines(strange)}" if strange else ""
+    return f"{name} is none of {', '.join(of)} in {lines_of(strange)}" if strange else ""
 
 
-def _lines(numbers: Sequence[int]) -> str:
+def lines_of(numbers: Sequence[int]) -> str:
+    """Lines of a file, in words."""
     more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
     return f"line {numbers[0]}{more}"
 
@@ -224,7 +226,7 @@ def _check_split(table: PatientTable, data: Table) -> list[Finding]:
 
 def _complete(table: PatientTable, data: Table, *, outcome: bool = True) -> list[Row]:
     columns = data.columns if outcome else data.columns[:-1]
-    return [row for row in table.rows if not any(row[name] in _MISSING for name in columns)]
+    return [row for row in table.rows if not any(row[name] in MISSING for name in columns)]
 
 
 def encode(table: PatientTable, data: Table, *, outcome: bool = True) -> Patients:
