@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from consortium.data.films import LABELS, read_films, split_films
 from consortium.generator.film_folders import CLINICS, generate_films
 from tests.conftest import ROOT
 
 from consortium.coordinator import FINAL, WITHOUT, Coordinator, Study
+from consortium.data.films import LABELS, read_films, split_films
 from consortium.errors import Failure, Refused
 from consortium.metrics import Metrics
 from consortium.orchestration.quorum import declare_quorum
