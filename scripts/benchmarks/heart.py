@@ -54,7 +54,7 @@ from consortium.jobs import SETTINGS, find_job
 from consortium.pooling import train_pooled
 from consortium.settings import TabularSettings, override, parse_settings, read_json_object
 from consortium.simulation import Simulation
-from consortium.training.classification import auroc
+from consortium.training.class_scores import auroc
 from consortium.training.networks import build_network
 from consortium.training.tabular import predict
 from consortium.update import digest

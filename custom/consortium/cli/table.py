@@ -25,7 +25,7 @@ def predict_table(model: Path, table_file: Path, output: Path) -> None:
     from consortium.data.table import PATIENT, check_values, encode, read_table, write_table
     from consortium.settings import TabularSettings
     from consortium.training.bundle import load_model, require_match
-    from consortium.training.classification import CUT
+    from consortium.training.class_scores import CUT
     from consortium.training.tabular import predict
 
     if output.suffix != ".csv":
@@ -74,7 +74,7 @@ def evaluate_table(
     import torch
 
     from consortium.data.table import check_table, encode, read_table
-    from consortium.training.classification import classify
+    from consortium.training.class_scores import classify
     from consortium.training.tabular import predict
 
     cases: list[dict[str, Any]] = []

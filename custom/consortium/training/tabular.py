@@ -34,7 +34,7 @@ from consortium.errors import Refused
 from consortium.files import whole_folder
 from consortium.metrics import Classification
 from consortium.settings import Settings, TableTraining, TabularSettings, Training
-from consortium.training.classification import classify
+from consortium.training.class_scores import classify
 from consortium.training.site import Site
 from consortium.training.work import CheckProgress, Task, Work
 from consortium.update import State

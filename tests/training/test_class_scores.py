@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from consortium.metrics import Classification, Metrics, Score, Scored
-from consortium.training.classification import auroc, classify
+from consortium.training.class_scores import auroc, classify
 
 CLASSES = ("well", "ill")
 SCORED = Scored("classes", ("accuracy", "AUROC", *CLASSES))
