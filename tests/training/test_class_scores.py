@@ -8,7 +8,7 @@ from consortium.metrics import Classification, Metrics, Score, Scored
 from consortium.training.class_scores import auroc, classify
 
 CLASSES = ("well", "ill")
-SCORED = Scored("classes", ("accuracy", "AUROC", *CLASSES))
+SCORED = Scored("classes", ("accuracy", "AUROC"), CLASSES)
 
 
 def test_known_areas():
