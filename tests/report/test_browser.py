@@ -10,7 +10,7 @@ import zlib
 from itertools import pairwise
 
 import pytest
-from tests.report.conftest import large_run, picture, score
+from tests.report.conftest import film_run, large_run, picture, score
 
 from consortium.report.page import render_report
 
@@ -78,6 +78,10 @@ def large(run):
     return html_of(large_run(run, 12, 45, cross_site=True), pictures=[picture("hospital-00")])
 
 
+def of_films(run):
+    return html_of(film_run(run))
+
+
 def a_full_grid(run):
     return html_of(large_run(run, 4, 40))
 
@@ -93,7 +97,7 @@ def html_of(run, **more):
     return render_report(run["result"], run["rounds"], final=run["final"], **more)
 
 
-MADE = pytest.mark.parametrize("make", [small, large, without_a_round])
+MADE = pytest.mark.parametrize("make", [small, large, without_a_round, of_films])
 
 
 def violations(page):
@@ -234,7 +238,7 @@ def test_the_print_holds_every_sections_text_and_all_that_was_folded(run, visit)
         assert squeeze(words) in printed
 
 
-@pytest.mark.parametrize("make", [small, large, without_a_round, a_full_grid])
+@pytest.mark.parametrize("make", [small, large, without_a_round, of_films, a_full_grid])
 def test_nothing_is_cut_off_at_the_edge_of_a_sheet(run, visit, make):
     page = visit(make(run), viewport=SHEET)
     page.emulate_media(media="print")
