@@ -76,8 +76,12 @@ class DotPlot:
     has_intervals: bool
 
     def figure(self, words: Words) -> str:
-        """What the values are, for the head of their column."""
+        """What the values are."""
         return words.headline if words.key == "dice" else self.structure or words.headline
+
+    def head(self, words: Words) -> str:
+        """The same for the head of their column, without the class."""
+        return parts_of(self.figure(words))[0]
 
     @property
     def further(self) -> bool:
