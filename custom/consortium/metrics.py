@@ -10,6 +10,9 @@ from consortium.provenance.statement import Statement
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+Bin = Annotated[list[Annotated[int | float, Field(ge=0)]], Field(min_length=3, max_length=3)]
+"""Mean predicted, observed share, patients."""
+
 FIGURES = ("accuracy", "AUROC")
 """What a classification is scored by; the first one chooses a model, for it always exists."""
 
@@ -35,8 +38,8 @@ class Scored:
 
     Attributes:
         kind: of the score, `dice` or `classes`.
-        names: that it may hold, all of them.
-        classes: those of the names that are classes of patients.
+        names: of the structures or figures that it holds, all of them.
+        classes: that a classification may tell of, none of others.
     """
 
     kind: str
@@ -83,10 +86,9 @@ class Score(BaseModel):
         """By which a model is chosen."""
         return self.mean_dice
 
-    @property
-    def names(self) -> set[str]:
-        """The structures."""
-        return set(self.dice or {})
+    def fits(self, scored: Scored) -> bool:
+        """Whether it is of the job's structures."""
+        return set(self.dice or {}) == set(scored.names)
 
 
 class Classification(BaseModel):
@@ -94,12 +96,15 @@ class Classification(BaseModel):
 
     Attributes:
         patients: number of patients; null where withheld.
-        support: how many of them are of each class; null where withheld.
-        figures: each of `FIGURES`; one is null where it cannot be estimated, as there are patients
-            of one class only.
+        support: how many of them are of each class that is told of; null where withheld.
+        figures: each of `FIGURES`, or of `film_figures`; one is null where it cannot be estimated,
+            as there are patients of one class only, or nothing is told of its class.
         interval: 95 % bootstrap interval of each figure that has one.
-        withheld: why nothing is said of so few patients, in these words alone. Few of one class
-            withhold all of it: what a model is right about can tell how many they are.
+        reliability: of classes whose calibration error is told, the bins behind it.
+        withheld: why nothing is said of so few patients, in these words alone. In a table few of
+            one class withhold all of it: what a model is right about can tell how many they are.
+            Of films such a class takes no part in what is told, and all of it is withheld where
+            no class is left.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,6 +113,7 @@ class Classification(BaseModel):
     support: dict[str, Annotated[int, Field(ge=0)]] | None = None
     figures: dict[str, Fraction | None] | None = None
     interval: dict[str, Interval] | None = None
+    reliability: dict[str, Annotated[list[Bin], Field(min_length=1, max_length=20)]] | None = None
     withheld: (
         Annotated[str, Field(pattern=r"^fewer than \d{1,6} patients( of a class)?$")] | None
     ) = None
@@ -126,15 +132,27 @@ class Classification(BaseModel):
                 raise ValueError("an interval of a figure, from its lower to its upper end")
         return self
 
+    @model_validator(mode="after")
+    def _reliable(self) -> "Classification":
+        for name, bins in (self.reliability or {}).items():
+            if (self.figures or {}).get(f"{CLASS_FIGURES[-1]}, {name}") is None:
+                raise ValueError("a reliability curve where a calibration error is told")
+            for mean, share, patients in bins:
+                if max(mean, share) > 1 or not isinstance(patients, int) or patients < 1:
+                    raise ValueError("a bin is a mean, a share and a number of patients")
+            if sum(patients for _, _, patients in bins) != self.patients:
+                raise ValueError("every patient is in one bin")
+        return self
+
     @property
     def value(self) -> float | None:
         """By which a model is chosen."""
         return self.figures[FIGURES[0]] if self.figures else None
 
-    @property
-    def names(self) -> set[str]:
-        """The figures and the classes."""
-        return {*(self.figures or {}), *(self.support or {})}
+    def fits(self, scored: Scored) -> bool:
+        """Whether its figures are the job's, and its classes among the job's."""
+        classes = set(self.support or {})
+        return set(self.figures or {}) == set(scored.names) and classes <= set(scored.classes)
 
 
 AnyScore = Score | Classification
@@ -168,4 +186,4 @@ class Metrics(BaseModel):
             return False
         if score.patients is None:
             return True
-        return score.names == set(scored.names) and score.patients <= max_cases
+        return score.fits(scored) and score.patients <= max_cases

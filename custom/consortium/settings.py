@@ -560,8 +560,7 @@ class TabularSettings(Settings):
     @property
     def scored(self) -> Scored:
         """The figures of a classification and the classes they are of."""
-        classes = tuple(self.data.outcome.classes)
-        return Scored("classes", (*FIGURES, *classes), classes)
+        return Scored("classes", FIGURES, tuple(self.data.outcome.classes))
 
     @property
     def has_statistics(self) -> bool:
@@ -588,7 +587,7 @@ class ClassificationSettings(Settings):
     def scored(self) -> Scored:
         """The figures of each class, and the classes."""
         classes = tuple(self.data.classes)
-        return Scored("classes", (*film_figures(classes), *classes), classes)
+        return Scored("classes", film_figures(classes), classes)
 
     @property
     def probe(self) -> Provenance:

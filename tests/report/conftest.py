@@ -7,12 +7,14 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import JOB
+from tests.conftest import JOB, ROOT
 
 from consortium.report.pictures import Picture, side_by_side
 from consortium.settings import read_json_object
+from consortium.training.class_scores import classify_films
 
 NAMES = ["east", "north", "west"]
+FILMS = ROOT / "jobs" / "covid_detection" / "app" / "config" / "settings.json"
 
 
 def score(value, patients=8, interval=None):
@@ -164,3 +166,34 @@ def picture(hospital, number=0, size=96):
 
 def open_picture(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+KINDS = ("COVID-19", "pneumonia", "normal")
+
+
+def film_score(counts, lean, seed=0):
+    """Of made-up probabilities that lean to the right class."""
+    generator = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(3), counts)
+    odds = np.exp(generator.normal(size=(len(truth), 3)) + lean * np.eye(3)[truth])
+    patients = [str(number) for number in range(len(truth))]
+    shares = odds / odds.sum(1, keepdims=True)
+    return classify_films(shares, truth, patients, KINDS, 5, specificity=0.9)[1].model_dump()
+
+
+def film_run(run):
+    """The usual run with scores of films: of all classes, of two, and none."""
+    counts = {"east": (8, 40, 52), "north": (3, 30, 30), "west": (4, 4, 0)}
+    shared = {name: film_score(of, 2.0) for name, of in counts.items()}
+    result = run["result"] | {"job": "covid_detection", "settings": read_json_object(FILMS)}
+    result["hospitals"] = [
+        row | {"shared": shared[row["name"]], "alone": film_score(counts[row["name"]], 1.0, 1)}
+        for row in result["hospitals"]
+    ]
+    rounds = [
+        record
+        | {"metrics": {name: said(0.5, shared[name]) for name in record["metrics"]}, "score": 0.5}
+        for record in run["rounds"]
+    ]
+    final = {"metrics": {name: said(None, score) for name, score in shared.items()}, "score": 0.75}
+    return {"result": result, "rounds": rounds, "final": final}

@@ -6,9 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from consortium.metrics import CLASS_FIGURES
 from consortium.report.attendance import tell_conspicuous
 from consortium.report.provenance import tell_verdict
-from consortium.report.words import figures_of, words_of
+from consortium.report.words import figures_of, parts_of, value_of, words_of
 
 LEFT_BEHIND = {
     "result.json": "result",
@@ -53,15 +54,28 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
 
 
 def score_text(score: dict[str, Any] | None) -> str:
-    """A score for a table: its figures, or why there is none."""
+    """A score for a table: its figures, or why there is none; of many figures the first ones."""
     if score is None:
         return "-"
     if score["withheld"] is not None:
         return "withheld"
+    if any(parts_of(name)[1] for name in figures_of(score)):
+        return _films_text(score)
     values = {name: _figure(value) for name, value in figures_of(score).items()}
     if len(values) == 1:
         return next(iter(values.values()))
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _films_text(score: dict[str, Any]) -> str:
+    areas = [
+        value
+        for name, value in figures_of(score).items()
+        if parts_of(name)[0] == CLASS_FIGURES[0] and value is not None
+    ]
+    mean = _figure(sum(areas) / len(areas) if areas else None)
+    counted = f" ({len(areas)} class{'es' if len(areas) > 1 else ''})" if areas else ""
+    return f"accuracy {_figure(value_of(score))}, mean AUROC {mean}{counted}"
 
 
 def _figure(value: float | None) -> str:

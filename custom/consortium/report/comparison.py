@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.report.words import Score, Words, figures_of, value_of
+from consortium.metrics import CLASS_FIGURES
+from consortium.report.words import FEW, Score, Words, descriptive, figures_of, parts_of, value_of
 
 MODELS = {
     "alone": "a model that the hospital trained alone",
@@ -27,7 +28,7 @@ class Estimate:
         model: a key of `MODELS`.
         value: of the figure, over patients, or None.
         interval: 95 % interval of the mean, or None where none was sent.
-        note: why there is no value.
+        note: why there is no value, or what it is worth.
     """
 
     model: str
@@ -75,8 +76,18 @@ class DotPlot:
     has_intervals: bool
 
     def figure(self, words: Words) -> str:
-        """What the values are, for the head of their column."""
+        """What the values are."""
         return words.headline if words.key == "dice" else self.structure or words.headline
+
+    def head(self, words: Words) -> str:
+        """The same for the head of their column, without the class."""
+        return parts_of(self.figure(words))[0]
+
+    @property
+    def further(self) -> bool:
+        """Whether it is one of many of a class, which few people look at."""
+        what, name = parts_of(self.structure)
+        return bool(name) and what != CLASS_FIGURES[0]
 
     def place(self, value: float) -> str:
         """Where a value stands on the axis, in percent of its length."""
@@ -193,9 +204,13 @@ def _estimate(model: str, score: Score | None, structure: str) -> Estimate:
     if value is None:
         why = score["withheld"]
         missing = "not estimable" if figures_of(score) else _NOTHING
+        name = parts_of(structure)[1]
+        if name and name not in (score.get("support") or {}):
+            missing = "few or no patients of the class"
         return Estimate(model, None, note=f"withheld by the hospital: {why}" if why else missing)
     interval = (score.get("interval") or {}).get(structure)
-    return Estimate(model, value, (interval[0], interval[1]) if interval else None)
+    note = f"descriptive: fewer than {FEW} patients" if descriptive(score, structure) else ""
+    return Estimate(model, value, (interval[0], interval[1]) if interval else None, note)
 
 
 def plural(number: int, noun: str) -> str:

@@ -25,6 +25,7 @@ from consortium.report.comparison import MODELS, Means, compare, plural, pool
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.pictures import Picture
 from consortium.report.provenance import tell_provenance
+from consortium.report.reliability import SIDE, draw_reliability
 from consortium.report.words import (
     join,
     keeps_statistics,
@@ -83,6 +84,8 @@ def render_report(
         models=MODELS,
         words=words_of(result["settings"]["task"]),
         plots=plots,
+        reliability=draw_reliability(result["hospitals"]),
+        side=SIDE,
         anything=any(group.estimates for plot in plots for group in plot.groups),
         pictures=shown,
         pictures_left_out=left_out,

@@ -1,14 +1,15 @@
 """What a task's scores are called, and how they are read from `result.json` and `rounds.jsonl`.
 
-A score holds figures: the Dice of each structure, or a classification's accuracy and AUROC. One of
-them, or their mean, is the headline by which models are compared and chosen.
+A score holds figures: the Dice of each structure, a classification's accuracy and AUROC, or of
+films the accuracy and figures of each class. One of them, or their mean, is the headline by which
+models are compared and chosen.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.metrics import FIGURES
+from consortium.metrics import CLASS_FIGURES, FIGURES
 
 Score = Mapping[str, Any]
 _NETWORKS = {
@@ -18,6 +19,9 @@ _NETWORKS = {
     "small": "small convolutional network",
     "densenet121": "DenseNet-121",
 }
+
+FEW = 10
+"""Patients of a class, and of the others, below which a figure of it only describes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,13 @@ _WORDS = {
         tag=("validation", "accuracy"),
         headline="accuracy",
         mean="an accuracy",
-        meaning="On each hospital's own validation patients, each once for a label: accuracy is the"
-        " share whose most probable class is the right one; AUROC of a class the probability that"
-        " of two patients, one of the class and one of another, the model gives the first more"
-        " (0.5 is chance).",
+        meaning="On each hospital's own validation patients: accuracy is the share whose class the"
+        " model gives; AUROC the probability that of two patients, one of the class and one of"
+        " another, the model gives the class more to the right one (0.5 is chance). A hospital"
+        " tells nothing of a class that it has few patients of.",
         loss="cross-entropy",
         own="batch-norm statistics",
-        reads="reads its films:",
+        reads="reads its X-rays:",
     ),
 }
 
@@ -107,6 +111,20 @@ def value_of(score: Score | None, figure: str | None = None) -> float | None:
     return figures.get(FIGURES[0])
 
 
+def parts_of(figure: str) -> tuple[str, str]:
+    """What a figure is and the class of films it is of, empty where it is not of one."""
+    what, _, name = figure.partition(", ")
+    return (what, name) if what in CLASS_FIGURES else (figure, "")
+
+
+def descriptive(score: Score, figure: str) -> bool:
+    """Whether a class's figure says something of these patients and little of any others."""
+    name = parts_of(figure)[1]
+    support: Mapping[str, int] = score.get("support") or {}
+    of_class = support.get(name, 0)
+    return bool(name) and min(of_class, sum(support.values()) - of_class) < FEW
+
+
 def tell_task(settings: Mapping[str, Any]) -> str:
     """What the model is and does, for a sentence."""
     data = settings["data"]
@@ -115,10 +133,8 @@ def tell_task(settings: Mapping[str, Any]) -> str:
         looked_for = list(data["outcome"]["classes"])[-1]
         return f"a logistic regression that predicts {looked_for} from {join(columns)}"
     if settings.get("task") == "classification":
-        return (
-            f"a {_NETWORKS[settings['network']['name']]} that tells {join(list(data['classes']))}"
-            " apart on frontal chest X-rays"
-        )
+        network = _NETWORKS[settings["network"]["name"]]
+        return f"a {network} that tells {join(list(data['classes']))} apart on frontal chest X-rays"
     return (
         f"a {data['spatial_dims']}-D {_NETWORKS[settings['network']['name']]} that outlines"
         f" {join(list(data['labels']))} on {join(data['channels'])} images"

@@ -1,0 +1,124 @@
+"""A run whose scores have figures of each class."""
+
+import re
+
+import numpy as np
+import pytest
+from tests.report.conftest import film_run
+
+from consortium.cli.outcome import score_text
+from consortium.report.comparison import compare
+from consortium.report.page import render_report
+from consortium.report.reliability import SIDE, draw_reliability
+from consortium.report.words import descriptive, parts_of
+
+
+@pytest.fixture
+def films(run):
+    return film_run(run)
+
+
+@pytest.fixture
+def page(films):
+    return render_report(films["result"], films["rounds"], final=films["final"])
+
+
+def hospital(films, name):
+    return next(row for row in films["result"]["hospitals"] if row["name"] == name)
+
+
+def test_the_page_shows_accuracy_and_areas_and_folds_the_rest(page):
+    open_part, folded = page.split("<details><summary>More figures</summary>")
+    folded = folded.split("</details>")[0]
+    titles = re.compile(r"<h3[^>]*>(.*?)</h3>")
+    assert titles.findall(open_part) == [
+        "accuracy",
+        *(f"AUROC, {name}" for name in ("COVID-19", "pneumonia", "normal")),
+    ]
+    assert len(titles.findall(folded)) == 3 * 3 + 1
+    assert folded.count("<h4>") == 3
+    assert "where at least 90&nbsp;% of the others are rightly left out" in folded
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(set(ids)) == len(ids)
+    for words in (
+        "tells COVID-19, pneumonia and normal apart on frontal chest X-rays",
+        "reaches an accuracy of",
+        "withheld by the hospital: fewer than 5 patients of a class",
+        "few or no patients of the class",
+    ):
+        assert words in open_part
+
+
+def test_a_figure_of_few_patients_is_called_descriptive_beside_its_value(films, page):
+    east = hospital(films, "east")["shared"]
+    assert east["support"] == {"COVID-19": 8, "pneumonia": 40, "normal": 52}
+    notes = {
+        (plot.structure, group.name): estimate.note
+        for plot in compare(films["result"]["hospitals"])
+        for group in plot.groups
+        for estimate in group.estimates
+        if estimate.model == "shared" and estimate.value is not None
+    }
+    few = "descriptive: fewer than 10 patients"
+    assert notes["AUROC, COVID-19", "east"] == notes["sensitivity, COVID-19", "east"] == few
+    assert notes["AUROC, pneumonia", "east"] == notes["accuracy", "east"] == ""
+    value = east["figures"]["AUROC, COVID-19"]
+    assert f'<td class="n">{value:.3f} <span class="worth">{few}</span></td>' in page
+
+
+@pytest.mark.parametrize(
+    ("support", "expected"),
+    [
+        ({"ill": 10, "well": 10}, False),
+        ({"ill": 9, "well": 50}, True),
+        ({"ill": 50, "well": 9}, True),
+        ({"ill": 50, "well": 5, "other": 5}, False),
+        ({"well": 50, "other": 50}, True),
+    ],
+)
+def test_a_class_and_the_others_are_counted(support, expected):
+    score = {"support": support, "figures": {}}
+    assert descriptive(score, "AUROC, ill") is expected
+    assert not descriptive(score, "accuracy")
+    assert not descriptive({"dice": {"lesion, left": 0.5}}, "lesion, left")
+
+
+def test_a_class_may_have_a_comma_in_its_name():
+    assert parts_of("AUROC, pneumonia, viral") == ("AUROC", "pneumonia, viral")
+    assert parts_of("lesion, left") == ("lesion, left", "")
+
+
+def test_a_curve_is_drawn_for_each_hospital_that_sent_one(films, page):
+    drawn = draw_reliability(films["result"]["hospitals"])
+    assert {name: [curve.hospital for curve in curves] for name, curves in drawn.items()} == {
+        "COVID-19": ["east"],
+        "pneumonia": ["east", "north"],
+        "normal": ["east", "north"],
+    }
+    bins = hospital(films, "east")["shared"]["reliability"]["COVID-19"]
+    curve = drawn["COVID-19"][0]
+    x, y, _ = np.transpose(curve.dots)
+    assert np.allclose(x / SIDE, [bin[0] for bin in bins], atol=0.001)
+    assert np.allclose(1 - y / SIDE, [bin[1] for bin in bins], atol=0.001)
+    mean, share, size = bins[0]
+    assert f"predicted {mean:.2f}, observed {share:.2f} ({size} patients)" in curve.values
+    assert page.count('class="diagonal"') == 5
+    assert all(each.values in page for curves in drawn.values() for each in curves)
+
+
+def test_a_larger_group_has_a_larger_dot():
+    row = {"name": "east", "shared": {"reliability": {"ill": [[0.1, 0, 40], [0.5, 0.5, 10]]}}}
+    first, second = draw_reliability([row])["ill"][0].dots
+    assert first[2] == 2 * second[2]
+
+
+def test_the_end_of_a_run_shows_two_figures_of_many(films):
+    east, north = (hospital(films, name)["shared"] for name in ("east", "north"))
+    areas = [east["figures"][f"AUROC, {name}"] for name in ("COVID-19", "pneumonia", "normal")]
+    accuracy = east["figures"]["accuracy"]
+    expected = f"accuracy {accuracy:.3f}, mean AUROC {np.mean(areas):.3f} (3 classes)"
+    assert score_text(east) == expected
+    assert score_text(north).endswith("(2 classes)")
+    alone = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
+    assert score_text(alone) == "accuracy 0.500, mean AUROC not estimable"
+    assert score_text(hospital(films, "west")["shared"]) == "withheld"
