@@ -5,7 +5,7 @@ over its resamples. Nothing here knows where the probabilities come from.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -254,7 +254,7 @@ def classify_films(
         patients=len(truth),
         support={classes[number]: int(counts[number]) for number in told},
         figures=figures,
-        interval=_intervals(right, sides, truth, told) or None,
+        interval=_intervals(right, sides, truth, told, figures) or None,
         reliability={side.name: side.curve for side in sides if side.curve} or None,
     )
 
@@ -312,9 +312,18 @@ def _figures(
 
 
 def _intervals(
-    right: NDArray[Any], sides: Sequence[_Side], truth: NDArray[Any], told: Sequence[int]
+    right: NDArray[Any],
+    sides: Sequence[_Side],
+    truth: NDArray[Any],
+    told: Sequence[int],
+    figures: Mapping[str, float | None],
 ) -> dict[str, list[float]]:
-    """Of the figures that at least two patients of the class and two others stand behind."""
+    """Of the figures that at least two patients of the class and two others stand behind.
+
+    A resample is less calibrated than the patients themselves, so that an error's draws lie above
+    it: they are turned about it (the basic interval; Davison & Hinkley, Bootstrap Methods and Their
+    Application, 1997, eq. 5.6).
+    """
     if len(truth) < 2:
         return {}
     generator = np.random.default_rng(0)
@@ -324,4 +333,8 @@ def _intervals(
         weights = resample(truth, told, FILM_RESAMPLES // 10, generator)
         for name, values in _figures(right, sides, weights):
             draws[name].append(values)
-    return {name: interval(np.concatenate(parts)) for name, parts in draws.items()}
+    found = {name: np.concatenate(parts) for name, parts in draws.items()}
+    for name, values in found.items():
+        if name.startswith(CLASS_FIGURES[3]):
+            found[name] = 2 * (figures[name] or 0.0) - values
+    return {name: interval(values) for name, values in found.items()}
