@@ -7,7 +7,7 @@ a bundle of strangers without executing anything that came with it. Same model, 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from consortium.files import whole_folder
 from consortium.settings import Settings, parse_settings, read_json_object
 from consortium.training.networks import build_network, network_config
 from consortium.training.work import task_of
+from consortium.update import State
 
 METADATA = Path("configs/metadata.json")
 INFERENCE = Path("configs/inference.json")
@@ -149,12 +150,17 @@ def identify(folder: Path) -> tuple[str, str]:
     return f"Consortium {printable}"[:64].strip(), digest[:16]
 
 
-def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def load_state(
+    path: Path,
+    expected: State,
+    take: Callable[[State, State], State] = lambda state, expected: state,
+) -> dict[str, torch.Tensor]:
     """Reads the weights of a model to start from.
 
     Args:
         path: a bundle's folder or a `.safetensors` file.
         expected: the state of the job's network.
+        take: fits what was read to `expected`; see `Task`.
 
     Returns:
         Tensors of the names, shapes and types of `expected`, in its order, on the CPU.
@@ -163,6 +169,7 @@ def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, to
         UsageError: `missing-file`.
         Refused: `not-a-bundle`, or `wrong-architecture` with the first tensor that differs.
     """
+    state: State
     if path.is_dir():
         _bundle_settings(path)
         state = _read_weights(path / WEIGHTS)
@@ -177,6 +184,7 @@ def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, to
         )
     else:
         state = _read_weights(path)
+    state = take(state, expected)
     _require_same(state, expected, str(path))
     return {name: state[name] for name in expected}
 
@@ -199,7 +207,7 @@ def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     """
     if path.is_dir():
         require_match(_bundle_settings(path), settings, str(path))
-    return load_state(path, build_network(settings).state_dict())
+    return load_state(path, build_network(settings).state_dict(), task_of(settings).take)
 
 
 def require_match(

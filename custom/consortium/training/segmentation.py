@@ -346,6 +346,7 @@ TASK = Task(
     open=Outlining,
     network=network_config,
     initialise=initialise,
+    take=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
     pool=_pool,

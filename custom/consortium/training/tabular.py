@@ -272,6 +272,7 @@ TASK = Task(
     open=Predicting,
     network=network_config,
     initialise=lambda network: None,
+    take=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
     pool=_pool,

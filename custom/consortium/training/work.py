@@ -99,6 +99,8 @@ class Task:
         open: the work of a hospital: of its site, the settings, the device and the progress.
         network: the MONAI bundle configuration of a job's network; its id `network_def` is it.
         initialise: sets initial weights that are not torch's, in place.
+        take: fits weights that a job starts from to a fresh network's; what does not fit after it
+            is refused.
         require_folder: refuses a hospital's folder that is another job's, before a run is started.
         require_match: refuses a model of other inputs or outputs than a job's.
         pool: writes a folder that holds the cases of all hospitals, for the pooled reference.
@@ -109,6 +111,7 @@ class Task:
     open: Callable[[Site, Any, torch.device, CheckProgress], Work]
     network: Callable[[Any], dict[str, Any]]
     initialise: Callable[[torch.nn.Module], None]
+    take: Callable[[State, State], State]
     require_folder: Callable[[str, Path, Any], None]
     require_match: Callable[[Any, Any, str], None]
     pool: Callable[[Mapping[str, Path], Path, Any], None]
