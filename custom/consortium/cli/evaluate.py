@@ -4,7 +4,7 @@ Every labelled patient is scored, those that the model was trained on included, 
 original file. A model of other channels or labels than the data is refused before any is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +44,6 @@ def evaluate(
 
     from consortium.data.films import LABELS
     from consortium.data.table import TABLE
-    from consortium.files import write_json
     from consortium.settings import ClassificationSettings, SegmentationSettings, TabularSettings
     from consortium.training.bundle import load_bundle, require_match
     from consortium.training.inference import load_case, predict_case
@@ -52,7 +51,7 @@ def evaluate(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
-    write = partial(write_json, json_file) if json_file is not None else lambda scores: None
+    write = _writer(json_file)
     if isinstance(settings, TabularSettings):
         evaluate_table(settings, network.cpu(), _folders(data, TABLE), write)
         return
@@ -95,6 +94,12 @@ def evaluate(
     if len(groups) > 1:
         groups[ALL] = cases
     _print({group: _summaries(members, names) for group, members in groups.items()}, names)
+
+
+def _writer(json_file: Path | None) -> Callable[[dict[str, Any]], None]:
+    from consortium.files import write_json
+
+    return partial(write_json, json_file) if json_file is not None else lambda scores: None
 
 
 def _hospitals(folder: Path) -> "dict[str, Datalist]":

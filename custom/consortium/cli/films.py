@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from consortium.data.films import Film
     from consortium.metrics import Classification
-    from consortium.settings import ClassificationSettings, Films
+    from consortium.settings import ClassificationSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 """Of the files of a folder that are films; DICOM files without a suffix are taken too."""
@@ -38,6 +38,8 @@ def predict_films(
     output: Path,
 ) -> None:
     """Writes a row for each film: the probability of each class, and the likeliest class.
+
+    A DICOM film whose header names a view that the model does not take is left out, and counted.
 
     Args:
         settings: of the model.
@@ -55,9 +57,10 @@ def predict_films(
 
     files = list(_files(images))
     require_csv(output, files)
-    for file in files:
-        _require_frontal(file, settings.data)
-    films = [Film(file, str(file), str(file), -1, "") for file in files]
+    films = [Film(file, str(file), str(file), -1, "") for file in files if _fits(file, settings)]
+    if not films:
+        told = f"the headers name other views than {', '.join(settings.data.views)}"
+        raise UsageError("other-view", told, str(files[0]), "name frontal films")
     found = _predict(settings, network, device, films)
     classes = list(settings.data.classes)
     rows = [
@@ -65,7 +68,9 @@ def predict_films(
         for film, values in zip(films, found, strict=True)
     ]
     write_table(output, ["file", *(f"probability of {c}" for c in classes), "predicted"], rows)
-    print(f"wrote {output}: {len(rows)} films")
+    left_out = len(files) - len(films)
+    told = f"; {left_out} more are of another view" if left_out else ""
+    print(f"wrote {output}: {len(rows)} films{told}")
 
 
 def evaluate_films(
@@ -91,26 +96,19 @@ def evaluate_films(
     import numpy as np
 
     from consortium.data.films import read_films
-    from consortium.training.class_scores import classify_films
 
     classes = list(settings.data.classes)
-
-    def score(
-        probabilities: "NDArray[Any]", films: "Sequence[Film]", patients: Sequence[str]
-    ) -> "Classification":
-        truth = np.array([film.label for film in films])
-        told = {"specificity": settings.data.specificity}
-        return classify_films(probabilities, truth, patients, classes, 1, **told)[1]
-
     cases: list[dict[str, Any]] = []
     scores: dict[str, Classification] = {}
-    found, all_films, all_patients = [], [], []
+    found: list[NDArray[Any]] = []
+    all_films: list[Film] = []
+    all_patients: list[str] = []
     for name, folder in folders.items():
         films = read_films(folder, settings.data).films
         if not films:
             raise UsageError("empty-hospital", "no film that the model takes", name, "list them")
         found.append(_predict(settings, network, device, films))
-        scores[name] = score(found[-1], films, [film.patient for film in films])
+        scores[name] = _score(settings, found[-1], films, [film.patient for film in films])
         all_films += films
         all_patients += [f"{name}/{film.patient}" for film in films]
         cases += [
@@ -123,7 +121,7 @@ def evaluate_films(
             }
             for film, values in zip(films, found[-1], strict=True)
         ]
-    total = score(np.concatenate(found), all_films, all_patients)
+    total = _score(settings, np.concatenate(found), all_films, all_patients)
     write(all_scores(cases, scores, total))
     if len(scores) > 1:
         scores[ALL] = total
@@ -148,19 +146,14 @@ def _is_film(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or not path.suffix
 
 
-def _require_frontal(file: Path, data: "Films") -> None:
-    """Refuses a film whose header names another view than those that the model learned from."""
+def _fits(file: Path, settings: "ClassificationSettings") -> bool:
+    """Whether a film's header names a view that the model takes, or none."""
     from consortium.data.film_pixels import read_view
 
-    view = read_view(file)
-    known = {" ".join(name.casefold().split()) for name in data.views}
-    if view and " ".join(view.casefold().split()) not in known:
-        raise UsageError(
-            "other-view",
-            f"the header says view {plain(view)}; the model takes {', '.join(data.views)}",
-            str(file),
-            "leave it out",
-        )
+    view, *known = (
+        " ".join(name.casefold().split()) for name in (read_view(file), *settings.data.views)
+    )
+    return not view or view in known
 
 
 def _predict(
@@ -178,6 +171,26 @@ def _predict(
         raise UsageError(
             found.code, found.detail, found.file, "export it again, or leave it out"
         ) from None
+
+
+def _score(
+    settings: "ClassificationSettings",
+    probabilities: "NDArray[Any]",
+    films: "Sequence[Film]",
+    patients: Sequence[str],
+) -> "Classification":
+    import numpy as np
+
+    from consortium.training.class_scores import classify_films
+
+    return classify_films(
+        probabilities,
+        np.array([film.label for film in films]),
+        patients,
+        list(settings.data.classes),
+        1,
+        specificity=settings.data.specificity,
+    )[1]
 
 
 def _print(
@@ -206,4 +219,4 @@ def _print(
     for name, score in scores.items():
         told = estimate(score, FIGURES[0], bare=_BARE)
         console.print(Text(f"{FIGURES[0]}, {plain(name)}: {told}"))
-    console.print("descriptive: one patient of the class, or one of all others; no interval")
+    console.print("descriptive: of one patient of the class, or one of all others, no interval")

@@ -31,8 +31,8 @@ def predict(
         typer.Argument(
             metavar="IMAGE...",
             help="A NIfTI scan or the folder of a DICOM series; or one for each channel. For a"
-            " model of X-rays: films as PNG, JPEG or DICOM, or folders of them; for one of tables: a"
-            " .csv file.",
+            " model of X-rays: films as PNG, JPEG or DICOM, or folders of them; for one of tables:"
+            " a .csv file.",
         ),
     ],
     output: Annotated[

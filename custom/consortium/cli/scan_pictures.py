@@ -1,6 +1,5 @@
 """Pictures of the demo's scans: the true outline of a tumour and that of the shared model."""
 
-
 import json
 from pathlib import Path
 from typing import Any
