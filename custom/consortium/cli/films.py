@@ -199,7 +199,7 @@ def _print(
     from rich.table import Table
     from rich.text import Text
 
-    from consortium.metrics import CLASS_FIGURES, FIGURES
+    from consortium.metrics import CLASS_FIGURES, FIGURES, class_figure
 
     table = Table()
     for title in ("hospital", "class"):
@@ -211,7 +211,9 @@ def _print(
     for name, score in scores.items():
         table.add_section()
         for one in classes:
-            figures = [estimate(score, f"{figure}, {one}", bare=_BARE) for figure in CLASS_FIGURES]
+            figures = [
+                estimate(score, class_figure(figure, one), bare=_BARE) for figure in CLASS_FIGURES
+            ]
             support = (score.support or {}).get(one, 0)
             table.add_row(Text(plain(name)), Text(plain(one)), str(support), *figures)
     console = table_console()
