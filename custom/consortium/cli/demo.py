@@ -1,47 +1,89 @@
 """`scripts/demo`: four generated hospitals train together, and what came out is shown."""
 
-import json
 import shutil
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import nibabel
-import numpy as np
-import torch
 import typer
 
 from consortium.cli.outcome import print_outcome
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
-from consortium.data.datalist import hospital_folders, read_datalist, split_cases
+from consortium.cli.scan_pictures import add_pictures
+from consortium.data.datalist import hospital_folders
 from consortium.errors import Incomplete, Refused
 from consortium.federated_run import FederatedRun
-from consortium.files import write_text
 from consortium.generator.dataset import generate
+from consortium.generator.film_folders import generate_films
 from consortium.generator.tables import generate_tables
 from consortium.jobs import SETTINGS, find_job
 from consortium.pooling import add_pooled
-from consortium.report.curves import write_pictures
-from consortium.report.page import render_report
-from consortium.report.pictures import Picture, side_by_side
-from consortium.settings import SegmentationSettings, TabularSettings, load_settings
-from consortium.training.bundle import load_model
-from consortium.training.inference import load_case, predict_case
-from consortium.training.scores import dice
+from consortium.settings import load_settings
 
 app = typer.Typer(add_completion=False)
 _MARK = "made-by-demo"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What of the demo depends on the job's task.
+
+    Attributes:
+        patients: what is generated, in words.
+        generate: fills a folder, given the seed and the shortcut.
+        rounds: of training; the job's where None.
+        assignments: settings of the demo's own.
+        finish: adds to the report of a run, given its result, the hospitals and its folder.
+    """
+
+    patients: str
+    generate: Callable[[Path, int, float], None]
+    rounds: int | None = None
+    assignments: Sequence[str] = ()
+    finish: Callable[[dict[str, Any], Path, Path], None] | None = None
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "segmentation": _Kind(
+        patients="scans",
+        generate=lambda out, seed, shortcut: generate(out, seed=seed),
+        # Short rounds: the page shall show how a model grows.
+        rounds=24,
+        assignments=["training.local_steps=20"],
+        finish=add_pictures,
+    ),
+    "tabular": _Kind(
+        patients="tables",
+        generate=lambda out, seed, shortcut: generate_tables(out, seed=seed),
+    ),
+    "classification": _Kind(
+        patients="X-rays",
+        generate=lambda out, seed, shortcut: generate_films(out, seed=seed, shortcut=shortcut),
+    ),
+}
+
+
 @app.command()
 def demo(
     workspace: Annotated[Path, typer.Option(help="What the demo leaves; made anew each time.")],
-    seed: Annotated[int, typer.Option(help="Of the generated scans and the run.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the generated patients and the run.", min=0)] = 0,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.", min=1)] = None,
     job: Annotated[
-        str, typer.Option(help="tumor_segmentation, on scans, or heart_disease, on tables.")
+        str,
+        typer.Option(
+            help="tumor_segmentation, on scans, heart_disease, on tables, or covid_detection, on"
+            " X-rays."
+        ),
     ] = "tumor_segmentation",
+    shortcut: Annotated[
+        float,
+        typer.Option(
+            help="Of X-rays: how unlike the hospitals make films, from 0 to 1.", min=0, max=1
+        ),
+    ] = 0.6,
     pooled: Annotated[
         bool,
         typer.Option(
@@ -53,17 +95,13 @@ def demo(
     """Generate the patients of four hospitals, train one model over them, show what came out."""
     console, started = stderr_console(), time.monotonic()
     folder = find_job(job)
-    tables = isinstance(load_settings(folder / SETTINGS), TabularSettings)
+    kind = _KINDS[load_settings(folder / SETTINGS).task]
     _clear(workspace)
     data, run = workspace / "hospitals", workspace / "run"
-    console.print(f"Generating the {'tables' if tables else 'scans'} of four hospitals")
-    # Of scans short rounds: the page shall show how a model grows.
-    assignments = [] if tables else ["training.local_steps=20", f"rounds={rounds or 24}"]
-    if tables:
-        generate_tables(data, seed=seed)
-        assignments = [f"rounds={rounds}"] if rounds else []
-    else:
-        generate(data, seed=seed)
+    console.print(f"Generating the {kind.patients} of four hospitals")
+    kind.generate(data, seed, shortcut)
+    rounds = rounds or kind.rounds
+    assignments = [*kind.assignments, *([f"rounds={rounds}"] if rounds else [])]
     console.print(
         "Training in NVIDIA FLARE: orchestrator and hospitals each start their own signed kit"
     )
@@ -78,8 +116,8 @@ def demo(
     if pooled and result["complete"]:
         console.print("One model is trained on all patients in one place, for comparison")
         result = add_pooled(run, hospital_folders(data), smallest_group=federated.smallest_group)
-    if (run / "model").is_dir() and not tables:
-        _add_pictures(result, data, run)
+    if (run / "model").is_dir() and kind.finish:
+        kind.finish(result, data, run)
     print_outcome(result, run)
     console.print(f"{time.monotonic() - started:.0f} s in all")
     if not result["complete"]:
@@ -96,46 +134,6 @@ def _clear(workspace: Path) -> None:
         shutil.rmtree(workspace)
     workspace.mkdir(parents=True, exist_ok=True)
     (workspace / _MARK).touch()
-
-
-def _add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
-    """Puts one validation patient of each hospital into the report and beside the curves."""
-    settings, network = load_model(run / "model", torch.device("cpu"), SegmentationSettings)
-    pictures = [_draw(data / row["name"], settings, network) for row in result["hospitals"]]
-    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    page = render_report(result, records, final=result["final"], pictures=pictures)
-    write_text(run / "report.html", page)
-    write_pictures(run / "tensorboard", pictures, result["best_round"])
-
-
-def _draw(hospital: Path, settings: SegmentationSettings, network: torch.nn.Module) -> Picture:
-    """The slice with the most tumour of the hospital's first validation patient."""
-    split = split_cases(read_datalist(hospital), settings.data.validation_fraction)
-    case = split.validation[0]
-    assert isinstance(case.image, Path)
-    prepared = load_case(settings, case.image, case.label, case.values)
-    assert prepared.label_original is not None
-    predicted = predict_case(network, prepared, settings, torch.device("cpu"))
-    [overlap] = dice(predicted, prepared.label_original)
-    scan = nibabel.as_closest_canonical(nibabel.load(case.image))
-    truth_mask, predicted_mask = (
-        nibabel.as_closest_canonical(
-            nibabel.Nifti1Image(mask.numpy()[0].astype(np.uint8), prepared.affine_original)
-        ).get_fdata()
-        > 0
-        for mask in (prepared.label_original, predicted)
-    )
-    z = int(truth_mask.sum(axis=(0, 1)).argmax())
-    return Picture(
-        hospital=hospital.name,
-        title=f"{hospital.name}, scan {case.patient}",
-        caption="FLAIR, the slice with the most tumour. The true outline is blue, the shared"
-        f" model's is yellow. Dice of the whole scan: {overlap:.3f}.",
-        png=side_by_side(
-            scan.get_fdata()[:, :, z, 1], truth_mask[:, :, z], predicted_mask[:, :, z]
-        ),
-    )
 
 
 if __name__ == "__main__":

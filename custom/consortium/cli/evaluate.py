@@ -4,15 +4,15 @@ Every labelled patient is scored, those that the model was trained on included, 
 original file. A model of other channels or labels than the data is refused before any is read.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consortium.cli.films import evaluate_films
+from consortium.cli.scores import ALL, plain, progress_bar, table_console
 from consortium.cli.table import evaluate_table
 
 if TYPE_CHECKING:
@@ -34,25 +34,29 @@ def evaluate(
 ) -> None:
     """Score a model on every labelled patient: Dice, HD95 in mm and volumes in mL.
 
-    A model of tables is scored by accuracy and AUROC.
+    A model of tables is scored by accuracy and AUROC; one of X-rays by AUROC, average precision,
+    sensitivity and calibration error of each class against the others.
     Dice is 1 where neither mask has the structure and 0 where one has. HD95 is 0 where neither has
     it; where only one has there is no distance (null), and the patient counts in Dice alone.
     Intervals are 95 % bootstrap intervals of the mean over patients.
     """
     import torch
 
+    from consortium.data.films import LABELS
     from consortium.data.table import TABLE
-    from consortium.files import write_json
-    from consortium.settings import SegmentationSettings, TabularSettings
+    from consortium.settings import ClassificationSettings, SegmentationSettings, TabularSettings
     from consortium.training.bundle import load_bundle, require_match
     from consortium.training.inference import load_case, predict_case
     from consortium.training.scores import score_case
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
+    write = _writer(json_file)
     if isinstance(settings, TabularSettings):
-        write = partial(write_json, json_file) if json_file is not None else lambda scores: None
         evaluate_table(settings, network.cpu(), _folders(data, TABLE), write)
+        return
+    if isinstance(settings, ClassificationSettings):
+        evaluate_films(settings, network, device, _folders(data, LABELS), write)
         return
     assert isinstance(settings, SegmentationSettings)
     hospitals = _hospitals(data)
@@ -60,7 +64,8 @@ def evaluate(
         require_match(settings, datalist)
     names = list(settings.data.labels)
     cases: list[dict[str, Any]] = []
-    with _progress_bar(sum(len(datalist.cases) for datalist in hospitals.values())) as advance:
+    total = sum(len(datalist.cases) for datalist in hospitals.values())
+    with progress_bar("Scoring patients") as progress:
         for hospital, datalist in hospitals.items():
             for entry in datalist.cases:
                 case = load_case(settings, entry.image, entry.label, entry.values)
@@ -73,25 +78,28 @@ def evaluate(
                     surface=True,
                 )
                 cases.append({"patient": entry.patient, "hospital": hospital, **scores})
-                advance()
+                progress(len(cases), total)
     groups = {
         hospital: [case for case in cases if case["hospital"] == hospital] for hospital in hospitals
     }
-    if json_file is not None:
-        write_json(
-            json_file,
-            {
-                "cases": cases,
-                **_as_json(_summaries(cases, names)),
-                "hospitals": {
-                    hospital: _as_json(_summaries(group, names))
-                    for hospital, group in groups.items()
-                },
+    write(
+        {
+            "cases": cases,
+            **_as_json(_summaries(cases, names)),
+            "hospitals": {
+                hospital: _as_json(_summaries(group, names)) for hospital, group in groups.items()
             },
-        )
+        }
+    )
     if len(groups) > 1:
-        groups["all"] = cases
+        groups[ALL] = cases
     _print({group: _summaries(members, names) for group, members in groups.items()}, names)
+
+
+def _writer(json_file: Path | None) -> Callable[[dict[str, Any]], None]:
+    from consortium.files import write_json
+
+    return partial(write_json, json_file) if json_file is not None else lambda scores: None
 
 
 def _hospitals(folder: Path) -> "dict[str, Datalist]":
@@ -131,29 +139,13 @@ def _as_json(summaries: "Mapping[str, Mapping[str, Summary]]") -> dict[str, Any]
     }
 
 
-@contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Scoring patients", total=total)
-        yield lambda: bar.advance(task)
-
-
 def _print(
     groups: "Mapping[str, Mapping[str, Mapping[str, Summary]]]", names: Sequence[str]
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = table_console()
     table = Table()
     for title in ("hospital", "structure"):
         table.add_column(title, overflow="fold")
@@ -167,13 +159,13 @@ def _print(
     ):
         table.add_column(title, justify="right")
     for group, metrics in groups.items():
-        if group == "all" and len(groups) > 1:
+        if group == ALL and len(groups) > 1:
             table.add_section()
         for name in names:
             dice, distance = metrics["dice"][name], metrics["hd95"][name]
             table.add_row(
-                Text(_plain(group)),
-                Text(_plain(name)),
+                Text(plain(group)),
+                Text(plain(name)),
                 str(dice.cases),
                 *_columns(dice, 3),
                 *_columns(distance, 1),
@@ -191,8 +183,3 @@ def _columns(summary: "Summary", digits: int) -> tuple[str, str]:
         low, high = summary.interval
         mean += f" [{low:.{digits}f}, {high:.{digits}f}]"
     return mean, f"{summary.median:.{digits}f}"
-
-
-def _plain(text: str) -> str:
-    """Without what would steer a terminal: names come from files that others wrote."""
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,18 +1,19 @@
 """`scripts/generate OUT`: patients that look like those of several hospitals; none exists."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from consortium.cli.run import DebugOption, run_app
+from consortium.generator import film_folders, tables
 from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
+from consortium.generator.hospitals import HOSPITALS, Hospital
 from consortium.generator.protocols import PROTOCOLS
-from consortium.generator.tables import CLINICS, generate_tables
 
 app = typer.Typer(add_completion=False)
-_TABLES = "heart"
+_TABLES, _FILMS = "heart", "chest"
 
 
 @app.command("generate")
@@ -25,19 +26,27 @@ def write(
     like: Annotated[
         str,
         typer.Option(
-            help=f"Channels and structures: {' or '.join(PROTOCOLS)}; or {_TABLES}: tables."
+            help=f"Channels and structures: {' or '.join(PROTOCOLS)}; {_TABLES}: tables;"
+            f" {_FILMS}: X-rays."
         ),
     ] = "lgg",
+    shortcut: Annotated[
+        float, typer.Option(help="Of X-rays: how unlike the hospitals make films, from 0 to 1.")
+    ] = 0.0,
     debug: DebugOption = False,
 ) -> None:
-    """Write brain scans that look like several hospitals, one folder a hospital."""
+    """Write patients that look like those of several hospitals, one folder a hospital."""
+    hospitals: Sequence[Hospital | tables.Clinic | film_folders.XrayClinic]
     if like == _TABLES:
-        generate_tables(out, seed=seed)
-        for clinic in CLINICS:
-            print(f"{out / clinic.name}: {clinic.patients + clinic.held_out} patients")
-        return
-    generate(out, HOSPITALS, seed=seed, spatial_dims=2 if dims == 2 else 3, like=like)
-    for hospital in HOSPITALS:
+        hospitals = tables.CLINICS
+        tables.generate_tables(out, seed=seed)
+    elif like == _FILMS:
+        hospitals = film_folders.CLINICS
+        film_folders.generate_films(out, seed=seed, shortcut=shortcut)
+    else:
+        hospitals = HOSPITALS
+        generate(out, HOSPITALS, seed=seed, spatial_dims=2 if dims == 2 else 3, like=like)
+    for hospital in hospitals:
         print(f"{out / hospital.name}: {hospital.patients + hospital.held_out} patients")
 
 

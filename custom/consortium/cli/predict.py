@@ -1,4 +1,4 @@
-"""`consortium predict`: the mask of one scan, or the outcomes of a table of patients.
+"""`consortium predict`: the mask of one scan, the classes of X-rays, or a table's outcomes.
 
 The mask lies on the scan's own grid, with its shape and affine, and is written whole or not at all.
 Of a DICOM series it can be a DICOM segmentation, which an archive keeps beside the series.
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortium.cli.films import predict_films
 from consortium.cli.table import predict_table
 from consortium.errors import Refused, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
+    from torch.nn import Module
 
     from consortium.settings import SegmentationSettings
 
@@ -29,7 +31,8 @@ def predict(
         typer.Argument(
             metavar="IMAGE...",
             help="A NIfTI scan or the folder of a DICOM series; or one for each channel. For a"
-            " model of tables: a .csv file.",
+            " model of X-rays: films as PNG, JPEG or DICOM, or folders of them; for one of tables:"
+            " a .csv file.",
         ),
     ],
     output: Annotated[
@@ -37,9 +40,9 @@ def predict(
         typer.Option(
             "--output",
             "-o",
-            metavar="MASK",
+            metavar="OUT",
             help="What to write: NIfTI (.nii.gz), or DICOM (.dcm) of a DICOM series; a .csv file of"
-            " a table.",
+            " X-rays or a table.",
         ),
     ],
 ) -> None:
@@ -47,24 +50,39 @@ def predict(
 
     Structures that exclude each other: a voxel is given to the most probable one above a half.
     Structures that overlap: each is a segment of its own in DICOM; in NIfTI later ones are painted
-    over earlier ones. Of a table, what is written is the probability of the outcome for each
-    patient. For research, not diagnosis.
+    over earlier ones. Of X-rays, what is written is the probability of each class for each film;
+    of a table, that of the outcome for each patient. For research, not diagnosis.
     """
     if any(image.suffix == TABLE for image in images):
         if len(images) > 1:
             raise UsageError("usage", "one table at a time", str(images[1]), "leave it out")
         predict_table(model, images[0], output)
         return
-    _require_output(output, images)
-
     import torch
 
-    from consortium.settings import SegmentationSettings
-    from consortium.training.bundle import load_model
-    from consortium.training.inference import load_case, predict_case, to_mask, write_mask
+    from consortium.settings import ClassificationSettings, SegmentationSettings
+    from consortium.training.bundle import load_bundle, require_task
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings, network = load_model(model, device, SegmentationSettings)
+    settings, network = load_bundle(model, device)
+    if isinstance(settings, ClassificationSettings):
+        predict_films(settings, network, device, images, output)
+        return
+    _require_output(output, images)
+    scans = require_task(settings, SegmentationSettings, model)
+    _predict_scan(scans, network, device, images, output, model)
+
+
+def _predict_scan(
+    settings: "SegmentationSettings",
+    network: "Module",
+    device: "device",
+    images: list[Path],
+    output: Path,
+    model: Path,
+) -> None:
+    from consortium.training.inference import load_case, predict_case, to_mask, write_mask
+
     case = load_case(settings, images[0] if len(images) == 1 else tuple(images), None)
     found = predict_case(network, case, settings, device)
     mask = to_mask(found, settings)

@@ -1,9 +1,10 @@
 """`consortium predict` and `evaluate` where the patients are rows of a table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consortium.cli.scores import ALL, all_scores, estimate, plain, table_console
 from consortium.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ def predict_table(model: Path, table_file: Path, output: Path) -> None:
     from consortium.training.class_scores import CUT
     from consortium.training.tabular import predict
 
-    if output.suffix != ".csv":
-        raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
-    if not output.parent.is_dir():
-        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
-    if output.resolve() == table_file.resolve():
-        raise Refused("same-file", "it would replace the table", str(output), "name another")
+    require_csv(output, [table_file])
     settings, network = load_model(model, torch.device("cpu"), TabularSettings)
     table = read_table(table_file)
     require_match(settings, table)
@@ -51,6 +47,25 @@ def predict_table(model: Path, table_file: Path, output: Path) -> None:
     left_out = len(table.rows) - len(patients)
     told = f"; {left_out} more lack a value" if left_out else ""
     print(f"wrote {output}: {len(patients)} patients{told}")
+
+
+def require_csv(output: Path, inputs: Sequence[Path]) -> None:
+    """Refuses a place where predictions cannot be written, before there are any.
+
+    Args:
+        output: the place.
+        inputs: files that are read.
+
+    Raises:
+        UsageError: `bad-output` or `missing-folder`.
+        Refused: `same-file`.
+    """
+    if output.suffix != ".csv":
+        raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
+    if not output.parent.is_dir():
+        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
+    if output.resolve() in [path.resolve() for path in inputs]:
+        raise Refused("same-file", "it would replace what is read", str(output), "name another")
 
 
 def evaluate_table(
@@ -100,44 +115,27 @@ def evaluate_table(
             )
         ]
     total = classify(np.concatenate(found), np.concatenate(truth), classes, 1)[1]
-    write(
-        {
-            "cases": cases,
-            **total.model_dump(),
-            "hospitals": {name: score.model_dump() for name, score in scores.items()},
-        }
-    )
+    write(all_scores(cases, scores, total))
     if len(scores) > 1:
-        scores["all"] = total
+        scores[ALL] = total
     _print(scores, classes)
 
 
 def _print(scores: "Mapping[str, Classification]", classes: list[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from consortium.metrics import FIGURES
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
     table = Table()
     table.add_column("hospital", overflow="fold")
     for title in ("patients", *classes, *(f"{figure} [95 %]" for figure in FIGURES)):
         table.add_column(title, justify="right")
     for name, score in scores.items():
-        if name == "all" and len(scores) > 1:
+        if name == ALL and len(scores) > 1:
             table.add_section()
-        support, figures, intervals = score.support or {}, score.figures or {}, score.interval or {}
-        cells = []
-        for figure in FIGURES:
-            value = figures.get(figure)
-            cell = "not estimable" if value is None else f"{value:.3f}"
-            if figure in intervals:
-                cell += " [{:.3f}, {:.3f}]".format(*intervals[figure])
-            cells.append(cell)
-        plain = "".join(char if char.isprintable() else "?" for char in name)
+        support = score.support or {}
         counts = [str(support.get(one, 0)) for one in classes]
-        table.add_row(Text(plain), str(score.patients), *counts, *cells)
-    console.print(table)
+        figures = [estimate(score, figure) for figure in FIGURES]
+        table.add_row(Text(plain(name)), str(score.patients), *counts, *figures)
+    table_console().print(table)

@@ -102,6 +102,7 @@ def draw_film(
     scanner: XrayScanner,
     side: int,
     severity: float = 1.0,
+    exposure: np.random.Generator | None = None,
 ) -> npt.NDArray[np.uint8]:
     """One frontal film of shape (side, side), grey, rows from head to feet.
 
@@ -111,6 +112,7 @@ def draw_film(
         scanner: what it is made with.
         side: pixels.
         severity: of the disease; its opacities are that much denser.
+        exposure: source of what differs between two films of one chest; `rng` where None.
 
     Returns:
         Of shape (side, side), uint8. How many values are taken from `rng` depends neither on the
@@ -151,6 +153,8 @@ def draw_film(
     absorbed += severity * _lesions(rng, x, y, line, label) * lungs
 
     # The film: each is exposed a little differently, at every hospital.
+    if exposure is not None:
+        rng = exposure
     jitter = rng.normal(0, 1, 6)
     grey = 0.12 + 0.86 * absorbed.clip(0, 1.15) / 1.15
     grey += (scanner.slope[0] + 0.03 * jitter[0]) * line[None, :] + (
@@ -217,13 +221,26 @@ def draw_films(
     for hospital, mix in enumerate(mixes):
         scanner = between(OWN[hospital % len(OWN)], shortcut)
         for number in range(first, first + patients):
-            rng = _stream(seed, hospital, number)
+            rng = stream(seed, hospital, number)
             label = int(rng.choice(len(LABELS), p=mix))
             severity = 1.0 if severities is None else severities[hospital][label]
             images.append(draw_film(rng, LABELS[label], scanner, side, severity))
             labels.append(label)
             hospitals.append(hospital)
     return Films(np.stack(images), np.array(labels), np.array(hospitals))
+
+
+def stream(seed: int, *parts: str | int) -> np.random.Generator:
+    """The randomness of one patient.
+
+    Of 64 bits: seeds of 31 would meet among some ten thousand patients.
+
+    Args:
+        seed: of everything.
+        parts: hospital, and number of the patient.
+    """
+    text = "\x1f".join(map(str, (seed, "xray", *parts)))
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 def _lesions(rng: np.random.Generator, x: Array, y: Array, line: Array, label: Label) -> Array:
@@ -243,12 +260,6 @@ def _lesions(rng: np.random.Generator, x: Array, y: Array, line: Array, label: L
         inside = _ellipse(x, y, at, (rng.uniform(0.14, 0.26), rng.uniform(0.12, 0.22)))
         haze += rng.uniform(0.22, 0.44) * _soft(inside, 0.12)
     return haze
-
-
-def _stream(seed: int, hospital: int, number: int) -> np.random.Generator:
-    """Of 64 bits: seeds of 31 would meet among some ten thousand patients."""
-    text = "\x1f".join(map(str, (seed, "xray", hospital, number)))
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 def _soft(distance: Array, edge: float) -> Array:

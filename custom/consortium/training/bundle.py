@@ -123,14 +123,28 @@ def load_model(
         Refused: `wrong-task` too.
     """
     settings, network = load_bundle(folder, device)
+    return require_task(settings, kind, folder), network
+
+
+def require_task(settings: Settings, kind: type[_Kind], folder: Path) -> _Kind:
+    """Refuses a model of another task.
+
+    Args:
+        settings: of the model.
+        kind: the settings of the task that is meant.
+        folder: of the model.
+
+    Raises:
+        Refused: `wrong-task`.
+    """
     if not isinstance(settings, kind):
         raise Refused(
             "wrong-task",
             f"the model is of the task {settings.task}",
             str(folder),
-            "give it what it was trained on: scans, or a table of patients",
+            "give it what it was trained on: scans, X-rays, or a table of patients",
         )
-    return settings, network
+    return settings
 
 
 def identify(folder: Path) -> tuple[str, str]:
