@@ -36,7 +36,7 @@ from consortium.provenance.surface import surface
 from consortium.settings import ClassificationSettings, Films, FilmTraining, Training
 from consortium.training.attention import draw_attention
 from consortium.training.class_scores import classify_films
-from consortium.training.film_networks import network_config, pooled_features
+from consortium.training.film_networks import network_config, pooled_features, take_pretrained
 from consortium.training.site import Site
 from consortium.training.work import CheckProgress, Task, Work
 
@@ -154,7 +154,10 @@ class Classifying(Work):
         return Statement(
             shares=shares,
             scores=self._groups(odds, smallest),
-            features=self._groups(project(features.values(), chosen.dimensions, seed), smallest),
+            features=self._groups(
+                project(torch.cat(features).double().cpu().numpy(), chosen.dimensions, seed),
+                smallest,
+            ),
             surface=self._groups(project(seen, chosen.dimensions, seed), smallest),
         )
 
@@ -411,4 +414,5 @@ TASK = Task(
     pool=_pool,
     metadata=_metadata,
     inference=_inference,
+    take=take_pretrained,
 )
