@@ -105,7 +105,7 @@ def _check(settings: ClassificationSettings) -> None:
 
 
 def last_level(network: torch.nn.Module) -> str:
-    """The name of the layer whose output is meant over the film, (N, features, rows, columns)."""
+    """The name of the layer before the mean over the film; its output is (N, features, r, c)."""
     for name, module in network.named_modules():
         before = ""
         for child, layer in module.named_children():
