@@ -32,7 +32,7 @@ from consortium.files import replace_file, whole_folder
 from consortium.metrics import Classification
 from consortium.provenance.moments import moments, project
 from consortium.provenance.statement import GroupMoments, Statement
-from consortium.provenance.surface import surface
+from consortium.provenance.surface import NAMES, surface
 from consortium.settings import ClassificationSettings, Films, FilmTraining, Training
 from consortium.training.attention import draw_attention
 from consortium.training.class_scores import classify_films
@@ -56,8 +56,6 @@ class Classifying(Work):
         device: where to train.
         progress: called before each film that is read.
     """
-
-    format = torch.channels_last
 
     def __init__(
         self,
@@ -149,15 +147,13 @@ class Classifying(Work):
         with pooled_features(network) as features:
             probabilities = _run(network, films, self._device)
         odds = np.log(probabilities.clip(1e-12)) - np.log((1 - probabilities).clip(1e-12))
+        values = torch.cat(features).double().cpu().numpy()
         chosen, seed = self._settings.provenance, self._settings.seed
         self._draw_pictures(network, films)
         return Statement(
             shares=shares,
             scores=self._groups(odds, smallest),
-            features=self._groups(
-                project(torch.cat(features).double().cpu().numpy(), chosen.dimensions, seed),
-                smallest,
-            ),
+            features=self._groups(project(values, chosen.dimensions, seed), smallest),
             surface=self._groups(project(seen, chosen.dimensions, seed), smallest),
         )
 
@@ -258,14 +254,14 @@ def load_films(
         UnusableFilm: one that cannot be read.
     """
     made = torch.empty(len(films), 1, data.size, data.size)
-    surfaces = []
+    surfaces = np.empty((len(films) if with_surface else 0, len(NAMES)))
     for place, film in enumerate(films):
         progress(place, len(films))
         values = read_pixels(film.path, film.file).values
         made[place, 0] = torch.from_numpy(prepare(values, data))
         if with_surface:
-            surfaces.append(surface(255.0 * values.astype(float)))
-    return made, np.array(surfaces).reshape(len(surfaces), -1)
+            surfaces[place] = surface(255.0 * values.astype(float))
+    return made, surfaces
 
 
 def _write(content: bytes, beside: Path) -> None:
@@ -298,8 +294,7 @@ def _run(
     with torch.no_grad():
         for batch in torch.split(films, _BATCH):
             pulse()
-            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
-            found.append(torch.softmax(network(batch).double(), 1).cpu())
+            found.append(torch.softmax(network(batch.to(device)).double(), 1).cpu())
     return np.asarray(torch.cat(found).numpy())
 
 
@@ -388,7 +383,13 @@ def _metadata(settings: ClassificationSettings) -> dict[str, Any]:
 
 
 def _inference(settings: ClassificationSettings) -> dict[str, Any]:
-    """Prints the probability of each class for a PNG or JPEG file, with nothing but MONAI."""
+    """Prints the probability of each class for a PNG or JPEG file, with nothing but MONAI.
+
+    MONAI has no way to find the box of the lungs: such a model says so there.
+    """
+    if settings.data.lungs:
+        told = "this model takes the box of the lungs: use consortium predict"
+        return {"run": [f"$print({told!r})"]}
     names = list(settings.data.classes)
     return {
         "imports": ["$from safetensors.torch import load_model"],
