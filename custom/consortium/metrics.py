@@ -1,6 +1,6 @@
 """What a hospital says of a model beside tensors; nothing here needs torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -14,7 +14,7 @@ Bin = Annotated[list[Annotated[int | float, Field(ge=0)]], Field(min_length=3, m
 """Mean predicted, observed share, patients."""
 
 FIGURES = ("accuracy", "AUROC")
-"""What a classification is scored by; the first one chooses a model, for it always exists."""
+"""What an outcome of two classes is scored by."""
 
 
 CLASS_FIGURES = ("AUROC", "average precision", "sensitivity", "calibration error")
@@ -22,9 +22,25 @@ CLASS_FIGURES = ("AUROC", "average precision", "sensitivity", "calibration error
 
 
 def film_figures(classes: Sequence[str]) -> tuple[str, ...]:
-    """The names of the figures of a classification of films; the first one chooses a model."""
+    """The names of the figures of a classification of films."""
     of_classes = (class_figure(figure, name) for figure in CLASS_FIGURES for name in classes)
     return (FIGURES[0], *of_classes)
+
+
+def headline(figures: Mapping[str, float | None]) -> float | None:
+    """By which classifications are compared and chosen.
+
+    Of films the mean of the classes' AUROC, as far as they can be estimated: accuracy says more of
+    how often a class is had at a hospital. Of an outcome of two classes the accuracy.
+    """
+    if not any(", " in name for name in figures):
+        return figures.get(FIGURES[0])
+    areas = [
+        value
+        for name, value in figures.items()
+        if name.startswith(f"{CLASS_FIGURES[0]}, ") and value is not None
+    ]
+    return sum(areas) / len(areas) if areas else None
 
 
 def class_figure(figure: str, name: str) -> str:
@@ -147,7 +163,7 @@ class Classification(BaseModel):
     @property
     def value(self) -> float | None:
         """By which a model is chosen."""
-        return self.figures[FIGURES[0]] if self.figures else None
+        return headline(self.figures or {})
 
     def fits(self, scored: Scored) -> bool:
         """Whether its figures are the job's, and its classes among the job's."""

@@ -442,8 +442,8 @@ class Selection(Section):
 
     Attributes:
         keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
-            score (Dice, accuracy) over all validation patients; a score on the patients that chose
-            the model is too good, the more so the fewer they are.
+            score (Dice, accuracy, AUROC) over all validation patients; a score on the patients that
+            chose the model is too good, the more so the fewer they are.
         share: of the rounds, whose models are averaged; the last ones, at least one.
         patience: rounds without a better score after which the run stops, where the best is kept;
             0 never stops early.

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from consortium.metrics import CLASS_FIGURES
+from consortium.metrics import FIGURES
 from consortium.report.attendance import tell_conspicuous
 from consortium.report.provenance import tell_verdict
 from consortium.report.words import figures_of, parts_of, value_of, words_of
@@ -68,14 +68,8 @@ def score_text(score: dict[str, Any] | None) -> str:
 
 
 def _films_text(score: dict[str, Any]) -> str:
-    areas = [
-        value
-        for name, value in figures_of(score).items()
-        if parts_of(name)[0] == CLASS_FIGURES[0] and value is not None
-    ]
-    mean = _figure(sum(areas) / len(areas) if areas else None)
-    counted = f" ({len(areas)} class{'es' if len(areas) > 1 else ''})" if areas else ""
-    return f"accuracy {_figure(value_of(score))}, mean AUROC {mean}{counted}"
+    accuracy = figures_of(score)[FIGURES[0]]
+    return f"AUROC {_figure(value_of(score))}, accuracy {_figure(accuracy)}"
 
 
 def _figure(value: float | None) -> str:

@@ -14,6 +14,7 @@ from consortium.report.words import Words, words_of
 _STAGES = {
     "train": "trains",
     "validate": "scores the model: patient",
+    "again": "trains again, to compare",
     "alone": "trains alone",
 }
 
@@ -37,7 +38,7 @@ class RunProgress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._rounds_told: int | None = None
-        self._alone_told = False
+        self._alone_told = self._again_told = False
         self._clock = _TimeLeft()
 
     def __enter__(self) -> "RunProgress":
@@ -66,11 +67,14 @@ class RunProgress:
         if "alone" in stages and not self._alone_told:
             self._alone_told = True
             self._say("each hospital trains a model alone, for comparison" + (left and f", {left}"))
+        if "again" in stages and not self._again_told:
+            self._again_told = True
+            self._say("the model is trained again without each hospital, to see what it learned")
         told = left if view.hospitals else "FLARE starts its processes"
         self._bar("", "rounds", len(view.records), view.settings.rounds, told)
         for name, said in sorted(view.hospitals.items()):
             told = {"check": self._words(view).reads, **_STAGES}.get(said["stage"], said["stage"])
-            if said["stage"] in ("train", "alone"):
+            if said["stage"] in ("train", "again", "alone"):
                 told = f"{told}, round {said['round'] + 1}, step"
             told = f"{told} {said['step']} of {said['steps']}"
             self._bar(name, name, said["step"], max(1, said["steps"]), told)

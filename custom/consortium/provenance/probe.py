@@ -234,9 +234,14 @@ def judge(leaning: Lean | None, shares: Shares, surface: Told | None = None) -> 
         tell = "tell" if surface.p < ALPHA else "do not tell"
         reason += (
             f"; borders and histogram {tell} the hospital "
-            f"(AUC {surface.auc:.2f}, p {surface.p:.2g})"
+            f"(AUC {surface.auc:.2f}, {tell_p(surface.p)})"
         )
     return Verdict(verdict, reason)
+
+
+def tell_p(p: float) -> str:
+    """A p-value in words."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.2g}"
 
 
 def _rule(
@@ -254,7 +259,7 @@ def _rule(
         return "not estimable", "too few held-out patients of a label at two hospitals"
     found = (
         f"slope {leaning.slope:+.2f}, {leaning.standardised:+.2f} standard deviations, "
-        f"p {leaning.p:.2g}, tested on {', '.join(leaning.labels)}"
+        f"{tell_p(leaning.p)}, tested on {', '.join(leaning.labels)}"
     )
     if leaning.p < ALPHA:
         return "confounded", f"scores lean towards the hospital's frequent labels: {found}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from consortium.metrics import CLASS_FIGURES, class_figure
+from consortium.provenance.probe import tell_p
 from consortium.report.words import figures_of
 
 _MEANING = {
@@ -29,18 +30,13 @@ def tell_provenance(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if found is None:
         return None
     classes = list(result["settings"]["data"]["classes"])
-    told = []
-    for what, name in (
-        (found["features"], "the model's features"),
-        (found["surface"], "border, histogram and sharpness of a film alone"),
-    ):
-        if what is None:
-            told.append(f"Whether {name} tell the hospital is not estimable.")
-        else:
-            told.append(
-                f"Among patients with the same label, {name} tell two hospitals apart with an AUC"
-                f" of {what['auc']:.2f} (permutation p {what['p']:.2g})."
-            )
+    features = found["features"]
+    told = "Whether the model's features tell the hospital is not estimable."
+    if features is not None:
+        told = (
+            "Among patients with the same label, the model's features tell two hospitals apart with"
+            f" an AUC of {features['auc']:.2f} (permutation {tell_p(features['p'])})."
+        )
     rows = [
         (
             row["name"],

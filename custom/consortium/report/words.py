@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.metrics import CLASS_FIGURES, FIGURES
+from consortium.metrics import CLASS_FIGURES, headline
 
 Score = Mapping[str, Any]
 _NETWORKS = {
@@ -74,10 +74,10 @@ _WORDS = {
         reads="reads its table:",
     ),
     "classification": Words(
-        key="accuracy",
-        tag=("validation", "accuracy"),
-        headline="accuracy",
-        mean="an accuracy",
+        key="auroc",
+        tag=("validation", "mean_AUROC"),
+        headline="AUROC",
+        mean="a mean AUROC",
         meaning="On each hospital's own validation patients: accuracy is the share whose class the"
         " model gives; AUROC the probability that of two patients, one of the class and one of"
         " another, the model gives the class more to the right one (0.5 is chance). A hospital"
@@ -108,7 +108,7 @@ def value_of(score: Score | None, figure: str | None = None) -> float | None:
     if score and score.get("dice"):
         values: Mapping[str, float] = score["dice"]
         return sum(values.values()) / len(values)
-    return figures.get(FIGURES[0])
+    return headline(figures)
 
 
 def parts_of(figure: str) -> tuple[str, str]:

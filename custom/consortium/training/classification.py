@@ -117,13 +117,16 @@ class Classifying(Work):
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
     ) -> tuple[float, Classification | None]:
-        """The figures of each class on the validation patients."""
+        """The figures of each class on the validation patients.
+
+        Their mean AUROC is what a model is chosen by; where there is none, accuracy.
+        """
         if not self._validation:
             return 0.0, None
         films, _ = self._validation_films()
         progress(0, len(films))
         probabilities = _run(network, films, self._device, pulse)
-        return classify_films(
+        accuracy, score = classify_films(
             probabilities,
             np.array([film.label for film in self._validation]),
             [film.patient for film in self._validation],
@@ -131,6 +134,7 @@ class Classifying(Work):
             self._site.smallest_group,
             specificity=self._settings.data.specificity,
         )
+        return (accuracy if score.value is None else score.value), score
 
     def testify(self, network: torch.nn.Module) -> Statement:
         """What the provenance probe needs; and pictures for the hospital's own people."""

@@ -46,7 +46,7 @@ class Aborted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the local work is: `stage` is `check`, `train`, `validate` or `alone`."""
+    """How far the local work is: `stage` is `check`, `train`, `validate`, `again` or `alone`."""
 
     stage: str
     round: int
@@ -109,7 +109,8 @@ class Hospital:
         self._load(base, round_number)
         validation = self._score(round_number)
         self._place(self._work.statistics(base, round_number))
-        loss, steps = self._fit(round_number, "train", self._site.name, round_number)
+        stage = "train" if keep else "again"
+        loss, steps = self._fit(round_number, stage, self._site.name, round_number)
         local = self._network.state_dict()
         if keep:
             self._keep(local, round_number)
