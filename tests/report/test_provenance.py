@@ -44,9 +44,12 @@ def found(run):
 def test_a_page_says_what_the_model_learned(found):
     told = tell_provenance(found["result"])
     rows = {name: (within, without) for name, within, without in told["rows"]}
-    assert rows["east"] == (["0.91 [0.80, 1.00]", "0.91"], ["0.60", "0.60"])
-    assert rows["north"] == (["withheld"] * 2, ["\u2013"] * 2)
-    assert rows["west"][0] == ["not estimable"] * 2
+    assert rows["east"] == (
+        [("0.91", [0.8, 1.0]), ("0.91", None)],
+        [("0.60", None)] * 2,
+    )
+    assert rows["north"] == ([("withheld", None)] * 2, [("\u2013", None)] * 2)
+    assert rows["west"][0] == [("not estimable", None)] * 2
     assert "an AUC of 0.93 (permutation p < 0.001)" in told["told"]
     for record in found["rounds"]:
         for said in record["metrics"].values():

@@ -56,15 +56,14 @@ def tell_provenance(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _cell(score: Mapping[str, Any] | None, name: str) -> str:
-    """AUROC of a class with its interval, in words where there is none."""
+def _cell(score: Mapping[str, Any] | None, name: str) -> tuple[str, list[float] | None]:
+    """AUROC of a class, in words where there is none, and its interval."""
     if not score:
-        return "\u2013"
+        return "\u2013", None
     if score["withheld"]:
-        return "withheld"
+        return "withheld", None
     figure = class_figure(CLASS_FIGURES[0], name)
     value = figures_of(score).get(figure)
     if value is None:
-        return "not estimable"
-    ends = (score.get("interval") or {}).get(figure)
-    return f"{value:.2f}" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")
+        return "not estimable", None
+    return f"{value:.2f}", (score.get("interval") or {}).get(figure)
