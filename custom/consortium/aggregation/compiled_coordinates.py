@@ -2,8 +2,8 @@
 
 A tile, a few coordinates of all hospitals, stays in the processor's nearest memory from the first
 reading to the distances. What always holds: the bytes are those of numpy's way. Where hospitals
-differ in weight, a value and its weight are sorted as one whole number; the quantiles are then
-found by adding up weights from the largest value downwards.
+differ in weight, weights move along with the values that are sorted, and are then added up from
+the largest value downwards.
 """
 
 from typing import Any
@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from consortium.aggregation.sorting import Row
 
 _ZERO = np.float32(0)  # added to a value, it leaves one zero, not two
-_MAGNITUDE = 0x7FFFFFFF  # of the bits of a float32
-_WEIGHT = 0xFFFFFFFF  # of the bits of a value and its weight
 
 Numbers = NDArray[np.int64]
 
@@ -42,20 +40,15 @@ def _part(address: int, start: int, size: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _order(value: np.float32) -> np.int64:
-    """A whole number of 32 bits; those of two values are in the order of the values."""
-    bits = np.int64(np.float32(value).view(np.int32))
-    return bits ^ ((bits >> 31) & _MAGNITUDE)
+def _load(addresses: Numbers, start: int, tile: NDArray[np.float32], size: int) -> None:
+    for hospital in range(addresses.size):
+        row, values = _part(addresses[hospital], start, size), tile[hospital]
+        for index in range(size):
+            values[index] = row[index] + _ZERO
 
 
 @njit(nogil=True, cache=True)
-def _value(key: np.int64) -> np.float32:
-    bits = key >> 32
-    return np.int32(bits ^ ((bits >> 31) & _MAGNITUDE)).view(np.float32)
-
-
-@njit(nogil=True, cache=True)
-def _sort(tile: NDArray[Any], size: int, steps: Numbers) -> None:
+def _sort(tile: NDArray[np.float32], size: int, steps: Numbers) -> None:
     for step in range(steps.shape[0]):
         one, other = tile[steps[step, 0], :size], tile[steps[step, 1], :size]
         if steps[step, 2] and steps[step, 3]:
@@ -71,6 +64,23 @@ def _sort(tile: NDArray[Any], size: int, steps: Numbers) -> None:
             for index in range(size):
                 low, high = one[index], other[index]
                 other[index] = high if low < high else low
+
+
+@njit(nogil=True, cache=True)
+def _sort_along(
+    tile: NDArray[np.float32], along: NDArray[np.int32], size: int, steps: Numbers
+) -> None:
+    for step in range(steps.shape[0]):
+        one, other = tile[steps[step, 0], :size], tile[steps[step, 1], :size]
+        with_one, with_other = along[steps[step, 0], :size], along[steps[step, 1], :size]
+        for index in range(size):
+            low, high = one[index], other[index]
+            with_low, with_high = with_one[index], with_other[index]
+            stay = low < high
+            one[index] = low if stay else high
+            other[index] = high if stay else low
+            with_one[index] = with_low if stay else with_high
+            with_other[index] = with_high if stay else with_low
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -130,11 +140,7 @@ def combine_by_rank(
     tile = np.empty((addresses.size, lane), np.float32)
     for start in range(0, out.size, lane):
         size = min(lane, out.size - start)
-        for hospital in range(addresses.size):
-            row = _part(addresses[hospital], start, size)
-            values = tile[hospital, :size]
-            for index in range(size):
-                values[index] = row[index] + _ZERO
+        _load(addresses, start, tile, size)
         _sort(tile, size, steps)
         low, high = tile[ranks[0], :size], tile[ranks[1], :size]
         _finish(addresses, start, low, high, factors, out[start : start + size], squared)
@@ -142,17 +148,17 @@ def combine_by_rank(
 
 
 @njit(
-    "float64[::1](int64[::1], int64[::1], int64[:, ::1], int64, int64[::1], float32[::1], int64,"
+    "float64[::1](int64[::1], int32[::1], int64[:, ::1], int64, int32[::1], float32[::1], int64,"
     " float32[::1])",
     nogil=True,
     cache=True,
 )
 def combine_by_weight(
     addresses: Numbers,
-    weights: Numbers,
+    weights: NDArray[np.int32],
     steps: Numbers,
     lowest: int,
-    above: Numbers,
+    above: NDArray[np.int32],
     factors: Row,
     lane: int,
     out: Row,
@@ -172,30 +178,29 @@ def combine_by_weight(
     Returns:
         The squared distance of each hospital's values from the result.
     """
+    above_low, above_high = above[0], above[1]
     squared = np.zeros(addresses.size)
-    tile = np.empty((addresses.size, lane), np.int64)
-    reached, lower, higher = np.empty((3, lane), np.int64)
+    tile = np.empty((addresses.size, lane), np.float32)
+    along = np.empty((addresses.size, lane), np.int32)
     low, high = np.empty((2, lane), np.float32)
+    reached = np.empty(lane, np.int32)
     for start in range(0, out.size, lane):
         size = min(lane, out.size - start)
+        _load(addresses, start, tile, size)
         for hospital in range(addresses.size):
-            row = _part(addresses[hospital], start, size)
-            values, weight = tile[hospital, :size], weights[hospital]
-            for index in range(size):
-                values[index] = (_order(row[index] + _ZERO) << 32) | weight
-        _sort(tile, size, steps)
-        values = tile[addresses.size - 1, :size]
-        for index in range(size):
-            reached[index] = 0
-            lower[index] = higher[index] = values[index]
+            along[hospital] = weights[hospital]
+        _sort_along(tile, along, size, steps)
+        low[:] = high[:] = tile[-1]
+        reached[:] = 0
         for rank in range(addresses.size - 2, lowest - 1, -1):
-            values, larger = tile[rank, :size], tile[rank + 1, :size]
+            values, larger = tile[rank], along[rank + 1]
             for index in range(size):
-                reached[index] += larger[index] & _WEIGHT
-                lower[index] = values[index] if reached[index] <= above[0] else lower[index]
-                higher[index] = values[index] if reached[index] <= above[1] else higher[index]
-        for index in range(size):
-            low[index], high[index] = _value(lower[index]), _value(higher[index])
+                # All are read before a choice is made, or this is not done for several at once.
+                weight, value = reached[index] + larger[index], values[index]
+                last_low, last_high = low[index], high[index]
+                reached[index] = weight
+                low[index] = value if weight <= above_low else last_low
+                high[index] = value if weight <= above_high else last_high
         part = out[start : start + size]
         _finish(addresses, start, low[:size], high[:size], factors, part, squared)
     return squared

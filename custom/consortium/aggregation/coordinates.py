@@ -100,7 +100,7 @@ class OnePass:
         self, compiled: ModuleType, weights: Sequence[int], above: tuple[int, int], factors: Row
     ):
         self._compiled, self._factors, count = compiled, factors, len(weights)
-        self._weights, self._above = np.array(weights, np.int64), np.array(above, np.int64)
+        self._weights, self._above = np.array(weights, np.int32), np.array(above, np.int32)
         found = [quantile_ranks(weights, each) for each in above]
         self._ranks = np.array([ranks[0] for ranks in found], np.int64)
         self._by_rank = max(map(len, found)) == 1
