@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from consortium.aggregation import RULES, exact_sum
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Unfit, cap_shares, weighted_median
-from consortium.aggregation.sorting import network, step_places
+from consortium.aggregation.sorting import network
 from consortium.update import Entry, Rule, digest
 
 COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
@@ -313,23 +313,70 @@ def test_distances_of_long_updates_that_are_close_are_right():
         assert found[one, other] == found[other, one] == pytest.approx(true, rel=1e-5)
 
 
-@settings(deadline=None)
-@given(UPDATES, st.sampled_from(["coordinate_median", "trimmed_mean"]))
-def test_sorting_compiled_gives_the_same_bytes(updates, name):
-    assert exact_sum.find_compiled() is not None
-    plain = aggregate(name, updates).change["w"]
+def compiled_and_not(name, updates, layout=LAYOUT):
+    assert exact_sum.find_compiled("compiled_coordinates") is not None
+    plain = aggregate(name, updates, layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_sum, "MANY", 0)
-        compiled = aggregate(name, updates).change["w"]
-    assert plain.numpy().tobytes() == compiled.numpy().tobytes()
+        return plain, aggregate(name, updates, layout)
 
 
-@pytest.mark.parametrize("hospitals", [1, 2, 7, 16, 33])
-def test_sorting_compiled_sorts_every_coordinate(hospitals):
+def assert_same(one, other):
+    assert digest(one.change) == digest(other.change)
+    for hospital, said in one.treatment.items():
+        found = other.treatment[hospital].distance
+        assert found == said.distance or found == pytest.approx(said.distance, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(UPDATES, st.sampled_from(["coordinate_median", "trimmed_mean"]), st.booleans())
+def test_one_compiled_pass_gives_the_same_bytes(updates, name, alike):
+    updates = [(values, 1 if alike else cases) for values, cases in updates]
+    assert_same(*compiled_and_not(name, updates))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1e-38, -3.0, 3.0]), min_size=2, max_size=40
+    ),
+    st.sampled_from(["coordinate_median", "trimmed_mean"]),
+    st.booleans(),
+)
+def test_one_compiled_pass_gives_the_same_zeros(values, name, alike):
+    updates = [([value] * SIZE, 1 if alike else 1 + n) for n, value in enumerate(values)]
+    plain, compiled = compiled_and_not(name, updates)
+    assert digest(plain.change) == digest(compiled.change)
+    zeros = compiled.change["w"] == 0
+    assert not torch.signbit(compiled.change["w"][zeros]).any()
+
+
+@pytest.mark.parametrize("hospitals", [1, 2, 3, 16, 33, 64, 130])
+@pytest.mark.parametrize("name", ["coordinate_median", "trimmed_mean"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_one_compiled_pass_over_many_tiles(hospitals, name, alike):
     generator = np.random.default_rng(hospitals)
-    rows = generator.integers(-5, 5, (hospitals, 1000)).astype(np.float32)
-    expected, untouched = np.sort(rows[:, :700], axis=0), rows[:, 700:].copy()
-    steps = step_places(hospitals, frozenset(range(hospitals)))
-    exact_sum.find_compiled().sort_rows(rows, 700, steps)
-    assert np.array_equal(rows[:, :700], expected)
-    assert np.array_equal(rows[:, 700:], untouched)
+    layout = {"w": Entry(torch.float32, (1357,), Rule.MEAN)}
+    # Few values, so that many are the same.
+    rows = generator.integers(-9, 9, (hospitals, 1357)) * np.exp2(generator.integers(-9, 9, 1357))
+    cases = np.ones(hospitals) if alike else generator.integers(1, 1000, hospitals)
+    updates = [(row, int(each)) for row, each in zip(rows, cases, strict=True)]
+    assert_same(*compiled_and_not(name, updates, layout))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_one_compiled_pass_takes_tensors_of_every_dtype_and_form(dtype):
+    layout = {"a": Entry(dtype, (3, 70), Rule.MEAN), "b": Entry(dtype, (), Rule.MEAN)}
+    updates = {
+        f"h{index}": {"a": torch.randn(70, 6, dtype=dtype).T[::2], "b": torch.tensor(index / 7)}
+        for index in range(5)
+    }
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for many in (exact_sum.MANY, 0):
+            patch.setattr(exact_sum, "MANY", many)
+            rule = RULES["trimmed_mean"](layout)
+            for hospital, tensors in updates.items():
+                rule.add(hospital, tensors, 1)
+            found.append(rule.aggregate())
+    assert_same(*found)

@@ -1,8 +1,7 @@
-"""The inner loops of `exact_sum` and `sorting`, compiled; needs numba, an extra of the package.
+"""The inner loop of `exact_sum`, compiled; needs numba, which is an extra of the package.
 
-The sum adds first and tells the largest magnitude, so that memory is read once; who finds that too
-large takes the same values away again, which is exact. Sorting does all steps on a few coordinates
-before it goes on, so that they stay in the processor's nearest memory.
+It adds first and tells the largest magnitude, so that memory is read once; who finds that too large
+takes the same values away again, which is exact.
 """
 
 import numpy as np
@@ -10,7 +9,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 _ROOM = 2.0**62
-_LANE = 256  # coordinates; those of 64 hospitals are 64 KiB
 
 
 @njit("float64(float32[::1], float64, int64[::1])", nogil=True, cache=True)
@@ -41,24 +39,3 @@ def take_away(values: NDArray[np.float32], factor: float, words: NDArray[np.int6
     for index in range(values.size):
         product = np.float64(values[index]) * factor
         words[index] -= np.int64(product if abs(product) < _ROOM else 0.0)
-
-
-@njit("void(float32[:, ::1], int64, int64[:, ::1])", nogil=True, cache=True)
-def sort_rows(rows: NDArray[np.float32], size: int, steps: NDArray[np.int64]) -> None:
-    """Takes the steps of a sorting network at every coordinate.
-
-    Args:
-        rows: (hospitals or more, size or more), overwritten; neither NaN nor two zeros.
-        size: coordinates to sort.
-        steps: (n, 2), pairs of rows: the smaller value goes to the first, the larger to the second.
-    """
-    for start in range(0, size, _LANE):
-        end = min(start + _LANE, size)
-        for step in range(steps.shape[0]):
-            one = rows[steps[step, 0], start:end]
-            other = rows[steps[step, 1], start:end]
-            for index in range(one.size):
-                low = one[index]
-                high = other[index]
-                one[index] = low if low < high else high
-                other[index] = high if low < high else low

@@ -20,12 +20,15 @@ from consortium.aggregation.sorting import Row
 class CoordinateMedian(Coordinates):
     """Weighted coordinate-wise median; see the module."""
 
-    def _weights_above(self, place: Workplace) -> Sequence[int]:
+    def _weights_above(self, total: int) -> tuple[int, int]:
         # They differ where a half is a whole number, which can then be reached exactly.
-        return place.total // 2, (place.total - 1) // 2
+        return total // 2, (total - 1) // 2
+
+    def _factors(self, weights: Sequence[int]) -> Row:
+        return np.array([0.5], np.float32)
 
     def _of_block(self, place: Workplace) -> Row:
-        lower, upper = self._weights_above(place)
+        lower, upper = self._weights_above(place.total)
         median = place.quantile(lower)
         if lower != upper and place.is_one_rank(upper):
             median = median + place.quantile(upper)

@@ -1,50 +1,135 @@
-"""Rules that look at every coordinate by itself, a block of all hospitals' at a time."""
+"""Rules that look at every coordinate by itself.
+
+A block of all hospitals' coordinates at a time with numpy; large models, where numba is installed,
+in one compiled pass that also finds the distances. Both ways give the same bytes.
+"""
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consortium.aggregation import exact_sum
 from consortium.aggregation.rule import STEPS, Collected, Factors, Weights, as_floats
-from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows, step_places
-from consortium.update import Layout, State
+from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows, step_table
+from consortium.update import MAX_CHANGE, Layout, State
 
 _MOST = 2**31 - 1  # sum of weights
 _CACHED = 1 << 20  # values of all hospitals' blocks together
 _SHORTEST, _LONGEST = 1 << 12, 1 << 16  # coordinates of a block
+_COMPILED = "compiled_coordinates"
+_TILE = 1 << 15  # bytes of all hospitals' coordinates that are worked on in the compiled pass
+_NARROWEST, _WIDEST = 32, 256  # coordinates of a tile
 
 
 class Coordinates(Collected):
-    """A rule over quantiles of each coordinate, which cannot say what a hospital counted for."""
+    """A rule over two quantiles of each coordinate; it cannot say what a hospital counted for.
+
+    The result is a factor times the quantiles' sum and, where a rule has more factors, one of each
+    hospital's value, no further out than the quantiles.
+    """
+
+    def __init__(self, layout: Layout, *, max_change: float = MAX_CHANGE, max_share: float = 1.0):
+        super().__init__(layout, max_change=max_change, max_share=max_share)
+        self._found: dict[str, NDArray[np.float64]] = {}
 
     def _combine(
         self, layout: Layout, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors | None]:
         size = sum(math.prod(entry.shape) for entry in layout.values())
-        place = Workplace(whole_weights(weights), compiled=size > exact_sum.MANY)
-        wanted = self._weights_above(place)
+        compiled = exact_sum.find_compiled(_COMPILED) if size > exact_sum.MANY else None
+        whole = whole_weights(weights)
+        above, factors = self._weights_above(sum(whole)), self._factors(whole)
+        place = Workplace(whole) if compiled is None else OnePass(compiled, whole, above, factors)
         combined = {}
         for name, entry in layout.items():
-            rows = [as_floats(state[name]).astype(np.float32, copy=False) for state in states]
-            result = torch.empty(rows[0].size, dtype=entry.dtype)
-            for start in range(0, rows[0].size, place.block):
-                block = slice(start, start + place.block)
-                place.fill([row[block] for row in rows], wanted)
-                result[block] = torch.from_numpy(self._of_block(place))
-            combined[name] = result.reshape(entry.shape)
+            rows = [np.require(as_floats(state[name]), np.float32, ["C", "A"]) for state in states]
+            result = np.empty(rows[0].size, np.float32)
+            if isinstance(place, OnePass):
+                squared = place.combine(rows, result)
+                if entry.dtype is torch.float32:
+                    self._found[name] = squared
+            else:
+                self._by_blocks(place, rows, above, result)
+            combined[name] = torch.from_numpy(result).to(entry.dtype).reshape(entry.shape)
         return combined, None
 
+    def _by_blocks(
+        self, place: "Workplace", rows: list[Row], above: Sequence[int], result: Row
+    ) -> None:
+        for start in range(0, result.size, place.block):
+            block = slice(start, start + place.block)
+            place.fill([row[block] for row in rows], above)
+            np.add(self._of_block(place), np.float32(0), out=result[block])  # one zero, not two
+
+    def _squared_distances(
+        self, name: str, middle: Tensor, states: Sequence[State]
+    ) -> NDArray[np.float64]:
+        found = self._found.pop(name, None)
+        return super()._squared_distances(name, middle, states) if found is None else found
+
     @abstractmethod
-    def _weights_above(self, place: "Workplace") -> Sequence[int]:
-        """The weights above the quantiles that the rule needs."""
+    def _weights_above(self, total: int) -> tuple[int, int]:
+        """The weights above the lower and the higher quantile that the rule needs."""
+
+    @abstractmethod
+    def _factors(self, weights: Sequence[int]) -> Row:
+        """See the class."""
 
     @abstractmethod
     def _of_block(self, place: "Workplace") -> Row:
         """Combines the block that the place is filled with."""
+
+
+class OnePass:
+    """Combines tensors with the compiled loops.
+
+    Args:
+        compiled: the module.
+        weights: of the hospitals, whole numbers with a sum below 2**31.
+        above: weights above the lower and the higher quantile.
+        factors: see `Coordinates`.
+    """
+
+    def __init__(
+        self, compiled: ModuleType, weights: Sequence[int], above: tuple[int, int], factors: Row
+    ):
+        self._compiled, self._factors, count = compiled, factors, len(weights)
+        self._weights, self._above = np.array(weights, np.int32), np.array(above, np.int32)
+        found = [quantile_ranks(weights, each) for each in above]
+        self._ranks = np.array([ranks[0] for ranks in found], np.int64)
+        self._by_rank = max(map(len, found)) == 1
+        wanted = self._ranks.tolist() if self._by_rank else range(self._ranks.min(), count)
+        self._steps = step_table(count, frozenset(wanted))
+        values = _TILE // (4 if self._by_rank else 8) // count
+        self._lane = min(max(values & -16, _NARROWEST), _WIDEST)
+
+    def combine(self, rows: Sequence[Row], out: Row) -> NDArray[np.float64]:
+        """Combines a tensor.
+
+        Args:
+            rows: of the hospitals, each in one piece.
+            out: the result.
+
+        Returns:
+            The squared distance of each hospital from it.
+        """
+        places = np.array([row.ctypes.data for row in rows], np.int64)
+        use, last = self._compiled, (self._factors, self._lane, out)
+        squared: NDArray[np.float64]
+        if self._by_rank:
+            squared = use.combine_by_rank(places, self._steps, self._ranks, *last)
+        else:
+            lowest = self._ranks.min()
+            squared = use.combine_by_weight(
+                places, self._weights, self._steps, lowest, self._above, *last
+            )
+        return squared
 
 
 class Workplace:
@@ -52,7 +137,6 @@ class Workplace:
 
     Args:
         weights: of the hospitals, whole numbers.
-        compiled: whether to sort with numba where it is installed; the bytes are the same.
 
     Attributes:
         weights: the same.
@@ -62,12 +146,11 @@ class Workplace:
         one, other: rows to use.
     """
 
-    def __init__(self, weights: Sequence[int], *, compiled: bool = False):
+    def __init__(self, weights: Sequence[int]):
         self.weights, self.total = weights, sum(weights)
         self.block = min(max(_CACHED // len(weights), _SHORTEST), _LONGEST)
         self.rows: list[Row] = []
         self._sorted: list[Row] = []
-        self._compiled = exact_sum.find_compiled() if compiled else None
         self._quantiles = Quantiles(weights, self.block)
         self._memory = np.empty((len(weights) + 1, self.block), np.float32)
         self.one, self.other = np.empty((2, self.block), np.float32)
@@ -84,11 +167,7 @@ class Workplace:
         for copy, row in zip(copies, rows, strict=False):
             np.add(row, np.float32(0), out=copy)  # there is one zero then, not two
         ranks = frozenset(rank for above in wanted for rank in quantile_ranks(self.weights, above))
-        if self._compiled is None:
-            self._sorted = sort_rows(copies[:-1], copies[-1], ranks)
-        else:
-            self._compiled.sort_rows(self._memory, size, step_places(len(rows), ranks))
-            self._sorted = copies[:-1]
+        self._sorted = sort_rows(copies[:-1], copies[-1], ranks)
 
     def quantile(self, above: int) -> Row:
         """The smallest value with at most so much weight above it; see `Quantiles.find`."""

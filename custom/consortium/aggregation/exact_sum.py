@@ -29,12 +29,12 @@ MANY = 1 << 23
 """Elements of a model for which the compiled inner loops are worth their start."""
 
 
-@lru_cache(maxsize=1)
-def find_compiled() -> ModuleType | None:
-    """The compiled inner loops, or None where numba is not installed."""
+@lru_cache
+def find_compiled(name: str = "compiled") -> ModuleType | None:
+    """A module of compiled inner loops, or None where numba is not installed."""
     try:
         # Half a second and 125 MB, which only who sums much has to spend.
-        return import_module("consortium.aggregation.compiled")
+        return import_module(f"consortium.aggregation.{name}")
     except ImportError:
         return None
 

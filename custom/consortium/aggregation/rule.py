@@ -197,11 +197,16 @@ class Collected(ABC):
     def _distances(self, change: State, states: Sequence[State]) -> NDArray[np.float64]:
         squared = np.zeros(len(states))
         for name in self._groups[0] if self._groups else []:
-            middle = as_floats(change[name])
-            for index, state in enumerate(states):
-                squared[index] += squared_norm(as_floats(state[name]), middle)
+            squared += self._squared_distances(name, change[name], states)
         distances: NDArray[np.float64] = np.sqrt(squared)
         return distances
+
+    def _squared_distances(
+        self, name: str, middle: Tensor, states: Sequence[State]
+    ) -> NDArray[np.float64]:
+        """Of the hospitals' tensors of a name from the aggregate's."""
+        origin = as_floats(middle)
+        return np.array([squared_norm(as_floats(state[name]), origin) for state in states])
 
 
 def as_floats(tensor: Tensor) -> NDArray[np.floating]:

@@ -38,10 +38,9 @@ def network(count: int, ranks: frozenset[int]) -> tuple[Step, ...]:
 
 
 @lru_cache(maxsize=64)
-def step_places(count: int, ranks: frozenset[int]) -> NDArray[np.int64]:
-    """The places of `network`'s steps, (steps, 2)."""
-    places = [step[:2] for step in network(count, ranks)]
-    return np.array(places, np.int64).reshape(-1, 2)
+def step_table(count: int, ranks: frozenset[int]) -> NDArray[np.int64]:
+    """The steps of `network`, (steps, 4)."""
+    return np.array(network(count, ranks), np.int64).reshape(-1, 4)
 
 
 def _merge_sort(count: int) -> list[tuple[int, int]]:

@@ -41,24 +41,28 @@ class TrimmedMean(Coordinates):
         super().__init__(layout, max_change=max_change, max_share=max_share)
         self._trim = trim
 
-    def _weights_above(self, place: Workplace) -> Sequence[int]:
-        cut = self._trim * place.total
-        return math.floor(place.total - cut), math.floor(cut)
+    def _weights_above(self, total: int) -> tuple[int, int]:
+        cut = self._trim * total
+        return math.floor(total - cut), math.floor(cut)
+
+    def _factors(self, weights: Sequence[int]) -> Row:
+        # What is cut off counts as the edge that it is cut at, and is then taken from the sum.
+        cut = self._trim * sum(weights)
+        left = sum(weights) - 2 * cut
+        return np.array([-cut / left, *(weight / left for weight in weights)], np.float32)
 
     def _of_block(self, place: Workplace) -> Row:
         size = place.rows[0].size
         low, part = place.one[:size], place.other[:size]
-        above_low, above_high = self._weights_above(place)
+        above_low, above_high = self._weights_above(place.total)
         low[:] = place.quantile(above_low)
         high = place.quantile(above_high)
-        # What is cut off counts as the edge that it is cut at, and is then taken from the sum.
-        cut = self._trim * place.total
-        left = place.total - 2 * cut
+        of_edges, *factors = self._factors(place.weights)
         total = np.add(low, high)
-        total *= np.float32(-cut / left)
-        for row, weight in zip(place.rows, place.weights, strict=True):
+        total *= of_edges
+        for row, factor in zip(place.rows, factors, strict=True):
             np.maximum(row, low, out=part)
             np.minimum(part, high, out=part)
-            part *= np.float32(weight / left)
+            part *= factor
             total += part
         return total
