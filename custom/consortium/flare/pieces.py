@@ -105,7 +105,7 @@ class Pieces(Downloadable):
         ).encode()
         self._views: list[memoryview] | None = []
         for array in arrays.values():
-            flat = _bytes_of(np.ascontiguousarray(array))
+            flat = _bytes_of(np.ascontiguousarray(array)).data
             # Alike, so that none is below what FLARE sends without a copy.
             step = -(-len(flat) // max(1, len(flat) // size))
             self._views += [flat[start : start + step] for start in range(0, len(flat), step or 1)]
@@ -149,7 +149,7 @@ class Assembly(Consumer):
         self.arrays: dict[str, NDArray[Any]] | None = None
         self.error = ""
         self._limit = limit
-        self._rest: list[memoryview] = []
+        self._rest: list[NDArray[np.uint8]] = []
 
     def consume(self, ref_id: str, state: dict[str, int], data: list[Piece]) -> dict[str, int]:
         """Takes what `Pieces.produce` gave.
@@ -164,9 +164,10 @@ class Assembly(Consumer):
             return state
         if not self._rest or len(piece) > len(self._rest[0]):
             raise ValueError("more than was announced")
-        self._rest[0][: len(piece)] = piece.view
+        # By numpy, which lets other threads run meanwhile, as a memoryview does not.
+        self._rest[0][: len(piece)] = np.frombuffer(piece.view, np.uint8)
         self._rest[0] = self._rest[0][len(piece) :]
-        self._rest = self._rest[not self._rest[0] :]
+        self._rest = self._rest[not len(self._rest[0]) :]
         return state
 
     def _announce(self, contents: list[tuple[str, str, list[int]]]) -> None:
@@ -180,7 +181,7 @@ class Assembly(Consumer):
             {name: (dtype.str, _count(shape)) for name, (dtype, shape) in kinds.items()}
         )
         self.arrays = {name: flats[name].reshape(kinds[name][1]) for name in kinds}
-        self._rest = [view for view in map(_bytes_of, self.arrays.values()) if view]
+        self._rest = [flat for flat in map(_bytes_of, self.arrays.values()) if len(flat)]
 
     def download_completed(self, ref_id: str) -> None:
         """Sees whether all has come."""
@@ -192,8 +193,8 @@ class Assembly(Consumer):
         self.error, self.arrays, self._rest = reason, None, []
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)
 
 
 def _count(shape: tuple[int, ...]) -> int:
