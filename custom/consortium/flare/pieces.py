@@ -33,7 +33,7 @@ AT_ONCE = 4
 _PATIENCE = 60.0  # seconds that a sender waits for its turn at most
 _NEXT = "next"
 _PIECE = 10 << 20  # bytes, where the job's configuration does not say
-_OFTEN = 16  # pieces
+_OFTEN, _SELDOM = 16, 64  # pieces
 _DOT = 77  # FLARE's number of what arrays become in a message; its own are below 10
 
 
@@ -51,10 +51,13 @@ _moved = itertools.count(1)
 def _tidy_up() -> None:
     """Frees what FLARE keeps of every message that it sent: 1 MiB, and what it sent it from.
 
-    It lies in circles of references, which the garbage collector ends much too late by itself.
+    It lies in circles of references, which the garbage collector ends much too late by itself. The
+    C library gives back what it holds in small parts, at the price of fetching it again: seldom.
     """
-    if next(_moved) % _OFTEN == 0:
+    moved = next(_moved)
+    if moved % _OFTEN == 0:
         gc.collect()
+    if moved % _SELDOM == 0:
         try_malloc_trim()
 
 
