@@ -9,6 +9,7 @@ resumed from there ends with the same bytes as one that never stopped.
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -297,9 +298,7 @@ class Coordinator:
             record = self._record(number, before[1], report, verdict)
             self.run.records.append(record)
             self.run.stopped_early = verdict.stop
-            files = {_model_file(number + 1): self.model}
-            if number == 0:
-                files[self._start_file] = base
+            files = {self._start_file: base} if number == 0 else {}
             if verdict.best:
                 self._best_file = _model_file(number)
             self._write_journal(files)
@@ -317,7 +316,10 @@ class Coordinator:
         more: dict[str, str] = {}
         server = self._server()
         self.model = apply_change(self.model, server.step(change))
-        self._model_sha256 = digest(self.model)
+        with ThreadPoolExecutor(1) as beside:
+            model_sha256 = beside.submit(digest, self.model)
+            self._journal.keep(_model_file(number + 1), _writer(self.model))
+            self._model_sha256 = model_sha256.result()
         if server.keeps:
             more[SERVER] = f"velocity-{number + 1:06d}.safetensors"
             self._journal.keep(more[SERVER], _writer(server.state))

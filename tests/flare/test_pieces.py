@@ -1,8 +1,10 @@
 """Arrays in pieces: what one side hands out, the other puts together, or refuses."""
 
 import copy
+import gc
 import json
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -129,6 +131,23 @@ def test_memory_that_is_given_is_filled():
 
     fetch(Pieces(ARRAYS, 8), Assembly(make=make))
     assert np.array_equal(given["T0"], ARRAYS["T0"])
+
+
+class Circle:
+    """What FLARE leaves of a message that it sent."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_flare_leaves_is_freed_while_pieces_move():
+    gc.disable()
+    try:
+        left = weakref.ref(Circle())
+        fetch(Pieces({"T0": np.zeros(pieces._OFTEN, np.uint8)}, 1), Assembly())
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_flare_copies_no_array():

@@ -6,6 +6,8 @@ the moment. Here a piece is a view until it is on the wire, and the receiver wri
 belongs. FLARE's download service does the rest: requests, tries, ends.
 """
 
+import gc
+import itertools
 import json
 import math
 import weakref
@@ -24,12 +26,14 @@ from nvflare.fuel.f3.streaming.download_service import (
 )
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import ViaDownloaderDecomposer
+from nvflare.fuel.utils.memory_utils import try_malloc_trim
 
 AT_ONCE = 4
 """Senders whose arrays are fetched at a time, where that is limited."""
 _PATIENCE = 60.0  # seconds that a sender waits for its turn at most
 _NEXT = "next"
 _PIECE = 10 << 20  # bytes, where the job's configuration does not say
+_OFTEN, _SELDOM = 16, 64  # pieces
 _DOT = 77  # FLARE's number of what arrays become in a message; its own are below 10
 
 
@@ -39,6 +43,22 @@ Make = Callable[[Mapping[str, tuple[str, int]]], dict[str, NDArray[Any]]]
 def make_arrays(sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
     """Arrays in memory of their own."""
     return {name: np.empty(count, dtype) for name, (dtype, count) in sizes.items()}
+
+
+_moved = itertools.count(1)
+
+
+def _tidy_up() -> None:
+    """Frees what FLARE keeps of every message that it sent: 1 MiB, and what it sent it from.
+
+    It lies in circles of references, which the garbage collector ends much too late by itself. The
+    C library gives back what it holds in small parts, at the price of fetching it again: seldom.
+    """
+    moved = next(_moved)
+    if moved % _OFTEN == 0:
+        gc.collect()
+    if moved % _SELDOM == 0:
+        try_malloc_trim()
 
 
 class Piece:
@@ -88,7 +108,7 @@ class Pieces(Downloadable):
         ).encode()
         self._views: list[memoryview] | None = []
         for array in arrays.values():
-            flat = _bytes_of(np.ascontiguousarray(array))
+            flat = _bytes_of(np.ascontiguousarray(array)).data
             # Alike, so that none is below what FLARE sends without a copy.
             step = -(-len(flat) // max(1, len(flat) // size))
             self._views += [flat[start : start + step] for start in range(0, len(flat), step or 1)]
@@ -101,6 +121,7 @@ class Pieces(Downloadable):
         views = self._views
         if views is None:
             raise RuntimeError("the arrays are gone")
+        _tidy_up()
         if number > len(views):
             return ProduceRC.EOF, None, {}
         piece = Piece(views[number - 1] if number else self._contents)
@@ -131,7 +152,7 @@ class Assembly(Consumer):
         self.arrays: dict[str, NDArray[Any]] | None = None
         self.error = ""
         self._limit = limit
-        self._rest: list[memoryview] = []
+        self._rest: list[NDArray[np.uint8]] = []
 
     def consume(self, ref_id: str, state: dict[str, int], data: list[Piece]) -> dict[str, int]:
         """Takes what `Pieces.produce` gave.
@@ -140,14 +161,16 @@ class Assembly(Consumer):
             ValueError: it does not fit what was announced, or is more than the limit.
         """
         [piece] = data
+        _tidy_up()
         if self.arrays is None:
             self._announce(json.loads(bytes(piece.view)))
             return state
         if not self._rest or len(piece) > len(self._rest[0]):
             raise ValueError("more than was announced")
-        self._rest[0][: len(piece)] = piece.view
+        # By numpy, which lets other threads run meanwhile, as a memoryview does not.
+        self._rest[0][: len(piece)] = np.frombuffer(piece.view, np.uint8)
         self._rest[0] = self._rest[0][len(piece) :]
-        self._rest = self._rest[not self._rest[0] :]
+        self._rest = self._rest[not len(self._rest[0]) :]
         return state
 
     def _announce(self, contents: list[tuple[str, str, list[int]]]) -> None:
@@ -161,7 +184,7 @@ class Assembly(Consumer):
             {name: (dtype.str, _count(shape)) for name, (dtype, shape) in kinds.items()}
         )
         self.arrays = {name: flats[name].reshape(kinds[name][1]) for name in kinds}
-        self._rest = [view for view in map(_bytes_of, self.arrays.values()) if view]
+        self._rest = [flat for flat in map(_bytes_of, self.arrays.values()) if len(flat)]
 
     def download_completed(self, ref_id: str) -> None:
         """Sees whether all has come."""
@@ -173,8 +196,8 @@ class Assembly(Consumer):
         self.error, self.arrays, self._rest = reason, None, []
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)
 
 
 def _count(shape: tuple[int, ...]) -> int:

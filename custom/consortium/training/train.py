@@ -9,6 +9,7 @@ where it would be about fewer than the hospital lets out.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,27 +107,29 @@ class Hospital:
             keep: whether what stays local counts for the rounds that follow.
         """
         started = time.monotonic()
-        self._load(base, round_number)
-        validation = self._score(round_number)
-        self._place(self._work.statistics(base, round_number))
-        stage = "train" if keep else "again"
-        loss, steps = self._fit(round_number, stage, self._site.name, round_number)
-        local = self._network.state_dict()
-        if keep:
-            self._keep(local, round_number)
-        return Update(
-            hospital=self._site.name,
-            round=round_number,
-            base_sha256=digest(base),
-            cases=self._work.cases,
-            tensors=difference(local, base, self._layout, self._make),
-            metrics=Metrics(
-                loss=loss if self._enough_to_train_on() else None,
-                steps=steps,
-                seconds=time.monotonic() - started,
-                validation=validation,
-            ),
-        )
+        with ThreadPoolExecutor(1) as beside:  # of a large model it takes a while
+            base_sha256 = beside.submit(digest, base)
+            self._load(base, round_number)
+            validation = self._score(round_number)
+            self._place(self._work.statistics(base, round_number))
+            stage = "train" if keep else "again"
+            loss, steps = self._fit(round_number, stage, self._site.name, round_number)
+            local = self._network.state_dict()
+            if keep:
+                self._keep(local, round_number)
+            return Update(
+                hospital=self._site.name,
+                round=round_number,
+                base_sha256=base_sha256.result(),
+                cases=self._work.cases,
+                tensors=difference(local, base, self._layout, self._make),
+                metrics=Metrics(
+                    loss=loss if self._enough_to_train_on() else None,
+                    steps=steps,
+                    seconds=time.monotonic() - started,
+                    validation=validation,
+                ),
+            )
 
     def validate(self, model: State) -> Metrics:
         """Scores a model on the hospital's own validation patients."""
