@@ -1,12 +1,14 @@
 """How often the provenance probe accuses a model that is innocent, and how often it finds a lean.
 
-Scores are drawn, no network is trained: four hospitals with unlike shares of three labels, 160
+First scores are drawn: four hospitals with unlike shares of three labels, 160
 patients each in training and 120 held out. A patient's scores are normal about 2 for the true
 label and 0 for the others, with a standard deviation of 1.5, and may gain the lean times the
 label's share at the hospital. Hospitals tell moments of 10 patients or more. So this measures the
-tests' own arithmetic at the sizes of a small federation; training networks on generated films
-(`consortium.generator.xrays`) is no part of it yet, and what the probe finds there or on real films
-is not shown by it.
+tests' own arithmetic at the sizes of a small federation.
+
+Then networks are trained on generated films (`consortium.generator.xrays`) of as many patients, all
+in one place, with the plain loss, which is how a shortcut is learned best; with a planted shortcut
+and without. What the probe finds on real films is not shown by either.
 
 Scores that differ between hospitals without following any label, "harmless shifts", are a row of
 their own: they can lean by chance, which the declared rate of false positives does not cover.
@@ -20,18 +22,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.stats import beta
 from scripts.benchmarks.report import LEAST, Row
 
-from consortium.generator.xrays import LABELS, MIXED
+from consortium.generator.xrays import LABELS, MIXED, Films, draw_films
+from consortium.jobs import SETTINGS, find_job
 from consortium.provenance.moments import Array, collect
 from consortium.provenance.probe import ALPHA, POWER, Lean, hospital_told, judge, lean
+from consortium.settings import override, parse_settings, read_json_object
+from consortium.training.networks import build_network
 
 _RUNS, _QUICK_RUNS = 200, 5
 _TRAINING, _HELD_OUT, _SMALLEST_GROUP = 160, 120, 10
 _OWN, _DEVIATION = 2.0, 1.5
 _LEANS = (0.25, 0.5, 0.75)
 """In log-odds, for a share that goes from 0 to 1."""
+_SHORTCUTS = (0.0, 0.3, 0.6)
+_SIDE, _STEPS = 32, 200
 _SHIFT = 0.5
 """Standard deviation of a hospital's shift of each score."""
 
@@ -70,6 +78,10 @@ def measure(quick: bool) -> list[Row]:
         rows += _rate(f"lean of {size:g}: confounded", [one.confounded for one in found])
     shifted = [_run(seed, shift=_SHIFT) for seed in range(runs)]
     rows += _rate(f"harmless shifts of {_SHIFT:g}: confounded", [one.confounded for one in shifted])
+    for shortcut in _SHORTCUTS:
+        fired = [trained_verdict(seed, shortcut) == "confounded" for seed in range(runs)]
+        case = f"networks, shortcut of {shortcut:g}: confounded"
+        rows += _rate(case, fired, declared=None if shortcut else ALPHA)
     detectable = [found.lean.detectable for found in null]
     low, middle, high = np.quantile(detectable, [0.25, 0.5, 0.75])
     case = f"lean that {POWER:.0%} of runs find, as told"
@@ -112,6 +124,58 @@ def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _Found:
     assert told_apart is not None
     verdict = judge(leaning, shares).verdict
     return _Found(verdict == "confounded", told_apart.p < ALPHA, leaning)
+
+
+def trained_verdict(seed: int, shortcut: float) -> str:
+    """The verdict on a network that was trained on generated films of four hospitals.
+
+    Args:
+        seed: of films and network.
+        shortcut: from 0, all hospitals make films alike, to 1.
+    """
+    training = draw_films(seed, _TRAINING, shortcut, side=_SIDE)
+    held_out = draw_films(seed, _HELD_OUT, shortcut, side=_SIDE, first=_TRAINING)
+    network = _fit(training, seed)
+    with torch.no_grad():
+        found = torch.softmax(network(_inputs(held_out)).double(), 1).numpy().clip(1e-12)
+    names = np.char.add("h", held_out.hospitals.astype(str))
+    groups = collect(
+        np.log(found) - np.log((1 - found).clip(1e-12)),
+        names,
+        np.array(LABELS)[held_out.labels],
+        range(len(names)),
+        _SMALLEST_GROUP,
+    )
+    shares = {}
+    for hospital in range(len(MIXED)):
+        mine = training.labels[training.hospitals == hospital]
+        counts = dict(zip(LABELS, np.bincount(mine, minlength=len(LABELS)).tolist(), strict=True))
+        shares[f"h{hospital}"] = {n: c for n, c in counts.items() if c >= _SMALLEST_GROUP}
+    return judge(lean(groups, shares, LABELS), shares).verdict
+
+
+def _fit(films: Films, seed: int) -> torch.nn.Module:
+    settings = override(
+        read_json_object(find_job("covid_detection") / SETTINGS),
+        [f"data.size={_SIDE}", "network.features=[8,16,32]"],
+    )
+    network = build_network(parse_settings(settings), seed=seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
+    inputs, targets = _inputs(films), torch.from_numpy(films.labels)
+    order = np.random.default_rng(seed)
+    for _ in range(_STEPS):
+        chosen = torch.from_numpy(order.integers(len(targets), size=32))
+        loss = torch.nn.functional.cross_entropy(network(inputs[chosen]), targets[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network.eval()
+
+
+def _inputs(films: Films) -> torch.Tensor:
+    """Each film less its mean, over its deviation."""
+    grey = torch.from_numpy(films.images).float()[:, None]
+    return (grey - grey.mean((2, 3), keepdim=True)) / grey.std((2, 3), keepdim=True)
 
 
 def _rate(case: str, fired: Sequence[bool], *, declared: float | None = None) -> list[Row]:

@@ -135,7 +135,7 @@ def test_a_round_lasts_until_the_next_begins(tmp_path):
         ("aggregation", 9),
         ("robust", 7),
         ("large", 8),
-        ("probe", 9),
+        ("probe", 13),
     ],
 )
 def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path):
