@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 """Of the files of a folder that are films; DICOM files without a suffix are taken too."""
 
-_BARE = ", descriptive"
-
 
 def predict_films(
     settings: "ClassificationSettings",
@@ -200,6 +198,7 @@ def _print(
     from rich.text import Text
 
     from consortium.metrics import CLASS_FIGURES, FIGURES, class_figure
+    from consortium.report.words import FEW
 
     table = Table()
     for title in ("hospital", "class"):
@@ -211,14 +210,15 @@ def _print(
     for name, score in scores.items():
         table.add_section()
         for one in classes:
-            figures = [
-                estimate(score, class_figure(figure, one), bare=_BARE) for figure in CLASS_FIGURES
-            ]
+            figures = [estimate(score, class_figure(figure, one)) for figure in CLASS_FIGURES]
             support = (score.support or {}).get(one, 0)
             table.add_row(Text(plain(name)), Text(plain(one)), str(support), *figures)
     console = table_console()
     console.print(table)
     for name, score in scores.items():
-        told = estimate(score, FIGURES[0], bare=_BARE)
+        told = estimate(score, FIGURES[0])
         console.print(Text(f"{FIGURES[0]}, {plain(name)}: {told}"))
-    console.print("descriptive: of one patient of the class, or one of all others, no interval")
+    console.print(
+        f"descriptive: of fewer than {FEW} patients of the class, or of all others, the figure says"
+        " how these fared and little of any others"
+    )

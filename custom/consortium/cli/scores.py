@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from consortium.report.words import descriptive
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -41,20 +43,20 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def estimate(score: "Classification", figure: str, *, bare: str = "") -> str:
+def estimate(score: "Classification", figure: str) -> str:
     """A figure with its interval, for a table.
 
     Args:
         score: that holds it.
         figure: its name.
-        bare: what is said of one without an interval.
     """
     value, interval = (score.figures or {}).get(figure), (score.interval or {}).get(figure)
     if value is None:
         return "not estimable"
-    if interval is None:
-        return f"{value:.3f}{bare}"
-    return "{:.3f} [{:.3f}, {:.3f}]".format(value, *interval)
+    told = f"{value:.3f}"
+    if interval is not None:
+        told += " [{:.3f}, {:.3f}]".format(*interval)
+    return told + (", descriptive" if descriptive(score.model_dump(), figure) else "")
 
 
 def all_scores(
