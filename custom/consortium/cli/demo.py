@@ -62,6 +62,7 @@ _KINDS: Mapping[str, _Kind] = {
     "classification": _Kind(
         patients="X-rays",
         generate=lambda out, seed, shortcut: generate_films(out, seed=seed, shortcut=shortcut),
+        rounds=8,
     ),
 }
 
