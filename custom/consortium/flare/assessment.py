@@ -66,11 +66,15 @@ class Assessment(StudyWorkflow):
             if not abort.triggered:
                 coordinator.answer(ALONE, _metrics(answers))
         if settings.cross_site and not abort.triggered:
-            trained = ask.model(
-                executor.LOCAL_MODEL, coordinator.model, round=coordinator.rounds_done
+            trained: dict[str, Mapping[str, Tensor] | None] = {}
+
+            def take(name: str, said: Shareable) -> None:
+                trained[name] = coordinator.local_model(answer_from_shareable(said, name))
+
+            ask.model(
+                executor.LOCAL_MODEL, coordinator.model, take=take, round=coordinator.rounds_done
             )
-            for hospital, shareable in sorted(trained.items()):
-                model = coordinator.local_model(answer_from_shareable(shareable, hospital))
+            for hospital, model in sorted(trained.items()):
                 if model is not None and not abort.triggered:
                     answers = ask.model(executor.VALIDATE, model)
                     coordinator.answer_cross_site(hospital, _metrics(answers))
