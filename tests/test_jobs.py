@@ -129,3 +129,14 @@ def test_signatures_of_an_earlier_submission_are_left_behind(tmp_path):
     (source / ".__nvfl_sig.json").write_text(json.dumps({}))
     prepare_job(source, tmp_path / "out", run="", hospitals=[], settings=read_json_object(SETTINGS))
     assert not (tmp_path / "out" / ".__nvfl_sig.json").exists()
+
+
+@pytest.mark.parametrize(("attackers", "hospitals"), [(1, 5), (2, 7)])
+def test_multi_krum_is_refused_where_it_would_leave_nobody_out(tmp_path, attackers, hospitals):
+    raw = read_json_object(JOB / SETTINGS)
+    raw["aggregation"] = {"rule": "multi_krum", "attackers": attackers}
+    names = [f"h{number}" for number in range(hospitals)]
+    prepare_job(JOB, tmp_path / "enough", run="", hospitals=names, settings=raw)
+    with pytest.raises(UsageError, match=f"needs {hospitals} hospitals"):
+        prepare_job(JOB, tmp_path / "few", run="", hospitals=names[1:], settings=raw)
+    assert not (tmp_path / "few").exists()

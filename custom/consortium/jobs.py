@@ -16,7 +16,7 @@ from consortium import __version__
 from consortium.errors import Refused, UsageError
 from consortium.files import whole_folder, write_json
 from consortium.orchestration.quorum import declare_quorum
-from consortium.settings import override, parse_settings, read_json_object
+from consortium.settings import Aggregation, override, parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
 STUDY = Path("app/config/study.json")
@@ -82,8 +82,11 @@ def prepare_job(
     Raises:
         UsageError: a setting, a hospital's name or the quorum is refused.
     """
-    if parse_settings(settings).update.compression is not None:
+    parsed = parse_settings(settings)
+    if parsed.update.compression is not None:
         _check_filters(source)
+    if hospitals:
+        _check_rule(parsed.rule, len(hospitals))
     for hospital in hospitals:
         if not _SITE_NAME.fullmatch(hospital) or hospital.lower() in _TAKEN_NAMES:
             raise UsageError(
@@ -112,6 +115,23 @@ def prepare_job(
         write_json(beside / "meta.json", meta)
         write_json(beside / STUDY, {key: meta[key] for key in BOUND})
         write_json(beside / SETTINGS, settings)
+
+
+def _check_rule(rule: Aggregation, hospitals: int) -> None:
+    """Multi-Krum leaves nobody out where there are too few hospitals to tell who is apart.
+
+    Raises:
+        UsageError: `bad-setting`.
+    """
+    least = 2 * (rule.attackers or 1) + 3
+    if rule.rule == "multi_krum" and hospitals < least:
+        raise UsageError(
+            "bad-setting",
+            f"setting aggregation: multi_krum with {rule.attackers or 1} attackers needs {least}"
+            f" hospitals, the study has {hospitals}",
+            "settings.json",
+            "take fewer attackers or another rule",
+        )
 
 
 def _check_filters(source: Path) -> None:
