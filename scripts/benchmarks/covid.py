@@ -26,14 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from consortium.data.films import IMAGES, LABELS, read_films, split_films
 from numpy.typing import NDArray
 from scripts.benchmarks.here import federate
 from scripts.benchmarks.lgg import ROOT, deal, find_data
-from scripts.benchmarks.records import Part, collect, conditions, describe_settings, read_records
+from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 
+from consortium.data.films import IMAGES, LABELS, read_films, split_films
 from consortium.data.table import write_table
-from consortium.errors import UsageError
 from consortium.jobs import SETTINGS, find_job
 from consortium.pooling import train_pooled
 from consortium.provenance.weigh import weigh
@@ -70,10 +69,7 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
     Raises:
         UsageError: `no-quick-run` or `no-real-data`.
     """
-    if quick:
-        raise UsageError("no-quick-run", "this table has none", "--quick", "leave it out")
-    file = records_file or RECORDS
-    print(table(read_records(file) if show else measure(file)))
+    print(table(on_file(quick, records_file or RECORDS, show, measure)))
 
 
 def read_arms() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 from scripts.benchmarks.lgg import ROOT
 from scripts.benchmarks.report import describe_machine
 
-from consortium.errors import Refused
+from consortium.errors import Refused, UsageError
 from consortium.files import write_text
 from consortium.settings import Settings
 
@@ -117,6 +117,25 @@ def _measure(measure: Callable[[Part], list[dict[str, Any]]], part: Part) -> lis
     seconds = round(time.monotonic() - started)
     made = {"seconds": seconds, "commit": _commit(), "machine": describe_machine()}
     return [{**part, **said, **made} for said in found]
+
+
+def on_file(
+    quick: bool, file: Path, show: bool, measure: Callable[[Path], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """The records of a table, measured where they are missing.
+
+    Args:
+        quick: refused: what is small is generated, and says nothing here.
+        file: of the records.
+        show: measure nothing.
+        measure: completes the file.
+
+    Raises:
+        UsageError: `no-quick-run`.
+    """
+    if quick:
+        raise UsageError("no-quick-run", "this table has none", "--quick", "leave it out")
+    return read_records(file) if show else measure(file)
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:

@@ -20,10 +20,9 @@ import numpy as np
 from scripts.benchmarks.here import federate
 from scripts.benchmarks.lgg import ROOT, choose, find_data, read_folds
 from scripts.benchmarks.paired import paired_difference
-from scripts.benchmarks.records import Part, collect, conditions, describe_settings, read_records
+from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 from scripts.benchmarks.scoring import Examiner
 
-from consortium.errors import UsageError
 from consortium.jobs import SETTINGS, find_job
 from consortium.pooling import train_pooled
 from consortium.settings import Settings, override, parse_settings, read_json_object
@@ -61,11 +60,7 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
     Raises:
         UsageError: `no-quick-run` or `no-real-data`.
     """
-    if quick:
-        raise UsageError("no-quick-run", "this table has none", "--quick", "leave it out")
-    file = records_file or RECORDS
-    records = read_records(file) if show else measure(file)
-    print(table(records))
+    print(table(on_file(quick, records_file or RECORDS, show, measure)))
 
 
 def measure(records_file: Path) -> list[dict[str, Any]]:
