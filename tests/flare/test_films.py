@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from consortium.generator.film_folders import CLINICS, generate_films
 from tests.conftest import ROOT
 
+from consortium.generator.film_folders import CLINICS, generate_films
 from consortium.simulation import Simulation
 
 
