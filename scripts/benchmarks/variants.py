@@ -134,9 +134,11 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             difference = paired_difference(dice, base, where)
             low, high = difference.interval()
             against = f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
-        changes = ", ".join(f"`{change}`" for change in variant["set"])
-        for hospital, factor in variant.get("attack", {}).items():
-            changes += f"; {hospital} sends its change times {factor:g}"
+        attacks = variant.get("attack", {}).items()
+        changes = ", ".join(
+            [f"`{change}`" for change in variant["set"]]
+            + [f"{hospital} sends its change times {factor:g}" for hospital, factor in attacks]
+        )
         lines.append(
             f"| {variant['name']} | {changes} | {np.mean(values):.3f} | {np.median(values):.3f} |"
             f" {against} |"
