@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from consortium.report.words import descriptive
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -50,6 +48,8 @@ def estimate(score: "Classification", figure: str) -> str:
         score: that holds it.
         figure: its name.
     """
+    from consortium.report.words import descriptive
+
     value, interval = (score.figures or {}).get(figure), (score.interval or {}).get(figure)
     if value is None:
         return "not estimable"
