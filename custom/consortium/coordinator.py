@@ -217,6 +217,11 @@ class Coordinator:
         return len(self.run.records)
 
     @property
+    def is_done(self) -> bool:
+        """Whether no round is left, by the job's number or because the selection ended the run."""
+        return self.run.stopped_early or self.rounds_done >= self.settings.rounds
+
+    @property
     def final_model(self) -> Mapping[str, Tensor]:
         """The model that is scored at the end: the average where the job keeps it, else the last.
 

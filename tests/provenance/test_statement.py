@@ -9,7 +9,12 @@ from consortium.provenance.probe import judge, lean
 from consortium.provenance.statement import GroupMoments, Statement
 from consortium.provenance.weigh import weigh
 
-SOUND = {"count": 7, "mean": [0.5, -1.0], "scatter": [[2.0, 0.5], [0.5, 3.0]]}
+SOUND = {
+    "count": 7,
+    "mean": [0.5, -1.0, 0.0],
+    "scatter": [[2.0, 0.5, 0.0], [0.5, 3.0, 0.0], [0.0, 0.0, 1.0]],
+}
+FLAT = {"count": 7, "mean": [0.0, 0.0], "scatter": [[0.0, 1.0], [1.0, 0.0]]}
 
 
 def told_by(cases):
@@ -52,10 +57,13 @@ def test_where_nothing_was_told_nothing_is_said():
         {"scores": {"Jane Doe": SOUND}},
         {"shares": {"Jane Doe": 7}},
         {"features": {"covid": {**SOUND, "mean": [0.0] * 5, "scatter": np.eye(5).tolist()}}},
-        {"scores": {"covid": {**SOUND, "mean": [LIMIT + 1, 0.0]}}},
-        {"scores": {"covid": {**SOUND, "scatter": [[-1.0, 0.0], [0.0, 1.0]]}}},
-        {"surface": {"covid": {**SOUND, "scatter": [[1.0, 0.0]]}}},
-        {"surface": {"covid": {**SOUND, "scatter": [[1.0, 0.5], [0.1, 1.0]]}}},
+        {"scores": {"covid": {**SOUND, "mean": [LIMIT + 1, 0.0, 0.0]}}},
+        {"scores": {"covid": {**SOUND, "scatter": np.diag([-1.0, 1.0, 1.0]).tolist()}}},
+        # Fewer than the labels: no score of each.
+        {"scores": {"covid": {**FLAT, "scatter": [[1.0, 0.0], [0.0, 1.0]]}}},
+        {"surface": {"covid": FLAT}},  # no spread, and yet a covariance
+        {"surface": {"covid": {**FLAT, "scatter": [[1.0, 0.0]]}}},
+        {"surface": {"covid": {**FLAT, "scatter": [[1.0, 0.5], [0.1, 1.0]]}}},
     ],
 )
 def test_what_cannot_be_true_does_not_fit(spoil):

@@ -86,7 +86,7 @@ def _train_without(
     """Trains the model again without a hospital, and has it scored there."""
     other = coordinator.without(hospital)
     try:
-        while other.rounds_done < other.settings.rounds and not abort.triggered:
+        while not (other.is_done or abort.triggered):
             number, _ = other.open_round()
             ask.model(
                 executor.WITHOUT,

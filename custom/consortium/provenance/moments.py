@@ -29,7 +29,7 @@ class Moments:
         count: how many patients, at least 1.
         mean: of shape (d,), within +-`LIMIT`.
         scatter: of shape (d, d), the sum over patients of the outer product of their distance from
-            the mean; symmetric, with a diagonal from 0 to count * `LIMIT`^2.
+            the mean; symmetric, no eigenvalue below 0, a diagonal from 0 to count * `LIMIT`^2.
 
     Raises:
         ValueError: shapes that do not fit, or values that no group can have.
@@ -54,6 +54,8 @@ class Moments:
             or not np.allclose(self.scatter, self.scatter.T, rtol=_SLACK, atol=_SLACK)
         ):
             raise ValueError("moments that no group of clipped values has")
+        if size and np.linalg.eigvalsh(self.scatter).min() < -_SLACK * most:
+            raise ValueError("a scatter that no group has")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,11 @@ class Statement(BaseModel):
         if not self.shares.keys() <= set(labels):
             return False
         for kind in _KINDS:
-            most = len(labels) if kind == "scores" else dimensions
+            sizes = [len(labels)] if kind == "scores" else range(1, dimensions + 1)
             told: ByLabel = getattr(self, kind)
-            if not told.keys() <= set(labels) or any(len(m.mean) > most for m in told.values()):
+            if not told.keys() <= set(labels):
+                return False
+            if any(len(one.mean) not in sizes for one in told.values()):
                 return False
             try:
                 for one in told.values():
