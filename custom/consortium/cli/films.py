@@ -50,12 +50,17 @@ def predict_films(
         Refused: the output would replace a film.
         UsageError: a film or the output cannot be used; nothing is written.
     """
-    from consortium.data.films import Film
+    from consortium.data.film_pixels import read_view
+    from consortium.data.films import Film, takes_view
     from consortium.data.table import write_table
 
     files = list(_files(images))
     require_csv(output, files)
-    films = [Film(file, str(file), str(file), -1, "") for file in files if _fits(file, settings)]
+    films = [
+        Film(file, str(file), str(file), -1, "")
+        for file in files
+        if takes_view(read_view(file), settings.data)
+    ]
     if not films:
         told = f"the headers name other views than {', '.join(settings.data.views)}"
         raise UsageError("other-view", told, str(files[0]), "name frontal films")
@@ -142,16 +147,6 @@ def _is_film(path: Path) -> bool:
     if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
         return False
     return path.suffix.lower() in SUFFIXES or not path.suffix
-
-
-def _fits(file: Path, settings: "ClassificationSettings") -> bool:
-    """Whether a film's header names a view that the model takes, or none."""
-    from consortium.data.film_pixels import read_view
-
-    view, *known = (
-        " ".join(name.casefold().split()) for name in (read_view(file), *settings.data.views)
-    )
-    return not view or view in known
 
 
 def _predict(

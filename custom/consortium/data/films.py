@@ -131,11 +131,10 @@ def choose_rows(table: PatientTable, data: Films | None, *, labelled: bool = Tru
         data: what the job makes of films.
         labelled: whether label and patient must be there; else the file stands for the patient.
     """
-    wanted = {_plain(view) for view in data.views} if data else set()
     taken, others = [], []
     complete = list(_complete(table, labelled=labelled))
     for listed in complete:
-        if listed.view and wanted and _plain(listed.view) not in wanted:
+        if data and not takes_view(listed.view, data):
             others.append(listed.view)
         else:
             taken.append(listed)
@@ -155,6 +154,11 @@ def _complete(table: PatientTable, *, labelled: bool) -> Iterator[Listed]:
         if view in MISSING:
             view = read_view(inside) if inside else ""
         yield Listed(line, row, patient, inside, view)
+
+
+def takes_view(view: str, data: Films) -> bool:
+    """Whether a job takes films of a view, whatever its case; one that nobody says is taken."""
+    return not view or _plain(view) in map(_plain, data.views)
 
 
 def _plain(view: str) -> str:
