@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import settings
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from consortium.cli.main import app
@@ -17,6 +18,10 @@ from consortium.cli.run import run_app
 from consortium.generator.dataset import generate
 from consortium.generator.hospitals import HOSPITALS
 from consortium.settings import override, parse_settings, read_json_object
+
+# No test asserts a time, and what is compiled at its first use takes some.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "jobs" / "tumor_segmentation"
