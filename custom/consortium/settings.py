@@ -27,6 +27,7 @@ from consortium.metrics import FIGURES, Scored, film_figures
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Optimiser = Literal["adamw", "sgd"]
 
 
 class Section(BaseModel):
@@ -266,10 +267,12 @@ class Training(Section):
             machine can do in a time differs from day to day, so the same model is not promised.
             Where hospitals take different numbers of steps, the average leans towards those that
             take more (Wang et al., NeurIPS 2020, on FedNova).
+        optimiser: `adamw`; or `sgd`, without momentum, whose steps are as large as the gradient, so
+            that a hospital that has little to teach moves the model little.
         batch: slices or patches a step.
-        learning_rate: of AdamW at the first step of the first round.
+        learning_rate: at the first step of the first round.
         final_learning_rate: share of it that is left at the last step of the last round (cosine).
-        weight_decay: of AdamW.
+        weight_decay: of AdamW; with `sgd` the factor of the weights that the gradient gains.
         clip: bound on the gradient's L2 norm.
         mixed_precision: on a GPU; a CPU always trains in float32.
     """
@@ -277,6 +280,7 @@ class Training(Section):
     local_steps: Count = 20
     local_epochs: Positive | None = None
     local_minutes: Positive | None = None
+    optimiser: Optimiser = "adamw"
     batch: Count = 16
     learning_rate: Positive = 2e-3
     final_learning_rate: Fraction = 0.01
@@ -289,7 +293,6 @@ class TableTraining(Training):
     """A hospital's work in one round, on a table.
 
     Attributes:
-        optimiser: `sgd` without momentum, or `adamw`.
         batch: patients a step.
     """
 
@@ -298,7 +301,7 @@ class TableTraining(Training):
     final_learning_rate: Fraction = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 100.0
-    optimiser: Literal["adamw", "sgd"] = "sgd"
+    optimiser: Optimiser = "sgd"
 
 
 class FilmTraining(Training):

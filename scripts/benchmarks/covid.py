@@ -51,9 +51,19 @@ JOB = "covid_detection"
 RECORDS = ROOT / "jobs" / JOB / "covid.jsonl"
 ARMS = Path(__file__).with_name("covid.json")
 FOLDS, SEEDS, RESAMPLES = 5, (0, 1, 2), 4_000
+PAIRS = {"cohen": ("COVID-19", "pneumonia"), "nih": ("pneumonia", "normal")}
+"""What is told apart within a source: those that have two classes of more than ten patients."""
 INSIDE = "cohen"
 """The only source with all classes."""
+MANY_SEEDS = ("federated", "pooled", "cohen unseen", "cohen alone", "nih alone")
+"""Arms that are trained with every seed; the others with the first."""
 BASE = ("provenance.pictures=0",)
+ADAMW = (
+    *("training.optimiser=adamw", "training.learning_rate=0.001", "training.weight_decay=0.01"),
+    *("rounds=20", "training.local_steps=20"),
+    *("server.adaptive=null", "server.learning_rate=1", "server.momentum=0"),
+)
+"""As many steps by AdamW, which suits training in one place, with a plain mean at the server."""
 _MARGIN = 0.05
 CPU = torch.device("cpu")
 
@@ -73,7 +83,7 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
 
 
 def read_arms() -> list[dict[str, Any]]:
-    """The committed arms: name, `set` (KEY=VALUE), `arm` pooled, and who takes part."""
+    """The committed arms: name, `set` (KEY=VALUE), `arm` pooled, `optimiser` adamw, who takes part."""
     arms: list[dict[str, Any]] = json.loads(ARMS.read_text(encoding="utf-8"))
     return arms
 
@@ -81,19 +91,21 @@ def read_arms() -> list[dict[str, Any]]:
 def settings_of(arm: Mapping[str, Any], seed: int) -> ClassificationSettings:
     """The job's settings with an arm's changes."""
     raw = read_json_object(find_job(JOB) / SETTINGS)
-    settings = parse_settings(override(raw, [*BASE, *arm["set"], f"seed={seed}"]), arm["name"])
+    optimiser = ADAMW if arm.get("optimiser") == "adamw" else ()
+    settings = parse_settings(
+        override(raw, [*BASE, *optimiser, *arm["set"], f"seed={seed}"]), arm["name"]
+    )
     assert isinstance(settings, ClassificationSettings)
     return settings
 
 
 def measure(records_file: Path) -> list[dict[str, Any]]:
-    """Measures the parts that are not on record; the first seed of all arms comes first."""
+    """Measures the parts that are not on record."""
     data = find_data("covid_cxr")
     parts: list[Part] = [
         {"name": arm["name"], "fold": fold, "seed": seed, "settings": _digest_of(arm, seed)}
-        for seed in SEEDS
         for arm in read_arms()
-        if seed == SEEDS[0] or arm["name"] in ("federated", "pooled", "cohen unseen")
+        for seed in (SEEDS if arm["name"] in MANY_SEEDS else SEEDS[:1])
         for fold in range(FOLDS)
     ]
     return collect(parts, partial(_measure, data), records_file, f"{FOLDS} folds")
@@ -175,14 +187,14 @@ def examine(
     """What a model says of the held-out patients of all hospitals.
 
     Returns:
-        `inside`: log-odds of COVID-19 against pneumonia of cohen's patients, by a digest of the
-        patient's id, and label;
+        `within`: by source of `PAIRS` the log-odds of its first class against its second, by a
+        digest of the patient's id, and label;
         `overall`: AUC of COVID-19 against the rest over all sources; `probe`: verdict, slope in
         standard deviations and p, AUC of the hospital by features and by surface.
     """
     classes = list(settings.data.classes)
-    covid, pneumonia = (classes.index(name) for name in ("COVID-19", "pneumonia"))
-    inside: dict[str, float] = {}
+    covid = classes.index("COVID-19")
+    within: dict[str, dict[str, float]] = {name: {} for name in PAIRS}
     ill, truth, statements = [], [], {}
     for name, folder in folders.items():
         films = split_films(read_films(folder, settings.data), settings.data)[1]
@@ -194,15 +206,15 @@ def examine(
             mean = np.mean(each, axis=0).clip(1e-12)
             ill.append(mean[covid])
             truth.append(int(label == covid))
-            if name == INSIDE and label in (covid, pneumonia):
-                odds = float(np.log(mean[covid]) - np.log(mean[pneumonia]))
+            if classes[label] in PAIRS.get(name, ()):
+                first, second = (np.log(mean[classes.index(each)]) for each in PAIRS[name])
                 known = hashlib.sha256(patient.encode()).hexdigest()[:10]
-                inside[f"{known}/{classes[label]}"] = round(odds, 4)
+                within[name][f"{known}/{classes[label]}"] = round(float(first - second), 4)
         work = Classifying(Site(name, folder, folder / "state"), settings, CPU, lambda *_: None)
         statements[name] = work.testify(network)
     told = weigh(statements, classes)
     return {
-        "inside": inside,
+        "within": within,
         "overall": round(auroc(np.array(ill), np.array(truth)) or 0.0, 4),
         "probe": {
             "verdict": told["verdict"],
@@ -216,20 +228,22 @@ def _round(found: Mapping[str, float] | None, key: str) -> float | None:
     return None if found is None else round(found[key], 4)
 
 
-class Inside:
-    """AUC of COVID-19 against pneumonia within cohen, with resamples that all arms share.
+class Within:
+    """AUC of a source's first class against its second, with resamples that all arms share.
 
     Args:
-        records: of one arm: `fold`, `seed`, `inside`.
+        records: of one arm: `fold`, `seed`, `within`.
+        source: of `PAIRS`.
     """
 
-    def __init__(self, records: Sequence[Mapping[str, Any]]):
+    def __init__(self, records: Sequence[Mapping[str, Any]], source: str):
         draws, values = [], []
         for record in records:
             rng = np.random.default_rng(record["fold"])
-            names = sorted(record["inside"])
-            truth = np.array([name.endswith("/COVID-19") for name in names])
-            scores = np.array([record["inside"][name] for name in names])
+            found = record["within"][source]
+            names = sorted(found)
+            truth = np.array([name.endswith(f"/{PAIRS[source][0]}") for name in names])
+            scores = np.array([found[name] for name in names])
             above = scores[truth][:, None] - scores[~truth][None]
             wins = (above > 0) + 0.5 * (above == 0)
             ill, well = wins.shape
@@ -265,12 +279,12 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     for name, mine in found.items():
         if not mine:
             continue
-        inside, seeds = Inside(mine), sorted({record["seed"] for record in mine})
+        inside, seeds = Within(mine, INSIDE), sorted({record["seed"] for record in mine})
         low, high = inside.interval()
         pooled = [record for seed in seeds for record in reference[seed]]
         less = "-"
         if name != "pooled" and len(pooled) == len(mine):
-            other = Inside(pooled)
+            other = Within(pooled, INSIDE)
             bound = float(np.quantile(inside.draws - other.draws, 0.05))
             less = f"{inside.value - other.value:+.3f} [above {bound:+.3f}]"
         probes = [record["probe"] for record in mine]
@@ -281,9 +295,36 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f" {_mean(probes, 'standardised')} | {verdicts} of {len(probes)} |"
             f" {_mean(probes, 'features')} | {_mean(probes, 'surface')} |"
         )
-    patients = sum(len(record["inside"]) for record in _of_seed(found["federated"], SEEDS[0]))
-    lines += ["", f"{patients} patients within cohen, {FOLDS} folds; {conditions(records)}."]
+    federated = _of_seed(found["federated"], SEEDS[0])
+    patients = sum(len(record["within"][INSIDE]) for record in federated)
+    lines += ["", *_alone(found), "", f"{patients} patients within cohen, {FOLDS} folds;"]
+    lines[-1] += f" {conditions(records)}."
     return "\n".join(lines)
+
+
+def _alone(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The rows of each hospital alone against the shared model, over the seeds that both have."""
+    lines = [
+        "| hospital | tells apart | alone [95 %] | shared [95 %] | shared less alone [95 %] |",
+        "|---|---|---|---|---|",
+    ]
+    for source, pair in PAIRS.items():
+        alone, shared = found[f"{source} alone"], found["federated"]
+        both = {record["seed"] for record in alone} & {record["seed"] for record in shared}
+        if not both:
+            continue
+        one, other = (
+            Within([record for record in arm if record["seed"] in both], source)
+            for arm in (alone, shared)
+        )
+        cells = [
+            f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            for value, (low, high) in ((each.value, each.interval()) for each in (one, other))
+        ]
+        low, high = np.quantile(other.draws - one.draws, [0.025, 0.975])
+        less = f"{other.value - one.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"| {source} | {' and '.join(pair)} | {' | '.join(cells)} | {less} |")
+    return lines
 
 
 def _of_seed(records: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, Any]]:

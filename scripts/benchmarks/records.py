@@ -26,22 +26,22 @@ Part = Mapping[str, Any]
 
 
 _LATER = {
-    "training": ("local_epochs", "local_minutes"),
-    "server": ("adaptive",),
-    "update": ("compression",),
+    "training": {"local_epochs": None, "local_minutes": None, "optimiser": "adamw"},
+    "server": {"adaptive": None},
+    "update": {"compression": None},
 }
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:
-    """A job's settings for a digest; a setting that is newer than some digest counts if it is set.
+    """A job's settings for a digest; one that is newer than some digest counts if it is changed.
 
     Args:
         settings: the job's.
     """
     described = settings.model_dump(by_alias=True, mode="json")
-    for section, names in _LATER.items():
-        for name in names:
-            if described[section][name] is None:
+    for section, before in _LATER.items():
+        for name, value in before.items():
+            if described[section][name] == value:
                 del described[section][name]
     return described
 

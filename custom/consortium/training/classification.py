@@ -6,7 +6,7 @@ a run, what the provenance probe needs: moments of what the model says of its he
 (`consortium.provenance`), and draws for itself where on a film the model looks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from consortium.metrics import Classification
 from consortium.provenance.moments import moments, project
 from consortium.provenance.statement import GroupMoments, Statement
 from consortium.provenance.surface import NAMES, surface
-from consortium.settings import ClassificationSettings, Films, FilmTraining, Training
+from consortium.settings import ClassificationSettings, Films
 from consortium.training.attention import draw_attention
 from consortium.training.class_scores import classify_films
 from consortium.training.film_networks import network_config, pooled_features, take_pretrained
@@ -106,13 +106,6 @@ class Classifying(Work):
         if kind == "weighted":
             weight = 1 / (shares.clamp(min=1e-6) * (shares > 0).sum())
         return torch.nn.functional.cross_entropy(logits, targets, weight)
-
-    def optimiser(self, parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
-        """AdamW."""
-        assert isinstance(plan, FilmTraining)
-        return torch.optim.AdamW(
-            parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
-        )
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]

@@ -19,7 +19,7 @@ from consortium.data.transforms import preprocessing_config
 from consortium.errors import Refused
 from consortium.files import whole_folder, write_json
 from consortium.metrics import Score
-from consortium.settings import SegmentationSettings, Settings, Training
+from consortium.settings import SegmentationSettings, Settings
 from consortium.training.inference import (
     THRESHOLD,
     PreparedCase,
@@ -76,15 +76,6 @@ class Outlining(Work):
         """Dice of the batch plus cross-entropy."""
         loss: Tensor = self._dice(logits, targets)
         return loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-
-    def optimiser(self, parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
-        """AdamW."""
-        return torch.optim.AdamW(
-            parameters,
-            lr=plan.learning_rate,
-            weight_decay=plan.weight_decay,
-            fused=True,  # a third of the time, which small networks feel
-        )
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]

@@ -10,7 +10,7 @@ a category is a count of patients, which may be few, so those inputs stay as the
 statistics are `local` nothing of them leaves, and all inputs are standardised by them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from consortium.data.table import (
 from consortium.errors import Refused
 from consortium.files import whole_folder
 from consortium.metrics import Classification
-from consortium.settings import Settings, TableTraining, TabularSettings, Training
+from consortium.settings import Settings, TabularSettings
 from consortium.training.class_scores import classify
 from consortium.training.site import Site
 from consortium.training.work import CheckProgress, Task, Work
@@ -96,12 +96,6 @@ class Predicting(Work):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy."""
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-
-    def optimiser(self, parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
-        """Plain gradient descent, or AdamW."""
-        assert isinstance(plan, TableTraining)
-        kind = torch.optim.SGD if plan.optimiser == "sgd" else torch.optim.AdamW
-        return kind(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]

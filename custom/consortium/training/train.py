@@ -8,7 +8,7 @@ where it would be about fewer than the hospital lets out.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from consortium.errors import UsageError
 from consortium.files import replace_file
 from consortium.metrics import AnyScore, Metrics
 from consortium.seeds import derive_seed
-from consortium.settings import Settings
+from consortium.settings import Settings, Training
 from consortium.training.kept import KeptTensors
 from consortium.training.networks import build_network
 from consortium.training.site import Site
@@ -190,7 +190,7 @@ class Hospital:
         seed = derive_seed(self._settings.seed, *randomness)
         torch.manual_seed(seed)
         batches = self._work.batches(plan.batch, seed)
-        optimiser = self._work.optimiser(self._network.parameters(), plan)
+        optimiser = _build_optimiser(self._network.parameters(), plan)
         total = torch.zeros((), device=self._device)
         self._network.train(self._work.moving_statistics)
         for step in range(steps):
@@ -287,3 +287,15 @@ class Hospital:
 
     def _tell_check(self, done: int, cases: int) -> None:
         self._tell("check", 0, done, cases)
+
+
+def _build_optimiser(parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
+    """A fresh one."""
+    if plan.optimiser == "sgd":
+        return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    return torch.optim.AdamW(
+        parameters,
+        lr=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        fused=True,  # a third of the time, which small networks feel
+    )

@@ -7,7 +7,7 @@ aggregation, journal and kits know none of it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from consortium.metrics import AnyScore
 from consortium.provenance.statement import Statement
-from consortium.settings import Settings, Training
+from consortium.settings import Settings
 from consortium.training.site import Site
 from consortium.update import State
 
@@ -52,10 +52,6 @@ class Work(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What is made small."""
-
-    @abstractmethod
-    def optimiser(self, parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
-        """A fresh one."""
 
     @abstractmethod
     def measure(
