@@ -55,7 +55,7 @@ PAIRS = {"cohen": ("COVID-19", "pneumonia"), "nih": ("pneumonia", "normal")}
 """What is told apart within a source: those that have two classes of more than ten patients."""
 INSIDE = "cohen"
 """The only source with all classes."""
-MANY_SEEDS = ("federated", "pooled", "cohen unseen", "cohen alone", "nih alone")
+MANY_SEEDS = ("federated", "pooled", "cohen alone", "nih alone")
 """Arms that are trained with every seed; the others with the first."""
 BASE = ("provenance.pictures=0",)
 ADAMW = (
@@ -83,7 +83,7 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
 
 
 def read_arms() -> list[dict[str, Any]]:
-    """The committed arms: name, `set` (KEY=VALUE), `arm` pooled, `optimiser` adamw, who takes part."""
+    """The committed arms: name, `set` (KEY=VALUE), `arm`, `optimiser`, and who takes part."""
     arms: list[dict[str, Any]] = json.loads(ARMS.read_text(encoding="utf-8"))
     return arms
 

@@ -181,3 +181,11 @@ def test_weights_of_another_network_are_refused_by_the_tensor_that_differs(tmp_p
     assert "no number" in refusal(fresh | {conv: fresh[conv] * torch.nan})
     dense = build(settings(name="densenet121")).state_dict()
     assert "is missing" in refusal(dense)
+
+
+def test_weights_that_need_batch_normalisation_say_so(tmp_path):
+    path = tmp_path / "start.safetensors"
+    save_file(build(settings(normalisation="batch")).state_dict(), path)
+    fresh = build(settings(normalisation="instance")).state_dict()
+    with pytest.raises(Refused, match='set network.normalisation to "batch"'):
+        load_state(path, fresh, take_pretrained)

@@ -30,6 +30,7 @@ from consortium.update import State
 METADATA = Path("configs/metadata.json")
 INFERENCE = Path("configs/inference.json")
 WEIGHTS = Path("models/model.safetensors")
+_BATCH_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 def write_bundle(
@@ -290,7 +291,13 @@ def _require_same(
             what = f"tensor {name} holds values that are no number"
         else:
             continue
-        raise Refused("wrong-architecture", what, where, "use a model of the same network")
+        statistics = name not in expected and name.endswith(_BATCH_STATISTICS)
+        action = (
+            'set network.normalisation to "batch", with which these weights were trained'
+            if statistics
+            else "use a model of the same network"
+        )
+        raise Refused("wrong-architecture", what, where, action)
 
 
 def _json(content: Any) -> bytes:
