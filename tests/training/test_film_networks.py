@@ -187,5 +187,5 @@ def test_weights_that_need_batch_normalisation_say_so(tmp_path):
     path = tmp_path / "start.safetensors"
     save_file(build(settings(normalisation="batch")).state_dict(), path)
     fresh = build(settings(normalisation="instance")).state_dict()
-    with pytest.raises(Refused, match='set network.normalisation to "batch"'):
+    with pytest.raises(Refused, match=r'set network\.normalisation to "batch"'):
         load_state(path, fresh, take_pretrained)
