@@ -187,14 +187,16 @@ def examine(
     """What a model says of the held-out patients of all hospitals.
 
     Returns:
-        `within`: by source of `PAIRS` the log-odds of its first class against its second, by a
-        digest of the patient's id, and label;
+        `within`: by source of `PAIRS` and label the log-odds of its first class against its second,
+        patients in the same order for every model;
         `overall`: AUC of COVID-19 against the rest over all sources; `probe`: verdict, slope in
         standard deviations and p, AUC of the hospital by features and by surface.
     """
     classes = list(settings.data.classes)
     covid = classes.index("COVID-19")
-    within: dict[str, dict[str, float]] = {name: {} for name in PAIRS}
+    within: dict[str, dict[str, list[float]]] = {
+        name: {each: [] for each in pair} for name, pair in PAIRS.items()
+    }
     ill, truth, statements = [], [], {}
     for name, folder in folders.items():
         films = split_films(read_films(folder, settings.data), settings.data)[1]
@@ -202,14 +204,14 @@ def examine(
         units: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
         for film, probabilities in zip(films, found, strict=True):
             units.setdefault((film.patient, film.label), []).append(probabilities)
-        for (patient, label), each in sorted(units.items()):
+        # In an order that says nothing of their ids.
+        for (_, label), each in sorted(units.items(), key=lambda unit: _known(unit[0][0])):
             mean = np.mean(each, axis=0).clip(1e-12)
             ill.append(mean[covid])
             truth.append(int(label == covid))
             if classes[label] in PAIRS.get(name, ()):
                 first, second = (np.log(mean[classes.index(each)]) for each in PAIRS[name])
-                known = hashlib.sha256(patient.encode()).hexdigest()[:10]
-                within[name][f"{known}/{classes[label]}"] = round(float(first - second), 4)
+                within[name][classes[label]].append(round(float(first - second), 4))
         work = Classifying(Site(name, folder, folder / "state"), settings, CPU, lambda *_: None)
         statements[name] = work.testify(network)
     told = weigh(statements, classes)
@@ -222,6 +224,10 @@ def examine(
             **{key: _round(told[key], "auc") for key in ("features", "surface")},
         },
     }
+
+
+def _known(patient: str) -> str:
+    return hashlib.sha256(patient.encode()).hexdigest()
 
 
 def _round(found: Mapping[str, float] | None, key: str) -> float | None:
@@ -240,16 +246,13 @@ class Within:
         draws, values = [], []
         for record in records:
             rng = np.random.default_rng(record["fold"])
-            found = record["within"][source]
-            names = sorted(found)
-            truth = np.array([name.endswith(f"/{PAIRS[source][0]}") for name in names])
-            scores = np.array([found[name] for name in names])
-            above = scores[truth][:, None] - scores[~truth][None]
+            first, second = (np.array(record["within"][source][each]) for each in PAIRS[source])
+            above = first[:, None] - second[None]
             wins = (above > 0) + 0.5 * (above == 0)
             ill, well = wins.shape
-            first = rng.multinomial(ill, np.full(ill, 1 / ill), RESAMPLES)
-            second = rng.multinomial(well, np.full(well, 1 / well), RESAMPLES)
-            draws.append(((first @ wins) * second).sum(1) / (ill * well))
+            of_ill = rng.multinomial(ill, np.full(ill, 1 / ill), RESAMPLES)
+            of_well = rng.multinomial(well, np.full(well, 1 / well), RESAMPLES)
+            draws.append(((of_ill @ wins) * of_well).sum(1) / (ill * well))
             values.append(wins.mean())
         self.value = float(np.mean(values))
         self.draws: NDArray[np.float64] = np.mean(draws, axis=0)
@@ -296,7 +299,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f" {_mean(probes, 'features')} | {_mean(probes, 'surface')} |"
         )
     federated = _of_seed(found["federated"], SEEDS[0])
-    patients = sum(len(record["within"][INSIDE]) for record in federated)
+    patients = sum(len(each) for record in federated for each in record["within"][INSIDE].values())
     lines += ["", *_alone(found), "", f"{patients} patients within cohen, {FOLDS} folds;"]
     lines[-1] += f" {conditions(records)}."
     return "\n".join(lines)
