@@ -274,9 +274,10 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             and record["settings"] == _digest_of(arm, record["seed"])
         ]
     lines = [
-        "| arm | seeds | within cohen [95 %] | less pooled [one-sided 95 %] | over all sources |"
+        "| arm | seeds | within cohen [95 %] | less pooled [one-sided 95 %] | within nih |"
+        " over all sources |"
         " lean, deviations | confounded | hospital by features | by surface |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     reference = {seed: _of_seed(found["pooled"], seed) for seed in SEEDS}
     for name, mine in found.items():
@@ -294,6 +295,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         verdicts = sum(probe["verdict"] == "confounded" for probe in probes)
         lines.append(
             f"| {name} | {len(seeds)} | {inside.value:.3f} [{low:.3f}, {high:.3f}] | {less} |"
+            f" {Within(mine, 'nih').value:.3f} |"
             f" {np.mean([record['overall'] for record in mine]):.3f} |"
             f" {_mean(probes, 'standardised')} | {verdicts} of {len(probes)} |"
             f" {_mean(probes, 'features')} | {_mean(probes, 'surface')} |"
