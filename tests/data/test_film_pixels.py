@@ -4,9 +4,10 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import HTJ2KLossless, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless, RLELossless
 from tests.films import film, write_dicom
 
+from consortium.data.dicom import can_decode
 from consortium.data.film_pixels import UnusableFilm, read_pixels, read_view
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
@@ -145,6 +146,13 @@ def test_the_window_is_applied(tmp_path):
     assert np.allclose(read(path).values, expected, atol=1e-5)
 
 
+def test_half_a_window_is_none(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, WindowWidth=1001)
+    plain = read(write_dicom(tmp_path / "b.dcm", RAMP))
+    assert np.array_equal(read(path).values, plain.values)
+    assert plain.values.std() > 0.1
+
+
 def test_the_function_of_the_window_is_followed(tmp_path):
     path = write_dicom(
         tmp_path / "a.dcm", RAMP, WindowCenter=2048, WindowWidth=1000, VOILUTFunction="SIGMOID"
@@ -200,6 +208,18 @@ def claim(dataset):
     dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
     dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 16])
     dataset["PixelData"].is_undefined_length = True
+
+
+def test_a_vendors_own_transfer_syntax_is_one_that_nothing_decodes():
+    assert not can_decode(UID("1.2.840.113619.5.2"))
+    assert can_decode(ExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("shape", [(2, 128), (128, 2), (1, 1)])
+def test_fewer_than_three_pixels_a_side_are_no_film(tmp_path, shape):
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(UnusableFilm, match="fewer than 3 a side"):
+        read_pixels(tmp_path / "a.png", "a.png")
 
 
 def colour(dataset):

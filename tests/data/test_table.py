@@ -149,6 +149,22 @@ def test_a_spreadsheets_mark_and_line_ends_do_no_harm(write):
     assert len(read_table(path).rows) == 12
 
 
+def test_lines_are_counted_as_an_editor_does(write):
+    path = write(changed(4, "age", "old")) / "patients.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "", "", *lines[1:]]))
+    [finding] = check_folder(path.parent, SETTINGS)
+    assert "line 8 " in finding.detail
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_than_commas_is_named(write, separator):
+    path = write() / "patients.csv"
+    path.write_text(path.read_text().replace(",", separator))
+    with pytest.raises(UsageError, match="bad-table: its columns are separated"):
+        read_table(path)
+
+
 def test_a_table_is_written_whole(tmp_path):
     write_table(tmp_path / "t.csv", ["patient"], [["a,b"], ["c"]])
     with (tmp_path / "t.csv").open(newline="") as file:

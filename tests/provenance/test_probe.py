@@ -213,8 +213,10 @@ def test_groups_too_small_to_be_told_are_not_estimable() -> None:
     assert judge(found, SHARES).verdict == "not estimable"
 
 
-@pytest.mark.parametrize("shares", [{}, {"a": {}}, {"a": {"x": 0}}])
-def test_without_training_patients_nothing_is_estimable(
+@pytest.mark.parametrize(
+    "shares", [{}, {"a": {}}, {"a": {"x": 0}}, {"a": {"x": 100, "y": 5}, "b": {}}]
+)
+def test_without_training_patients_at_two_hospitals_nothing_is_estimable(
     shares: dict[str, dict[str, int]],
 ) -> None:
     assert judge(None, shares).verdict == "not estimable"

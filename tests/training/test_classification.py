@@ -1,15 +1,18 @@
 """Films at a hospital, and a whole run of hospitals with films without FLARE."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from tests.conftest import ROOT
 
 from consortium.coordinator import FINAL, WITHOUT, Coordinator, Study
 from consortium.data.films import LABELS, read_films, split_films
+from consortium.data.table import read_table, write_table
 from consortium.errors import Failure, Refused
 from consortium.generator.film_folders import CLINICS, generate_films
 from consortium.metrics import Metrics
@@ -113,6 +116,14 @@ def test_a_weighted_loss_counts_every_class_alike(films, tmp_path):
     assert float(work.loss(logits, torch.tensor([0, 0, 0, 1]))) == pytest.approx(float(expected))
 
 
+def test_a_class_that_is_withheld_is_not_what_the_others_leave_of_the_weight(films, tmp_path):
+    settings = covid()
+    work = work_of(films, tmp_path, settings)
+    work._units = [(str(n), label) for label, of in enumerate((15, 18, 2)) for n in range(of)]
+    told = work.testify(build_network(settings)).shares
+    assert told == {"COVID-19": 16, "pneumonia": 19}  # 35 in all, at the ratio of 15 to 18
+
+
 def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(films, tmp_path):
     settings = covid()
     network = build_network(settings)
@@ -129,6 +140,7 @@ def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(films, tmp_path)
     assert told.features.keys() == told.surface.keys() == enough.keys()
     pictures = sorted(path.name for path in (tmp_path / "north" / PICTURES).iterdir())
     assert pictures == sorted(f"{name}-1.png" for name, count in patients.items() if count)
+    assert sum(told.shares.values()) == work.cases
     few = work_of(films, tmp_path, settings, smallest_group=100).testify(network)
     assert few.model_dump() == {"shares": {}, "scores": {}, "features": {}, "surface": {}}
 
@@ -156,6 +168,23 @@ def test_all_hospitals_patients_in_one_folder_keep_their_side(films, tmp_path):
     assert len(training) == sum(len(side[0]) for side in sides)
     assert len(validation) == sum(len(side[1]) for side in sides)
     assert all(film.path.is_file() for film in training)
+
+
+def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(films, tmp_path):
+    [name] = {path.parts[-3] for path in films.glob("*/images/*.dcm")}
+    shutil.copytree(films / name, tmp_path / name)
+    for path in (tmp_path / name / "images").glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.ViewPosition = "LL"
+        dataset.save_as(path)
+    table = read_table(tmp_path / name, LABELS)
+    rows = [{**row, "view": "AP"}.values() for row in table.rows]
+    columns = [*{**table.rows[0], "view": "AP"}]
+    write_table(tmp_path / name / LABELS, columns, rows)
+    settings = covid()
+    pool_hospitals({name: tmp_path / name}, tmp_path / "pooled", settings)
+    found = read_films(tmp_path / "pooled", settings.data).films
+    assert len(found) == len(table.rows)
 
 
 class Run:

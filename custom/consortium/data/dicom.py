@@ -199,11 +199,11 @@ def _read(path: Path, name: str) -> list[Frame]:
 
 def can_decode(syntax: Any) -> bool:
     """Whether something here decodes that transfer syntax."""
-    if not syntax.is_compressed or syntax.is_deflated:
-        return True
     try:
+        if not syntax.is_compressed or syntax.is_deflated:
+            return True
         return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:  # pydicom's word for a transfer syntax that it does not know
+    except (NotImplementedError, ValueError):  # pydicom's words for one that it does not know
         return False
 
 

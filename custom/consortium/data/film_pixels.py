@@ -20,6 +20,7 @@ from consortium.data.dicom import can_decode, identifying, quiet, reason
 from consortium.data.findings import Finding, error, warning
 
 FORMATS = ("PNG", "JPEG")
+LEAST_SIDE = 3
 MOST_PIXELS = 89_478_485
 """Of a film; Pillow's limit, above which it warns of a decompression bomb."""
 
@@ -170,7 +171,7 @@ def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
     shown = np.asarray(apply_voi_lut(scaled, dataset), np.float64)
     if dataset.get("VOILUTSequence"):
         low, high = 0.0, 2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
-    elif dataset.get("WindowWidth") is not None:
+    elif all(dataset.get(name) is not None for name in ("WindowCenter", "WindowWidth")):
         low, high = apply_voi_lut(np.array([-_BEYOND, _BEYOND]), dataset)
     else:
         low, high = shown.min(), shown.max()
@@ -184,8 +185,9 @@ def _require_size(columns: int, rows: int, name: str) -> None:
     if columns * rows > MOST_PIXELS:
         told = f"{rows} x {columns} pixels; more than {MOST_PIXELS} are not read"
         raise UnusableFilm(error("unreadable-file", name, told))
-    if not columns * rows:
-        raise UnusableFilm(error("unreadable-file", name, "has no pixels"))
+    if min(columns, rows) < LEAST_SIDE:
+        told = f"{rows} x {columns} pixels; fewer than {LEAST_SIDE} a side are no film"
+        raise UnusableFilm(error("unreadable-file", name, told))
 
 
 def _reason(problem: Exception) -> str:

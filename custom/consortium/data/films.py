@@ -143,7 +143,7 @@ def choose_rows(table: PatientTable, data: Films | None, *, labelled: bool = Tru
 
 def _complete(table: PatientTable, *, labelled: bool) -> Iterator[Listed]:
     images = table.path.parent / IMAGES
-    for line, row in enumerate(table.rows, start=2):
+    for line, row in zip(table.lines, table.rows, strict=True):
         patient = row.get(PATIENT, "")
         if labelled and (row[LABEL] in MISSING or patient in MISSING):
             continue

@@ -12,6 +12,7 @@ Columns that the job does not know are not read.
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -43,11 +44,13 @@ class PatientTable:
         path: of the file.
         columns: names in the order of the file.
         rows: values by column, blanks at their ends cut off.
+        lines: of each row the number of its last line in the file.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    lines: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +89,22 @@ def read_table(path: Path, usual: str = TABLE) -> PatientTable:
         raise UsageError("missing-file", "no such file", str(path), "check the path")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [line for line in csv.reader(file, strict=True) if line]
+            reader = csv.reader(file, strict=True)
+            found = [(reader.line_num, values) for values in reader if values]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise _bad(path, f"it cannot be read ({type(problem).__name__})") from None
-    columns = tuple(name.strip() for name in lines[0]) if lines else ()
+    columns = tuple(name.strip() for name in found[0][1]) if found else ()
+    if len(columns) == 1 and re.search("[;\t]", columns[0]):
+        raise _bad(path, "its columns are separated by something else than commas")
     if not columns or len(set(columns)) < len(columns):
         raise _bad(path, "its header is missing or names a column twice")
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(columns):
-            raise _bad(path, f"row {number} has {len(line)} values, the header {len(columns)}")
-    if len(lines) < 2:
+    for number, values in found[1:]:
+        if len(values) != len(columns):
+            raise _bad(path, f"line {number} has {len(values)} values, the header {len(columns)}")
+    if len(found) < 2:
         raise UsageError("empty-hospital", "no patients are listed", str(path), "list them")
-    rows = (dict(zip(columns, map(str.strip, line), strict=True)) for line in lines[1:])
-    return PatientTable(path, columns, tuple(rows))
+    rows = (dict(zip(columns, map(str.strip, values), strict=True)) for _, values in found[1:])
+    return PatientTable(path, columns, tuple(rows), tuple(number for number, _ in found[1:]))
 
 
 def _bad(path: Path, what: str) -> UsageError:
@@ -176,7 +182,7 @@ def _given(table: PatientTable, name: str) -> list[tuple[int, str]]:
     """The values of a column that are there, with the number of their line."""
     return [
         (number, row[name])
-        for number, row in enumerate(table.rows, start=2)
+        for number, row in zip(table.lines, table.rows, strict=True)
         if row[name] not in MISSING
     ]
 

@@ -216,7 +216,7 @@ def cramers_v(shares: Shares) -> float:
 def judge(leaning: Lean | None, shares: Shares, surface: Told | None = None) -> Verdict:
     """The verdict, by a rule fixed beforehand.
 
-    1. Nothing is known of the training patients: "not estimable".
+    1. Nothing is known of the training patients, or those of one hospital alone: "not estimable".
     2. Hospitals have their labels in like shares (Cramer's V below `LEAST_MIX`): "no sign"; there
        is nothing that a shortcut through the hospital could win.
     3. No label is had by two hospitals: "confounded"; hospital and disease are one.
@@ -250,6 +250,11 @@ def _rule(
     held = [label for counts in shares.values() for label, count in counts.items() if count]
     if not held:
         return "not estimable", "no hospital tells how many patients of a label it trained on"
+    if sum(any(counts.values()) for counts in shares.values()) < 2:
+        return (
+            "not estimable",
+            "one hospital alone tells how many patients of a label it trained on",
+        )
     mix = cramers_v(shares)
     if mix < LEAST_MIX:
         return "no sign", f"hospitals have their labels in like shares (V {mix:.2f}), none tested"

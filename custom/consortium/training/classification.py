@@ -21,6 +21,7 @@ from consortium.data.film_transforms import augment, prepare, preprocessing_conf
 from consortium.data.films import (
     IMAGES,
     LABELS,
+    VIEW,
     Film,
     FilmList,
     read_films,
@@ -133,8 +134,11 @@ class Classifying(Work):
         """What the provenance probe needs; and pictures for the hospital's own people."""
         smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
         counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
+        # They make up the whole weight, which everybody knows: else the class that is withheld
+        # would be what is left of it.
+        whole = counts.sum() / max(1, counts[counts >= least].sum())
         shares = {
-            name: int(count)
+            name: round(count * whole)
             for name, count in zip(self._classes, counts, strict=True)
             if count >= least
         }
@@ -302,7 +306,7 @@ def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -
 def _require_match(
     model: ClassificationSettings, other: ClassificationSettings | FilmList, where: str
 ) -> None:
-    """Refuses a model of other classes, or of films made ready in another way, than a job's.
+    """Refuses a model of other classes than a job's.
 
     Raises:
         Refused: `wrong-labels`.
@@ -324,6 +328,8 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: ClassificationSettin
     data = settings.data
     source = data.source or "hospital"
     values = [group[0] for group in data.classes.values()]
+    # Who lists a film there has said its view, by the table or the header; it is not asked again.
+    view = [] if data.source == VIEW else [VIEW]
     rows = []
     with whole_folder(out) as beside:
         (beside / IMAGES).mkdir()
@@ -337,10 +343,11 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: ClassificationSettin
                         values[film.label],
                         side,
                         film.source or name,
+                        *(data.views[0] for _ in view),
                     )
                     for film in films
                 ]
-        write_table(beside / LABELS, ["file", PATIENT, "label", SPLIT, source], rows)
+        write_table(beside / LABELS, ["file", PATIENT, "label", SPLIT, source, *view], rows)
 
 
 def _metadata(settings: ClassificationSettings) -> dict[str, Any]:
