@@ -307,7 +307,14 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         )
     federated = _of_seed(found["federated"], SEEDS[0])
     patients = sum(len(each) for record in federated for each in record["within"][INSIDE].values())
-    lines += ["", *_alone(found), "", f"{patients} patients within cohen, {FOLDS} folds;"]
+    lines += [
+        "",
+        *_alone(found),
+        "",
+        *_less_federated(found),
+        "",
+        f"{patients} patients within cohen, {FOLDS} folds;",
+    ]
     lines[-1] += f" {conditions(records)}."
     return "\n".join(lines)
 
@@ -320,21 +327,45 @@ def _alone(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     ]
     for source, pair in PAIRS.items():
         alone, shared = found[f"{source} alone"], found["federated"]
-        both = {record["seed"] for record in alone} & {record["seed"] for record in shared}
-        if not both:
+        if not (pair_of_arms := _same_seeds(alone, shared)):
             continue
-        one, other = (
-            Within([record for record in arm if record["seed"] in both], source)
-            for arm in (alone, shared)
-        )
+        one, other = (Within(arm, source) for arm in pair_of_arms)
         cells = [
             f"{value:.3f} [{low:.3f}, {high:.3f}]"
             for value, (low, high) in ((each.value, each.interval()) for each in (one, other))
         ]
-        low, high = np.quantile(other.draws - one.draws, [0.025, 0.975])
-        less = f"{other.value - one.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(f"| {source} | {' and '.join(pair)} | {' | '.join(cells)} | {less} |")
+        lines.append(
+            f"| {source} | {' and '.join(pair)} | {' | '.join(cells)} | {_less(other, one)} |"
+        )
     return lines
+
+
+def _less_federated(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What each arm does beside the federated one, over the seeds that both have."""
+    lines = [
+        f"| less federated, same seeds | {' | '.join(f'within {name} [95 %]' for name in PAIRS)} |",
+        "|---|---|---|",
+    ]
+    for name, mine in found.items():
+        both = _same_seeds(mine, found["federated"])
+        if name != "federated" and both:
+            cells = [_less(*(Within(arm, source) for arm in both)) for source in PAIRS]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _same_seeds(
+    one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None:
+    """The records of the seeds that two arms have; None where there is no such seed."""
+    both = {record["seed"] for record in one} & {record["seed"] for record in other}
+    kept = [[record for record in arm if record["seed"] in both] for arm in (one, other)]
+    return (kept[0], kept[1]) if both else None
+
+
+def _less(one: Within, other: Within) -> str:
+    low, high = np.quantile(one.draws - other.draws, [0.025, 0.975])
+    return f"{one.value - other.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _of_seed(records: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, Any]]:
