@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
-from PIL import Image
+from PIL import ExifTags, Image
 
 from consortium.data.film_transforms import SHIFT, augment, lung_box, prepare, preprocessing_config
 from consortium.errors import UsageError
@@ -35,16 +35,19 @@ def run_config(path, data: Films) -> torch.Tensor:
 @pytest.mark.parametrize("intensity", INTENSITIES)
 @pytest.mark.parametrize("border", [0.0, 0.13])
 @pytest.mark.parametrize("size", [32, 160])
-@pytest.mark.parametrize("kind", ["8.png", "8.jpg", "16.png", "colour.png"])
+@pytest.mark.parametrize("kind", ["8.png", "8.jpg", "turned.jpg", "16.png", "colour.png"])
 def test_the_bundles_preprocessing_of_a_file_is_that_of_training(
     tmp_path, intensity, border, size, kind
 ):
     data = films(intensity=intensity, border=border, size=size)
     stored, path = drawn(), tmp_path / f"film{kind}"
     image = Image.fromarray(stored.astype(np.uint16) * 257 if kind == "16.png" else stored)
-    (image.convert("RGB") if kind == "colour.png" else image).save(path)
-    if kind == "8.jpg":
-        stored = np.asarray(Image.open(path))
+    exif = Image.Exif()
+    if kind == "turned.jpg":
+        exif[ExifTags.Base.Orientation] = 6  # shown turned to the right
+    (image.convert("RGB") if kind == "colour.png" else image).save(path, exif=exif)
+    if path.suffix == ".jpg":
+        stored = np.rot90(np.asarray(Image.open(path)), -1 if kind == "turned.jpg" else 0)
     theirs = run_config(path, data)
     ours = prepare(stored.astype(np.float32) / 255, data)
     assert type(theirs) is torch.Tensor

@@ -78,7 +78,8 @@ def preprocessing_config(data: Films) -> list[dict[str, Any]]:
         "image_only": True,
         "ensure_channel_first": True,
         "reverse_indexing": False,
-        "converter": "$lambda image: image.convert('I')",
+        "converter": "$lambda image: __import__('PIL.ImageOps').ImageOps.exif_transpose(image)"
+        ".convert('I')",
     }
     return [load, *_crop(data.border), *_intensity(data.size, data.intensity)]
 
