@@ -327,9 +327,10 @@ def _alone(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     ]
     for source, pair in PAIRS.items():
         alone, shared = found[f"{source} alone"], found["federated"]
-        if not (pair_of_arms := _same_seeds(alone, shared)):
+        both = _same_seeds(alone, shared)
+        if not both:
             continue
-        one, other = (Within(arm, source) for arm in pair_of_arms)
+        one, other = (Within(arm, source) for arm in both)
         cells = [
             f"{value:.3f} [{low:.3f}, {high:.3f}]"
             for value, (low, high) in ((each.value, each.interval()) for each in (one, other))

@@ -47,7 +47,7 @@ class Statement(BaseModel):
     """Of one hospital; labels with fewer patients than it lets out are not there.
 
     Attributes:
-        shares: training patients by label.
+        shares: training patients by label, scaled to the weight that the hospital has in the mean.
         scores: moments of the log-odds that the model gives each label, by true label.
         features: of the model's features on a few directions.
         surface: of what borders, histogram and sharpness show, on as many.
