@@ -4,10 +4,15 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import UID, ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 from tests.films import film, write_dicom
 
-from consortium.data.dicom import can_decode
 from consortium.data.film_pixels import UnusableFilm, read_pixels, read_view
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
@@ -204,15 +209,26 @@ def test_lossless_compression_changes_nothing(tmp_path, syntax):
     assert np.array_equal(plain.values, packed.values)
 
 
-def claim(dataset):
-    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
-    dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 16])
-    dataset["PixelData"].is_undefined_length = True
+def claim(syntax):
+    def change(dataset):
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 16])
+        dataset["PixelData"].is_undefined_length = True
+
+    return change
 
 
-def test_a_vendors_own_transfer_syntax_is_one_that_nothing_decodes():
-    assert not can_decode(UID("1.2.840.113619.5.2"))
-    assert can_decode(ExplicitVRLittleEndian)
+def test_a_vendors_own_transfer_syntax_is_one_that_nothing_decodes(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    own = b"1.2.840.113619.5.2".ljust(20, b"\0")
+    path.write_bytes(path.read_bytes().replace(ExplicitVRLittleEndian.encode() + b"\0", own, 1))
+    assert refused(path).code == "no-decoder"
+
+
+def lose_everything(dataset):
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.clear()
 
 
 @pytest.mark.parametrize("shape", [(2, 128), (128, 2), (1, 1)])
@@ -230,7 +246,9 @@ def colour(dataset):
 @pytest.mark.parametrize(
     ("change", "code", "detail"),
     [
-        (claim, "no-decoder", "High-Throughput JPEG 2000"),
+        (claim(HTJ2KLossless), "no-decoder", "compressed as High-Throughput JPEG 2000"),
+        (claim(JPEGExtended12Bit), "no-decoder", "12 bits a pixel, compressed as JPEG Extended"),
+        (lose_everything, "unreadable-file", "holds no image (of no class)"),
         (colour, "colour-image", "in colour"),
         (
             lambda dataset: setattr(dataset, "PhotometricInterpretation", "PALETTE COLOR"),

@@ -22,6 +22,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
+from pydicom.uid import JPEGExtended12Bit
 
 from consortium.data.findings import Finding, error, warning
 
@@ -181,13 +182,10 @@ def _read(path: Path, name: str) -> list[Frame]:
     """The frames of a file, without their pixels."""
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        syntax = dataset.file_meta.TransferSyntaxUID
         if "Rows" not in dataset or "SegmentSequence" in dataset:
-            raise UnusableSeries(
-                error("unreadable-file", name, f"holds no image ({dataset.SOPClassUID.name})")
-            )
-        if not can_decode(syntax):
-            raise UnusableSeries(error("no-decoder", name, f"compressed as {syntax.name}"))
+            raise UnusableSeries(no_image(dataset, name))
+        if not can_decode(dataset):
+            raise UnusableSeries(no_decoder(dataset, name))
         if dataset.get("SamplesPerPixel", 1) != 1:
             raise UnusableSeries(error("unreadable-file", name, "a colour image"))
         return _frames(path, dataset, name)
@@ -197,8 +195,26 @@ def _read(path: Path, name: str) -> list[Frame]:
         raise UnusableSeries(error("unreadable-file", name, reason(problem))) from problem
 
 
-def can_decode(syntax: Any) -> bool:
-    """Whether something here decodes that transfer syntax."""
+def no_image(dataset: Any, name: str) -> Finding:
+    """The finding of a file that holds something else."""
+    kind = dataset.get("SOPClassUID")
+    return error(
+        "unreadable-file", name, f"holds no image ({kind.name if kind else 'of no class'})"
+    )
+
+
+def no_decoder(dataset: Any, name: str) -> Finding:
+    """The finding of a file that `can_decode` says no of."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    told = f"{dataset.BitsStored} bits a pixel, compressed as {syntax.name}"
+    return error("no-decoder", name, told)
+
+
+def can_decode(dataset: Any) -> bool:
+    """Whether something here decodes the pixels of that file, by its header."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:  # its decoders know 8 bits alone
+        return False
     try:
         if not syntax.is_compressed or syntax.is_deflated:
             return True

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
-from consortium.data.dicom import can_decode, identifying, quiet, reason
+from consortium.data.dicom import (
+    can_decode,
+    identifying,
+    no_decoder,
+    no_image,
+    quiet,
+    reason,
+)
 from consortium.data.findings import Finding, error, warning
 
 FORMATS = ("PNG", "JPEG")
@@ -147,13 +154,10 @@ def _read_dicom(path: Path, name: str) -> Pixels:
 
 def _require_film(dataset: Any, name: str) -> None:
     """Refuses a file whose header says that it is no film."""
-    syntax = dataset.file_meta.TransferSyntaxUID
     if "Rows" not in dataset:
-        raise UnusableFilm(
-            error("unreadable-file", name, f"holds no image ({dataset.SOPClassUID.name})")
-        )
-    if not can_decode(syntax):
-        raise UnusableFilm(error("no-decoder", name, f"compressed as {syntax.name}"))
+        raise UnusableFilm(no_image(dataset, name))
+    if not can_decode(dataset):
+        raise UnusableFilm(no_decoder(dataset, name))
     kind = str(dataset.PhotometricInterpretation)
     if dataset.get("SamplesPerPixel", 1) != 1 or kind not in _MONOCHROME:
         raise UnusableFilm(error("colour-image", name, "its header says that it is in colour"))
