@@ -50,18 +50,11 @@ from consortium.training.site import Site
 JOB = "covid_detection"
 RECORDS = ROOT / "jobs" / JOB / "covid.jsonl"
 ARMS = Path(__file__).with_name("covid.json")
-FOLDS, SEEDS, RESAMPLES = 5, (0, 1, 2), 4_000
+FOLDS, RESAMPLES = 5, 4_000
 PAIRS = {"cohen": ("COVID-19", "pneumonia"), "nih": ("pneumonia", "normal")}
 """What is told apart within a source: those that have two classes of more than ten patients."""
 INSIDE = "cohen"
 """The only source with all classes."""
-MANY_SEEDS = (
-    *("federated", "pooled", "cohen alone", "nih alone"),
-    *("twice the rounds", "pooled, twice the rounds"),
-)
-"""Arms that are trained with every seed; the others with the first."""
-SAME_STEPS = {"twice the rounds": "pooled, twice the rounds"}
-"""The pooled arm of as many steps, where that is not `pooled`."""
 BASE = ("provenance.pictures=0",)
 ADAMW = (
     *("training.optimiser=adamw", "training.learning_rate=0.001", "training.weight_decay=0.01"),
@@ -88,9 +81,12 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
 
 
 def read_arms() -> list[dict[str, Any]]:
-    """The committed arms: name, `set` (KEY=VALUE), `arm`, `optimiser`, and who takes part."""
+    """The committed arms: name, `set` (KEY=VALUE), `arm`, `optimiser`, and who takes part.
+
+    Besides `seeds`, and `beside`, the pooled arm of as many steps.
+    """
     arms: list[dict[str, Any]] = json.loads(ARMS.read_text(encoding="utf-8"))
-    return arms
+    return [{"seeds": [0], "beside": "pooled", **arm} for arm in arms]
 
 
 def settings_of(arm: Mapping[str, Any], seed: int) -> ClassificationSettings:
@@ -110,14 +106,15 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
     parts: list[Part] = [
         {"name": arm["name"], "fold": fold, "seed": seed, "settings": _digest_of(arm, seed)}
         for arm in read_arms()
-        for seed in (SEEDS if arm["name"] in MANY_SEEDS else SEEDS[:1])
+        for seed in arm["seeds"]
         for fold in range(FOLDS)
     ]
     return collect(parts, partial(_measure, data), records_file, f"{FOLDS} folds")
 
 
 def _digest_of(arm: Mapping[str, Any], seed: int) -> str:
-    content = [describe_settings(settings_of(arm, seed)), arm]
+    trained = {key: value for key, value in arm.items() if key not in ("seeds", "beside")}
+    content = [describe_settings(settings_of(arm, seed)), trained]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -270,13 +267,13 @@ class Within:
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """The table in Markdown, and what it says of the job's two claims."""
+    arms = {arm["name"]: arm for arm in read_arms()}
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for arm in read_arms():
-        found[arm["name"]] = [
+    for name, arm in arms.items():
+        found[name] = [
             record
             for record in records
-            if record["name"] == arm["name"]
-            and record["settings"] == _digest_of(arm, record["seed"])
+            if record["name"] == name and record["settings"] == _digest_of(arm, record["seed"])
         ]
     lines = [
         "| arm | seeds | within cohen [95 %] | less pooled of as many steps [one-sided 95 %] |"
@@ -289,7 +286,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             continue
         inside, seeds = Within(mine, INSIDE), sorted({record["seed"] for record in mine})
         low, high = inside.interval()
-        reference = found[SAME_STEPS.get(name, "pooled")]
+        reference = found[arms[name]["beside"]]
         pooled = [record for seed in seeds for record in _of_seed(reference, seed)]
         less = "-"
         if name != "pooled" and len(pooled) == len(mine):
@@ -305,7 +302,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f" {_mean(probes, 'standardised')} | {verdicts} of {len(probes)} |"
             f" {_mean(probes, 'features')} | {_mean(probes, 'surface')} |"
         )
-    federated = _of_seed(found["federated"], SEEDS[0])
+    federated = _of_seed(found["federated"], 0)
     patients = sum(len(each) for record in federated for each in record["within"][INSIDE].values())
     lines += [
         "",
