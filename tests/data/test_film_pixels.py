@@ -145,6 +145,22 @@ def test_dicom_is_told_by_its_content(tmp_path, name):
     assert read(path).view == read_view(path) == "PA"
 
 
+@pytest.mark.parametrize("limit", [{}, {"PixelPaddingRangeLimit": 4095}])
+def test_padding_does_not_stretch_a_film_without_a_window(tmp_path, limit):
+    stored = RAMP // 2
+    stored[0] = 4095 if not limit else 4000
+    path = write_dicom(tmp_path / "a.dcm", stored, PixelPaddingValue=int(stored[0, 0]), **limit)
+    values = read(path).values
+    assert (values[0] == 1).all()
+    film = stored[1:].astype(float)
+    assert np.allclose(values[1:], (film - film.min()) / np.ptp(film), atol=1e-6)
+
+
+def test_a_film_of_padding_alone_is_blank(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", np.full_like(RAMP, 7), PixelPaddingValue=7)
+    assert not read(path).values.any()
+
+
 def test_the_window_is_applied(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=2048.5, WindowWidth=1001)
     expected = ((RAMP - 2048.0) / 1000 + 0.5).clip(0, 1)

@@ -170,7 +170,10 @@ def _require_film(dataset: Any, name: str) -> None:
 
 
 def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
-    """As on a screen, from 0 to 1 (DICOM PS3.4, N.2): by its window, else from least to largest."""
+    """As on a screen, from 0 to 1 (DICOM PS3.4, N.2): by its window, else from least to largest.
+
+    What the header calls padding, around the film, is not asked for the least and the largest.
+    """
     scaled = apply_modality_lut(stored, dataset)
     shown = np.asarray(apply_voi_lut(scaled, dataset), np.float64)
     if dataset.get("VOILUTSequence"):
@@ -178,11 +181,22 @@ def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
     elif all(dataset.get(name) is not None for name in ("WindowCenter", "WindowWidth")):
         low, high = apply_voi_lut(np.array([-_BEYOND, _BEYOND]), dataset)
     else:
-        low, high = shown.min(), shown.max()
+        film = shown[~_padding(stored, dataset)]
+        low, high = (film.min(), film.max()) if film.size else (0.0, 0.0)
     if low == high:
         return np.zeros_like(shown)
     share: NDArray[np.float64] = (shown - low) / (high - low)
     return share.clip(0.0, 1.0)
+
+
+def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+    """Which pixels are none, by the header (DICOM PS3.3, C.7.5.1.1.2), (rows, columns)."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return (stored >= low) & (stored <= high)
 
 
 def _require_size(columns: int, rows: int, name: str) -> None:
