@@ -30,6 +30,7 @@ def test_the_settings_of_a_job_of_tables_are_whole_too(file):
     ("assignment", "message"),
     [
         ("task=x", 'setting task: there is no "x", --set, name segmentation or tabular'),
+        ("task=[1]", "setting task: there is no [1], --set, name segmentation or tabular"),
         ("data.channels=3", "error unknown-setting: there is no setting data.channels"),
         ('data.numbers={"age": [9, 1]}', "setting data: numbers.age: the least value, then"),
         ('data.categories={"num": ["0", "1"]}', "setting data: a column has one use"),

@@ -618,7 +618,7 @@ def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Sett
         UsageError: `unknown-setting` or `bad-setting`, naming the dotted path.
     """
     task = raw.get("task", "segmentation")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise UsageError(
             "bad-setting",
             f"setting task: there is no {json.dumps(task)[:80]}",

@@ -196,7 +196,7 @@ def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
         return np.zeros(stored.shape, bool)
     limit = dataset.get("PixelPaddingRangeLimit")
     low, high = sorted((value, value if limit is None else limit))
-    return (stored >= low) & (stored <= high)
+    return np.asarray((stored >= low) & (stored <= high))
 
 
 def _require_size(columns: int, rows: int, name: str) -> None:
