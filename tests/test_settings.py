@@ -86,6 +86,12 @@ def test_a_variant_names_every_setting_and_has_a_network(name):
             "(given: 0), --set, correct the value",
         ),
         ("rounds=many", "error bad-setting: setting rounds: Input should be a valid integer"),
+        ("training.batch=99999999999999999999", "error bad-setting: setting training.batch: "),
+        ("training.local_epochs=1e30", "error bad-setting: setting training.local_epochs: "),
+        (
+            'server.adaptive={"method": "adam", "second": 1}',
+            "error bad-setting: setting server.adaptive.second: Input should be less than 1",
+        ),
         ("network.name=resnet", "error bad-setting: setting network.name: Input should be 'unet'"),
         ("data.size=[64]", "error bad-setting: setting data.size: List should have at least 2"),
         (

@@ -26,7 +26,7 @@ from consortium.metrics import FIGURES, Scored, film_figures
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Optimiser = Literal["adamw", "sgd"]
 
 
@@ -278,7 +278,7 @@ class Training(Section):
     """
 
     local_steps: Count = 20
-    local_epochs: Positive | None = None
+    local_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
     local_minutes: Positive | None = None
     optimiser: Optimiser = "adamw"
     batch: Count = 16
@@ -421,7 +421,7 @@ class Adaptive(Section):
     """
 
     method: Literal["adagrad", "adam", "yogi"]
-    second: Fraction = 0.99
+    second: Annotated[float, Field(ge=0, lt=1)] = 0.99
     floor: Positive = 1e-3
 
 

@@ -117,7 +117,15 @@ class Simulation(LocalRun):
                 )
             if self.assignments:
                 raw = override(read_json_object(prepared / SETTINGS), list(self.assignments))
-                parse_settings(raw, "--rounds")
+                extended = parse_settings(raw, "--rounds")
+                done = len(_look(workspace, extended, hospitals).records)
+                if extended.rounds < done:
+                    raise UsageError(
+                        "fewer-rounds",
+                        f"{done} rounds are done, and {extended.rounds} cannot be all",
+                        "--rounds",
+                        "name as many or more",
+                    )
                 write_json(prepared / SETTINGS, raw)
             return load_settings(prepared / SETTINGS)
         return prepare_run(self)

@@ -166,6 +166,30 @@ def test_a_film_is_the_same_to_the_model_as_dicom_png_or_jpeg(consortium, films,
     assert found[1] == pytest.approx(found[0], abs=0.005)
 
 
+def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_film_is_counted(
+    consortium, films, model, tmp_path
+):
+    folder, output = tmp_path / "export", tmp_path / "out.csv"
+    folder.mkdir()
+    for name in ("1.2.840.113619.2.55.3.100", "1.2.840.113619.2.55.3.101", "IM0001"):
+        shutil.copy(films / "harbour/images/harbour-001-1.dcm", folder / name)
+    (folder / "README").write_text("exported on a Friday\n")
+    (folder / ".hidden").write_text("of the system\n")
+    code, out, err = consortium("predict", model, folder, "-o", output)
+    assert (code, err) == (0, "")
+    assert out == f"{folder}: 1 other file is passed over\nwrote {output}: 3 films\n"
+
+
+def test_predictions_never_replace_a_hospitals_labels(consortium, films, model, tmp_path):
+    shutil.copytree(films / "valley", tmp_path / "valley")
+    labels = tmp_path / "valley" / "labels.csv"
+    before = labels.read_bytes()
+    code, out, err = consortium("predict", model, labels.parent / "images", "-o", labels)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("error same-file: a hospital's table has that name, ")
+    assert labels.read_bytes() == before
+
+
 def test_a_film_whose_header_names_another_view_is_left_out_and_counted(
     consortium, films, model, tmp_path
 ):

@@ -1,5 +1,7 @@
 """Films in their formats: the greys they give, and what is said of those that give none."""
 
+import os
+
 import numpy as np
 import pydicom
 import pytest
@@ -121,6 +123,12 @@ def test_what_is_no_film_is_unreadable(tmp_path):
     assert refused(tmp_path / "c.png").code == "missing-file"
     assert refused(tmp_path / "a.bmp" / "d.png").code == "missing-file"
     assert refused(tmp_path / "\0.png").code == "unreadable-file"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert refused(tmp_path / "a.png").detail == "not a file"
+    assert read_view(tmp_path / "a.png") == ""
 
 
 def test_a_picture_too_large_is_not_decoded(tmp_path):

@@ -50,6 +50,25 @@ def test_a_sound_table_becomes_numbers_from_0_to_1(write):
     assert patients.outcomes[place] == 1
 
 
+def test_one_written_as_one_point_nought_is_one(write):
+    raw = {"categories": {"sex": ["0", "1"]}, "numbers": {"age": [0, 100]}}
+    raw["outcome"] = {"column": "ill", "classes": {"well": ["0"], "ill": ["1", "2"]}}
+    settings = parse_settings({"task": "tabular", "data": raw})
+    header = ["patient", "age", "sex", "ill"]
+    plain = [[name, age, str(int(age) % 2), ill] for name, age, _, ill in ROWS]
+    floats = [[name, age, f"{sex}.0", f"{ill}.0"] for name, age, sex, ill in plain]
+    found = []
+    for rows in (plain, floats):
+        folder = write(rows, header)
+        assert check_folder(folder, settings) == []
+        found.append(encode(read_table(folder), settings.data))
+    assert found[0].inputs.tolist() == found[1].inputs.tolist()
+    assert found[0].outcomes.tolist() == found[1].outcomes.tolist()
+    assert sorted(found[1].outcomes.tolist()) == [0] * 4 + [1] * 8
+    [finding] = check_folder(write([["P", "1", "0.5", "0"], *plain], header), settings)
+    assert (finding.code, finding.detail) == ("unknown-value", "sex is none of 0, 1 in line 2")
+
+
 def test_a_patient_stays_on_its_side_whoever_else_comes(write):
     training, validation = split_table(read_table(write()), SETTINGS.data)
     assert not {*training.names} & {*validation.names}
@@ -144,7 +163,7 @@ def test_what_is_no_table_is_refused(tmp_path, content, code):
 
 def test_a_spreadsheets_mark_and_line_ends_do_no_harm(write):
     path = write() / "patients.csv"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n  \r\n")
     assert check_folder(path.parent, SETTINGS) == []
     assert len(read_table(path).rows) == 12
 

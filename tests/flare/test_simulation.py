@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import JOB, TINY
 
 from consortium.data.datalist import read_datalist
-from consortium.errors import EnvironmentProblem, Incomplete
+from consortium.errors import EnvironmentProblem, Incomplete, UsageError
 from consortium.jobs import bundle_job
 from consortium.settings import override, read_json_object
 from consortium.simulation import Simulation
@@ -152,6 +152,22 @@ def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(
     assert result["model_sha256"] == finished[0]["model_sha256"]
     digests = [record["result_sha256"] for record in read_rounds(workspace)]
     assert digests == [record["result_sha256"] for record in read_rounds(finished[1])]
+
+
+def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified):
+    _, workspace = finished
+    result = (workspace / "result.json").read_bytes()
+    shorter = Simulation(
+        job=JOB,
+        data=identified,
+        workspace=workspace,
+        assignments=["rounds=2"],
+        resume=True,
+        smallest_group=1,
+    )
+    with pytest.raises(UsageError, match="fewer-rounds: 3 rounds are done, and 2 cannot be all"):
+        shorter.run()
+    assert (workspace / "result.json").read_bytes() == result
 
 
 def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(

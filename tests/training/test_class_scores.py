@@ -22,6 +22,7 @@ from consortium.training.class_scores import (
     classify_films,
     curve_figures,
     reliability,
+    resample,
 )
 
 CLASSES = ("well", "ill")
@@ -225,6 +226,27 @@ def test_figures_of_films_are_those_of_one_class_against_the_rest():
         found = [figures[f"{figure}, {kind}"] for figure in CLASS_FIGURES[:3]]
         assert found == pytest.approx(slow_figures(cases, 0.9))
     assert figures["accuracy"] == pytest.approx(np.mean(probabilities.argmax(1) == truth))
+
+
+def test_intervals_of_films_know_that_another_sample_has_other_shares_of_the_classes():
+    """A model that says one class of everybody: its accuracy is the share of that class."""
+    truth = np.repeat([0, 1, 2], (100, 50, 50))
+    said = np.tile([0.4, 0.3, 0.3], (200, 1))
+    score = score_films(said, truth, [f"P{number}" for number in range(200)])[1]
+    low, high = score.interval["accuracy"]
+    assert score.figures["accuracy"] == 0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.5 * 0.5 / 200), rel=0.1)
+    low, high = score.interval[f"average precision, {KINDS[0]}"]
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.5 * 0.5 / 200), rel=0.1)
+
+
+def test_every_resample_has_some_of_every_class():
+    truth = np.repeat([0, 1, 2], (1, 2, 30))
+    weights = resample(truth, 500, np.random.default_rng(0))
+    assert (weights.sum(1) == 33).all()
+    for number in range(3):
+        assert weights[:, truth == number].any(1).all()
+    assert np.ptp(weights[:, truth == 2].sum(1)) > 3
 
 
 def test_the_same_films_in_another_order_give_the_same_score():

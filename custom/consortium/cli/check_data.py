@@ -35,7 +35,7 @@ ADVICE = {
     "duplicate-file": "List every film once.",
     "duplicate-image": "Keep one of the two, with the right patient.",
     "duplicate-mask": "Give each image a mask of its own.",
-    "duplicate-patient": "List every patient once in dataset.json.",
+    "duplicate-patient": "List every patient once.",
     "duplicate-slice": "One echo, time point or b-value a folder; remove copies of files.",
     "empty-mask": "Is the patient really without a labelled structure?",
     "empty-validation": "Put patients aside for validation.",

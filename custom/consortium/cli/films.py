@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from consortium.settings import ClassificationSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-"""Of the files of a folder that are films; DICOM files without a suffix are taken too."""
+"""Of the files of a folder that are films; DICOM is told by its content too."""
 
 
 def predict_films(
@@ -67,7 +67,7 @@ def predict_films(
     found = _predict(settings, network, device, films)
     classes = list(settings.data.classes)
     rows = [
-        (film.file, *(f"{value:.4f}" for value in values), classes[int(values.argmax())])
+        (film.file, *(f"{value:.6g}" for value in values), classes[int(values.argmax())])
         for film, values in zip(films, found, strict=True)
     ]
     write_table(output, ["file", *(f"probability of {c}" for c in classes), "predicted"], rows)
@@ -137,16 +137,29 @@ def _files(images: Sequence[Path]) -> Iterator[Path]:
         if not image.is_dir():
             yield image
             continue
-        inside = [path for path in sorted(image.iterdir()) if _is_film(path)]
+        found = [path for path in sorted(image.iterdir()) if _is_visible_file(path)]
+        inside = [path for path in found if _is_film(path)]
         if not inside:
             raise UsageError("no-films", "no PNG, JPEG or DICOM in it", str(image), "name a folder")
+        others = len(found) - len(inside)
+        if others:
+            print(
+                f"{image}: {others} other {'file is' if others == 1 else 'files are'} passed over"
+            )
         yield from inside
 
 
+def _is_visible_file(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
+
+
 def _is_film(path: Path) -> bool:
-    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+    """DICOM is told by its content, for archives name it without a suffix or by a UID."""
+    from consortium.data.film_pixels import is_dicom
+
+    if path.name == "DICOMDIR":
         return False
-    return path.suffix.lower() in SUFFIXES or not path.suffix
+    return path.suffix.lower() in SUFFIXES or is_dicom(path)
 
 
 def _predict(

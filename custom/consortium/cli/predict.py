@@ -53,7 +53,7 @@ def predict(
     over earlier ones. Of X-rays, what is written is the probability of each class for each film;
     of a table, that of the outcome for each patient. For research, not diagnosis.
     """
-    if any(image.suffix == TABLE for image in images):
+    if any(image.suffix.lower() == TABLE for image in images):
         if len(images) > 1:
             raise UsageError("usage", "one table at a time", str(images[1]), "leave it out")
         predict_table(model, images[0], output)
@@ -68,8 +68,8 @@ def predict(
     if isinstance(settings, ClassificationSettings):
         predict_films(settings, network, device, images, output)
         return
-    _require_output(output, images)
     scans = require_task(settings, SegmentationSettings, model)
+    _require_output(output, images)
     _predict_scan(scans, network, device, images, output, model)
 
 

@@ -69,12 +69,14 @@ def simulate(
     )
     with RunProgress() as progress:
         result = simulation.run(progress)
-    if pooled and result["complete"]:
-        console = stderr_console()
-        console.print("One model is trained on all patients in one place, for comparison")
-        folders = hospital_folders(data.resolve())
-        result = add_pooled(workspace.resolve(), folders, smallest_group=smallest_group)
-    print_outcome(result, workspace)
+    try:
+        if pooled and result["complete"]:
+            console = stderr_console()
+            console.print("One model is trained on all patients in one place, for comparison")
+            folders = hospital_folders(data.resolve())
+            result = add_pooled(workspace.resolve(), folders, smallest_group=smallest_group)
+    finally:
+        print_outcome(result, workspace)
     if not result["complete"]:
         raise Incomplete(
             "incomplete",

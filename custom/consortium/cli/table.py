@@ -40,7 +40,7 @@ def predict_table(model: Path, table_file: Path, output: Path) -> None:
     found = predict(network, patients, torch.device("cpu"))
     classes = list(settings.data.outcome.classes)
     rows = [
-        (name, f"{probability:.4f}", classes[probability > CUT])
+        (name, f"{probability:.6g}", classes[probability > CUT])
         for name, probability in zip(patients.names, found.tolist(), strict=True)
     ]
     write_table(output, [PATIENT, f"probability of {classes[-1]}", "predicted"], rows)
@@ -60,12 +60,17 @@ def require_csv(output: Path, inputs: Sequence[Path]) -> None:
         UsageError: `bad-output` or `missing-folder`.
         Refused: `same-file`.
     """
-    if output.suffix != ".csv":
+    from consortium.data.films import LABELS
+    from consortium.data.table import TABLE
+
+    if output.suffix.lower() != ".csv":
         raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
     if not output.parent.is_dir():
         raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
     if output.resolve() in [path.resolve() for path in inputs]:
         raise Refused("same-file", "it would replace what is read", str(output), "name another")
+    if output.name in (LABELS, TABLE) and output.exists():
+        raise Refused("same-file", "a hospital's table has that name", str(output), "name another")
 
 
 def evaluate_table(

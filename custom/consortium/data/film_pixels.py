@@ -6,6 +6,7 @@
 * What the headers say about the patient is never told: findings name attributes, not their values.
 """
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def read_pixels(path: Path, name: str) -> Pixels:
     """
     try:
         with quiet():
-            found = _read_dicom(path, name) if _is_dicom(path) else _read_picture(path, name)
+            found = _read_dicom(path, name) if is_dicom(path) else _read_picture(path, name)
     except UnusableFilm:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -86,21 +87,28 @@ def read_pixels(path: Path, name: str) -> Pixels:
     return found
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its content or its suffix `.dcm`.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    if path.is_fifo() or path.is_socket() or path.is_char_device():  # would be waited for
+        raise OSError(errno.EINVAL, "not a file")
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+
+
 def read_view(path: Path) -> str:
     """`ViewPosition` of a DICOM file, from its header alone; empty where there is none."""
     try:
         with quiet():
-            if not _is_dicom(path):
+            if not is_dicom(path):
                 return ""
             header = pydicom.dcmread(path, specific_tags=["ViewPosition"], stop_before_pixels=True)
             return _view(header)
     except Exception:  # reading its pixels says what is wrong with it
         return ""
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
 
 
 def _view(dataset: Any) -> str:

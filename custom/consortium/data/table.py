@@ -81,7 +81,7 @@ def read_table(path: Path, usual: str = TABLE) -> PatientTable:
     Raises:
         UsageError: `missing-folder`, `missing-file`, `bad-table` or `empty-hospital`.
     """
-    if path.suffix != ".csv":
+    if path.suffix.lower() != ".csv":
         if not path.is_dir():
             raise UsageError("missing-folder", "no such folder", str(path), "check the path")
         path = path / usual
@@ -90,7 +90,7 @@ def read_table(path: Path, usual: str = TABLE) -> PatientTable:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            found = [(reader.line_num, values) for values in reader if values]
+            found = [(reader.line_num, values) for values in reader if _says(values)]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise _bad(path, f"it cannot be read ({type(problem).__name__})") from None
     columns = tuple(name.strip() for name in found[0][1]) if found else ()
@@ -105,6 +105,11 @@ def read_table(path: Path, usual: str = TABLE) -> PatientTable:
         raise UsageError("empty-hospital", "no patients are listed", str(path), "list them")
     rows = (dict(zip(columns, map(str.strip, values), strict=True)) for _, values in found[1:])
     return PatientTable(path, columns, tuple(rows), tuple(number for number, _ in found[1:]))
+
+
+def _says(values: Sequence[str]) -> bool:
+    """Whether a line is more than blanks."""
+    return len(values) > 1 or any(map(str.strip, values))
 
 
 def _bad(path: Path, what: str) -> UsageError:
@@ -204,8 +209,23 @@ def _check_numbers(table: PatientTable, name: str, low: float, high: float) -> l
 
 def _others(table: PatientTable, name: str, of: Sequence[str]) -> str:
     """Where a column has other values than those, in words."""
-    strange = [line for line, text in _given(table, name) if text not in of]
+    strange = [line for line, text in _given(table, name) if meant(text, of) not in of]
     return f"{name} is none of {', '.join(of)} in {lines_of(strange)}" if strange else ""
+
+
+def meant(text: str, of: Sequence[str]) -> str:
+    """The value of a job that a table's is equal to as a number, as 1.0 is to 1; else itself."""
+    if text in of:
+        return text
+    number = _number(text)
+    return next((value for value in of if number is not None and _number(value) == number), text)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def lines_of(numbers: Sequence[int]) -> str:
@@ -251,10 +271,17 @@ def encode(table: PatientTable, data: Table, *, outcome: bool = True) -> Patient
     }
     inputs = [
         [(float(row[name]) - low) / (high - low) for name, (low, high) in data.numbers.items()]
-        + [float(row[name] == value) for name, of in data.categories.items() for value in of[1:]]
+        + [
+            float(meant(row[name], of) == value)
+            for name, of in data.categories.items()
+            for value in of[1:]
+        ]
         for row in rows
     ]
-    outcomes = [number_of[row[data.outcome.column]] if outcome else -1 for row in rows]
+    known = tuple(number_of)
+    outcomes = [
+        number_of[meant(row[data.outcome.column], known)] if outcome else -1 for row in rows
+    ]
     return Patients(
         tuple(row[PATIENT] for row in rows),
         np.array(inputs, np.float32).reshape(len(rows), len(data.inputs)),

@@ -87,22 +87,24 @@ def auroc(probabilities: NDArray[Any], truth: NDArray[Any]) -> float | None:
     return float(curve_figures(probabilities, truth == 1, once, 0.5).auroc[0])
 
 
-def resample(
-    truth: NDArray[Any], classes: Sequence[int], count: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """How often each patient is drawn, as many of each class in every resample (count, patients).
+def resample(truth: NDArray[Any], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """How often each patient is drawn, some of every class in every resample (count, patients).
+
+    How many of each class varies as it does from one sample of patients to another, for accuracy,
+    precision and calibration depend on it.
 
     Args:
         truth: the class of each patient.
-        classes: that there are, in the order in which they are drawn.
         count: of resamples.
         generator: of the randomness.
     """
-    weights = np.zeros((count, len(truth)), np.int64)
-    for number in classes:
-        of_class = truth == number
-        size = int(of_class.sum())
-        weights[:, of_class] = generator.multinomial(size, np.full(size, 1 / size), count)
+    patients, of_class = len(truth), truth == np.unique(truth)[:, None]
+    weights = np.zeros((count, patients), np.int64)
+    lacking = np.arange(count)
+    while lacking.size:
+        drawn = generator.multinomial(patients, np.full(patients, 1 / patients), lacking.size)
+        weights[lacking] = drawn
+        lacking = lacking[(drawn @ of_class.T == 0).any(1)]
     return weights
 
 
@@ -200,7 +202,7 @@ def classify(
     if summary.interval is not None:
         intervals[FIGURES[0]] = list(summary.interval)
     if figures[FIGURES[1]] is not None and min(support.values()) > 1:
-        weights = resample(truth, (1, 0), RESAMPLES, np.random.default_rng(0))
+        weights = resample(truth, RESAMPLES, np.random.default_rng(0))
         draws = curve_figures(probabilities, truth == 1, weights, 0.5)
         intervals[FIGURES[1]] = interval(draws.auroc)
     return value, Classification(
@@ -222,8 +224,8 @@ def classify_films(
     What is counted is the patient with a label: probabilities are averaged over a patient's films
     of one label. Of a class with fewer such patients than `smallest_group`, none or some, nothing
     is told, and nothing of what is told depends on them: it is the score of the other classes'
-    patients. Intervals are 95 % percentile bootstraps over patients, as many of each class in
-    every resample; the bins of the calibration error stay where they are.
+    patients. Intervals are 95 % percentile bootstraps over patients; the bins of the calibration
+    error stay where they are.
 
     Args:
         probabilities: of each class (films, C), of one film at least.
@@ -254,7 +256,7 @@ def classify_films(
         patients=len(truth),
         support={classes[number]: int(counts[number]) for number in told},
         figures=figures,
-        interval=_intervals(right, sides, truth, told, figures) or None,
+        interval=_intervals(right, sides, truth, figures) or None,
         reliability={side.name: side.curve for side in sides if side.curve} or None,
     )
 
@@ -315,7 +317,6 @@ def _intervals(
     right: NDArray[Any],
     sides: Sequence[_Side],
     truth: NDArray[Any],
-    told: Sequence[int],
     figures: Mapping[str, float | None],
 ) -> dict[str, list[float]]:
     """Of the figures that at least two patients of the class and two others stand behind.
@@ -330,7 +331,7 @@ def _intervals(
     sides = [side for side in sides if side.fewest > 1]
     draws: dict[str, list[Floats]] = defaultdict(list)
     for _ in range(10):
-        weights = resample(truth, told, FILM_RESAMPLES // 10, generator)
+        weights = resample(truth, FILM_RESAMPLES // 10, generator)
         for name, values in _figures(right, sides, weights):
             draws[name].append(values)
     found = {name: np.concatenate(parts) for name, parts in draws.items()}
