@@ -143,9 +143,8 @@ def _files(images: Sequence[Path]) -> Iterator[Path]:
             raise UsageError("no-films", "no PNG, JPEG or DICOM in it", str(image), "name a folder")
         others = len(found) - len(inside)
         if others:
-            print(
-                f"{image}: {others} other {'file is' if others == 1 else 'files are'} passed over"
-            )
+            told = "1 other file is" if others == 1 else f"{others} other files are"
+            print(f"{image}: {told} passed over")
         yield from inside
 
 
@@ -159,7 +158,10 @@ def _is_film(path: Path) -> bool:
 
     if path.name == "DICOMDIR":
         return False
-    return path.suffix.lower() in SUFFIXES or is_dicom(path)
+    try:
+        return path.suffix.lower() in SUFFIXES or is_dicom(path)
+    except OSError:  # reading it says why
+        return True
 
 
 def _predict(
