@@ -98,7 +98,7 @@ def _rows(size: Size, seconds: dict[str, list[float]], memory: dict[str, list[fl
 
 
 class _NotBegun(Exception):
-    """A run that has closed no round in time."""
+    """A run that has closed no round in time, or ended before."""
 
 
 def run_surely(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[float], float]:
@@ -114,7 +114,7 @@ def _run(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[fl
     """One run in FLARE's simulator: how long its rounds took, and the largest site's memory.
 
     Raises:
-        _NotBegun: no round closed in time.
+        _NotBegun: no round closed in time, or before FLARE ended.
     """
     moments = work / "moments"
     moments.mkdir(parents=True)
@@ -131,7 +131,7 @@ def _run(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[fl
                 if len(begun) >= size.rounds + 2:
                     lasted = [after - before for before, after in pairwise(begun)]
                     return lasted[1 : size.rounds + 1], largest
-                if len(begun) < 2 and lasted_so_far > _START:
+                if len(begun) < 2 and (ended or lasted_so_far > _START):
                     raise _NotBegun
                 if ended:
                     last = running.log.read_text(errors="replace").strip().splitlines()[-1:]
