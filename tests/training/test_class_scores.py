@@ -23,6 +23,7 @@ from consortium.training.class_scores import (
     curve_figures,
     reliability,
     resample,
+    with_both,
 )
 
 CLASSES = ("well", "ill")
@@ -240,13 +241,24 @@ def test_intervals_of_films_know_that_another_sample_has_other_shares_of_the_cla
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.5 * 0.5 / 200), rel=0.1)
 
 
-def test_every_resample_has_some_of_every_class():
-    truth = np.repeat([0, 1, 2], (1, 2, 30))
-    weights = resample(truth, 500, np.random.default_rng(0))
+def test_resamples_without_a_class_say_nothing_of_it():
+    positive = np.repeat([True, False], (2, 31))
+    weights = resample(33, 500, np.random.default_rng(0))
     assert (weights.sum(1) == 33).all()
-    for number in range(3):
-        assert weights[:, truth == number].any(1).all()
-    assert np.ptp(weights[:, truth == 2].sum(1)) > 3
+    kept = with_both(weights, positive)
+    lacking = ~weights[:, positive].any(1)
+    assert 0 < lacking.sum() == len(weights) - len(kept)
+    assert np.array_equal(kept, weights[~lacking])
+    assert np.ptp(kept[:, positive].sum(1)) > 3
+
+
+def test_many_classes_of_few_patients_have_intervals():
+    names = [f"class {number}" for number in range(40)]
+    truth = np.repeat(np.arange(40), 2)
+    said = np.random.default_rng(0).dirichlet(np.ones(40), 80)
+    patients = [f"P{number}" for number in range(80)]
+    score = classify_films(said, truth, patients, names, 1, specificity=0.9)[1]
+    assert all(f"AUROC, {name}" in score.interval for name in names)
 
 
 def test_the_same_films_in_another_order_give_the_same_score():

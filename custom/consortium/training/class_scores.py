@@ -87,25 +87,28 @@ def auroc(probabilities: NDArray[Any], truth: NDArray[Any]) -> float | None:
     return float(curve_figures(probabilities, truth == 1, once, 0.5).auroc[0])
 
 
-def resample(truth: NDArray[Any], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """How often each patient is drawn, some of every class in every resample (count, patients).
+def resample(patients: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """How often each patient is drawn, whatever its class (count, patients).
 
     How many of each class varies as it does from one sample of patients to another, for accuracy,
     precision and calibration depend on it.
 
     Args:
-        truth: the class of each patient.
+        patients: one at least.
         count: of resamples.
         generator: of the randomness.
     """
-    patients, of_class = len(truth), truth == np.unique(truth)[:, None]
-    weights = np.zeros((count, patients), np.int64)
-    lacking = np.arange(count)
-    while lacking.size:
-        drawn = generator.multinomial(patients, np.full(patients, 1 / patients), lacking.size)
-        weights[lacking] = drawn
-        lacking = lacking[(drawn @ of_class.T == 0).any(1)]
-    return weights
+    return generator.multinomial(patients, np.full(patients, 1 / patients), count)
+
+
+def with_both(weights: NDArray[Any], positive: NDArray[Any]) -> NDArray[Any]:
+    """The resamples that have some of either kind, without which a class has no figures.
+
+    Args:
+        weights: how often a patient counts (resamples, n).
+        positive: whether a patient is of the class (n,).
+    """
+    return weights[weights[:, positive].any(1) & weights[:, ~positive].any(1)]
 
 
 def interval(draws: NDArray[Any]) -> list[float]:
@@ -202,7 +205,8 @@ def classify(
     if summary.interval is not None:
         intervals[FIGURES[0]] = list(summary.interval)
     if figures[FIGURES[1]] is not None and min(support.values()) > 1:
-        weights = resample(truth, RESAMPLES, np.random.default_rng(0))
+        weights = resample(len(truth), RESAMPLES, np.random.default_rng(0))
+        weights = with_both(weights, truth == 1)
         draws = curve_figures(probabilities, truth == 1, weights, 0.5)
         intervals[FIGURES[1]] = interval(draws.auroc)
     return value, Classification(
@@ -296,8 +300,8 @@ class _Side:
         self.fewest = min(int(positive.sum()), int((~positive).sum()))
 
     def figures(self, weights: NDArray[Any]) -> Iterator[tuple[str, Floats]]:
-        """Those that can be estimated, each (resamples,)."""
-        weights = weights[:, self._order]
+        """Those that can be estimated, each of the resamples that have some of either kind."""
+        weights = with_both(weights[:, self._order], self._positive)
         found = list(curve_figures(self._predicted, self._positive, weights, self._specificity))
         if self._starts is not None:
             found.append(calibration_errors(self._predicted, self._positive, weights, self._starts))
@@ -331,7 +335,7 @@ def _intervals(
     sides = [side for side in sides if side.fewest > 1]
     draws: dict[str, list[Floats]] = defaultdict(list)
     for _ in range(10):
-        weights = resample(truth, FILM_RESAMPLES // 10, generator)
+        weights = resample(len(truth), FILM_RESAMPLES // 10, generator)
         for name, values in _figures(right, sides, weights):
             draws[name].append(values)
     found = {name: np.concatenate(parts) for name, parts in draws.items()}
