@@ -15,9 +15,9 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from consortium.cli.main import app
 from consortium.cli.run import run_app
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
-from consortium.settings import override, parse_settings, read_json_object
+from consortium.settings.base import override, parse_settings, read_json_object
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
 
 # No test asserts a time, and what is compiled at its first use takes some.
 settings.register_profile("without a clock", deadline=None)

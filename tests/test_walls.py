@@ -53,5 +53,7 @@ def test_every_room_is_a_package_so_that_an_installation_holds_it():
 
 
 def test_the_process_of_a_job_at_a_hospital_does_without_torch():
-    found = "import sys, consortium.flare.executor; print({'torch', 'monai'} & {*sys.modules})"
+    found = (
+        "import sys, consortium.flare.client.executor; print({'torch', 'monai'} & {*sys.modules})"
+    )
     assert subprocess.check_output([sys.executable, "-c", found], text=True) == "set()\n"

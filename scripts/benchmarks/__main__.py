@@ -29,7 +29,7 @@ from scripts.benchmarks import round as round_benchmark
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
 from consortium.cli.run import DebugOption, run_app
-from consortium.errors import UsageError
+from consortium.core.errors import UsageError
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "aggregation": aggregation.measure,

@@ -38,17 +38,17 @@ from scripts.benchmarks.records import (
 )
 from scripts.benchmarks.scoring import CPU, Examiner
 
-from consortium.data.datalist import hospital_folders, read_datalist
-from consortium.errors import EnvironmentProblem, Incomplete, Refused
-from consortium.generator.dataset import generate
-from consortium.jobs import SETTINGS, find_job
-from consortium.pooling import train_pooled
-from consortium.seeds import derive_seed
-from consortium.settings import Settings, load_settings
-from consortium.simulation import Simulation
-from consortium.training.networks import build_network
-from consortium.training.site import Site
-from consortium.training.train import Hospital
+from consortium.client.trainer import Hospital
+from consortium.core.errors import EnvironmentProblem, Incomplete, Refused
+from consortium.core.seeds import derive_seed
+from consortium.core.site_policy import Site
+from consortium.models.networks import build_network
+from consortium.runs.pooled import train_pooled
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import Settings, load_settings
+from consortium.study.job_folder import SETTINGS, find_job
+from consortium.synthetic.dataset import generate
+from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist
 
 JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "accuracy.jsonl"

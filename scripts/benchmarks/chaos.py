@@ -18,16 +18,16 @@ import psutil
 from scripts.benchmarks.report import Row, make_row
 from scripts.benchmarks.training import JOB
 
-from consortium import federation
-from consortium.errors import ConsortiumError, EnvironmentProblem, Incomplete
+from consortium.core.errors import ConsortiumError, EnvironmentProblem, Incomplete
 from consortium.flare.job import journal_folder
 from consortium.flare.session import open_session
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
-from consortium.jobs import bundle_job
-from consortium.orchestration.chain import NEXT, link_of
-from consortium.orchestration.journal import count_rounds
-from consortium.runs import GOING_ON, describe
+from consortium.orchestration.checkpoints import count_rounds
+from consortium.orchestration.recovery import NEXT, link_of
+from consortium.runs import local_federation as federation
+from consortium.runs.status import GOING_ON, describe
+from consortium.study.job_folder import bundle_job
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
 
 ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL = "orchestrator", "orchestrator's job", "journal"
 HOSPITAL, HOSPITAL_JOB, TRAINING = "hospital", "hospital's job", "training"
@@ -39,7 +39,7 @@ _MODULES = {
     JOURNAL: "nvflare.private.fed.app.server.runner_process",
     HOSPITAL: "nvflare.private.fed.app.client.client_train",
     HOSPITAL_JOB: "nvflare.private.fed.app.client.worker_process",
-    TRAINING: "consortium.training.worker",
+    TRAINING: "consortium.client.worker",
 }
 _KILLS, _ROUNDS = 5, 200
 _BETWEEN = (2, 6)  # rounds that are closed between what a kill broke and the next kill

@@ -31,21 +31,21 @@ from scripts.benchmarks.here import federate
 from scripts.benchmarks.lgg import ROOT, deal, find_data
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 
-from consortium.data.films import IMAGES, LABELS, read_films, split_films
-from consortium.data.table import write_table
-from consortium.jobs import SETTINGS, find_job
-from consortium.pooling import train_pooled
-from consortium.provenance.weigh import weigh
-from consortium.settings import (
+from consortium.confounding.weigh import weigh
+from consortium.core.site_policy import Site
+from consortium.models.networks import build_network
+from consortium.runs.pooled import train_pooled
+from consortium.settings.base import (
     ClassificationSettings,
     override,
     parse_settings,
     read_json_object,
 )
-from consortium.training.class_scores import auroc
-from consortium.training.classification import Classifying, predict_films
-from consortium.training.networks import build_network
-from consortium.training.site import Site
+from consortium.study.job_folder import SETTINGS, find_job
+from consortium.tasks.class_scores import auroc
+from consortium.tasks.classification.dataset import IMAGES, LABELS, read_films, split_films
+from consortium.tasks.classification.task import Classifying, predict_films
+from consortium.tasks.tabular.dataset import write_table
 
 JOB = "covid_detection"
 RECORDS = ROOT / "jobs" / JOB / "covid.jsonl"

@@ -19,11 +19,11 @@ from unittest import mock
 from scripts.benchmarks import chaos
 from scripts.benchmarks.report import Row, make_row
 
-from consortium import federation
-from consortium.errors import EnvironmentProblem, Incomplete
+from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.flare.job import journal_folder
 from consortium.flare.session import open_session
-from consortium.orchestration.journal import count_rounds
+from consortium.orchestration.checkpoints import count_rounds
+from consortium.runs import local_federation as federation
 
 _AWAY = 360.0  # seconds
 _PATIENCE = 600.0  # seconds for the rest of the run

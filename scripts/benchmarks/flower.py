@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.benchmarks.lgg import ROOT
 
-from consortium.errors import EnvironmentProblem
+from consortium.core.errors import EnvironmentProblem
 
 _PACKAGE = "flwr[simulation]==1.42.0"
 

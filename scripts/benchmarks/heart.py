@@ -38,8 +38,18 @@ from scripts.benchmarks.lgg import find_data
 from scripts.benchmarks.paired import paired_difference
 from scripts.benchmarks.report import describe_machine
 
-from consortium.data.datalist import hospital_folders
-from consortium.data.table import (
+from consortium.core.errors import EnvironmentProblem, Incomplete
+from consortium.core.files import write_json
+from consortium.models.networks import build_network
+from consortium.protocol.update import digest
+from consortium.runs.pooled import train_pooled
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import TabularSettings, override, parse_settings, read_json_object
+from consortium.study.job_folder import SETTINGS, find_job
+from consortium.synthetic.tables import generate_tables
+from consortium.tasks.class_scores import auroc
+from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.tabular.dataset import (
     PATIENT,
     SPLIT,
     TABLE,
@@ -47,17 +57,7 @@ from consortium.data.table import (
     split_table,
     write_table,
 )
-from consortium.errors import EnvironmentProblem, Incomplete
-from consortium.files import write_json
-from consortium.generator.tables import generate_tables
-from consortium.jobs import SETTINGS, find_job
-from consortium.pooling import train_pooled
-from consortium.settings import TabularSettings, override, parse_settings, read_json_object
-from consortium.simulation import Simulation
-from consortium.training.class_scores import auroc
-from consortium.training.networks import build_network
-from consortium.training.tabular import predict
-from consortium.update import digest
+from consortium.tasks.tabular.task import predict
 
 JOB = "heart_disease"
 FLAMBY = "variants/flamby.json"

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consortium.coordinator import Coordinator, Study
+from consortium.client.trainer import Hospital
+from consortium.core.site_policy import Site
 from consortium.orchestration.quorum import declare_quorum
-from consortium.settings import Settings
-from consortium.small_updates import Shrinker, expand
-from consortium.training.site import Site
-from consortium.training.train import Hospital
-from consortium.update import Update, pack, unpack
+from consortium.protocol.compression import Shrinker, expand
+from consortium.protocol.update import Update, pack, unpack
+from consortium.server.run import Coordinator, Study
+from consortium.settings.base import Settings
 
 
 def federate(

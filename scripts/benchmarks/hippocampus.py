@@ -34,16 +34,16 @@ from scripts.benchmarks.paired import paired_difference
 from scripts.benchmarks.report import describe_machine
 from scripts.benchmarks.scoring import Examiner
 
-from consortium.data.datalist import Case, hospital_folders, patient_of, read_datalist
-from consortium.errors import EnvironmentProblem, Incomplete
-from consortium.files import write_json
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
-from consortium.jobs import find_job
-from consortium.pooling import train_pooled
-from consortium.seeds import derive_seed
-from consortium.settings import Settings, override, parse_settings, read_json_object
-from consortium.simulation import Simulation
+from consortium.core.errors import EnvironmentProblem, Incomplete
+from consortium.core.files import write_json
+from consortium.core.seeds import derive_seed
+from consortium.runs.pooled import train_pooled
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.study.job_folder import find_job
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.segmentation.datalist import Case, hospital_folders, patient_of, read_datalist
 
 JOB = "tumor_segmentation"
 VARIANT = "variants/hippocampus.json"

@@ -22,8 +22,8 @@ from scripts.benchmarks.round_jobs import Size, write_light, write_ours, write_t
 from scripts.benchmarks.round_places import federated, simulated
 from scripts.benchmarks.scale import run_surely
 
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
 
 _OURS, _TUNED = "ours", "stock FLARE, tuned"
 _LARGE = Size(hospitals=4, turns=3, rounds=3, seconds=0.5, features=[330, 660, 1310, 2200])

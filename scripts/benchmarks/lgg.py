@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consortium.data.datalist import Case, hospital_folders, patient_of, read_datalist
-from consortium.errors import UsageError
-from consortium.files import write_json
-from consortium.settings import read_json_object
+from consortium.core.errors import UsageError
+from consortium.core.files import write_json
+from consortium.settings.base import read_json_object
+from consortium.tasks.segmentation.datalist import Case, hospital_folders, patient_of, read_datalist
 
 Folds = Mapping[str, list[str]]
 """Patients of one fold, by hospital."""

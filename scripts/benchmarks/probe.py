@@ -6,7 +6,7 @@ label and 0 for the others, with a standard deviation of 1.5, and may gain the l
 label's share at the hospital. Hospitals tell moments of 10 patients or more. So this measures the
 tests' own arithmetic at the sizes of a small federation.
 
-Then networks are trained on generated films (`consortium.generator.xrays`) of as many patients, all
+Then networks are trained on generated films (`consortium.synthetic.xrays`) of as many patients, all
 in one place, with the plain loss, which is how a shortcut is learned best; with a planted shortcut
 and without. What the probe finds on real films is not shown by either.
 
@@ -26,12 +26,12 @@ import torch
 from scipy.stats import beta
 from scripts.benchmarks.report import LEAST, Row
 
-from consortium.generator.xrays import LABELS, MIXED, Films, draw_films
-from consortium.jobs import SETTINGS, find_job
-from consortium.provenance.moments import Array, collect
-from consortium.provenance.probe import ALPHA, POWER, Lean, hospital_told, judge, lean
-from consortium.settings import override, parse_settings, read_json_object
-from consortium.training.networks import build_network
+from consortium.confounding.moments import Array, collect
+from consortium.confounding.probe import ALPHA, POWER, Lean, hospital_told, judge, lean
+from consortium.models.networks import build_network
+from consortium.settings.base import override, parse_settings, read_json_object
+from consortium.study.job_folder import SETTINGS, find_job
+from consortium.synthetic.xrays import LABELS, MIXED, Films, draw_films
 
 _RUNS, _QUICK_RUNS = 200, 5
 _TRAINING, _HELD_OUT, _SMALLEST_GROUP = 160, 120, 10

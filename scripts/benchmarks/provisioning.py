@@ -13,10 +13,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from scripts.benchmarks.report import LEAST, Row, make_row
 
-from consortium import federation, provisioning
-from consortium.errors import EnvironmentProblem
+from consortium.core.errors import EnvironmentProblem
 from consortium.flare.provisioner import provision
 from consortium.kits.project import BUILDERS
+from consortium.membership import provisioning
+from consortium.runs import local_federation as federation
 
 HOSPITALS = 50
 _OURS = BUILDERS[1]

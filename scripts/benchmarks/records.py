@@ -16,9 +16,9 @@ import torch
 from scripts.benchmarks.lgg import ROOT
 from scripts.benchmarks.report import describe_machine
 
-from consortium.errors import Refused, UsageError
-from consortium.files import write_text
-from consortium.settings import Settings
+from consortium.core.errors import Refused, UsageError
+from consortium.core.files import write_text
+from consortium.settings.base import Settings
 
 WORKERS = 2
 Part = Mapping[str, Any]

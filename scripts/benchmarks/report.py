@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from consortium.errors import Incomplete
-from consortium.files import write_json
+from consortium.core.errors import Incomplete
+from consortium.core.files import write_json
 
 LEAST = 5
 """Measurements behind a row that has a target, at least."""

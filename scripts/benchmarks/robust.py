@@ -30,7 +30,7 @@ from scripts.benchmarks.report import LEAST, Row, make_row
 
 from consortium.aggregation import RULES
 from consortium.aggregation.rule import Unfit
-from consortium.update import Entry, Rule
+from consortium.protocol.update import Entry, Rule
 
 _CASES = np.array([17800, 6130, 3600, 3450, 1780, 1120, 350, 190])
 _MIXES = np.array(

@@ -29,9 +29,9 @@ from scripts.benchmarks.report import LEAST, Row, make_row
 from scripts.benchmarks.round_jobs import Size, WriteJob, write_default, write_ours, write_tuned
 from scripts.benchmarks.round_places import Places, Start, federated, simulated
 
-from consortium.errors import EnvironmentProblem
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
+from consortium.core.errors import EnvironmentProblem
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
 
 _PATIENCE = 900  # seconds for one run
 _POLL = 0.3  # seconds between two looks whether a run is done

@@ -14,11 +14,11 @@ import torch
 from scripts.benchmarks import round_parts, scale_parts
 from scripts.benchmarks.training import JOB
 
-from consortium.files import write_json
-from consortium.generator.hospitals import HOSPITALS
-from consortium.jobs import SETTINGS, prepare_job
-from consortium.settings import override, parse_settings, read_json_object
-from consortium.training.networks import build_network
+from consortium.core.files import write_json
+from consortium.models.networks import build_network
+from consortium.settings.base import override, parse_settings, read_json_object
+from consortium.study.job_folder import SETTINGS, prepare_job
+from consortium.synthetic.hospitals import HOSPITALS
 
 _SERVER = Path("app/config/config_fed_server.json")
 _CLIENT = Path("app/config/config_fed_client.json")

@@ -25,8 +25,8 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
-from consortium.flare.executor import HospitalExecutor
-from consortium.training.train import Hospital
+from consortium.client.trainer import Hospital
+from consortium.flare.client.executor import HospitalExecutor
 
 SERVER = "server"
 TRAINED = "trained"

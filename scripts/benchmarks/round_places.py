@@ -13,14 +13,14 @@ import psutil
 from scripts.benchmarks.provisioning import without_ours
 from scripts.benchmarks.round_jobs import Size
 
-from consortium import federation
-from consortium.errors import EnvironmentProblem
-from consortium.files import write_json
+from consortium.core.errors import EnvironmentProblem
+from consortium.core.files import write_json
 from consortium.flare.provisioner import provision
 from consortium.flare.session import Session, open_session
 from consortium.flare.simulator import start_simulator
-from consortium.kits.shipped import AUTHORIZATION
-from consortium.settings import read_json_object
+from consortium.kits.site_defaults import AUTHORIZATION
+from consortium.runs import local_federation as federation
+from consortium.settings.base import read_json_object
 
 _PATIENCE = 60  # seconds that an ended job may take to be put away
 _POLICY = "local/authorization.json"

@@ -39,7 +39,7 @@ from scripts.benchmarks.round_jobs import (
 )
 from scripts.benchmarks.round_places import Start, simulated
 
-from consortium.errors import EnvironmentProblem
+from consortium.core.errors import EnvironmentProblem
 
 _OURS, _STOCK, _FLOWER = "ours", "stock FLARE, tuned", "Flower's simulation"
 _FEATURES = [16, 32, 64]

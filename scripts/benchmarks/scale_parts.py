@@ -14,13 +14,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from consortium.flare.pieces import register_arrays
+from consortium.flare.array_streaming import register_arrays
 from consortium.flare.wire import (
     metrics_to_shareable,
     model_from_shareable,
     update_to_shareable,
 )
-from consortium.metrics import Metrics
+from consortium.protocol.metrics import Metrics
 
 _CHANGE = 1e-3  # standard deviation of a change
 

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consortium.data.datalist import Case
-from consortium.settings import Settings
-from consortium.training.inference import PreparedCase, load_case, predict_case
-from consortium.training.networks import build_network
-from consortium.training.scores import dice
+from consortium.models.networks import build_network
+from consortium.settings.base import Settings
+from consortium.tasks.segmentation.datalist import Case
+from consortium.tasks.segmentation.inference import PreparedCase, load_case, predict_case
+from consortium.tasks.segmentation.scores import dice
 
 CPU = torch.device("cpu")
 

@@ -39,20 +39,20 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from scripts.benchmarks.report import LEAST, Row, make_row
 
-from consortium.data.datalist import read_datalist, split_cases
-from consortium.data.transforms import build_augmentation, build_preprocessing
-from consortium.errors import EnvironmentProblem
-from consortium.files import write_json
-from consortium.flare.answers import answer_from_shareable, model_to_shareable
-from consortium.flare.executor import TRAIN, HospitalExecutor
-from consortium.flare.site import SiteData
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
-from consortium.jobs import SETTINGS
-from consortium.settings import Settings, override, parse_settings, read_json_object
-from consortium.training.networks import build_network
-from consortium.training.train import Hospital
-from consortium.update import State, Update, digest
+from consortium.client.trainer import Hospital
+from consortium.core.errors import EnvironmentProblem
+from consortium.core.files import write_json
+from consortium.flare.client.executor import TRAIN, HospitalExecutor
+from consortium.flare.client.site import SiteData
+from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
+from consortium.models.networks import build_network
+from consortium.protocol.update import State, Update, digest
+from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.study.job_folder import SETTINGS
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.segmentation.datalist import read_datalist, split_cases
+from consortium.tasks.segmentation.transforms import build_augmentation, build_preprocessing
 
 JOB = Path(__file__).parents[2] / "jobs" / "tumor_segmentation"
 TARGET = 2.0

@@ -23,10 +23,10 @@ from scripts.benchmarks.paired import paired_difference
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 from scripts.benchmarks.scoring import Examiner
 
-from consortium.jobs import SETTINGS, find_job
-from consortium.pooling import train_pooled
-from consortium.settings import Settings, override, parse_settings, read_json_object
-from consortium.update import UpdateRefused
+from consortium.protocol.update import UpdateRefused
+from consortium.runs.pooled import train_pooled
+from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.study.job_folder import SETTINGS, find_job
 
 JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "variants.jsonl"

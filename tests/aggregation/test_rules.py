@@ -14,7 +14,7 @@ from consortium.aggregation import RULES, exact_sum
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Unfit, cap_shares, weighted_median
 from consortium.aggregation.sorting import network
-from consortium.update import Entry, Rule, digest
+from consortium.protocol.update import Entry, Rule, digest
 
 COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
 SIZE = 5

@@ -11,7 +11,7 @@ from consortium.aggregation.weighted_mean import (
     MAX_TOTAL_CASES,
     WeightedMean,
 )
-from consortium.update import Entry, Rule, digest
+from consortium.protocol.update import Entry, Rule, digest
 
 LAYOUT = {
     "count": Entry(torch.int64, (), Rule.INTEGER),

@@ -6,8 +6,8 @@ import pytest
 from scripts.benchmarks import accuracy, records, variants
 from scripts.benchmarks.lgg import choose, deal, find_data, read_folds
 
-from consortium.data.datalist import hospital_folders, read_datalist
-from consortium.errors import Incomplete, Refused, UsageError
+from consortium.core.errors import Incomplete, Refused, UsageError
+from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist
 
 
 def test_the_committed_folds_are_dealt_by_the_rule_and_hold_every_patient_once():

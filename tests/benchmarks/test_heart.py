@@ -9,7 +9,7 @@ from scripts.benchmarks.__main__ import app
 from tests.conftest import needs_real_data
 
 from consortium.cli.run import run_app
-from consortium.data.table import read_table, split_table
+from consortium.tasks.tabular.dataset import read_table, split_table
 
 
 def test_every_strategy_is_held_against_every_hospital():

@@ -15,8 +15,8 @@ import typer
 from consortium import __version__
 from consortium.cli.check_data import ADVICE
 from consortium.cli.run import run_app
-from consortium.data import checks
-from consortium.errors import Refused
+from consortium.core.errors import Refused
+from consortium.tasks.segmentation import checks
 
 CHECKOUT = Path(__file__).parents[2]
 JOB = CHECKOUT / "jobs/tumor_segmentation"

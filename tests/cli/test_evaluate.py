@@ -7,11 +7,11 @@ import pytest
 import torch
 from tests.conftest import LGG, needs_real_data
 
-from consortium.settings import Settings, parse_settings
-from consortium.training.bundle import write_bundle
-from consortium.training.inference import load_case, predict_case
-from consortium.training.networks import build_network
-from consortium.training.scores import score_case
+from consortium.models.bundle import write_bundle
+from consortium.models.networks import build_network
+from consortium.settings.base import Settings, parse_settings
+from consortium.tasks.segmentation.inference import load_case, predict_case
+from consortium.tasks.segmentation.scores import score_case
 
 CASE_WESTERN = LGG / "case_western"
 

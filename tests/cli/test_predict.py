@@ -9,9 +9,9 @@ import pydicom
 import pytest
 import torch
 
-from consortium.settings import parse_settings
-from consortium.training.bundle import write_bundle
-from consortium.training.networks import build_network
+from consortium.models.bundle import write_bundle
+from consortium.models.networks import build_network
+from consortium.settings.base import parse_settings
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from consortium.cli.progress import RunProgress
-from consortium.local_run import View
+from consortium.runs.base import View
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from tests.conftest import JOB, TINY
 
 from consortium.cli.run import run_app
 from consortium.cli.simulate import app
-from consortium.errors import EnvironmentProblem, Refused, UsageError
-from consortium.settings import load_settings
-from consortium.simulation import Simulation
-from consortium.training.bundle import write_bundle
-from consortium.training.networks import build_network
+from consortium.core.errors import EnvironmentProblem, Refused, UsageError
+from consortium.models.bundle import write_bundle
+from consortium.models.networks import build_network
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import load_settings
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def simulate(capsys, tmp_path, monkeypatch):
     def must_not_start(*arguments, **more):
         raise AssertionError("the federation was started")
 
-    monkeypatch.setattr("consortium.simulation.start_simulator", must_not_start)
+    monkeypatch.setattr("consortium.runs.simulator.start_simulator", must_not_start)
 
     def run(*arguments, workspace=tmp_path / "workspace"):
         settings = [word for assignment in TINY for word in ("--set", assignment)]
@@ -107,7 +107,7 @@ def test_a_settings_file_takes_the_place_of_the_jobs_and_set_changes_it(
         assert (submitted.rounds, submitted.seed) == (7, 3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("consortium.simulation.start_simulator", start)
+    monkeypatch.setattr("consortium.runs.simulator.start_simulator", start)
     with pytest.raises(KeyboardInterrupt):
         Simulation(
             job=JOB, data=generated, workspace=workspace, settings=file, assignments=["seed=3"]
@@ -174,7 +174,7 @@ def test_two_runs_never_share_a_workspace(hospitals, tmp_path, monkeypatch):
             replace(simulation, resume=True, assignments=()).run()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("consortium.simulation.start_simulator", start)
+    monkeypatch.setattr("consortium.runs.simulator.start_simulator", start)
     with pytest.raises(KeyboardInterrupt):
         simulation.run()
 
@@ -186,7 +186,7 @@ def test_the_reason_is_told_where_there_is_no_result(hospitals, tmp_path, monkey
         (workspace / "trouble.txt").write_text("error disk-full: no space left, /x, free some\n")
         return subprocess.Popen(["false"])
 
-    monkeypatch.setattr("consortium.simulation.start_simulator", start)
+    monkeypatch.setattr("consortium.runs.simulator.start_simulator", start)
     with pytest.raises(EnvironmentProblem, match=r"no-result: .*disk-full: no space left"):
         Simulation(job=JOB, data=hospitals, workspace=workspace, assignments=TINY).run()
 
@@ -194,8 +194,8 @@ def test_the_reason_is_told_where_there_is_no_result(hospitals, tmp_path, monkey
 def test_a_mask_of_another_shape_or_label_is_found_by_the_same_check_that_the_hospital_runs(
     hospitals, tmp_path, tiny
 ):
-    from consortium.data.checks import check_folder
-    from consortium.data.datalist import read_datalist
+    from consortium.tasks.segmentation.checks import check_folder
+    from consortium.tasks.segmentation.datalist import read_datalist
 
     cases = read_datalist(hospitals / "north").cases
     mask = nibabel.load(cases[0].label)

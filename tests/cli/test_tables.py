@@ -8,10 +8,10 @@ from tests.conftest import ROOT
 from typer.testing import CliRunner
 
 from consortium.cli.generate import app
-from consortium.generator.tables import CLINICS, generate_tables
-from consortium.settings import load_settings
-from consortium.training.bundle import write_bundle
-from consortium.training.networks import build_network
+from consortium.models.bundle import write_bundle
+from consortium.models.networks import build_network
+from consortium.settings.base import load_settings
+from consortium.synthetic.tables import CLINICS, generate_tables
 
 SETTINGS = load_settings(ROOT / "jobs/heart_disease/app/config/settings.json")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from consortium.flare.executor import HospitalExecutor
+from consortium.client.trainer import Hospital
+from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.job import RUN_FOLDER
-from consortium.training.train import Hospital
 
 FAULTS = {
     ("harbour", 0): "wrong-shape",

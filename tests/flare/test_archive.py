@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from consortium.errors import Refused
-from consortium.flare.archive import check_archive
+from consortium.core.errors import Refused
+from consortium.flare.parent.archive import check_archive
 
 
 def archive(*entries):

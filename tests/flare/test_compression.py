@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tests.conftest import JOB, TINY
 
-from consortium.errors import UsageError
+from consortium.core.errors import UsageError
 from consortium.flare import compression
-from consortium.jobs import bundle_job
-from consortium.settings import read_json_object
-from consortium.simulation import Simulation
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import read_json_object
+from consortium.study.job_folder import bundle_job
 
 NAMES = ["harbour", "north", "valley"]
 WIDE = "network.features=[16, 32]"

@@ -8,16 +8,16 @@ import pytest
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
-from tests.training.misbehaving import where
+from tests.client.misbehaving import where
 
-from consortium.errors import Failure
+from consortium.core.errors import Failure
+from consortium.core.site_policy import ERRORS, Site
 from consortium.flare import executor as executor_module
-from consortium.flare.answers import answer_from_shareable, model_to_shareable
-from consortium.flare.executor import LOCAL_MODEL, TRAIN, HospitalExecutor
+from consortium.flare.client.executor import LOCAL_MODEL, TRAIN, HospitalExecutor
 from consortium.flare.job import Job
-from consortium.training.networks import build_network
-from consortium.training.site import ERRORS, Site
-from consortium.update import Update
+from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
+from consortium.models.networks import build_network
+from consortium.protocol.update import Update
 
 
 @pytest.fixture

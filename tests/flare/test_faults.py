@@ -17,14 +17,15 @@ from tests.flare.conftest import wait_for_end
 from tests.kits.conftest import root_key, sign_again
 
 import consortium
-from consortium import federation, provisioning
-from consortium.errors import EnvironmentProblem
-from consortium.files import write_json
+from consortium.core.errors import EnvironmentProblem
+from consortium.core.files import write_json
 from consortium.flare.session import open_session
-from consortium.jobs import bundle_job
 from consortium.kits.hospital import HOSPITAL
-from consortium.kits.shipped import AUTHORIZATION
-from consortium.runs import describe
+from consortium.kits.site_defaults import AUTHORIZATION
+from consortium.membership import provisioning
+from consortium.runs import local_federation as federation
+from consortium.runs.status import describe
+from consortium.study.job_folder import bundle_job
 
 HOSPITALS = ["harbour", "north"]
 NO_LEAD_OF_COORDINATION = {

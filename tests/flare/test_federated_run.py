@@ -4,9 +4,9 @@ import pytest
 from tests.conftest import JOB, TINY
 from tests.flare.conftest import processes_in
 
-from consortium.errors import EnvironmentProblem, Refused
-from consortium.federated_run import FederatedRun
-from consortium.simulation import Simulation
+from consortium.core.errors import EnvironmentProblem, Refused
+from consortium.runs.federated import FederatedRun
+from consortium.runs.simulator import Simulation
 
 
 def run(data, workspace, *assignments, kind=FederatedRun, watch=lambda view: None):
@@ -39,7 +39,7 @@ def test_a_federation_trains_the_same_bytes_as_the_simulator(generated, tmp_path
 
 
 def test_a_run_that_cannot_start_says_why_and_leaves_no_process(generated, tmp_path, monkeypatch):
-    monkeypatch.setattr("consortium.jobs.__version__", "9.9")
+    monkeypatch.setattr("consortium.study.job_folder.__version__", "9.9")
     with pytest.raises(EnvironmentProblem) as raised:
         run(generated, tmp_path / "run")
     assert raised.value.code == "no-result"

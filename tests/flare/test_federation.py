@@ -14,16 +14,16 @@ import pytest
 from tests.conftest import JOB, TINY
 from tests.flare.conftest import HOSPITALS, processes_in, wait_for_end
 
-from consortium import federation
 from consortium.cli.federation import app
 from consortium.cli.run import run_app
-from consortium.errors import Refused
-from consortium.files import write_json
+from consortium.core.errors import Refused
+from consortium.core.files import write_json
 from consortium.flare.session import open_session
-from consortium.jobs import STUDY, bundle_job
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
-from consortium.settings import read_json_object
+from consortium.runs import local_federation as federation
+from consortium.settings.base import read_json_object
+from consortium.study.job_folder import STUDY, bundle_job
 
 
 def run_command(*arguments):

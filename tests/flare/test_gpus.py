@@ -5,8 +5,8 @@ import os
 import pytest
 from nvflare.apis.fl_context import FLContext
 
-from consortium.files import write_json
-from consortium.flare.gpus import HospitalGPUs
+from consortium.core.files import write_json
+from consortium.flare.parent.gpus import HospitalGPUs
 
 SMI = """#!/bin/sh
 case "$*" in

@@ -21,9 +21,9 @@ import pytest
 from tests.conftest import ROOT, TINY
 from tests.flare.conftest import processes_in
 
-from consortium.federation import free_port
-from consortium.files import write_json
+from consortium.core.files import write_json
 from consortium.kits.hospital import HOSPITAL
+from consortium.runs.local_federation import free_port
 
 PACKAGE = ROOT / "custom" / "consortium"
 HOSPITALS = ["north", "harbour"]

@@ -5,11 +5,11 @@ import json
 import pytest
 from tests.conftest import JOB
 
-from consortium.errors import Refused
+from consortium.core.errors import Refused
 from consortium.flare.job import check_as_submitted
-from consortium.jobs import BOUND, SETTINGS, STUDY, prepare_job
-from consortium.orchestration.chain import CHAIN
-from consortium.settings import read_json_object
+from consortium.orchestration.recovery import CHAIN
+from consortium.settings.base import read_json_object
+from consortium.study.job_folder import BOUND, SETTINGS, STUDY, prepare_job
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from scripts.benchmarks import chaos, cut
 from tests.conftest import JOB
 from tests.flare.conftest import wait_for_end
 
-from consortium import federation
-from consortium.files import write_json
+from consortium.core.files import write_json
 from consortium.flare.session import open_session
-from consortium.jobs import SETTINGS, prepare_job
-from consortium.orchestration.chain import LEAVE_OUT, NEXT, PATIENCE
-from consortium.runs import GOING_ON, describe
-from consortium.settings import read_json_object
+from consortium.orchestration.recovery import LEAVE_OUT, NEXT, PATIENCE
+from consortium.runs import local_federation as federation
+from consortium.runs.status import GOING_ON, describe
+from consortium.settings.base import read_json_object
+from consortium.study.job_folder import SETTINGS, prepare_job
 
 ROUNDS = 60
 NAMES = ["harbour", "north"]

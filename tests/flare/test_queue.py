@@ -13,11 +13,11 @@ from tests.conftest import JOB, TINY
 from tests.flare.conftest import wait_for_end
 from tests.flare.test_gpus import SMI
 
-from consortium import federation
 from consortium.flare.session import open_session
-from consortium.jobs import bundle_job
-from consortium.orchestration.chain import NEXT
-from consortium.runs import describe
+from consortium.orchestration.recovery import NEXT
+from consortium.runs import local_federation as federation
+from consortium.runs.status import describe
+from consortium.study.job_folder import bundle_job
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tests.conftest import JOB, LGG, TINY, needs_real_data
 
-from consortium.simulation import Simulation
+from consortium.runs.simulator import Simulation
 
 pytestmark = needs_real_data
 

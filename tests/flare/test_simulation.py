@@ -19,11 +19,11 @@ from monai.bundle import ConfigParser
 from safetensors.torch import load_file
 from tests.conftest import JOB, TINY
 
-from consortium.data.datalist import read_datalist
-from consortium.errors import EnvironmentProblem, Incomplete, UsageError
-from consortium.jobs import bundle_job
-from consortium.settings import override, read_json_object
-from consortium.simulation import Simulation
+from consortium.core.errors import EnvironmentProblem, Incomplete, UsageError
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import override, read_json_object
+from consortium.study.job_folder import bundle_job
+from consortium.tasks.segmentation.datalist import read_datalist
 
 NAMES = ["harbour", "north", "valley"]
 THREE_ROUNDS = [*TINY, "rounds=3"]
@@ -173,7 +173,7 @@ def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified
 def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
     finished, identified, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("consortium.simulation.GRACE", 1.0)
+    monkeypatch.setattr("consortium.runs.simulator.GRACE", 1.0)
     simulation = Simulation(
         job=JOB,
         data=identified,
@@ -222,7 +222,7 @@ def job_with(executor, tmp_path):
     custom.mkdir()
     shutil.copy(Path(__file__).with_name("faulty_executor.py"), custom)
     config = job / "app" / "config" / "config_fed_client.json"
-    ours = "consortium.flare.executor.HospitalExecutor"
+    ours = "consortium.flare.client.executor.HospitalExecutor"
     config.write_text(config.read_text().replace(ours, f"faulty_executor.{executor}"))
     return job
 
@@ -286,7 +286,7 @@ def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
     config = job / "app" / "config" / "config_fed_server.json"
     content = read_json_object(config)
     for name in ("UpdateAggregator", "ModelPersistor", "ModelShareableGenerator"):
-        component = {"id": name, "path": f"consortium.flare.server.{name}", "args": {}}
+        component = {"id": name, "path": f"consortium.flare.server.study.{name}", "args": {}}
         content["components"].append(component)
     content["workflows"][0] = {
         "id": "training",
@@ -446,11 +446,11 @@ def test_a_job_may_build_nothing_but_the_shells(identified, tmp_path):
     shutil.copytree(JOB, job)
     config = job / "app" / "config" / "config_fed_server.json"
     content = read_json_object(config)
-    content["components"].append({"id": "more", "path": "consortium.files.Path", "args": {}})
+    content["components"].append({"id": "more", "path": "consortium.core.files.Path", "args": {}})
     config.write_text(json.dumps(content))
     workspace = tmp_path / "workspace"
     simulation = Simulation(job=job, data=identified, workspace=workspace, assignments=TINY)
     with pytest.raises(EnvironmentProblem, match="error no-result: FLARE ended without a result"):
         simulation.run()
     log = (workspace / "federation.log").read_text()
-    assert "'consortium.files.Path' at config path 'components.#2' is not in allow_list" in log
+    assert "'consortium.core.files.Path' at config path 'components.#2' is not in allow_list" in log

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from tests.conftest import JOB
 
-from consortium.data.datalist import read_datalist
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS
-from consortium.settings import load_settings
-from consortium.simulation import Simulation
-from consortium.training.bundle import write_bundle
-from consortium.training.inference import load_case, predict_case
-from consortium.training.networks import build_network
+from consortium.models.bundle import write_bundle
+from consortium.models.networks import build_network
+from consortium.runs.simulator import Simulation
+from consortium.settings.base import load_settings
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.segmentation.datalist import read_datalist
+from consortium.tasks.segmentation.inference import load_case, predict_case
 
 SMALL = [
     "rounds=2",

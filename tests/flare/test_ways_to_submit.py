@@ -13,9 +13,9 @@ import pexpect
 import pytest
 from tests.flare.conftest import HOSPITALS, wait_for_end
 
-from consortium import federation
 from consortium.flare.session import open_session
-from consortium.runs import describe
+from consortium.runs import local_federation as federation
+from consortium.runs.status import describe
 
 BINARIES = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{BINARIES}:{os.environ['PATH']}", "TERM": "dumb"}

@@ -6,8 +6,8 @@ import torch
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.fuel.utils import fobs
 
-from consortium.flare.answers import answer_from_shareable, model_to_shareable
-from consortium.flare.pieces import Flat, register_arrays
+from consortium.flare.array_streaming import Flat, register_arrays
+from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.wire import (
     drop_arrays,
     metrics_to_shareable,
@@ -16,8 +16,8 @@ from consortium.flare.wire import (
     take_arrays,
     update_to_shareable,
 )
-from consortium.metrics import Metrics
-from consortium.update import Update, UpdateRefused, digest, unpack, update_to_wire
+from consortium.protocol.metrics import Metrics
+from consortium.protocol.update import Update, UpdateRefused, digest, unpack, update_to_wire
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 from consortium.kits.manifest import sign_kit
 from consortium.kits.verify import verify_kit
-from consortium.provisioning import create
+from consortium.membership.provisioning import create
 
 
 @pytest.fixture(scope="session")

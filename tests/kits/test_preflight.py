@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT
 
-from consortium.errors import Refused, UsageError
-from consortium.files import write_json
+from consortium.core.errors import Refused, UsageError
+from consortium.core.files import write_json
 from consortium.kits import preflight as module
-from consortium.kits.hold import hold_kit
+from consortium.kits.lock import hold_kit
 from consortium.kits.preflight import Machine, preflight
 from consortium.kits.start import check_kit, check_orchestrator
-from consortium.provisioning import create
+from consortium.membership.provisioning import create
 
 
 @pytest.fixture(scope="module")

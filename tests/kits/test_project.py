@@ -3,9 +3,9 @@
 import pytest
 from tests.conftest import ROOT
 
-from consortium.errors import UsageError
-from consortium.federation import describe_project
+from consortium.core.errors import UsageError
 from consortium.kits.project import parse_project, with_participant
+from consortium.runs.local_federation import describe_project
 
 TEXT = (ROOT / "provisioning" / "project.yml").read_text(encoding="utf-8")
 

@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.conftest import ROOT
 from tests.kits.conftest import root_key, sign_again
 
-from consortium.errors import Refused
+from consortium.core.errors import Refused
 from consortium.kits import verify
-from consortium.kits.hold import hold_kit
+from consortium.kits.lock import hold_kit
 from consortium.kits.manifest import MANIFEST, fingerprint
 from consortium.kits.verify import verify_kit
-from consortium.provisioning import create
+from consortium.membership.provisioning import create
 
 
 def codes(kit, *arguments):

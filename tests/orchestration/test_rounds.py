@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from consortium.errors import UsageError
+from consortium.core.errors import UsageError
 from consortium.orchestration.quorum import Quorum, declare_quorum
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,

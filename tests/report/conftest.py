@@ -10,8 +10,8 @@ from PIL import Image
 from tests.conftest import JOB, ROOT
 
 from consortium.report.pictures import Picture, side_by_side
-from consortium.settings import read_json_object
-from consortium.training.class_scores import classify_films
+from consortium.settings.base import read_json_object
+from consortium.tasks.class_scores import classify_films
 
 NAMES = ["east", "north", "west"]
 FILMS = ROOT / "jobs" / "covid_detection" / "app" / "config" / "settings.json"

@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 from consortium.cli.outcome import score_text
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
-from consortium.settings import load_settings, read_json_object
+from consortium.settings.base import load_settings, read_json_object
 
 SETTINGS = ROOT / "jobs" / "heart_disease" / "app" / "config" / "settings.json"
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.aggregation.rule import as_floats, squared_norm
-from consortium.update import Layout, State
+from consortium.protocol.update import Layout, State
 
 _BLOCK = 1 << 13  # of every hospital, in the cache together
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
-from consortium.update import MAX_CHANGE, Layout, State
+from consortium.protocol.update import MAX_CHANGE, Layout, State
 
 
 class MultiKrum(Collected):

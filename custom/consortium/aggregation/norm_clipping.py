@@ -27,7 +27,7 @@ from consortium.aggregation.rule import (
     weighted_median,
     weighted_sum,
 )
-from consortium.update import MAX_CHANGE, Layout, State
+from consortium.protocol.update import MAX_CHANGE, Layout, State
 
 
 class NormClipping(Collected):

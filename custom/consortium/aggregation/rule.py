@@ -15,7 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortium.update import MAX_CHANGE, Entry, Layout, Rule, State, check_values, crossing
+from consortium.protocol.update import (
+    MAX_CHANGE,
+    Entry,
+    Layout,
+    Rule,
+    State,
+    check_values,
+    crossing,
+)
 
 BLOCK = 1 << 16
 """Elements that are worked on at a time, so that they stay in the cache."""

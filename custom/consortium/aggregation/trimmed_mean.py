@@ -17,7 +17,7 @@ import numpy as np
 
 from consortium.aggregation.coordinates import Coordinates, Workplace
 from consortium.aggregation.sorting import Row
-from consortium.update import MAX_CHANGE, Layout
+from consortium.protocol.update import MAX_CHANGE, Layout
 
 
 class TrimmedMean(Coordinates):

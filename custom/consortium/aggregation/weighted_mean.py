@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from consortium.aggregation.exact_sum import MANY, ExactSum, Scratch
 from consortium.aggregation.rule import BLOCK, Aggregate, Unfit
-from consortium.update import MAX_CHANGE, Layout, Rule, State, crossing
+from consortium.protocol.update import MAX_CHANGE, Layout, Rule, State, crossing
 
 MAX_TOTAL_CASES = 2**27
 """The sum of weights stays below; then no sum can overflow."""

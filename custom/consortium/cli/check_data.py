@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortium.errors import Incomplete, Refused
+from consortium.core.errors import Incomplete, Refused
 
 if TYPE_CHECKING:
-    from consortium.data.findings import Finding
+    from consortium.core.findings import Finding
 
 _SHOWN = 20
 """Findings of one kind that are printed."""
@@ -106,10 +106,10 @@ def check_data(
         raise Refused(
             "inside-data", "nothing is written into DIR", str(json_file), "choose a file elsewhere"
         )
-    from consortium.data.folders import check_folder, count_cases
-    from consortium.files import write_json
-    from consortium.jobs import find_settings
-    from consortium.settings import load_settings
+    from consortium.core.files import write_json
+    from consortium.settings.base import load_settings
+    from consortium.study.job_folder import find_settings
+    from consortium.tasks.folders import check_folder, count_cases
 
     settings = load_settings(find_settings(job)) if job is not None else None
     cases, patients = count_cases(folder, settings)

@@ -13,15 +13,15 @@ from consortium.cli.outcome import print_outcome
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.cli.scan_pictures import add_pictures
-from consortium.data.datalist import hospital_folders
-from consortium.errors import Incomplete, Refused
-from consortium.federated_run import FederatedRun
-from consortium.generator.dataset import generate
-from consortium.generator.film_folders import generate_films
-from consortium.generator.tables import generate_tables
-from consortium.jobs import SETTINGS, find_job
-from consortium.pooling import add_pooled
-from consortium.settings import load_settings
+from consortium.core.errors import Incomplete, Refused
+from consortium.runs.federated import FederatedRun
+from consortium.runs.pooled import add_pooled
+from consortium.settings.base import load_settings
+from consortium.study.job_folder import SETTINGS, find_job
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.tables import generate_tables
+from consortium.synthetic.xray_folders import generate_films
+from consortium.tasks.segmentation.datalist import hospital_folders
 
 app = typer.Typer(add_completion=False)
 _MARK = "made-by-demo"

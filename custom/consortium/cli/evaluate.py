@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortium.cli.films import evaluate_films
 from consortium.cli.scores import ALL, plain, progress_bar, table_console
 from consortium.cli.table import evaluate_table
+from consortium.cli.xrays import evaluate_films
 
 if TYPE_CHECKING:
-    from consortium.data.datalist import Datalist
-    from consortium.training.scores import Summary
+    from consortium.tasks.segmentation.datalist import Datalist
+    from consortium.tasks.segmentation.scores import Summary
 
 METRICS = ("dice", "hd95")
 
@@ -42,12 +42,16 @@ def evaluate(
     """
     import torch
 
-    from consortium.data.films import LABELS
-    from consortium.data.table import TABLE
-    from consortium.settings import ClassificationSettings, SegmentationSettings, TabularSettings
-    from consortium.training.bundle import load_bundle, require_match
-    from consortium.training.inference import load_case, predict_case
-    from consortium.training.scores import score_case
+    from consortium.models.bundle import load_bundle, require_match
+    from consortium.settings.base import (
+        ClassificationSettings,
+        SegmentationSettings,
+        TabularSettings,
+    )
+    from consortium.tasks.classification.dataset import LABELS
+    from consortium.tasks.segmentation.inference import load_case, predict_case
+    from consortium.tasks.segmentation.scores import score_case
+    from consortium.tasks.tabular.dataset import TABLE
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
@@ -97,20 +101,20 @@ def evaluate(
 
 
 def _writer(json_file: Path | None) -> Callable[[dict[str, Any]], None]:
-    from consortium.files import write_json
+    from consortium.core.files import write_json
 
     return partial(write_json, json_file) if json_file is not None else lambda scores: None
 
 
 def _hospitals(folder: Path) -> "dict[str, Datalist]":
-    from consortium.data.datalist import read_datalist
+    from consortium.tasks.segmentation.datalist import read_datalist
 
     return {name: read_datalist(path) for name, path in _folders(folder, "dataset.json").items()}
 
 
 def _folders(folder: Path, file: str) -> dict[str, Path]:
     """The hospital's, where it holds the file, or those of the hospitals in it."""
-    from consortium.data.datalist import hospital_folders
+    from consortium.tasks.segmentation.datalist import hospital_folders
 
     if (folder / file).is_file():
         return {folder.resolve().name: folder}
@@ -121,7 +125,7 @@ def _summaries(
     cases: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> "dict[str, dict[str, Summary]]":
     """By metric and structure."""
-    from consortium.training.scores import summarise
+    from consortium.tasks.segmentation.scores import summarise
 
     return {
         metric: {name: summarise(case[metric][name] for case in cases) for name in names}

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from consortium import federation
 from consortium.cli.progress import stderr_console
 from consortium.cli.run import DebugOption, run_app
-from consortium.errors import Incomplete
-from consortium.federation import Machine
+from consortium.core.errors import Incomplete
+from consortium.runs import local_federation as federation
+from consortium.runs.local_federation import Machine
 
 app = typer.Typer(name="federation", add_completion=False, no_args_is_help=True)
 

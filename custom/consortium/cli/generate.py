@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from consortium.cli.run import DebugOption, run_app
-from consortium.generator import film_folders, tables
-from consortium.generator.dataset import generate
-from consortium.generator.hospitals import HOSPITALS, Hospital
-from consortium.generator.protocols import PROTOCOLS
+from consortium.synthetic import tables
+from consortium.synthetic import xray_folders as film_folders
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS, Hospital
+from consortium.synthetic.protocols import PROTOCOLS
 
 app = typer.Typer(add_completion=False)
 _TABLES, _FILMS = "heart", "chest"

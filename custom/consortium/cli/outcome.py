@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from consortium.metrics import FIGURES
+from consortium.protocol.metrics import FIGURES
 from consortium.report.attendance import tell_conspicuous
-from consortium.report.provenance import tell_verdict
+from consortium.report.confounding import tell_verdict
 from consortium.report.words import figures_of, parts_of, value_of, words_of
 
 LEFT_BEHIND = {

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortium.cli.films import predict_films
 from consortium.cli.table import predict_table
-from consortium.errors import Refused, UsageError
+from consortium.cli.xrays import predict_films
+from consortium.core.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.nn import Module
 
-    from consortium.settings import SegmentationSettings
+    from consortium.settings.base import SegmentationSettings
 
 NIFTI = (".nii", ".nii.gz")
 DICOM = ".dcm"
@@ -60,8 +60,8 @@ def predict(
         return
     import torch
 
-    from consortium.settings import ClassificationSettings, SegmentationSettings
-    from consortium.training.bundle import load_bundle, require_task
+    from consortium.models.bundle import load_bundle, require_task
+    from consortium.settings.base import ClassificationSettings, SegmentationSettings
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
@@ -81,7 +81,7 @@ def _predict_scan(
     output: Path,
     model: Path,
 ) -> None:
-    from consortium.training.inference import load_case, predict_case, to_mask, write_mask
+    from consortium.tasks.segmentation.inference import load_case, predict_case, to_mask, write_mask
 
     case = load_case(settings, images[0] if len(images) == 1 else tuple(images), None)
     found = predict_case(network, case, settings, device)
@@ -129,9 +129,9 @@ def _write_dicom(
     output: Path, found: "Tensor", series: Path, settings: "SegmentationSettings", model: Path
 ) -> None:
     from consortium import __version__
-    from consortium.data.dicom import open_series
-    from consortium.data.dicom_seg import Algorithm, write_segmentation
-    from consortium.training.bundle import identify
+    from consortium.imaging.dicom import open_series
+    from consortium.imaging.dicom_seg import Algorithm, write_segmentation
+    from consortium.models.bundle import identify
 
     name, version = identify(model)
     structures = dict(zip(settings.data.labels, found.numpy(), strict=True))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consortium.errors import Incomplete
+from consortium.core.errors import Incomplete
 
 _STYLE = {"ok": "green", "warning": "bold yellow", "error": "bold red"}
 
@@ -20,8 +20,8 @@ def preflight(
     from rich.console import Console
     from rich.table import Table
 
+    from consortium.client.devices import describe_gpus, driver_version
     from consortium.kits import preflight as checks
-    from consortium.training.devices import describe_gpus, driver_version
 
     machine = checks.Machine(describe_gpus, driver_version, _check_data)
     found = list(checks.preflight(kit, machine))
@@ -35,7 +35,7 @@ def preflight(
 
 
 def _check_data(folder: Path) -> tuple[int, int]:
-    from consortium.data.folders import check_folder
+    from consortium.tasks.folders import check_folder
 
     findings = check_folder(folder)
     errors = sum(finding.severity == "error" for finding in findings)

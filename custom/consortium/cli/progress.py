@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from consortium.local_run import View
 from consortium.report.words import Words, words_of
+from consortium.runs.base import View
 
 _STAGES = {
     "train": "trains",

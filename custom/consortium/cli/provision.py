@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from consortium.cli.run import DebugOption, run_app
-from consortium.errors import Incomplete, UsageError
-from consortium.provisioning import KITS, Outcome
-from consortium.provisioning import add as add_participant
-from consortium.provisioning import create as create_kits
-from consortium.provisioning import status as kit_status
+from consortium.core.errors import Incomplete, UsageError
+from consortium.membership.provisioning import KITS, Outcome
+from consortium.membership.provisioning import add as add_participant
+from consortium.membership.provisioning import create as create_kits
+from consortium.membership.provisioning import status as kit_status
 
 PASSPHRASE = "CONSORTIUM_PASSPHRASE"
 """Environment variable that saves the question."""

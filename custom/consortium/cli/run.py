@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from consortium.errors import ConsortiumError, EnvironmentProblem, UsageError
+from consortium.core.errors import ConsortiumError, EnvironmentProblem, UsageError
 
 INTERRUPTED = 130
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from consortium.runs import Run
+    from consortium.runs.status import Run
 
 KitOption = Annotated[Path, typer.Option("--kit", metavar="DIR", help="Your admin kit.")]
 RunArgument = Annotated[
@@ -20,7 +20,7 @@ def runs(kit: KitOption) -> None:
     from rich.table import Table
 
     from consortium.flare.session import open_session
-    from consortium.runs import describe
+    from consortium.runs.status import describe
 
     with open_session(kit) as session:
         found = [describe(record) for record in session.jobs()]
@@ -58,7 +58,7 @@ def abort(run: RunArgument, kit: KitOption) -> None:
 
 def _find(run: str, kit: Path) -> "Run":
     from consortium.flare.session import open_session
-    from consortium.runs import describe
+    from consortium.runs.status import describe
 
     with open_session(kit) as session:
         return describe(session.job(session.find(run)), session.jobs())

@@ -8,15 +8,15 @@ import nibabel
 import numpy as np
 import torch
 
-from consortium.data.datalist import read_datalist, split_cases
-from consortium.files import write_text
+from consortium.core.files import write_text
+from consortium.models.bundle import load_model
 from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.report.pictures import Picture, side_by_side
-from consortium.settings import SegmentationSettings
-from consortium.training.bundle import load_model
-from consortium.training.inference import load_case, predict_case
-from consortium.training.scores import dice
+from consortium.settings.base import SegmentationSettings
+from consortium.tasks.segmentation.datalist import read_datalist, split_cases
+from consortium.tasks.segmentation.inference import load_case, predict_case
+from consortium.tasks.segmentation.scores import dice
 
 
 def add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from consortium.metrics import Classification
+    from consortium.protocol.metrics import Classification
 
 ALL = "all"
 """What the patients of all hospitals together are called."""

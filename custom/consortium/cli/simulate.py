@@ -8,11 +8,11 @@ import typer
 from consortium.cli.outcome import print_outcome
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
-from consortium.data.datalist import hospital_folders
-from consortium.errors import Incomplete
-from consortium.jobs import find_job
-from consortium.pooling import add_pooled
-from consortium.simulation import Simulation
+from consortium.core.errors import Incomplete
+from consortium.runs.pooled import add_pooled
+from consortium.runs.simulator import Simulation
+from consortium.study.job_folder import find_job
+from consortium.tasks.segmentation.datalist import hospital_folders
 
 app = typer.Typer(add_completion=False)
 

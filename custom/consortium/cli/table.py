@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consortium.cli.scores import ALL, all_scores, estimate, plain, table_console
-from consortium.errors import Refused, UsageError
+from consortium.core.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from consortium.metrics import Classification
-    from consortium.settings import TabularSettings
+    from consortium.protocol.metrics import Classification
+    from consortium.settings.base import TabularSettings
 
 
 def predict_table(model: Path, table_file: Path, output: Path) -> None:
@@ -23,11 +23,17 @@ def predict_table(model: Path, table_file: Path, output: Path) -> None:
     """
     import torch
 
-    from consortium.data.table import PATIENT, check_values, encode, read_table, write_table
-    from consortium.settings import TabularSettings
-    from consortium.training.bundle import load_model, require_match
-    from consortium.training.class_scores import CUT
-    from consortium.training.tabular import predict
+    from consortium.models.bundle import load_model, require_match
+    from consortium.settings.base import TabularSettings
+    from consortium.tasks.class_scores import CUT
+    from consortium.tasks.tabular.dataset import (
+        PATIENT,
+        check_values,
+        encode,
+        read_table,
+        write_table,
+    )
+    from consortium.tasks.tabular.task import predict
 
     require_csv(output, [table_file])
     settings, network = load_model(model, torch.device("cpu"), TabularSettings)
@@ -60,8 +66,8 @@ def require_csv(output: Path, inputs: Sequence[Path]) -> None:
         UsageError: `bad-output` or `missing-folder`.
         Refused: `same-file`.
     """
-    from consortium.data.films import LABELS
-    from consortium.data.table import TABLE
+    from consortium.tasks.classification.dataset import LABELS
+    from consortium.tasks.tabular.dataset import TABLE
 
     if output.suffix.lower() != ".csv":
         raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
@@ -93,9 +99,9 @@ def evaluate_table(
     import numpy as np
     import torch
 
-    from consortium.data.table import check_table, encode, read_table
-    from consortium.training.class_scores import classify
-    from consortium.training.tabular import predict
+    from consortium.tasks.class_scores import classify
+    from consortium.tasks.tabular.dataset import check_table, encode, read_table
+    from consortium.tasks.tabular.task import predict
 
     cases: list[dict[str, Any]] = []
     scores: dict[str, Classification] = {}
@@ -130,7 +136,7 @@ def _print(scores: "Mapping[str, Classification]", classes: list[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from consortium.metrics import FIGURES
+    from consortium.protocol.metrics import FIGURES
 
     table = Table()
     table.add_column("hospital", overflow="fold")

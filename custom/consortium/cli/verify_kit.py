@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consortium.errors import Incomplete
+from consortium.core.errors import Incomplete
 
 
 def verify_kit(

@@ -1,4 +1,4 @@
-"""FLARE's filters of `consortium.small_updates`: smaller at the hospital, rebuilt at the border.
+"""FLARE's filters of `consortium.protocol.compression`: compressed at the hospital, then rebuilt.
 
 Both stand in the job's configuration and do nothing unless its settings ask for it. What always
 holds: what rounding took of a round is on the hospital's disk before the update leaves, so that a
@@ -18,13 +18,13 @@ from nvflare.apis.shareable import Shareable
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from consortium.errors import failure_of
-from consortium.files import replace_file
+from consortium.core.errors import failure_of
+from consortium.core.files import replace_file
+from consortium.core.site_policy import note_error
+from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
-from consortium.flare.site import find_site
 from consortium.flare.wire import failure_to_shareable, put_arrays, take_arrays
-from consortium.small_updates import Shrinker, expand
-from consortium.training.site import note_error
+from consortium.protocol.compression import Shrinker, expand
 
 _KIND = "compression"
 

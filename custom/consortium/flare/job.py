@@ -12,10 +12,10 @@ from nvflare.apis.workspace import Workspace
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
 from consortium import __version__
-from consortium.errors import Refused
-from consortium.jobs import BOUND, SETTINGS, STUDY
-from consortium.orchestration.chain import link_of, narrow
-from consortium.settings import Settings, load_settings, read_json_object
+from consortium.core.errors import Refused
+from consortium.orchestration.recovery import link_of, narrow
+from consortium.settings.base import Settings, load_settings, read_json_object
+from consortium.study.job_folder import BOUND, SETTINGS, STUDY
 
 RUN_FOLDER = "CONSORTIUM_RUN"
 """Environment variable of the orchestrator: the folder that a run's results go to."""

@@ -13,7 +13,7 @@ from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
 from consortium.kits.manifest import sign_kit
 from consortium.kits.readme import write_readme
-from consortium.kits.shipped import STARTING_SCRIPTS, local_files, with_check
+from consortium.kits.site_defaults import STARTING_SCRIPTS, local_files, with_check
 
 _REPLACED = {
     ParticipantType.SERVER: ("local/resources.json.default", "local/privacy.json.sample"),

@@ -11,7 +11,7 @@ from nvflare.lighter.prov_utils import prepare_builders
 from nvflare.lighter.provision import prepare_project
 from nvflare.lighter.provisioner import Provisioner
 
-from consortium.errors import EnvironmentProblem
+from consortium.core.errors import EnvironmentProblem
 
 STATE = "state/cert.json"
 """Path of FLARE's state in a project's workspace: the root's key, all keys and certificates."""

@@ -18,8 +18,8 @@ from nvflare.fuel.flare_api.api_spec import (
 from nvflare.fuel.flare_api.flare_api import Session as FlareSession
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-from consortium.errors import ConsortiumError, EnvironmentProblem, Refused, UsageError
-from consortium.settings import read_json_object
+from consortium.core.errors import ConsortiumError, EnvironmentProblem, Refused, UsageError
+from consortium.settings.base import read_json_object
 
 
 class Session:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from consortium.files import write_json
+from consortium.core.files import write_json
 from consortium.flare import job as flare_job
-from consortium.flare import site
-from consortium.kits.shipped import ALLOWED_CLASSES
+from consortium.flare.client import site
+from consortium.kits.site_defaults import ALLOWED_CLASSES
 
 
 def start_simulator(
@@ -32,7 +32,7 @@ def start_simulator(
         workspace: of the run. FLARE's own files go to `federation/` (wiped at the start), what it
             prints to `federation.log`, results to the workspace, what hospitals keep to
             `hospitals/`.
-        smallest_group: see `consortium.training.site.Site`.
+        smallest_group: see `consortium.core.site_policy.Site`.
         share_models: whether hospitals let others score their models.
         environment: to start it with.
         lock: a file descriptor that it shall hold.

@@ -1,6 +1,6 @@
 """A hospital's side of the wire: FLARE's Shareables, without torch.
 
-`consortium.flare.answers` is the orchestrator's side.
+`consortium.flare.server.answers` is the orchestrator's side.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.shareable import Shareable
 
-from consortium.errors import Failure
-from consortium.flare.pieces import Flat
-from consortium.metrics import Metrics
+from consortium.core.errors import Failure
+from consortium.flare.array_streaming import Flat
+from consortium.protocol.metrics import Metrics
 
 FAILURE, METRICS = "consortium_failure", "consortium_metrics"
 """Headers of an answer without tensors."""
@@ -59,7 +59,7 @@ def drop_arrays(shareable: Shareable) -> None:
 def model_from_shareable(
     shareable: Shareable,
 ) -> tuple[tuple[Any, dict[str, NDArray[Any]]], dict[str, Any]]:
-    """The model as `consortium.update.pack` gave it, and what goes with it.
+    """The model as `consortium.protocol.update.pack` gave it, and what goes with it.
 
     Raises:
         ValueError: it holds no model.
@@ -70,7 +70,7 @@ def model_from_shareable(
 
 
 def update_to_shareable(buffers: Mapping[str, NDArray[Any]], plain: Mapping[str, Any]) -> Shareable:
-    """An update as a hospital sends it, from `consortium.update.update_to_wire`."""
+    """An update as a hospital sends it, from `consortium.protocol.update.update_to_wire`."""
     carried = put_arrays(buffers)
     return DXO(DataKind.WEIGHT_DIFF, carried, {"update": dict(plain)}).to_shareable()
 

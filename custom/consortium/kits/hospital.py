@@ -8,8 +8,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from consortium.errors import UsageError
-from consortium.settings import read_json_object
+from consortium.core.errors import UsageError
+from consortium.settings.base import read_json_object
 
 HOSPITAL = "local/hospital.json"
 

@@ -24,8 +24,8 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from consortium import __version__
-from consortium.errors import Refused
-from consortium.files import write_text
+from consortium.core.errors import Refused
+from consortium.core.files import write_text
 
 MANIFEST = "startup/kit.dsse.json"
 """Path of the envelope in a kit."""

@@ -17,12 +17,12 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from consortium import __version__
-from consortium.errors import ConsortiumError, Refused
-from consortium.kits.hold import hold_kit
+from consortium.core.errors import ConsortiumError, Refused
 from consortium.kits.hospital import HOSPITAL, HospitalFile, read_hospital
+from consortium.kits.lock import hold_kit
 from consortium.kits.manifest import Manifest
 from consortium.kits.verify import ROOT, Verdict, verify_kit
-from consortium.settings import read_json_object
+from consortium.settings.base import read_json_object
 
 TIMEOUT = 5.0  # seconds for a connection
 _SOON, _FREE = 30, 10  # days, GB

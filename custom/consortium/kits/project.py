@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from consortium.errors import Refused, UsageError
+from consortium.core.errors import Refused, UsageError
 
 ROLES = ("project_admin", "org_admin", "lead", "member")
 LOCALHOST = ("localhost", "127.0.0.1", "::1")

@@ -6,8 +6,8 @@ Ends with 0, or with one sentence on stderr for each thing that is wrong.
 import sys
 from pathlib import Path
 
-from consortium.errors import ConsortiumError, Refused
-from consortium.kits.hold import hold_kit
+from consortium.core.errors import ConsortiumError, Refused
+from consortium.kits.lock import hold_kit
 from consortium.kits.preflight import look_at_orchestrator, look_at_own_port
 from consortium.kits.verify import Verdict, verify_kit
 

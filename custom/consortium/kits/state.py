@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from consortium.errors import Refused, UsageError
-from consortium.files import replace_file
+from consortium.core.errors import Refused, UsageError
+from consortium.core.files import replace_file
 
 _N, _R, _P = 2**17, 8, 1
 State = dict[str, Any]

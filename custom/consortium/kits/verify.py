@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from consortium.errors import Refused
+from consortium.core.errors import Refused
 from consortium.kits.hospital import read_hospital
 from consortium.kits.manifest import (
     MANIFEST,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from consortium.errors import UsageError
+from consortium.core.errors import UsageError
 
 
 class Quorum(BaseModel):

@@ -1,7 +1,7 @@
 """The rounds of a run as a state machine: what happened goes in, what to do comes out.
 
-No clock, no network, no model: whoever drives it (`consortium.flare.rounds`) does what the actions
-say and tells it what came of that. What always holds, whatever the order of events:
+No clock, no network, no model: whoever drives it (`consortium.flare.server.rounds`) does what the
+actions say and tells it what came of that. What always holds, whatever the order of events:
 
 * a round is closed only with the answers of `minimum` hospitals and of every mandatory one;
 * a hospital counts once a round, and what it says after its round has ended changes nothing;
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
+from consortium.core.seeds import derive_seed
 from consortium.orchestration.quorum import Quorum
-from consortium.seeds import derive_seed
 
 NOT_CONNECTED = "not-connected"
 """Code of a hospital that cannot be asked now, and may be later."""

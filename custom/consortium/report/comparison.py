@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.metrics import CLASS_FIGURES
+from consortium.protocol.metrics import CLASS_FIGURES
 from consortium.report.words import FEW, Score, Words, descriptive, figures_of, parts_of, value_of
 
 MODELS = {

@@ -22,9 +22,9 @@ from consortium.report.attendance import (
     tell_incidents,
 )
 from consortium.report.comparison import MODELS, Means, compare, plural, pool
+from consortium.report.confounding import tell_provenance
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.pictures import Picture
-from consortium.report.provenance import tell_provenance
 from consortium.report.reliability import SIDE, draw_reliability
 from consortium.report.words import (
     join,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.aggregation.model_average import first_averaged
+from consortium.models.averaging import first_averaged
 from consortium.report.comparison import pool
 from consortium.report.words import value_of, words_of
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.metrics import CLASS_FIGURES, headline
+from consortium.protocol.metrics import CLASS_FIGURES, headline
 
 Score = Mapping[str, Any]
 _NETWORKS = {

@@ -1,0 +1,63 @@
+"""`scripts/bundle JOB OUT`: a job to submit, with the package in it or without."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortium.cli.run import DebugOption, run_app
+from consortium.study.job_folder import bundle_job, find_job
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def bundle(
+    job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
+    out: Annotated[Path, typer.Argument(help="The job to write; must not exist.")],
+    hospital: Annotated[
+        list[str] | None, typer.Option(help="A site that must take part; may be repeated.")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Takes the place of the job's settings.json."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+    ] = None,
+    quorum: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What a round needs: minimum, mandatory, ..."),
+    ] = None,
+    continue_: Annotated[
+        str,
+        typer.Option(
+            "--continue",
+            metavar="RUN",
+            help="Go on with this run of the orchestrator, to more rounds or with more hospitals.",
+        ),
+    ] = "",
+    configuration_only: Annotated[
+        bool,
+        typer.Option(
+            "--configuration-only", help="Without the package, for sites with our startup kits."
+        ),
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the job folder that is submitted; the package goes with it unless told otherwise."""
+    bundle_job(
+        find_job(job),
+        out,
+        hospitals=hospital or [],
+        settings=settings,
+        assignments=set_ or [],
+        quorum=quorum or [],
+        run=continue_,
+        with_package=not configuration_only,
+    )
+    print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
+
+
+if __name__ == "__main__":
+    run_app(app)

@@ -1,0 +1,191 @@
+"""A hospital whose training runs in a process of its own; see `consortium.client.worker`.
+
+Nothing here needs torch, so that the process of FLARE's job at the hospital stays small.
+What always holds: a request is answered, or ends with an error that has a code. Where the process
+dies, by a crash or for want of memory, it is started again and the request is made once more.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from numpy.typing import NDArray
+
+from consortium.client.shared_memory import STOP, SharedBuffers, open_memory
+from consortium.core.errors import ConsortiumError, Incomplete
+from consortium.core.site_policy import Site, note_error
+from consortium.protocol.metrics import Metrics
+from consortium.settings.base import Settings
+
+_POLL = 0.2  # seconds between two looks whether the work is to stop
+_GRACE = 10.0  # seconds that the process may take to obey
+_RETRIES = 1
+_SLOTS = 2  # memory for answers, of which one may still be on its way
+
+
+class Stopped(Exception):
+    """The work was told to stop; not an error."""
+
+
+class Failed(ConsortiumError):
+    """The hospital's own error, of which only the code is known here."""
+
+
+class _Died(Exception):
+    """The process is gone."""
+
+
+class IsolatedHospital:
+    """Asks a hospital in a process of its own, which is started at once and answers one at a time.
+
+    Args:
+        hospital: where its class is, as `module:name`; see `consortium.client.trainer.Hospital`.
+        site: the hospital's own choices.
+        settings: the job's.
+    """
+
+    def __init__(self, hospital: str, site: Site, settings: Settings):
+        self._opening = (hospital, site, settings)
+        self._site = site
+        self._start()
+
+    def ask(
+        self,
+        method: str,
+        model: tuple[Any, Mapping[str, NDArray[Any]]],
+        stop: Callable[[], bool],
+        **arguments: Any,
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | Metrics:
+        """Calls a method of the hospital with a model.
+
+        Args:
+            method: of `Hospital`.
+            model: as `consortium.protocol.update.pack` gives it.
+            stop: whether the work is to stop.
+            arguments: of the method, beside the model.
+
+        Returns:
+            An update as `consortium.protocol.update.update_to_wire` gives it, or metrics.
+
+        Raises:
+            Stopped: the work was told to stop.
+            Failed: with the code of what went wrong in the hospital's process.
+            Incomplete: `training-died`, where the process died at every try.
+        """
+        for tries in range(_RETRIES, -1, -1):
+            try:
+                return self._ask(method, model, stop, arguments)
+            except _Died:
+                died = Incomplete(
+                    "training-died",
+                    f"the process that trains was ended {self._end()}",
+                    f"hospital {self._site.name}",
+                    "see whether memory ran out" + ("; it is started again" if tries else ""),
+                )
+                note_error(self._site.state, died)
+                self._start()
+        raise died
+
+    def make(self, sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+        """Buffers for a model that `ask` need not copy; those of the model before are no more.
+
+        Args:
+            sizes: of each numpy's name of its dtype and its elements.
+        """
+        return self._memory.make(sizes)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._end()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        files = [open_memory() for _ in range(1 + _SLOTS)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "consortium.client.worker"),
+                    *("--site", self._site.name, "--state", str(self._site.state)),
+                    *map(str, (theirs.fileno(), *files)),
+                ],
+                stdin=subprocess.DEVNULL,
+                # A job may bring the package with it.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=(theirs.fileno(), *files),
+            )
+        self._channel = Connection(ours.detach())
+        self._memory, *self._slots = map(SharedBuffers, files)
+        self._lent: list[list[weakref.ref[NDArray[Any]]]] = [[] for _ in self._slots]
+        with contextlib.suppress(OSError):  # it is missed when it is asked
+            self._channel.send(self._opening)
+
+    def _ask(
+        self,
+        method: str,
+        model: tuple[Any, Mapping[str, NDArray[Any]]],
+        stop: Callable[[], bool],
+        arguments: Mapping[str, Any],
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | Metrics:
+        contents, buffers = model
+        try:
+            slot = [self._is_free(number) for number in range(_SLOTS)].index(True)
+            places = self._memory.put(buffers)
+            self._channel.send((method, dict(arguments), contents, places, slot))
+            answer = self._wait(stop)
+        except (EOFError, OSError):
+            raise _Died from None
+        match answer:
+            case ("update", plain, places):
+                return self._lend(slot, places), plain
+            case ("metrics", plain):
+                return Metrics.model_validate(plain)
+            case ("failed", code):
+                raise Failed(code, "the hospital's training failed", self._site.name)
+            case _:
+                raise Stopped
+
+    def _lend(self, slot: int, places: Any) -> dict[str, NDArray[Any]]:
+        """An answer where it lies, for what is sent may be under way when the next one is made.
+
+        A copy, where that would leave no memory for the next one.
+        """
+        found = self._slots[slot].get(places)
+        if not any(self._is_free(other) for other in range(_SLOTS) if other != slot):
+            return {key: flat.copy() for key, flat in found.items()}
+        self._lent[slot] = [weakref.ref(flat) for flat in found.values()]
+        return found
+
+    def _is_free(self, slot: int) -> bool:
+        return not any(lent() is not None for lent in self._lent[slot])
+
+    def _wait(self, stop: Callable[[], bool]) -> Any:
+        waited = 0.0
+        while not self._channel.poll(_POLL):
+            if not stop():
+                continue
+            if waited == 0:
+                self._channel.send(STOP)
+            waited += _POLL
+            if waited > _GRACE:
+                self._end()
+                self._start()
+                raise Stopped
+        return self._channel.recv()
+
+    def _end(self) -> str:
+        """Makes sure that the process is gone; how it ended, in words."""
+        self._channel.close()
+        for memory in (self._memory, *self._slots):
+            memory.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        self._process.kill()
+        code = self._process.wait()
+        return f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"

@@ -1,0 +1,301 @@
+"""What a hospital does in a round, from its folder to the update it sends.
+
+Read top to bottom: `Hospital` opens the folder, `train` answers a round, `_fit` is the loop. What
+differs between tasks (batches, loss, score) is in the modules named like them.
+Nothing here knows of FLARE. What always holds: the update is a function of the settings, the
+folder's content, the base and (seed, hospital, round); and what is said about patients is withheld
+where it would be about fewer than the hospital lets out.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from consortium.client.local_state import KeptTensors
+from consortium.core.errors import UsageError
+from consortium.core.files import replace_file
+from consortium.core.seeds import derive_seed
+from consortium.core.site_policy import Site
+from consortium.models.averaging import ModelAverage, first_averaged
+from consortium.models.networks import build_network
+from consortium.protocol.metrics import AnyScore, Metrics
+from consortium.protocol.update import (
+    Make,
+    Rule,
+    State,
+    Update,
+    difference,
+    digest,
+    layout_of,
+    make_buffers,
+)
+from consortium.settings.base import Settings, Training
+from consortium.tasks.base import task_of
+from consortium.tasks.folders import check_folder
+
+
+class Aborted(Exception):
+    """The work was told to stop; not an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the local work is: `stage` is `check`, `train`, `validate`, `again` or `alone`."""
+
+    stage: str
+    round: int
+    rounds: int
+    step: int
+    steps: int
+
+
+class Hospital:
+    """One hospital's local compute.
+
+    Args:
+        site: the hospital's own choices.
+        settings: the job's.
+        device: where to train.
+        report: is told of progress; raises `Aborted` to stop the work within one batch.
+
+    Raises:
+        UsageError: the folder is not fit for the job; the code is that of the first finding.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        settings: Settings,
+        *,
+        device: torch.device,
+        report: Callable[[Progress], None] = lambda progress: None,
+        make: Make = make_buffers,
+    ):
+        self._site, self._settings, self._device = site, settings, device
+        self._report, self._make = report, make
+        self._make_deterministic()
+        for finding in check_folder(site.data, settings, self._tell_check):
+            if finding.severity == "error":
+                raise UsageError(
+                    finding.code, finding.detail, finding.file, "see consortium check-data"
+                )
+        self._work = task_of(settings).open(site, settings, device, self._tell_check)
+        self._network = build_network(settings).to(device)
+        self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]
+        self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
+        self._kept = KeptTensors(site.state)
+        self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
+
+    @property
+    def own_model(self) -> Path:
+        """Where the model that the hospital trained alone lies."""
+        return self._site.state / "alone.safetensors"
+
+    def train(self, base: State, round_number: int, *, keep: bool = True) -> Update:
+        """Answers a round: scores the base, trains from it, and returns the change.
+
+        Args:
+            base: the model handed out, with every tensor of the network.
+            round_number: from 0.
+            keep: whether what stays local counts for the rounds that follow.
+        """
+        started = time.monotonic()
+        with ThreadPoolExecutor(1) as beside:  # of a large model it takes a while
+            base_sha256 = beside.submit(digest, base)
+            self._load(base, round_number)
+            validation = self._score(round_number)
+            self._place(self._work.statistics(base, round_number))
+            stage = "train" if keep else "again"
+            loss, steps = self._fit(round_number, stage, self._site.name, round_number)
+            local = self._network.state_dict()
+            if keep:
+                self._keep(local, round_number)
+            return Update(
+                hospital=self._site.name,
+                round=round_number,
+                base_sha256=base_sha256.result(),
+                cases=self._work.cases,
+                tensors=difference(local, base, self._layout, self._make),
+                metrics=Metrics(
+                    loss=loss if self._enough_to_train_on() else None,
+                    steps=steps,
+                    seconds=time.monotonic() - started,
+                    validation=validation,
+                ),
+            )
+
+    def validate(self, model: State) -> Metrics:
+        """Scores a model on the hospital's own validation patients."""
+        started = time.monotonic()
+        self._load(model, self._settings.rounds)
+        score = self._score(self._settings.rounds)
+        return Metrics(seconds=time.monotonic() - started, validation=score)
+
+    def testify(self, model: State) -> Metrics:
+        """What the provenance probe needs to know of a model; asked once a run."""
+        started = time.monotonic()
+        self._load(model, self._settings.rounds)
+        told = self._work.testify(self._network)
+        return Metrics(seconds=time.monotonic() - started, provenance=told)
+
+    def train_alone(self, start: State, rounds: int) -> Metrics:
+        """Trains a model by itself with as many steps, and scores the one it would have kept.
+
+        The same rule chooses it as chooses the shared model: the average of the last rounds, the
+        last round, or the best one by the hospital's own validation patients. The model stays at
+        the hospital, at `own_model`.
+
+        Args:
+            start: the model that the shared one started from too.
+            rounds: that the shared model was trained for.
+        """
+        started = time.monotonic()
+        self._network.load_state_dict(start)
+        self._place(self._work.own_statistics())
+        self._place(self._work.statistics(start, None))
+        keep, average = self._settings.selection.keep, ModelAverage()
+        best: tuple[float, AnyScore | None] = (-1.0, None)
+        for round_number in range(rounds):
+            self._fit(round_number, "alone", self._site.name, "alone", round_number)
+            last = round_number == rounds - 1
+            if keep == "average" and round_number >= first_averaged(
+                rounds, self._settings.selection.share
+            ):
+                average.add(self._network.state_dict())
+            if last and average.count:
+                self._network.load_state_dict(average.mean(start))
+            if keep == "best" or last:
+                value, score = self._measure(round_number, "alone")
+                if value >= best[0] or keep != "best":
+                    best = (value, score)
+                    self._save(self.own_model.name, self._network.state_dict())
+        return Metrics(seconds=time.monotonic() - started, validation=best[1])
+
+    def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
+        """Takes the round's optimiser steps on the network in place.
+
+        Returns:
+            The mean loss, and how many steps were taken.
+        """
+        plan, planned = self._settings.training, self._steps()
+        steps = planned
+        until = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
+        seed = derive_seed(self._settings.seed, *randomness)
+        torch.manual_seed(seed)
+        batches = self._work.batches(plan.batch, seed)
+        optimiser = _build_optimiser(self._network.parameters(), plan)
+        total = torch.zeros((), device=self._device)
+        self._network.train(self._work.moving_statistics)
+        for step in range(steps):
+            if until is not None and step and time.monotonic() >= until:
+                steps = step
+                break
+            self._tell(stage, round_number, step, steps)
+            inputs, targets = (part.to(self._device, non_blocking=True) for part in next(batches))
+            for group in optimiser.param_groups:
+                group["lr"] = self._learning_rate(round_number * planned + step, planned)
+            with self._precision():
+                logits = self._network(inputs.contiguous(memory_format=self._work.format))
+            loss = self._work.loss(logits.float(), targets)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
+            optimiser.step()
+            total += loss.detach()
+        self._tell(stage, round_number, steps, steps)
+        return float(total) / steps, steps
+
+    def _steps(self) -> int:
+        """How many optimiser steps a round has, where no time ends it before."""
+        plan = self._settings.training
+        if plan.local_epochs is None:
+            return plan.local_steps
+        return max(1, round(plan.local_epochs * self._work.samples / plan.batch))
+
+    def _learning_rate(self, step: int, planned: int) -> float:
+        """Cosine over the whole run (Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts)."""
+        plan = self._settings.training
+        steps = max(1, self._settings.rounds * planned - 1)
+        step = min(step, steps)
+        cosine = (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()) / 2
+        share = plan.final_learning_rate + (1 - plan.final_learning_rate) * cosine
+        return plan.learning_rate * share
+
+    def _score(self, round_number: int) -> AnyScore | None:
+        return self._measure(round_number, "validate")[1]
+
+    def _measure(self, round_number: int, stage: str) -> tuple[float, AnyScore | None]:
+        """The score, for the hospital's own use, and what of it may leave."""
+        return self._work.measure(
+            self._network,
+            lambda done, cases: self._tell(stage, round_number, done, cases),
+            self._tell_batch,
+        )
+
+    def _enough_to_train_on(self) -> bool:
+        return self._work.patients >= self._site.smallest_group
+
+    def with_own_buffers(self, model: State, before_round: int | None = None) -> dict[str, Tensor]:
+        """A model with what the hospital keeps local, from its last round before the one given."""
+        before_round = self._settings.rounds if before_round is None else before_round
+        kept = self._kept.load(before_round) if self._local else {}
+        return {**model, **kept, **self._work.own_statistics()}
+
+    def _load(self, model: State, before_round: int) -> None:
+        self._network.load_state_dict(self.with_own_buffers(model, before_round))
+
+    def _place(self, statistics: State) -> None:
+        self._network.load_state_dict({**self._network.state_dict(), **statistics})
+
+    def _keep(self, local: State, round_number: int) -> None:
+        if self._local:
+            self._kept.save(round_number, {tensor: local[tensor] for tensor in self._local})
+
+    def _save(self, name: str, state: State) -> None:
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+        replace_file(self._site.state / name, lambda beside: save_file(tensors, beside))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Mixed precision in bfloat16, which needs no loss scaling, on a GPU that has it."""
+        wanted = self._settings.training.mixed_precision and self._device.type == "cuda"
+        if wanted and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _make_deterministic(self) -> None:
+        on_cpu = self._device.type == "cpu"
+        # Some 3-D kernels have no deterministic form on a GPU; the same bytes are promised on CPUs.
+        torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
+        # Filling fresh memory finds reads of what was never written, and costs 5 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+
+    def _tell(self, stage: str, round_number: int, step: int, steps: int) -> None:
+        self._told = Progress(stage, round_number, self._settings.rounds, step, steps)
+        self._report(self._told)
+
+    def _tell_batch(self) -> None:
+        """Nothing new, but a chance to stop the work."""
+        self._report(self._told)
+
+    def _tell_check(self, done: int, cases: int) -> None:
+        self._tell("check", 0, done, cases)
+
+
+def _build_optimiser(parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
+    """A fresh one."""
+    if plan.optimiser == "sgd":
+        return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    return torch.optim.AdamW(
+        parameters,
+        lr=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        fused=True,  # a third of the time, which small networks feel
+    )

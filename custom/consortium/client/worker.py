@@ -1,0 +1,153 @@
+"""The process in which a hospital trains, started by `consortium.client.process`.
+
+    python -P -m consortium.client.worker --site NAME --state FOLDER CHANNEL MEMORY SLOT ...
+
+CHANNEL and what follows are file descriptors that it inherits: requests, memory for their models,
+and memory for answers, of which a request names the one to use. What always holds: it ends when the
+one that started it does, however that ends; nothing but an answer or a failure's code goes back,
+and the text of an error is written to the hospital's own `errors.log`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from pkgutil import resolve_name
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from consortium.client.shared_memory import STOP, SharedBuffers
+from consortium.client.trainer import Aborted, Hospital, Progress
+from consortium.core.errors import failure_of
+from consortium.core.files import write_text
+from consortium.core.site_policy import Site, note_error
+from consortium.protocol.update import Update, unpack, update_to_wire
+from consortium.settings.base import Settings
+
+_INTERVAL = 0.5  # seconds between two writes of the progress file
+
+
+class _Worker:
+    """Answers requests, one after the other.
+
+    Args:
+        channel: to the process that started this one.
+        memory: shared with it, for models.
+        slots: the same for answers.
+    """
+
+    def __init__(self, channel: Connection, memory: SharedBuffers, slots: list[SharedBuffers]):
+        self._channel, self._memory, self._slots = channel, memory, slots
+        self._slot = slots[0]
+        self._requests: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        self._stop = threading.Event()
+        self._written = 0.0
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._channel.recv()
+            except (EOFError, OSError):
+                os._exit(0)  # who asked is gone, and nobody waits for what is under way
+            if message == STOP:
+                self._stop.set()
+            else:
+                self._stop.clear()
+                self._requests.put(message)
+
+    def work(self) -> None:
+        """Opens the hospital at the first request, and answers."""
+        hospital_path, site, settings = self._requests.get()
+        self._site: Site = site
+        hospital: Hospital | None = None
+        while True:
+            request = self._requests.get()
+            try:
+                if hospital is None:
+                    hospital = self._open(hospital_path, settings)
+                answer = self._answer(hospital, *request)
+            except Aborted:
+                answer = ("aborted",)
+            except Exception as error:  # every request is answered
+                note_error(site.state, error)
+                answer = ("failed", failure_of(error, site.name).code)
+            self._channel.send(answer)
+
+    def _open(self, hospital_path: str, settings: Settings) -> Hospital:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        opened: Hospital = resolve_name(hospital_path)(
+            self._site,
+            settings,
+            device=device,
+            report=self._report,
+            make=lambda sizes: self._slot.make(sizes),
+        )
+        return opened
+
+    def _answer(
+        self,
+        hospital: Hospital,
+        method: str,
+        arguments: dict[str, Any],
+        contents: Any,
+        places: Any,
+        slot: int,
+    ) -> tuple[Any, ...]:
+        self._slot = self._slots[slot]
+        model = unpack(contents, self._memory.get(places))
+        found = getattr(hospital, method)(model, **arguments)
+        if isinstance(found, Update):
+            _, plain = update_to_wire(found, self._slot.make)
+            return ("update", plain, self._slot.places)
+        return ("metrics", found.model_dump())
+
+    def _report(self, progress: Progress) -> None:
+        if self._stop.is_set():
+            raise Aborted
+        now = time.monotonic()
+        if now - self._written < _INTERVAL and progress.step < progress.steps:
+            return
+        self._written = now
+        write_progress(self._site.state / "progress.json", progress)
+
+
+def write_progress(path: Path, progress: Progress) -> None:
+    """Writes how far a hospital is, for the people at the hospital."""
+    write_text(
+        path,
+        json.dumps(
+            {
+                "stage": progress.stage,
+                "round": progress.round,
+                "rounds": progress.rounds,
+                "step": progress.step,
+                "steps": progress.steps,
+                # Of the job at the hospital, which starts this one again where it dies.
+                "process": os.getppid(),
+            }
+        ),
+    )
+
+
+def main() -> None:
+    """Answers until the process that started this one ends."""
+    # A person's Ctrl-C is for that one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where memory runs out the kernel ends this process first, and the job goes on.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    channel, *files = map(int, sys.argv[sys.argv.index("--state") + 2 :])
+    memory, *slots = map(SharedBuffers, files)
+    _Worker(Connection(channel), memory, slots).work()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The orchestrator's store of jobs, which looks at an archive before it keeps it.
+
+FLARE takes any archive and finds out when it deploys the job; the job then reads `FAILED_TO_RUN`,
+and nothing says why.
+"""
+
+import io
+import stat
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.job_def_manager import SimpleJobDefManager
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+
+from consortium.core.errors import Refused
+from consortium.orchestration.recovery import OUTCOME
+
+_EMPTY = b"PK\5\6" + bytes(18)  # a zip file without entries
+
+
+class CheckedJobs(SimpleJobDefManager):
+    """FLARE's store of jobs, in which an unsafe archive is a failed job, with the reason.
+
+    FLARE does not pass on to the submitter what is raised here.
+    """
+
+    def create(
+        self, meta: dict[str, Any], uploaded_content: str | bytes, fl_ctx: FLContext
+    ) -> dict[str, Any]:
+        """Keeps a job that was submitted; of one whose archive is unsafe, only its record.
+
+        Args:
+            meta: its `meta.json`.
+            uploaded_content: the archive, or the path of its file.
+            fl_ctx: FLARE's.
+        """
+        try:
+            check_archive(uploaded_content)
+        except Refused as refused:
+            reason = str(refused).removeprefix("error ")
+            meta = {**meta, OUTCOME: {"complete": False, "reason": reason, "stopped": True}}
+            created = dict(super().create(meta, _EMPTY, fl_ctx))
+            self.set_status(created[JobMetaKey.JOB_ID.value], RunStatus.FAILED_TO_RUN, fl_ctx)
+            return created
+        return dict(super().create(meta, uploaded_content, fl_ctx))
+
+
+def check_archive(archive: str | bytes) -> None:
+    """Looks whether all of an archive would land in its own folder, each file once.
+
+    Args:
+        archive: the bytes of a zip file, or its path.
+
+    Raises:
+        Refused: `unsafe-archive`, with the entry.
+    """
+    try:
+        with ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as opened:
+            entries = opened.infolist()
+    except (OSError, BadZipFile) as error:
+        raise _unsafe(f"it cannot be read ({error})", "the archive") from None
+    for entry in entries:
+        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise _unsafe("this would land outside of the job's folder", entry.filename)
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise _unsafe("this is a symbolic link", entry.filename)
+    for name, times in Counter(entry.filename for entry in entries).items():
+        if times > 1:
+            raise _unsafe(f"this is in it {times} times", name)
+
+
+def _unsafe(what: str, where: str) -> Refused:
+    return Refused("unsafe-archive", what, repr(where), "submit the job's folder as it was made")

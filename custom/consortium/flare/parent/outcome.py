@@ -1,0 +1,54 @@
+"""How a run ended, handed from the job's process to FLARE's record of the job.
+
+FLARE tells a submitter `FINISHED:EXECUTION_EXCEPTION` and no more. The orchestrator's job process
+leaves a file in the workspace; its parent process moves it into the record, where every admin's
+`get_job_meta` finds it.
+"""
+
+import contextlib
+from pathlib import Path
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey, SystemComponents
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.utils.job_utils import get_event_job_id
+
+from consortium.core.errors import ConsortiumError
+from consortium.core.files import write_json
+from consortium.orchestration.recovery import OUTCOME
+from consortium.settings.base import read_json_object
+
+
+def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str, stopped: bool) -> None:
+    """Leaves word of how this job's run ended; what goes wrong here must not change it.
+
+    Args:
+        fl_ctx: FLARE's.
+        complete: whether the run is.
+        reason: why it is not.
+        stopped: whether it ended for a reason that another job would meet again.
+    """
+    with contextlib.suppress(ConsortiumError):
+        path = _path(fl_ctx, fl_ctx.get_job_id())
+        write_json(path, {"complete": complete, "reason": reason, "stopped": stopped})
+
+
+class OutcomeKeeper(FLComponent):
+    """In the orchestrator's parent process: puts the word into the job's record."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Acts when a job has ended."""
+        if event_type != EventType.JOB_COMPLETED:
+            return
+        job_id = get_event_job_id(fl_ctx)
+        path = _path(fl_ctx, str(job_id))
+        if path.is_file():
+            manager = fl_ctx.get_engine().get_component(SystemComponents.JOB_MANAGER)
+            manager.update_meta(job_id, {OUTCOME: read_json_object(path)}, fl_ctx)
+            path.unlink()
+
+
+def _path(fl_ctx: FLContext, job_id: str) -> Path:
+    workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+    return Path(workspace.get_root_dir()) / "consortium" / "outcomes" / f"{job_id}.json"

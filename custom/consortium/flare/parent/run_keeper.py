@@ -1,0 +1,174 @@
+"""In the orchestrator's parent process: goes on with runs whose FLARE job was broken off.
+
+What is decided stands in `consortium.orchestration.recovery`; here are FLARE's ways to it. Seen in
+its
+code: the jobs of a server that died read RUNNING for ever; a site that was restarted has another
+token than its job knows, and that job waits for it for ever.
+"""
+
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey, RunProcessKey, SystemComponents
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.apis.utils.job_utils import get_event_job_id
+from nvflare.fuel.common.exit_codes import ProcessExitCode
+from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import (
+    CellChannel,
+    CellChannelTopic,
+    CellMessageHeaderKeys,
+    JobFailureMsgKey,
+)
+
+from consortium.flare.job import journal_folder
+from consortium.orchestration.checkpoints import count_rounds
+from consortium.orchestration.recovery import (
+    BROKE,
+    NEXT,
+    OUTCOME,
+    follow,
+    is_broken,
+    link_of,
+    why_given_up,
+)
+
+_LOOK = 1.0  # seconds between two looks
+_ALIVE = 15.0  # seconds after a site's last heartbeat, of which one comes each ten
+_BREAKS = (
+    ProcessExitCode.CONFIG_ERROR,
+    ProcessExitCode.EXCEPTION,
+    ProcessExitCode.INFRASTRUCTURE_ERROR,
+)
+"""How a site's job process may end so that FLARE ends the job for it."""
+_GATHER = 60.0  # seconds to wait for the sites that the job needs, before FLARE's scheduler does
+
+
+class RunKeeper(FLComponent):
+    """Marks jobs that died for what they are, and submits the next link of their chain.
+
+    Args:
+        keep_runs: journals that are kept, the newest.
+    """
+
+    def __init__(self, keep_runs: int = 50):
+        super().__init__()
+        self._keep = keep_runs
+        self._broken: dict[str, float] = {}  # job: since when it is waited for its sites
+        self._failed: set[str] = set()
+        self._broke: dict[str, str] = {}  # job: the hospital that ended it
+        self._ended = threading.Event()
+        self._log = logging.getLogger(__name__)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Acts at the start, and when a job has ended."""
+        if event_type == EventType.SYSTEM_BOOTSTRAP:
+            self._bury(fl_ctx)
+        elif event_type == EventType.SYSTEM_START:
+            engine = fl_ctx.get_engine()
+            engine.server.cell.core_cell.add_incoming_request_filter(
+                CellChannel.SERVER_MAIN,
+                CellChannelTopic.REPORT_JOB_FAILURE,
+                self._hear,
+                engine=engine,
+            )
+            threading.Thread(target=self._watch, args=(engine,), daemon=True).start()
+        elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
+            self._broken[str(get_event_job_id(fl_ctx))] = time.monotonic()
+        elif event_type == EventType.SYSTEM_END:
+            self._ended.set()
+
+    def _bury(self, fl_ctx: FLContext) -> None:
+        """Before FLARE looks at its jobs: none of those that ran before this process runs now."""
+        manager = fl_ctx.get_engine().get_component(SystemComponents.JOB_MANAGER)
+        for job in manager.get_all_jobs(fl_ctx):
+            if job.meta.get(JobMetaKey.STATUS.value) in (RunStatus.RUNNING, RunStatus.DISPATCHED):
+                self._log.warning("job %s ended with the orchestrator", job.job_id)
+                manager.set_status(job.job_id, RunStatus.FINISHED_ABNORMAL, fl_ctx)
+            self._broken[job.job_id] = time.monotonic()
+        self._prune(Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir()))
+
+    def _prune(self, root: Path) -> None:
+        journals = [path.parent for path in (root / "consortium").glob("*/journal")]
+        for old in sorted(journals, key=lambda path: path.stat().st_mtime)[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _watch(self, engine: Any) -> None:
+        while not self._ended.wait(_LOOK):
+            try:
+                with engine.new_context() as fl_ctx:
+                    self._fail_deserted(engine, fl_ctx)
+                    for job_id in list(self._broken):
+                        self._look(engine, job_id, fl_ctx)
+            except Exception:  # whatever FLARE raises now, the next look may find it in order
+                self._log.exception("the look at the runs failed")
+
+    def _hear(self, report: Message, engine: Any) -> None:
+        """A site says how its part of a job ended, and FLARE is about to end the job for it."""
+        token = report.get_header(CellMessageHeaderKeys.TOKEN)
+        client = engine.client_manager.clients.get(token)
+        said = report.payload if isinstance(report.payload, dict) else {}
+        job_id = str(said.get(JobFailureMsgKey.JOB_ID))
+        running = job_id in engine.run_processes and job_id not in engine.exception_run_processes
+        if running and client is not None and said.get(JobFailureMsgKey.CODE) in _BREAKS:
+            self._broke.setdefault(job_id, client.name)
+
+    def _fail_deserted(self, engine: Any, fl_ctx: FLContext) -> None:
+        """Ends jobs that wait for a site which was restarted since."""
+        for job_id, process in list(engine.run_processes.items()):
+            if job_id in self._failed:
+                continue
+            for token, client in process[RunProcessKey.PARTICIPANTS].items():
+                now = engine.get_client_from_name(client.name)
+                if now is not None and now.token != token:
+                    self._log.warning("%s was restarted; job %s is ended", client.name, job_id)
+                    self._failed.add(job_id)
+                    self._broke.setdefault(job_id, client.name)
+                    code = ProcessExitCode.INFRASTRUCTURE_ERROR
+                    engine.job_runner.fail_run(job_id, code, fl_ctx)
+                    break
+
+    def _look(self, engine: Any, job_id: str, fl_ctx: FLContext) -> None:
+        manager = engine.get_component(SystemComponents.JOB_MANAGER)
+        job = manager.get_job(job_id, fl_ctx)
+        if job is None or not is_broken(job.meta):
+            del self._broken[job_id]
+            return
+        link = link_of(job.meta)
+        assert link is not None
+        broke = self._broke.pop(job_id, None)
+        if broke is not None:
+            job.meta[BROKE] = broke
+            manager.update_meta(job_id, {BROKE: broke}, fl_ctx)
+        root = Path(engine.get_workspace().get_root_dir())
+        rounds = count_rounds(journal_folder(root, link.run))
+        following = follow(job.meta, rounds)
+        if following is None:
+            told = why_given_up(job.meta)
+            stopped = {"complete": False, "reason": told, "stopped": True}
+            manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
+            self._log.error("run %s: %s", link.run, told)
+        elif self._gathered(engine, job.meta) or time.monotonic() > self._broken[job_id] + _GATHER:
+            created = manager.clone(job_id, following, fl_ctx)
+            next_id = created[JobMetaKey.JOB_ID.value]
+            manager.update_meta(job_id, {NEXT: next_id}, fl_ctx)
+            self._log.warning(
+                "run %s: job %s goes on after %d rounds as %s", link.run, job_id, rounds, next_id
+            )
+        else:
+            return
+        del self._broken[job_id]
+
+    def _gathered(self, engine: Any, meta: dict[str, Any]) -> bool:
+        """Whether the sites that a job needs are there."""
+        since = time.time() - _ALIVE
+        there = {one.name for one in engine.get_clients() if one.last_connect_time > since}
+        needed = set(meta.get("mandatory_clients") or ())
+        return needed <= there and len(there) >= int(meta.get("min_clients") or 1)

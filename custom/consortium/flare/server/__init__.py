@@ -1,0 +1,1 @@
+"""The orchestrator's part of a FLARE job."""

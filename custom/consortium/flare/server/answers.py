@@ -1,0 +1,51 @@
+"""The orchestrator's side of the wire: models out, and what hospitals send taken for what it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.shareable import Shareable
+from pydantic import ValidationError
+from torch import Tensor
+
+from consortium.core.errors import Failure, failure_from_wire
+from consortium.flare.wire import FAILURE, METRICS, put_arrays, take_arrays
+from consortium.protocol.metrics import Metrics
+from consortium.protocol.update import Update, UpdateRefused, pack, update_from_wire
+
+
+def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:
+    """A model with what goes with it."""
+    contents, buffers = pack(model)
+    carried = put_arrays(buffers)
+    return DXO(DataKind.WEIGHTS, carried, {"contents": contents, **meta}).to_shareable()
+
+
+def answer_from_shareable(shareable: Shareable, sender: str) -> Update | UpdateRefused | Failure:
+    """What a hospital sent in answer to a round.
+
+    Args:
+        shareable: as received.
+        sender: the hospital as the channel authenticated it.
+    """
+    failure = shareable.get_header(FAILURE)
+    if failure is not None:
+        return failure_from_wire(failure, sender)
+    try:
+        dxo = from_shareable(shareable)
+        return update_from_wire(take_arrays(dxo.data), dxo.meta.get("update"), sender)
+    except UpdateRefused as refusal:
+        return refusal
+    except Exception:  # whatever a hospital sent, it must not break the round of the others
+        return UpdateRefused(sender, "malformed")
+
+
+def metrics_from_shareable(shareable: Shareable, sender: str) -> Metrics | Failure:
+    """What a hospital sent in answer to a question about a model."""
+    failure = shareable.get_header(FAILURE)
+    if failure is not None:
+        return failure_from_wire(failure, sender)
+    try:
+        return Metrics.model_validate(shareable.get_header(METRICS))
+    except ValidationError:
+        return Failure(sender, "malformed")

@@ -1,0 +1,269 @@
+"""The orchestrator's components: one run, seen by FLARE in parts.
+
+`StudyRun` holds it; the workflows of `rounds` and `assessment` ask it, and so can FLARE's own
+`ScatterAndGather`, through the aggregator, the persistor and the shareable generator here. FLARE
+swallows what an event handler raises, so whatever may fail is called where FLARE stops the job for
+it, and the reason is kept for `result.json`.
+"""
+
+import contextlib
+import gc
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
+
+from nvflare.apis.client import Client
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.aggregator import Aggregator
+from nvflare.app_common.abstract.learnable import Learnable
+from nvflare.app_common.abstract.learnable_persistor import LearnablePersistor
+from nvflare.app_common.abstract.model import ModelLearnable, make_model_learnable
+from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+
+from consortium.core.errors import ConsortiumError, Refused, UsageError
+from consortium.core.files import lock_file, write_text
+from consortium.flare.array_streaming import fetch_few_at_a_time, limit_arrays, register_arrays
+from consortium.flare.job import TROUBLE, read_job, result_folders
+from consortium.flare.parent.outcome import note_outcome
+from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
+from consortium.orchestration.quorum import declare_quorum
+from consortium.server.run import Coordinator, Study
+
+T = TypeVar("T")
+_PATIENCE = 60.0  # seconds that another process may take to let go of the journal
+
+
+class StudyRun(FLComponent):
+    """Holds the run of this job.
+
+    Args:
+        training: id of the workflow of the rounds; of a `ScatterAndGather`, the number of rounds
+            and the first one are set from the job's settings and the journal.
+    """
+
+    def __init__(self, training: str = "training"):
+        super().__init__()
+        self._training_id = training
+        self._coordinator: Coordinator | None = None
+        self._trouble = ""
+        self._stopped = False
+        self._results: Path | None = None
+        self._hold: IO[str] | None = None
+        self._log = logging.getLogger(__name__)
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The run.
+
+        Raises:
+            UsageError: the job could not be opened; the reason was logged before.
+        """
+        if self._coordinator is None:
+            raise UsageError("no-run", "the run could not be opened", "", self._trouble)
+        return self._coordinator
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Opens the run when the job starts and writes its results when it ends."""
+        if event_type == EventType.START_RUN:
+            register_arrays()
+            self.guard(lambda: self._open(fl_ctx), fl_ctx)
+            # FLARE collects garbage after every round. What was imported and built until here lives
+            # as long as the process, and looking at all of it took longer than aggregating.
+            gc.collect()
+            gc.freeze()
+        elif event_type == EventType.END_RUN:
+            result = None
+            if self._coordinator is not None:
+                result = self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
+            complete = result is not None and result["complete"]
+            reason = result["reason"] if result is not None else self._trouble
+            note_outcome(fl_ctx, complete=complete, reason=reason, stopped=self._stopped)
+        elif event_type == EventType.FATAL_SYSTEM_ERROR:
+            # FLARE's own reasons too: a hospital's process that died, say.
+            self._trouble = self._trouble or _one_line(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+
+    def guard(self, work: Callable[[], T], fl_ctx: FLContext) -> T | None:
+        """Does work whose failure ends the job with a reason that people find."""
+        try:
+            return work()
+        except Exception as error:
+            known = isinstance(error, ConsortiumError)
+            self._log.error("%s", error, exc_info=not known)
+            told = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
+            self._trouble = self._trouble or _one_line(told)
+            self._stopped = known
+            if self._results is not None:
+                with contextlib.suppress(ConsortiumError):
+                    write_text(self._results / TROUBLE, f"{told}\n")
+            self.system_panic(self._trouble, fl_ctx)
+            return None
+
+    def _open(self, fl_ctx: FLContext) -> None:
+        job = read_job(fl_ctx)
+        self._results, journal = result_folders(job)
+        self._hold = _hold(journal)
+        engine = fl_ctx.get_engine()
+        hospitals = job.hospitals or [client.name for client in engine.get_clients()]
+        self._coordinator = Coordinator(
+            Study(
+                job.run,
+                job.name,
+                declare_quorum(hospitals, job.quorum),
+                job.settings,
+                job.left_out,
+            ),
+            results=self._results,
+            journal=journal,
+        )
+        limit_arrays(self._coordinator.update_bytes)
+        if not self._coordinator.holds_updates:
+            fetch_few_at_a_time()
+        for note in self._coordinator.notes:
+            self._log.warning("journal: %s", note)
+        training = engine.get_component(self._training_id)
+        if isinstance(training, ScatterAndGather):
+            self._set_rounds(training, fl_ctx)
+
+    def _set_rounds(self, training: ScatterAndGather, fl_ctx: FLContext) -> None:
+        run = self.coordinator.run
+        rounds = len(run.records) if run.stopped_early else run.rounds
+        state = training.get_persist_state(fl_ctx)
+        training.restore({**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx)
+
+    def close_round(self, fl_ctx: FLContext) -> None:
+        """Closes the round and, where the selection says so, makes it the last."""
+        self.coordinator.close_round()
+        if self.coordinator.run.stopped_early:
+            training = fl_ctx.get_engine().get_component(self._training_id)
+            state = training.get_persist_state(fl_ctx)
+            # FLARE counts on after this; restoring is its public way to change the count.
+            rounds = self.coordinator.rounds_done
+            training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
+
+
+def _hold(journal: Path) -> IO[str]:
+    """Keeps another process out of a journal until this one ends.
+
+    Raises:
+        Refused: `journal-in-use`.
+    """
+    journal.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + _PATIENCE
+    while True:
+        held = lock_file(journal / ".lock")
+        if held is not None:
+            return held
+        if time.monotonic() > until:
+            raise Refused("journal-in-use", "another process has it", str(journal), "end that one")
+        # The job before this one, whose parent died, is still ending.
+        time.sleep(0.2)
+
+
+def _one_line(told: object) -> str:
+    return " ".join(str(told).split())[:500]
+
+
+class StudyPart(FLComponent):
+    """A part that asks the run.
+
+    Args:
+        study: id of the `StudyRun` component.
+    """
+
+    def __init__(self, study: str = "study"):
+        super().__init__()
+        self._study_id = study
+
+    def study(self, fl_ctx: FLContext) -> StudyRun:
+        """The run's component.
+
+        Raises:
+            UsageError: the job's configuration names none.
+        """
+        study = fl_ctx.get_engine().get_component(self._study_id)
+        if not isinstance(study, StudyRun):
+            raise UsageError(
+                "bad-job", "no such component", self._study_id, "keep the job's configuration"
+            )
+        return study
+
+
+class StudyWorkflow(StudyPart, Controller):
+    """A workflow that asks the run; late answers to its tasks change nothing unless it says so."""
+
+    def __init__(self, study: str = "study"):
+        Controller.__init__(self)
+        self._study_id = study
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to undo."""
+
+    def process_result_of_unknown_task(
+        self,
+        client: Client,
+        task_name: str,
+        client_task_id: str,
+        result: Shareable,
+        fl_ctx: FLContext,
+    ) -> None:
+        """An answer that came too late changes nothing."""
+
+
+class ModelPersistor(StudyPart, LearnablePersistor):
+    """Gives FLARE the run's model; the journal keeps it."""
+
+    def load(self, fl_ctx: FLContext) -> ModelLearnable:
+        """The model that the next round starts from."""
+        return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
+
+    def save(self, learnable: Learnable, fl_ctx: FLContext) -> None:
+        """Nothing: a round was journalled when it was closed."""
+
+
+class ModelShareableGenerator(StudyPart, ShareableGenerator):
+    """Opens a round with the model it hands out."""
+
+    def learnable_to_shareable(self, model: Learnable, fl_ctx: FLContext) -> Shareable:
+        """The model, the round's number and the model's digest."""
+        coordinator = self.study(fl_ctx).coordinator
+        number, base_sha256 = coordinator.open_round()
+        return model_to_shareable(coordinator.model, round=number, base_sha256=base_sha256)
+
+    def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
+        """The model after the round."""
+        return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
+
+
+class UpdateAggregator(StudyPart, Aggregator):
+    """Takes updates whole or not at all, and aggregates by the rule that the settings name.
+
+    When to use it: as the aggregator of `ScatterAndGather`. It sees every hospital's update, so it
+    does not hide one from the orchestrator.
+    """
+
+    def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
+        """Takes one hospital's answer; False where it is refused or a failure."""
+        study = self.study(fl_ctx)
+        sender = fl_ctx.get_peer_context().get_identity_name()
+        answer = answer_from_shareable(shareable, sender)
+        refusal = study.coordinator.offer(answer)
+        if refusal is not None:
+            self.log_warning(fl_ctx, str(refusal))
+        return refusal is None
+
+    def aggregate(self, fl_ctx: FLContext) -> Shareable:
+        """Closes the round; the run holds the new model."""
+        study = self.study(fl_ctx)
+        study.guard(lambda: study.close_round(fl_ctx), fl_ctx)
+        return Shareable()

@@ -1,0 +1,227 @@
+"""X-ray films, read without trust: PNG, JPEG or DICOM becomes greys from 0 to 1, or a finding.
+
+* Bright is dense, as a radiologist sees it: bone is white. A DICOM film goes through its modality
+  LUT and its window, and what is stored the other way round (MONOCHROME1) is turned.
+* Only a film of one grey picture is one. Colour, several frames and what is damaged are findings.
+* What the headers say about the patient is never told: findings name attributes, not their values.
+"""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+
+from consortium.core.findings import Finding, error, warning
+from consortium.imaging.dicom import (
+    can_decode,
+    identifying,
+    no_decoder,
+    no_image,
+    quiet,
+    reason,
+)
+
+FORMATS = ("PNG", "JPEG")
+LEAST_SIDE = 3
+MOST_PIXELS = 89_478_485
+"""Of a film; Pillow's limit, above which it warns of a decompression bomb."""
+
+_GREY = 2
+"""Steps of 255 by which the colours of a grey pixel may differ: JPEG rounds."""
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_BEYOND = 1e12
+"""Outside of every window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A film.
+
+    Attributes:
+        values: float32 (rows, columns), from 0 to 1, bright where dense.
+        view: `ViewPosition` of a DICOM header, else empty.
+        notes: what a person should look at.
+    """
+
+    values: NDArray[np.float32]
+    view: str = ""
+    notes: tuple[Finding, ...] = ()
+
+
+class UnusableFilm(Exception):
+    """There is no film in what was read; `finding` says why."""
+
+    def __init__(self, finding: Finding):
+        self.finding = finding
+        super().__init__(finding.detail)
+
+
+def read_pixels(path: Path, name: str) -> Pixels:
+    """Reads a film.
+
+    Args:
+        path: of the file; DICOM is told by its content or its suffix `.dcm`.
+        name: what findings call it.
+
+    Raises:
+        UnusableFilm: `missing-file`, `unreadable-file`, `colour-image`, `wrong-dimensions` or
+            `no-decoder`.
+    """
+    try:
+        with quiet():
+            found = _read_dicom(path, name) if is_dicom(path) else _read_picture(path, name)
+    except UnusableFilm:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnusableFilm(error("missing-file", name, "no such file")) from None
+    except Exception as problem:  # a damaged file makes pillow and pydicom raise nearly anything
+        raise UnusableFilm(error("unreadable-file", name, _reason(problem))) from problem
+    if not np.isfinite(found.values).all():
+        raise UnusableFilm(error("unreadable-file", name, "holds values that are no numbers"))
+    return found
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its content or its suffix `.dcm`.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    if path.is_fifo() or path.is_socket() or path.is_char_device():  # would be waited for
+        raise OSError(errno.EINVAL, "not a file")
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+
+
+def read_view(path: Path) -> str:
+    """`ViewPosition` of a DICOM file, from its header alone; empty where there is none."""
+    try:
+        with quiet():
+            if not is_dicom(path):
+                return ""
+            header = pydicom.dcmread(path, specific_tags=["ViewPosition"], stop_before_pixels=True)
+            return _view(header)
+    except Exception:  # reading its pixels says what is wrong with it
+        return ""
+
+
+def _view(dataset: Any) -> str:
+    return str(dataset.get("ViewPosition") or "").strip()
+
+
+def _read_picture(path: Path, name: str) -> Pixels:
+    with Image.open(path, formats=FORMATS) as opened:
+        _require_size(opened.width, opened.height, name)
+        # A JPEG of several pictures holds a film and its preview; a PNG of several is a cartoon.
+        pictures = getattr(opened, "n_frames", 1)
+        if opened.format == "PNG" and pictures > 1:
+            told = f"{pictures} pictures; a film is one"
+            raise UnusableFilm(error("wrong-dimensions", name, told))
+        opened.load()
+        picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I"):
+        return _sixteen_bit(np.asarray(picture), name)
+    if picture.mode == "L":
+        return Pixels(np.asarray(picture, np.float32) / np.float32(255))
+    colours = np.asarray(picture.convert("RGBA"))
+    if (colours[..., 3] < 255).any():
+        raise UnusableFilm(error("unreadable-file", name, "a part of it is transparent"))
+    spread = np.ptp(colours[..., :3], axis=-1)
+    if spread.max() > _GREY:
+        told = f"{(spread > _GREY).mean():.2%} of its pixels are coloured"
+        raise UnusableFilm(error("colour-image", name, told))
+    return Pixels(colours[..., :3].mean(-1, dtype=np.float32) / np.float32(255))
+
+
+def _sixteen_bit(stored: NDArray[Any], name: str) -> Pixels:
+    """Greys by the bits that are used: archives keep 12 bits in files of 16."""
+    bits = max(8, int(stored.max()).bit_length())
+    white = 2**bits - 1
+    told = f"16 bits a pixel, of which {bits} are used; {white} is white"
+    note = warning("sixteen-bit", name, told)
+    return Pixels(stored.astype(np.float32) / np.float32(white), notes=(note,))
+
+
+def _read_dicom(path: Path, name: str) -> Pixels:
+    dataset = pydicom.dcmread(path)
+    _require_film(dataset, name)
+    notes = identifying([dataset], name)
+    if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+        notes += (warning("burnt-in-text", name, "its header says that text is burnt in"),)
+    values = _shown(pixel_array(dataset), dataset).astype(np.float32)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values = 1 - values
+    return Pixels(values, _view(dataset), notes)
+
+
+def _require_film(dataset: Any, name: str) -> None:
+    """Refuses a file whose header says that it is no film."""
+    if "Rows" not in dataset:
+        raise UnusableFilm(no_image(dataset, name))
+    if not can_decode(dataset):
+        raise UnusableFilm(no_decoder(dataset, name))
+    kind = str(dataset.PhotometricInterpretation)
+    if dataset.get("SamplesPerPixel", 1) != 1 or kind not in _MONOCHROME:
+        raise UnusableFilm(error("colour-image", name, "its header says that it is in colour"))
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise UnusableFilm(error("wrong-dimensions", name, f"{frames} frames; a film has one"))
+    if "PixelData" not in dataset:
+        raise UnusableFilm(error("unreadable-file", name, "holds no pixels"))
+    _require_size(int(dataset.Columns), int(dataset.Rows), name)
+
+
+def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
+    """As on a screen, from 0 to 1 (DICOM PS3.4, N.2): by its window, else from least to largest.
+
+    What the header calls padding, around the film, is not asked for the least and the largest.
+    """
+    scaled = apply_modality_lut(stored, dataset)
+    shown = np.asarray(apply_voi_lut(scaled, dataset), np.float64)
+    if dataset.get("VOILUTSequence"):
+        low, high = 0.0, 2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
+    elif all(dataset.get(name) is not None for name in ("WindowCenter", "WindowWidth")):
+        low, high = apply_voi_lut(np.array([-_BEYOND, _BEYOND]), dataset)
+    else:
+        film = shown[~_padding(stored, dataset)]
+        low, high = (film.min(), film.max()) if film.size else (0.0, 0.0)
+    if low == high:
+        return np.zeros_like(shown)
+    share: NDArray[np.float64] = (shown - low) / (high - low)
+    return share.clip(0.0, 1.0)
+
+
+def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+    """Which pixels are none, by the header (DICOM PS3.3, C.7.5.1.1.2), (rows, columns)."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _require_size(columns: int, rows: int, name: str) -> None:
+    if columns * rows > MOST_PIXELS:
+        told = f"{rows} x {columns} pixels; more than {MOST_PIXELS} are not read"
+        raise UnusableFilm(error("unreadable-file", name, told))
+    if min(columns, rows) < LEAST_SIDE:
+        told = f"{rows} x {columns} pixels; fewer than {LEAST_SIDE} a side are no film"
+        raise UnusableFilm(error("unreadable-file", name, told))
+
+
+def _reason(problem: Exception) -> str:
+    """What an exception means, without its own words."""
+    if isinstance(problem, UnidentifiedImageError):
+        return "neither PNG, JPEG nor DICOM"
+    if isinstance(problem, Image.DecompressionBombError):
+        return f"more than {MOST_PIXELS} pixels"
+    if isinstance(problem, OSError) and "truncated" in str(problem):
+        return "damaged: cut off"
+    return reason(problem)

@@ -1,0 +1,240 @@
+"""Scans and masks, read without trust: whatever a file holds, this gives a volume or a finding.
+
+NIfTI is read here; DICOM in `consortium.imaging.dicom`, which is imported where a hospital has it.
+
+* A path that leaves the hospital's folder is never opened. Symbolic links inside the folder are
+  followed: the hospital made them, and large collections are often linked in.
+* Nothing is written, and nothing outlives the volume: what is kept of it are a few numbers.
+* A gzip file is read to its end, where its checksum is. nibabel stops at the last voxel.
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from numpy.typing import NDArray
+
+from consortium.core.findings import Finding, error
+from consortium.imaging.grids import Volume, corners_apart, one_grid
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is kept of one channel.
+
+    Attributes:
+        not_finite: voxels that are NaN or infinite.
+        constant: whether all finite voxels have one value.
+        spread: standard deviation of the finite voxels.
+        digest: SHA-256 of the voxels.
+    """
+
+    not_finite: int
+    constant: bool
+    spread: float
+    digest: bytes
+
+
+def name_inside(folder: Path, path: Path) -> str | None:
+    """The path relative to the folder, or None for one that could lead out of it."""
+    if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
+        return None
+    return str(path.relative_to(folder))
+
+
+def read_image(folder: Path, image: Path | tuple[Path, ...]) -> Volume | Finding:
+    """Reads an image that a hospital's `dataset.json` names.
+
+    Args:
+        folder: the hospital's folder, absolute.
+        image: `folder` joined with what `dataset.json` says; several paths are one a channel.
+
+    Returns:
+        The volume, or the one finding that says why there is none; that of `read_volume`, or
+        `channel-mismatch` where channels do not share one grid and one frame of reference.
+    """
+    if isinstance(image, Path):
+        return read_volume(folder, image)
+    channels: list[Volume] = []
+    for path in image:
+        channel = read_volume(folder, path)
+        if isinstance(channel, Finding):
+            return channel
+        if finding := _other_grid(channel, channels[0] if channels else channel):
+            return finding
+        channels.append(channel)
+    stacked = np.stack([channel.voxels for channel in channels], axis=-1)
+    notes = tuple(note for channel in channels for note in channel.notes)
+    return replace(channels[0], voxels=stacked, notes=notes)
+
+
+def _other_grid(channel: Volume, first: Volume) -> Finding | None:
+    """Why a channel cannot be laid on the first."""
+    if channel.voxels.ndim != 3:
+        detail = f"a channel of its own has 3 axes, this file {channel.voxels.ndim}"
+    elif channel.voxels.shape != first.voxels.shape:
+        detail = f"{channel.voxels.shape} voxels, {first.voxels.shape} in {first.file}"
+    elif not one_grid(first.voxels.shape, channel.affine, first.affine):
+        apart = corners_apart(first.voxels.shape, channel.affine, first.affine)
+        detail = f"lies up to {apart:.3g} mm apart from {first.file}"
+    elif channel.reference and first.reference and channel.reference != first.reference:
+        detail = f"has another frame of reference than {first.file}"
+    else:
+        return None
+    return error("channel-mismatch", channel.file, detail)
+
+
+def read_mask(
+    folder: Path,
+    path: Path,
+    values: Mapping[str, int],
+    shape: Sequence[int],
+    affine: NDArray[np.float64],
+    reference: str = "",
+) -> Volume | Finding:
+    """Reads a mask that a hospital's `dataset.json` names: NIfTI, or a DICOM segmentation.
+
+    Args:
+        folder: the hospital's folder, absolute.
+        path: `folder` joined with what `dataset.json` says.
+        values: the mask's value of each name that a segment may have.
+        shape: of the image, three numbers; a segmentation is laid on its grid.
+        affine: of the image.
+        reference: the image's frame of reference, if known.
+
+    Returns:
+        The mask, or the one finding that says why there is none.
+    """
+    file = name_inside(folder, path)
+    if file is None or not is_dicom(path):
+        return read_volume(folder, path)
+    if path.is_dir():
+        return error("unreadable-file", file, "a folder; a mask is one file")
+    from consortium.imaging.dicom import UnusableSeries
+    from consortium.imaging.dicom_seg import read_segmentation
+
+    try:
+        mask = read_segmentation(path, file, values, shape, affine)
+    except UnusableSeries as problem:
+        return problem.finding
+    if reference and mask.reference and mask.reference != reference:
+        detail = "mask and image have different frames of reference"
+        return error("affine-mismatch", mask.file, detail)
+    return mask
+
+
+def read_volume(folder: Path, path: Path) -> Volume | Finding:
+    """Reads a file or a DICOM series that a hospital's `dataset.json` names.
+
+    Args:
+        folder: the hospital's folder, absolute.
+        path: `folder` joined with what `dataset.json` says.
+
+    Returns:
+        The volume, or the one finding that says why there is none: `outside-folder`,
+        `missing-file`, `unreadable-file`, `bad-affine`, or one of those that DICOM has of its own.
+    """
+    file = name_inside(folder, path)
+    if file is None:
+        entry = path.relative_to(folder) if path.is_relative_to(folder) else path
+        return error("outside-folder", "dataset.json", f"{entry} is not a path inside the folder")
+    if is_dicom(path):
+        return _read_dicom(path, file)
+    try:
+        image, voxels = _load(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return error("missing-file", file, "no such file")
+    except Exception as problem:  # a damaged file makes nibabel raise nearly anything
+        return error("unreadable-file", file, _reason(problem))
+    if voxels.dtype.kind not in "biuf":
+        return error("unreadable-file", file, f"voxels are {voxels.dtype}, not real numbers")
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+        return error("bad-affine", file, "the header's affine cannot be inverted")
+    return Volume(file, voxels, affine)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is read as a DICOM series: a folder of its files, or a file named .dcm."""
+    try:
+        return path.is_dir() or path.suffix.lower() == ".dcm"
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _read_dicom(path: Path, file: str) -> Volume | Finding:
+    from consortium.imaging.dicom import UnusableSeries, open_series
+
+    try:
+        series = open_series(path, file)
+        return Volume(file, series.voxels(), series.affine, series.reference, series.notes)
+    except UnusableSeries as problem:
+        return problem.finding
+
+
+def _load(path: Path) -> tuple[Any, NDArray[Any]]:
+    path.stat()
+    if path.name.endswith(".gz"):
+        with gzip.open(path) as stream:
+            while stream.read(_CHUNK):
+                pass
+    with LoggingOutputSuppressor(), np.errstate(all="ignore"):
+        image = nib.load(path, mmap=False)
+        if not isinstance(image, nib.Nifti1Image):
+            raise ImageFileError
+        scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+        voxels = np.asarray(image.dataobj, dtype=np.float32 if scaled else None)
+    return image, voxels
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, ImageFileError):
+        return "not a NIfTI file"
+    if isinstance(problem, gzip.BadGzipFile) and "Not a gzipped" in str(problem):
+        return "its name ends in .gz, but gzip did not make it"
+    if isinstance(problem, (EOFError, zlib.error, gzip.BadGzipFile)):
+        return "damaged: the compressed data are cut off or altered"
+    if isinstance(problem, MemoryError):
+        return "its header asks for more memory than this machine has"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    if isinstance(problem, OSError):
+        return "damaged: fewer voxels than its header says"
+    return f"damaged ({type(problem).__name__})"
+
+
+def summarise(channel: NDArray[Any]) -> Summary:
+    """Summarises one channel slice by slice, so that no second copy of it is ever in memory.
+
+    Args:
+        channel: array (x, y, slice), not empty.
+    """
+    digest = hashlib.sha256()
+    count, total, squares, origin = 0, 0.0, 0.0, 0.0
+    lowest, highest = math.inf, -math.inf
+    for plane in np.moveaxis(channel, -1, 0):
+        digest.update(np.ascontiguousarray(plane.T).data)
+        values = plane[np.isfinite(plane)].astype(np.float64)
+        if not values.size:
+            continue
+        lowest, highest = min(lowest, values.min()), max(highest, values.max())
+        origin = origin if count else float(values[0])  # against cancellation in the variance
+        count += values.size
+        with np.errstate(all="ignore"):
+            values -= origin
+            total += float(values.sum())
+            squares += float(values @ values)
+    variance = squares / count - (total / count) ** 2 if count else 0.0
+    spread = math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.inf
+    return Summary(channel.size - count, not lowest < highest, spread, digest.digest())

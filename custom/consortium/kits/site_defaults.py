@@ -1,0 +1,207 @@
+"""What the coordinator ships in a kit's `local/` beside FLARE's own files: safe defaults.
+
+* `byoc: none`: no job brings code; its configuration may build `ALLOWED_CLASSES` and nothing else.
+* No shell command reads a hospital's files; only its own steward operates it, but for a shutdown.
+* A hospital's logs are not streamed; where its data lie stands in its own `local/hospital.json`.
+"""
+
+from typing import Any
+
+from consortium.kits.hospital import HOSPITAL, HospitalFile
+
+ALLOWED_CLASSES = ["consortium.flare."]
+"""All that a job's configuration may build: these shells."""
+
+_NOTHING_MORE = {"byoc": "none", "server-predeployed-flwr": "none", "shell_commands": "none"}
+
+AUTHORIZATION: dict[str, Any] = {
+    "format_version": "1.0",
+    "permissions": {
+        "project_admin": {
+            "submit_job": "any",
+            "clone_job": "any",
+            "manage_job": "any",
+            "download_job": "any",
+            "view": "any",
+            "restart": "any",
+            "shutdown": "any",
+            "operate": "o:site",
+            **_NOTHING_MORE,
+        },
+        "org_admin": {
+            "submit_job": "none",
+            "clone_job": "none",
+            "manage_job": "o:submitter",
+            "download_job": "o:submitter",
+            "view": "any",
+            "operate": "o:site",
+            **_NOTHING_MORE,
+        },
+        "lead": {
+            "submit_job": "any",
+            "clone_job": "n:submitter",
+            "manage_job": "n:submitter",
+            "download_job": "n:submitter",
+            "view": "any",
+            "operate": "o:site",
+            **_NOTHING_MORE,
+        },
+        "member": {"view": "any"},
+    },
+}
+"""Rights of each role, at the orchestrator and at every hospital. A hospital that wants less writes
+its own `local/authorization.json`."""
+
+PRIVACY: dict[str, Any] = {
+    "scopes": [{"name": "default"}],
+    "default_scope": "default",
+    "components": [
+        {"id": "site_data", "path": "consortium.flare.client.site.SiteData", "args": {}}
+    ],
+}
+"""FLARE builds a site's components only where there is a scope."""
+
+_GUARD = {"id": "kit_guard", "path": "consortium.flare.parent.guard.KitGuard", "args": {}}
+_OUTCOME = {"id": "outcome", "path": "consortium.flare.parent.outcome.OutcomeKeeper", "args": {}}
+_KEEPER = {"id": "run_keeper", "path": "consortium.flare.parent.run_keeper.RunKeeper", "args": {}}
+_ONE_COPY = {"id": "one_copy", "path": "consortium.flare.parent.guard.OneCopyOfAKit", "args": {}}
+
+
+def _parent(*components: dict[str, Any]) -> dict[str, Any]:
+    """Components that the site's parent process loads, and no job's."""
+    return {"format_version": 2, "components": list(components)}
+
+
+_BASE: dict[str, Any] = {
+    "format_version": 2,
+    "class_list_enforcement_mode": "enforce",
+    "class_allow_list": ALLOWED_CLASSES,
+}
+
+HOSPITAL_RESOURCES: dict[str, Any] = {
+    **_BASE,
+    "allow_log_streaming": False,
+    "client": {"retry_timeout": 30, "compression": "Gzip"},
+    "components": [
+        {
+            "id": "resource_manager",
+            "path": "consortium.flare.parent.gpus.HospitalGPUs",
+            "args": {},
+        },
+        {
+            "id": "resource_consumer",
+            "path": "nvflare.app_common.resource_consumers.gpu_resource_consumer"
+            ".GPUResourceConsumer",
+            "args": {},
+        },
+        {
+            "id": "process_launcher",
+            "path": "nvflare.app_common.job_launcher.client_process_launcher"
+            ".ClientProcessJobLauncher",
+            "args": {},
+        },
+    ],
+}
+
+_STORE = "nvflare.app_common.storages.filesystem_storage.FilesystemStorage"
+
+SERVER_RESOURCES: dict[str, Any] = {
+    **_BASE,
+    "servers": [
+        {
+            "admin_storage": "transfer",
+            "max_num_clients": 1000,
+            "heart_beat_timeout": 600,
+            "download_job_url": "",
+            "admin_timeout": 10.0,
+        }
+    ],
+    # In the kit's own folder: by default all federations of a machine share two below /tmp.
+    "snapshot_persistor": {
+        "path": "nvflare.app_common.state_persistors.storage_state_persistor.StorageStatePersistor",
+        "args": {
+            "uri_root": "/",
+            "storage": {
+                "path": _STORE,
+                "args": {"root_dir": "{$WORKSPACE}/snapshots", "uri_root": "/"},
+            },
+        },
+    },
+    "components": [
+        {
+            "id": "job_scheduler",
+            "path": "nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler",
+            # A job that waits for a hospital is tried again until it comes, not ten times.
+            "args": {
+                "max_jobs": 4,
+                "max_schedule_count": 1000000,
+                "min_schedule_interval": 2.0,
+                "max_schedule_interval": 30.0,
+            },
+        },
+        {
+            "id": "job_manager",
+            "path": "consortium.flare.parent.archive.CheckedJobs",
+            "args": {"uri_root": "{$WORKSPACE}/jobs", "job_store_id": "job_store"},
+        },
+        {"id": "job_store", "path": _STORE},
+        {
+            "id": "process_launcher",
+            "path": "nvflare.app_common.job_launcher.server_process_launcher"
+            ".ServerProcessJobLauncher",
+            "args": {},
+        },
+    ],
+}
+
+
+def local_files(role: str) -> dict[str, Any]:
+    """Content of the JSON files that a kit gets in place of FLARE's, by their path in the kit.
+
+    Args:
+        role: `server`, `client` or an admin's role.
+    """
+    if role not in ("server", "client"):
+        return {}
+    files = {"local/authorization.json.default": AUTHORIZATION}
+    if role == "server":
+        return {
+            **files,
+            "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME, _KEEPER, _ONE_COPY),
+            "local/resources.json": SERVER_RESOURCES,
+        }
+    return {
+        **files,
+        "local/consortium__p_resources.json": _parent(_GUARD),
+        "local/resources.json": HOSPITAL_RESOURCES,
+        "local/privacy.json": PRIVACY,
+        HOSPITAL: HospitalFile().model_dump(),
+    }
+
+
+START_CHECK = """\
+if ! python3 -P -c 'import consortium' 2>/dev/null; then
+  echo "error package-missing: consortium is not installed for $(command -v python3), $DIR," \\
+    "activate its environment or install it" >&2
+  exit 78
+fi
+python3 -P -m consortium.kits.start "$(dirname "$DIR")" || exit 78
+export WORKSPACE
+"""
+"""Put into each starting script after it has found its folder `DIR`: the kit is looked at before
+anything of it is used, and `resources.json` finds the workspace in the environment."""
+
+STARTING_SCRIPTS = ("startup/start.sh", "startup/sub_start.sh", "startup/fl_admin.sh")
+
+
+def with_check(script: str) -> str:
+    """A starting script of FLARE's with the check in it.
+
+    Raises:
+        ValueError: it does not say `DIR=`, so this is no script that FLARE 2.9 writes.
+    """
+    head, found, rest = script.partition("\nDIR=")
+    line, newline, tail = rest.partition("\n")
+    if not found or not newline:
+        raise ValueError("no line begins with DIR=")
+    return f"{head}\nDIR={line}\n{START_CHECK}{tail}"

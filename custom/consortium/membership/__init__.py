@@ -1,0 +1,1 @@
+"""Who takes part: startup kits from the project file."""

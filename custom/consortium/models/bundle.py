@@ -1,0 +1,344 @@
+"""The form in which a model leaves: a MONAI bundle folder with safetensors weights.
+
+`configs/inference.json` runs by itself with MONAI and without this package. This package never
+runs it: a bundle is opened from `metadata.json` and the weights alone, so that a hospital can open
+a bundle of strangers without executing anything that came with it. Same model, same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import monai
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+import consortium
+from consortium.core.errors import Refused, UsageError
+from consortium.core.files import whole_folder
+from consortium.models.networks import build_network, network_config
+from consortium.protocol.update import State
+from consortium.settings.base import Settings, parse_settings, read_json_object
+from consortium.tasks.base import task_of
+from consortium.tasks.segmentation.datalist import Datalist
+from consortium.tasks.tabular.dataset import PatientTable
+
+METADATA = Path("configs/metadata.json")
+INFERENCE = Path("configs/inference.json")
+WEIGHTS = Path("models/model.safetensors")
+_BATCH_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+def write_bundle(
+    folder: Path,
+    settings: Settings,
+    state: Mapping[str, torch.Tensor],
+    *,
+    trained: Mapping[str, Any],
+) -> str:
+    """Writes a model as a MONAI bundle, whole or not at all.
+
+    Args:
+        folder: the bundle's folder; a bundle that is there is replaced.
+        settings: the job's.
+        state: the network's state.
+        trained: how the model came about; JSON values, kept in the metadata.
+
+    Returns:
+        sha256 of the safetensors file, hexadecimal.
+
+    Raises:
+        UsageError: `folder-in-use` where the folder holds something else than a bundle.
+        EnvironmentProblem: `disk-full` or `cannot-write`.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    contents = {
+        METADATA: _json(_metadata(settings, trained)),
+        INFERENCE: _json(_inference(settings)),
+    }
+    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if occupied and not (folder / METADATA).is_file():
+        raise UsageError(
+            "folder-in-use", "this is no model bundle", str(folder), "choose another folder"
+        )
+    with whole_folder(folder) as beside:
+        for name, content in contents.items():
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).write_bytes(content)
+        (beside / WEIGHTS).parent.mkdir()
+        save_file(weights, beside / WEIGHTS, metadata={"format": "pt"})
+        with (beside / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, torch.nn.Module]:
+    """Opens a model without running anything that came with it.
+
+    Args:
+        folder: the bundle's folder.
+        device: where the network shall be.
+
+    Returns:
+        The settings that the model was trained with, and the network in evaluation mode.
+
+    Raises:
+        UsageError: `missing-folder`.
+        Refused: `not-a-bundle`, `not-standalone` or `wrong-architecture`.
+    """
+    settings = _bundle_settings(folder)
+    if needs_own_statistics(settings):
+        raise Refused(
+            "not-standalone",
+            "the model needs the batch-norm statistics that each hospital kept to itself",
+            str(folder),
+            "train with update.buffers averaged, or with another normalisation",
+        )
+    try:
+        network = build_network(settings)
+    except UsageError as error:
+        raise _not_a_bundle(folder, error.what) from None
+    state = _read_weights(folder / WEIGHTS)
+    _require_same(state, network.state_dict(), str(folder))
+    network.load_state_dict(state)
+    return settings, network.to(device).eval()
+
+
+_Kind = TypeVar("_Kind", bound=Settings)
+
+
+def load_model(
+    folder: Path, device: torch.device | str, kind: type[_Kind]
+) -> tuple[_Kind, torch.nn.Module]:
+    """Opens a model of one task; see `load_bundle`.
+
+    Args:
+        folder: the bundle's folder.
+        device: where the network shall be.
+        kind: the task's settings.
+
+    Raises:
+        Refused: `wrong-task` too.
+    """
+    settings, network = load_bundle(folder, device)
+    return require_task(settings, kind, folder), network
+
+
+def require_task(settings: Settings, kind: type[_Kind], folder: Path) -> _Kind:
+    """Refuses a model of another task.
+
+    Args:
+        settings: of the model.
+        kind: the settings of the task that is meant.
+        folder: of the model.
+
+    Raises:
+        Refused: `wrong-task`.
+    """
+    if not isinstance(settings, kind):
+        raise Refused(
+            "wrong-task",
+            f"the model is of the task {settings.task}",
+            str(folder),
+            "give it what it was trained on: scans, X-rays, or a table of patients",
+        )
+    return settings
+
+
+def identify(folder: Path) -> tuple[str, str]:
+    """What a model is called where its work is kept.
+
+    Args:
+        folder: of a bundle that `load_bundle` has opened.
+
+    Returns:
+        Its name, from the job that trained it, and its version, the first 16 digits of the sha256
+        of its weights; at most 64 characters each.
+    """
+    trained = read_json_object(folder / METADATA)["consortium"].get("trained")
+    job = trained.get("job") if isinstance(trained, dict) else None
+    printable = "".join(c for c in str(job or "segmentation") if c.isprintable() and c != "\\")
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return f"Consortium {printable}"[:64].strip(), digest[:16]
+
+
+def load_state(
+    path: Path,
+    expected: State,
+    take: Callable[[State, State], State] = lambda state, expected: state,
+) -> dict[str, torch.Tensor]:
+    """Reads the weights of a model to start from.
+
+    Args:
+        path: a bundle's folder or a `.safetensors` file.
+        expected: the state of the job's network.
+        take: fits what was read to `expected`; see `Task`.
+
+    Returns:
+        Tensors of the names, shapes and types of `expected`, in its order, on the CPU.
+
+    Raises:
+        UsageError: `missing-file`.
+        Refused: `not-a-bundle`, or `wrong-architecture` with the first tensor that differs.
+    """
+    state: State
+    if path.is_dir():
+        _bundle_settings(path)
+        state = _read_weights(path / WEIGHTS)
+    elif not path.exists():
+        raise UsageError("missing-file", "no such model", str(path), "check the path")
+    elif path.suffix != ".safetensors":
+        raise Refused(
+            "not-a-bundle",
+            "neither a bundle's folder nor a .safetensors file",
+            str(path),
+            "other formats can run code when they are opened; convert it to safetensors",
+        )
+    else:
+        state = _read_weights(path)
+    state = take(state, expected)
+    _require_same(state, expected, str(path))
+    return {name: state[name] for name in expected}
+
+
+def needs_own_statistics(settings: Settings) -> bool:
+    """Whether a model serves only the hospitals that trained it, each with what it kept."""
+    return settings.update.buffers == "local" and settings.has_statistics
+
+
+def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
+    """Reads the weights that a job starts from.
+
+    Args:
+        path: a bundle's folder or a `.safetensors` file.
+        settings: of the job.
+
+    Raises:
+        UsageError: `missing-file`.
+        Refused: `wrong-channels` or `wrong-labels` for a bundle of others; see `load_state`.
+    """
+    if path.is_dir():
+        require_match(_bundle_settings(path), settings, str(path))
+    return load_state(path, build_network(settings).state_dict(), task_of(settings).take)
+
+
+def require_match(
+    model: Settings, other: Settings | Datalist | PatientTable, where: str = ""
+) -> None:
+    """Refuses a model of another task, or of other inputs or outputs, than a job or data.
+
+    Args:
+        model: settings that the model was trained with.
+        other: a job's settings or what a hospital has.
+        where: what `other` is, for the message.
+
+    Raises:
+        Refused: `wrong-task`, or as the task says.
+    """
+    if isinstance(other, Settings) and model.task != other.task:
+        raise Refused(
+            "wrong-task",
+            f"the model is of the task {model.task}, the job of {other.task}",
+            where,
+            "use a model of this task",
+        )
+    task_of(model).require_match(model, other, where)
+
+
+def _not_a_bundle(folder: Path, what: str) -> Refused:
+    return Refused("not-a-bundle", what, str(folder), "give the folder of a consortium model")
+
+
+def _bundle_settings(folder: Path) -> Settings:
+    if not folder.is_dir():
+        raise UsageError("missing-folder", "no such model folder", str(folder), "check the path")
+    if not (folder / METADATA).is_file():
+        raise _not_a_bundle(folder, f"there is no {METADATA}")
+    try:
+        section = read_json_object(folder / METADATA).get("consortium")
+        if not isinstance(section, dict) or not isinstance(section.get("settings"), dict):
+            raise _not_a_bundle(folder, f"{METADATA} has no consortium settings")
+        return parse_settings(section["settings"], METADATA.name)
+    except UsageError as error:
+        raise _not_a_bundle(folder, f"{METADATA}: {error.what}") from None
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        # Not mapped, so that nothing that becomes of the file later changes the tensors.
+        return load_file(path, backend="pread")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _not_a_bundle(
+            path, f"no readable safetensors file ({type(error).__name__})"
+        ) from None
+
+
+def _require_same(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], where: str
+) -> None:
+    for name in [*expected, *sorted(set(state) - set(expected))]:
+        if name not in state or name not in expected:
+            what = f"tensor {name} is {'missing' if name in expected else 'not in the network'}"
+        elif state[name].shape != expected[name].shape:
+            ours, theirs = tuple(expected[name].shape), tuple(state[name].shape)
+            what = f"tensor {name} has shape {theirs}, the network's {ours}"
+        elif state[name].dtype != expected[name].dtype:
+            what = f"tensor {name} is {state[name].dtype}, the network's {expected[name].dtype}"
+        elif state[name].is_floating_point() and not torch.isfinite(state[name]).all():
+            what = f"tensor {name} holds values that are no number"
+        else:
+            continue
+        statistics = name not in expected and name.endswith(_BATCH_STATISTICS)
+        action = (
+            'set network.normalisation to "batch", with which these weights were trained'
+            if statistics
+            else "use a model of the same network"
+        )
+        raise Refused("wrong-architecture", what, where, action)
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """MONAI's metadata (https://docs.monai.io/en/stable/mb_specification.html) and our own."""
+    described = task_of(settings).metadata(settings)
+    packages = {"safetensors": safetensors.__version__, **described.pop("packages")}
+    return {
+        "version": consortium.__version__,
+        "changelog": {consortium.__version__: "trained by a consortium of hospitals"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": dict(sorted(packages.items())),
+        "task": settings.task,
+        "description": described.pop("description"),
+        "intended_use": "Research only. Not a medical device; not for diagnosis or treatment."
+        + (
+            " Of no use without a hospital's own batch-norm statistics."
+            if needs_own_statistics(settings)
+            else ""
+        ),
+        **described,
+        "consortium": {
+            "version": consortium.__version__,
+            "settings": settings.model_dump(mode="json", by_alias=True),
+            "trained": dict(trained),
+        },
+    }
+
+
+def _inference(settings: Settings) -> dict[str, Any]:
+    """The task's own, with what every task's has."""
+    return {
+        "bundle_root": ".",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        **network_config(settings),
+        "weights": f"$@bundle_root + '/{WEIGHTS.as_posix()}'",
+        "network": "$(load_model(@network_def, @weights), @network_def.to(@device).eval())[1]",
+        **task_of(settings).inference(settings),
+    }

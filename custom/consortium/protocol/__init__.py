@@ -1,0 +1,1 @@
+"""What crosses the trust boundary between a hospital and the orchestrator."""

@@ -1,0 +1,69 @@
+"""What a run found out about what its model learned: the disease, or the hospital."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from consortium.confounding.probe import tell_p
+from consortium.protocol.metrics import CLASS_FIGURES, class_figure
+from consortium.report.words import figures_of
+
+_MEANING = {
+    "confounded": "The model may have learned the hospital and not the disease.",
+    "no sign": "No sign was found that the model learned the hospital instead of the disease.",
+    "not estimable": "Whether the model learned the disease or the hospital could not be found"
+    " out.",
+}
+
+
+def tell_verdict(found: Mapping[str, Any]) -> str:
+    """The verdict and its reason, in one line."""
+    return f"{found['verdict']}: {found['reason']}"
+
+
+def tell_provenance(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The findings for the page; None for a run that does not ask.
+
+    Args:
+        result: content of `result.json`.
+    """
+    found = result.get("provenance")
+    if found is None:
+        return None
+    classes = list(result["settings"]["data"]["classes"])
+    features = found["features"]
+    told = "Whether the model's features tell the hospital is not estimable."
+    if features is not None:
+        told = (
+            "Among patients with the same label, the model's features tell two hospitals apart with"
+            f" an AUC of {features['auc']:.2f} (permutation {tell_p(features['p'])})."
+        )
+    rows = [
+        (
+            row["name"],
+            [_cell(row["shared"], name) for name in classes],
+            [_cell(found["without"].get(row["name"]), name) for name in classes],
+        )
+        for row in result["hospitals"]
+    ]
+    return {
+        "verdict": found["verdict"],
+        "meaning": _MEANING[found["verdict"]],
+        "reason": found["reason"],
+        "told": told,
+        "classes": classes,
+        "rows": rows,
+        "left_out": bool(found["without"]),
+    }
+
+
+def _cell(score: Mapping[str, Any] | None, name: str) -> tuple[str, list[float] | None]:
+    """AUROC of a class, in words where there is none, and its interval."""
+    if not score:
+        return "\u2013", None
+    if score["withheld"]:
+        return "withheld", None
+    figure = class_figure(CLASS_FIGURES[0], name)
+    value = figures_of(score).get(figure)
+    if value is None:
+        return "not estimable", None
+    return f"{value:.2f}", (score.get("interval") or {}).get(figure)

@@ -1,0 +1,1 @@
+"""One job over a folder of hospitals on one machine, in one of several places."""

@@ -1,0 +1,135 @@
+"""The reference that no federation has: one model trained on all hospitals' patients in one place.
+
+Only where all folders lie on one machine, in a simulation or a benchmark. The pooled model has the
+same settings, starts from the same weights and is kept by the same rule as the shared one.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consortium.client.trainer import Hospital, Progress
+from consortium.core.files import write_json, write_text
+from consortium.core.seeds import derive_seed
+from consortium.core.site_policy import Site
+from consortium.models.networks import build_network
+from consortium.protocol.metrics import AnyScore
+from consortium.report.curves import CurveWriter
+from consortium.report.page import render_report
+from consortium.settings.base import Settings, parse_settings, read_json_object
+from consortium.tasks.base import task_of
+
+POOLED = "pooled"
+CPU = torch.device("cpu")
+
+
+def pool_hospitals(folders: Mapping[str, Path], out: Path, settings: Settings) -> None:
+    """Writes a folder that holds the cases of all hospitals.
+
+    A patient is on the side of the split that its own hospital puts it on.
+
+    Args:
+        folders: of the hospitals, by name.
+        out: the folder to write; appears whole or not at all.
+        settings: of the job.
+    """
+    task_of(settings).pool(folders, out, settings)
+
+
+def train_pooled(
+    folders: Mapping[str, Path],
+    settings: Settings,
+    workspace: Path,
+    *,
+    steps: int | None = None,
+    device: torch.device = CPU,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Tensor]:
+    """Trains the pooled model.
+
+    Args:
+        folders: of the hospitals, by name.
+        settings: of the job.
+        workspace: for the joined folder and the model.
+        steps: optimiser steps a round; by default as many as all hospitals take together, so that
+            as many samples are seen as in the federation. Passes over the patients
+            (`local_epochs`) are as many as there anyway.
+        device: where to train.
+        report: see `Hospital`.
+
+    Returns:
+        The model's state, on the CPU.
+    """
+    work: dict[str, Any] = {"local_steps": steps, "local_epochs": None, "local_minutes": None}
+    if steps is None:
+        each, count = settings.training, len(folders)
+        work = {"local_steps": each.local_steps * count}
+        if each.local_minutes is not None:
+            work["local_minutes"] = each.local_minutes * count
+    training = settings.training.model_copy(update=work)
+    settings = settings.model_copy(update={"training": training})
+    pool_hospitals(folders, workspace / "data", settings)
+    site = Site(POOLED, workspace / "data", workspace / "state")
+    hospital = Hospital(site, settings, device=device, report=report)
+    start = build_network(settings, seed=derive_seed(settings.seed, "model")).state_dict()
+    hospital.train_alone(start, settings.rounds)
+    return load_file(hospital.own_model)
+
+
+def score_at_hospitals(
+    model: Mapping[str, Tensor],
+    folders: Mapping[str, Path],
+    settings: Settings,
+    workspace: Path,
+    *,
+    smallest_group: int,
+    device: torch.device = CPU,
+) -> dict[str, AnyScore | None]:
+    """Scores a model on each hospital's validation patients, as the hospital itself would."""
+    scores = {}
+    for name, folder in folders.items():
+        site = Site(name, folder, workspace / "state" / name, smallest_group=smallest_group)
+        scores[name] = Hospital(site, settings, device=device).validate(model).validation
+    return scores
+
+
+def add_pooled(
+    run: Path,
+    folders: Mapping[str, Path],
+    *,
+    smallest_group: int,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Trains the pooled model of a finished run and writes its scores into result, page and curves.
+
+    Args:
+        run: the workspace of the run; the model goes to `pooled/` in it.
+        folders: of the hospitals, by name.
+        smallest_group: a score over fewer patients is withheld.
+        report: see `Hospital`.
+
+    Returns:
+        The new content of `result.json`.
+    """
+    result = read_json_object(run / "result.json")
+    settings = parse_settings(result["settings"], "result.json")
+    model = train_pooled(folders, settings, run / "pooled", report=report)
+    scores = score_at_hospitals(
+        model, folders, settings, run / "pooled", smallest_group=smallest_group
+    )
+    for row in result["hospitals"]:
+        score = scores[row["name"]]
+        row["pooled"] = None if score is None else score.model_dump()
+    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    write_json(run / "result.json", result)
+    curves = CurveWriter(run / "tensorboard", records, settings.task)
+    curves.finish(result, result["final"])
+    curves.close()
+    write_text(run / "report.html", render_report(result, records, final=result["final"]))
+    return result

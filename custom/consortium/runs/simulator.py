@@ -1,0 +1,213 @@
+"""A job over a folder of hospitals on one machine, in FLARE's simulator.
+
+The workspace belongs to one run. What always holds: a workspace in use is never written into by
+another run, and a run that was killed goes on from its last closed round.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from consortium.core.errors import EnvironmentProblem, Incomplete, Refused, UsageError
+from consortium.core.files import lock_file, write_json
+from consortium.flare.job import TROUBLE
+from consortium.flare.simulator import start_simulator
+from consortium.runs.base import POLL, LocalRun, View, look, prepare_run
+from consortium.settings.base import (
+    Settings,
+    load_settings,
+    override,
+    parse_settings,
+    read_json_object,
+)
+from consortium.study.job_folder import SETTINGS
+from consortium.tasks.segmentation.datalist import hospital_folders
+
+GRACE = 20.0
+"""Seconds that a hospital's process may be gone before the run is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation(LocalRun):
+    """A run in the simulator.
+
+    Attributes:
+        resume: go on with the run in the workspace, where `assignments` say so to more rounds.
+        environment: variables for FLARE's processes.
+    """
+
+    resume: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def run(self, watch: Callable[[View], None] = lambda view: None) -> dict[str, Any]:
+        """Runs the job to its end.
+
+        Args:
+            watch: is shown the state from time to time.
+
+        Returns:
+            The content of `result.json`.
+
+        Raises:
+            UsageError: a folder, a hospital or a setting is wrong; nothing was started.
+            Refused: the workspace is in use, or there is nothing to resume.
+            Incomplete: a hospital's process died; the closed rounds can be resumed.
+            EnvironmentProblem: FLARE ended without a result.
+        """
+        workspace = self.workspace.resolve()
+        folders = hospital_folders(self.data.resolve())
+        settings = self._prepare(workspace, list(folders))
+        with _lock(workspace) as lock:
+            for name in ("result.json", TROUBLE, "hospitals/*/*/progress.json"):
+                for stale in workspace.glob(name):
+                    stale.unlink()
+            process = start_simulator(
+                workspace / "job" / self.job.name,
+                hospitals=list(folders),
+                data=self.data.resolve(),
+                workspace=workspace,
+                smallest_group=self.smallest_group,
+                share_models=settings.cross_site,
+                environment=self.environment,
+                lock=lock,
+            )
+            deaths = _Deaths(workspace)
+            try:
+                while process.poll() is None:
+                    view = _look(workspace, settings, list(folders))
+                    watch(view)
+                    deaths.look(view)
+                    time.sleep(POLL)
+            finally:
+                _end(process, _look(workspace, settings, list(folders)))
+        watch(_look(workspace, settings, list(folders)))
+        if not (workspace / "result.json").is_file():
+            raise _no_result(workspace, process.returncode)
+        return read_json_object(workspace / "result.json")
+
+    def _prepare(self, workspace: Path, hospitals: list[str]) -> Settings:
+        prepared = workspace / "job" / self.job.name
+        if self.resume:
+            more = [word for word in self.assignments if not word.startswith("rounds=")]
+            if more or self.settings or self.quorum:
+                raise UsageError(
+                    "settings-on-resume",
+                    "of the settings of a run only the rounds can change",
+                    "--resume",
+                    "leave out --settings, --set, --quorum and --seed",
+                )
+            if not prepared.is_dir():
+                raise Refused(
+                    "nothing-to-resume", "no run of this job is here", str(workspace), "start one"
+                )
+            declared = read_json_object(prepared / "meta.json")["consortium"]["hospitals"]
+            if declared != sorted(hospitals):
+                raise Refused(
+                    "other-hospitals",
+                    f"the run declares {', '.join(declared)}",
+                    str(self.data),
+                    "resume with the same folders",
+                )
+            if self.assignments:
+                raw = override(read_json_object(prepared / SETTINGS), list(self.assignments))
+                extended = parse_settings(raw, "--rounds")
+                done = len(_look(workspace, extended, hospitals).records)
+                if extended.rounds < done:
+                    raise UsageError(
+                        "fewer-rounds",
+                        f"{done} rounds are done, and {extended.rounds} cannot be all",
+                        "--rounds",
+                        "name as many or more",
+                    )
+                write_json(prepared / SETTINGS, raw)
+            return load_settings(prepared / SETTINGS)
+        return prepare_run(self)
+
+
+def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:
+    states = {name: workspace / "hospitals" / name for name in hospitals}
+    return look(settings, workspace / "rounds.jsonl", states)
+
+
+class _Deaths:
+    """Notices a hospital whose process is gone, for which FLARE would wait without end."""
+
+    def __init__(self, workspace: Path):
+        self._workspace = workspace
+        self._missed: dict[str, float] = {}
+
+    def look(self, view: View) -> None:
+        """Takes a look.
+
+        Raises:
+            Incomplete: `hospital-died`, some time after it did: at the end of a run hospitals end
+                before the orchestrator has written the result.
+        """
+        if (self._workspace / "result.json").is_file():
+            return
+        now = time.monotonic()
+        for name, said in view.hospitals.items():
+            if _lives(said["process"]):
+                self._missed.pop(name, None)
+            elif now - self._missed.setdefault(name, now) > GRACE:
+                raise Incomplete(
+                    "hospital-died",
+                    f"the process of {name} ended without a word after"
+                    f" {len(view.records)} closed rounds",
+                    str(self._workspace),
+                    "see whether memory ran out, then go on with --resume",
+                )
+
+
+def _lives(process: int) -> bool:
+    try:
+        # A process that ended and was not waited for has no command line any more.
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return not Path("/proc/self").exists()
+
+
+@contextlib.contextmanager
+def _lock(workspace: Path) -> Iterator[int]:
+    """Holds the workspace, in this process and in FLARE's, for as long as one of them lives."""
+    lock = lock_file(workspace / ".lock")
+    if lock is None:
+        raise Refused(
+            "workspace-busy",
+            "a run is writing into the workspace",
+            str(workspace),
+            "wait for its end, or end it",
+        )
+    with lock as file:
+        try:
+            yield file.fileno()
+        finally:
+            # FLARE's processes share the lock, and some take a moment to go.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _no_result(workspace: Path, exit_code: int) -> EnvironmentProblem:
+    told = f"FLARE ended without a result (exit code {exit_code})"
+    with contextlib.suppress(OSError):
+        told = (workspace / TROUBLE).read_text(encoding="utf-8").strip() or told
+    log = str(workspace / "federation.log")
+    return EnvironmentProblem("no-result", told, log, "see the end of this log")
+
+
+def _end(process: subprocess.Popen[bytes], view: View) -> None:
+    """Ends FLARE's processes and the hospitals', which are leaders of groups of their own."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for said in view.hospitals.values():
+            if _lives(said["process"]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(said["process"], signal.SIGKILL)

@@ -1,0 +1,151 @@
+"""What FLARE keeps of a job, as people ask for it: what runs, what waits, and why.
+
+FLARE writes its reasons where no one looks: `schedule_history` for a job that waits,
+`job_deploy_detail` for a hospital that did not take it, and nothing for a run that broke off, whose
+reason our own orchestrator adds (`OUTCOME`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consortium.orchestration.recovery import BROKE, LEAVE_OUT, NEXT, OUTCOME, is_broken, link_of
+
+_ABSENT = re.compile(r"missing required site (\S+)")
+_SCARCE = re.compile(r"enough resources \(ok sites (\d+) < min sites (\d+)\)")
+_STATES = {
+    "SUBMITTED": "waiting",
+    "APPROVED": "waiting",
+    "DISPATCHED": "starting",
+    "RUNNING": "running",
+    "FINISHED:COMPLETED": "finished",
+    "FINISHED:ABORTED": "aborted",
+    "FAILED_TO_RUN": "failed",
+    "ABANDONED": "failed",
+}
+
+GOING_ON = ("waiting", "starting", "running", "interrupted", "continued")
+"""States of a run that has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job on the orchestrator.
+
+    Attributes:
+        job: FLARE's id of it.
+        name: the job's.
+        state: `waiting`, `starting`, `running`, `finished`, `incomplete`, `aborted` or `failed`;
+            `interrupted` where another job is to go on with the run, and `continued` where one
+            does.
+        submitter: the admin's name.
+        submitted: date and time, UTC.
+        duration: as FLARE tells it, "" before it starts.
+        hospitals: that the study declares.
+        reasons: why it is in that state, in words; empty where that says all.
+    """
+
+    job: str
+    name: str
+    state: str
+    submitter: str
+    submitted: str
+    duration: str
+    hospitals: Sequence[str]
+    reasons: Sequence[str]
+
+
+def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Run:
+    """Reads FLARE's record of a job.
+
+    Args:
+        record: of the job.
+        others: records of all jobs; a job that waits may wait for one of them.
+    """
+    outcome = record.get(OUTCOME) or {}
+    status = str(record.get("status", ""))
+    state = _STATES.get(status, "failed" if status.startswith("FINISHED") else status.lower())
+    if state == "finished" and outcome.get("complete") is False:
+        state = "incomplete"
+    elif state == "failed" and (record.get(NEXT) or is_broken(record)):
+        state = "continued" if record.get(NEXT) else "interrupted"
+    duration = str(record.get("duration") or "")
+    return Run(
+        job=str(record["job_id"]),
+        name=str(record.get("name") or record.get("job_name") or ""),
+        state=state,
+        submitter=str(record.get("submitter_name") or ""),
+        submitted=str(record.get("submit_time_iso") or "")[:16].replace("T", " "),
+        duration="" if duration == "N/A" else duration.partition(".")[0],
+        hospitals=list((record.get("consortium") or {}).get("hospitals", [])),
+        reasons=[
+            *_reasons(record, state, outcome),
+            *(_before(others) if state == "waiting" else ()),
+        ],
+    )
+
+
+def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) -> list[str]:
+    reasons = [
+        f"{site} did not take the job: {told.removeprefix('ERROR: ')}"
+        for site, _, told in (
+            str(line).partition(": ") for line in record.get("job_deploy_detail") or []
+        )
+        if told != "OK"
+    ]
+    if state == "waiting":
+        reasons += _waiting(record)
+    if outcome.get("reason"):
+        reasons.append(str(outcome["reason"]))
+    link = link_of(record)
+    if record.get(BROKE):
+        reasons.append(f"the process of {record[BROKE]} ended it")
+    if link is not None and link.left_out:
+        reasons.append(
+            f"it goes on without {', '.join(link.left_out)}, which broke {LEAVE_OUT} jobs in a row"
+        )
+    if state == "continued":
+        reasons.append(f"the run goes on as {record[NEXT]}")
+    elif state == "interrupted":
+        reasons.append("the run goes on as soon as its hospitals are there")
+    elif state == "failed" and not reasons:
+        reasons.append(f"FLARE ended it as {record.get('status')} and says no more")
+    return reasons
+
+
+def _waiting(record: Mapping[str, Any]) -> list[str]:
+    history = [str(line) for line in record.get("schedule_history") or []]
+    if not history:
+        return ["it was submitted just now, or the jobs before it are still running"]
+    # "2026-11-25 09:37:52: missing required site fen"
+    when, _, told = history[-1].partition(": ")
+    absent = _ABSENT.fullmatch(told)
+    scarce = _SCARCE.search(told)
+    if absent:
+        told = f"hospital {absent[1]} is not connected"
+    elif scarce:
+        told = f"{scarce[1]} hospitals can give what it asks for, and it needs {scarce[2]}"
+    reasons = [f"{told} (tried {len(history)} times, last at {when} UTC)"]
+    if scarce:
+        reasons += [
+            f"it asks {site} for {_asked(spec)}"
+            for site, spec in (record.get("resource_spec") or {}).items()
+            if spec
+        ]
+    return reasons
+
+
+def _before(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for other in others:
+        run = describe(other)
+        if run.state in ("starting", "running"):
+            yield f"{run.job[:8]} of {run.submitter} is {run.state}"
+
+
+def _asked(spec: Mapping[str, Any]) -> str:
+    gpus, memory = spec.get("num_of_gpus"), spec.get("mem_per_gpu_in_GiB")
+    if gpus is None:
+        return ", ".join(f"{key} {value}" for key, value in spec.items())
+    told = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" of {memory} GiB" if memory else "")
+    return f"{told}, or for its CPU where it has none" if spec.get("cpu_instead") else told

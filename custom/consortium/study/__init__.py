@@ -1,0 +1,1 @@
+"""A job's folder, filled in for a study."""

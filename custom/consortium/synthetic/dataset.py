@@ -1,0 +1,192 @@
+"""Writes the hospitals' folders in the layout of the Medical Segmentation Decathlon.
+
+A hospital's folder appears whole or not at all. Its bytes are a function of the seed, of the
+hospital's own description and of the form of the scans: neither the other hospitals nor the time,
+the folder's place or the number of patients behind a patient have a part in them.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+from consortium.core.errors import UsageError
+from consortium.core.files import whole_folder, write_json, write_text
+from consortium.synthetic.anatomy import Head
+from consortium.synthetic.hospitals import HOSPITALS, Hospital
+from consortium.synthetic.protocols import PROTOCOLS, Protocol
+from consortium.synthetic.scanner import SIGNALS, Scanner
+from consortium.synthetic.tumour import Tumour
+
+_STACK = (96, 18)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """A patient and the scan of their head.
+
+    Attributes:
+        name: id, unique among all hospitals.
+        sex: `female` or `male`.
+        age: years.
+        scanner: the machine.
+        image: of shape (X, Y, Z, channels), axes pointing right, front and up.
+        mask: of shape (X, Y, Z), with the values of the protocol.
+        affine: of shape (4, 4), from voxels to mm to the right, front and up.
+    """
+
+    name: str
+    sex: str
+    age: int
+    scanner: Scanner
+    image: npt.NDArray[np.int16]
+    mask: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
+
+
+def generate(
+    out: Path,
+    hospitals: Sequence[Hospital] = HOSPITALS,
+    *,
+    seed: int,
+    spatial_dims: Literal[2, 3] = 2,
+    in_plane: int | None = None,
+    slices: int | None = None,
+    like: str = "lgg",
+) -> None:
+    """Writes one folder a hospital below `out`.
+
+    The same arguments give the same bytes (on one machine with one set of libraries; elsewhere a
+    voxel may differ by one unit). A patient's head and tumour are the same in 2-D and in 3-D, and
+    under every protocol.
+
+    Args:
+        out: a folder that is missing or empty.
+        hospitals: whom to generate.
+        seed: not negative.
+        spatial_dims: 2 gives stacks of thick slices, to be trained on slice by slice; 3 gives
+            small volumes with voxels of equal sides.
+        in_plane: voxels along each side of a slice; by default 96 in 2-D, the protocol's in 3-D.
+        slices: by default 18 in 2-D, the protocol's in 3-D.
+        like: name of the protocol, in `PROTOCOLS`.
+
+    Raises:
+        UsageError: `folder-in-use`, `bad-seed`, `same-name` or `unknown-protocol`.
+        EnvironmentProblem: `disk-full` or `cannot-write`; hospitals that were done stay.
+    """
+    if seed < 0:
+        raise UsageError("bad-seed", f"{seed} is negative", "--seed", "give 0 or more")
+    if like not in PROTOCOLS:
+        known = " or ".join(PROTOCOLS)
+        raise UsageError("unknown-protocol", "there is no such protocol", like, f"name {known}")
+    repeated = [n for n, count in Counter(h.name for h in hospitals).items() if count > 1]
+    if repeated:
+        raise UsageError("same-name", "two hospitals have one name", repeated[0], "rename one")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("folder-in-use", "not an empty folder", str(out), "name a new one")
+    protocol = PROTOCOLS[like]
+    default_in_plane, default_slices = _STACK if spatial_dims == 2 else protocol.volume
+    shape = (in_plane or default_in_plane, slices or default_slices)
+    for hospital in hospitals:
+        with whole_folder(out / hospital.name) as folder:
+            _write_hospital(folder, hospital, seed, spatial_dims, shape, protocol)
+
+
+def make_patient(
+    hospital: Hospital,
+    index: int,
+    *,
+    seed: int,
+    spatial_dims: Literal[2, 3],
+    shape: tuple[int, int],
+    protocol: Protocol = PROTOCOLS["lgg"],
+) -> Patient:
+    """Draws a hospital's patient and scans them.
+
+    Args:
+        hospital: where the patient is treated.
+        index: number of the patient, from 1.
+        seed: see `generate`.
+        spatial_dims: see `generate`.
+        shape: voxels along each side of a slice, and slices.
+        protocol: what is acquired and outlined.
+    """
+    digest = hashlib.sha256(hospital.name.encode()).digest()
+    words = [int.from_bytes(digest[i : i + 4], "big") for i in range(0, 16, 4)]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, *words, index]))
+    male = bool(rng.random() >= hospital.women)
+    age = int(rng.integers(hospital.age[0], hospital.age[1], endpoint=True))
+    scanner = hospital.scanners[rng.integers(len(hospital.scanners))]
+    head = Head.draw(rng, age=age, male=male)
+    tumour = Tumour.draw(rng, hospital.growth)
+
+    grid = scanner.grid(*shape, isotropic=spatial_dims == 3)
+    anatomy = head.on(grid, tumour.push)
+    layers, parts = tumour.on(grid, anatomy)
+    signals = {**SIGNALS, **tumour.signals}
+    sequences = protocol.channels.values()
+    image = scanner.acquire(rng, grid, (*anatomy.layers, *layers), signals, sequences)
+    return Patient(
+        name=f"{hospital.name}-{index:04d}",
+        sex="male" if male else "female",
+        age=age,
+        scanner=scanner,
+        image=image,
+        mask=protocol.mask(parts),
+        affine=grid.affine,
+    )
+
+
+def _write_hospital(
+    folder: Path,
+    hospital: Hospital,
+    seed: int,
+    spatial_dims: Literal[2, 3],
+    shape: tuple[int, int],
+    protocol: Protocol,
+) -> None:
+    """Fills an existing, empty folder."""
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    entries: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["patient", "sex", "age", "scanner"])
+    for index in range(1, hospital.patients + hospital.held_out + 1):
+        patient = make_patient(
+            hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape, protocol=protocol
+        )
+        image, label = f"imagesTr/{patient.name}.nii.gz", f"labelsTr/{patient.name}.nii.gz"
+        for name, voxels in ((image, patient.image), (label, patient.mask)):
+            scan = nib.Nifti1Image(voxels, patient.affine)
+            scan.header.set_xyzt_units("mm")
+            turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(patient.scanner.orientation))
+            # A time of 0 in the header of gzip: the same scan is the same bytes tomorrow.
+            packed = gzip.compress(scan.as_reoriented(turn).to_bytes(), compresslevel=6, mtime=0)
+            (folder / name).write_bytes(packed)
+        part = entries["training" if index <= hospital.patients else "validation"]
+        part.append({"patient": patient.name, "image": f"./{image}", "label": f"./{label}"})
+        rows.writerow([patient.name, patient.sex, patient.age, patient.scanner.name])
+    write_text(folder / "patients.csv", table.getvalue())
+    write_json(
+        folder / "dataset.json",
+        {
+            "name": f"generated brain tumours, {hospital.name}",
+            "description": f"No patient is real; seed {seed}, {spatial_dims}-D.",
+            "tensorImageSize": "4D",
+            "modality": {str(number): name for number, name in enumerate(protocol.channels)},
+            "labels": {str(value): name for value, name in enumerate(protocol.labels)},
+            "numTraining": len(entries["training"]),
+            **{part: listed for part, listed in entries.items() if listed},
+        },
+    )

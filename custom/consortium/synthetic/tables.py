@@ -1,0 +1,121 @@
+"""Tables of patients that look like those of several hospitals; none of the patients exists.
+
+The columns are those of the job `heart_disease`. Who is ill follows the same law everywhere; the
+hospitals differ in size, in age, in how many of their patients are ill, in how a value is measured,
+and in what is missing. A hospital's bytes are a function of the seed and of its own description.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from consortium.core.errors import UsageError
+from consortium.core.files import whole_folder
+from consortium.core.seeds import derive_seed
+from consortium.tasks.tabular.dataset import PATIENT, SPLIT, TABLE, write_table
+
+COLUMNS = [
+    "age",
+    "sex",
+    "cp",
+    "trestbps",
+    "chol",
+    "fbs",
+    "restecg",
+    "thalach",
+    "exang",
+    "oldpeak",
+    "num",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clinic:
+    """A hospital and its patients.
+
+    Attributes:
+        name: of its folder, and the beginning of its patients' ids.
+        patients: how many train.
+        held_out: further patients, for validation.
+        age: mean, years.
+        referred: how much more of its patients are ill than elsewhere, in log odds.
+        pressure: what its sphygmomanometers read too much, mmHg.
+        missing: share of the cholesterol values that are not there.
+    """
+
+    name: str
+    patients: int
+    held_out: int
+    age: float
+    referred: float = 0.0
+    pressure: float = 0.0
+    missing: float = 0.0
+
+
+CLINICS = (
+    Clinic(name="north", patients=140, held_out=60, age=54),
+    Clinic(name="harbour", patients=90, held_out=40, age=48, pressure=6, missing=0.02),
+    Clinic(name="valley", patients=45, held_out=30, age=58, referred=0.8),
+    Clinic(name="hillside", patients=20, held_out=30, age=62, referred=0.4, missing=0.04),
+)
+
+
+def generate_tables(out: Path, clinics: Sequence[Clinic] = CLINICS, *, seed: int) -> None:
+    """Writes a folder a hospital.
+
+    Args:
+        out: new or empty.
+        clinics: the hospitals.
+        seed: of all randomness.
+
+    Raises:
+        UsageError: `not-empty`.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise UsageError("not-empty", "the folder is not empty", str(out), "choose another one")
+    for clinic in clinics:
+        with whole_folder(out / clinic.name) as beside:
+            rows = _rows(clinic, seed)
+            write_table(beside / TABLE, [PATIENT, *COLUMNS, SPLIT], rows)
+
+
+def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
+    rng = np.random.default_rng(derive_seed(seed, "tables", clinic.name))
+    rows = []
+    for number in range(clinic.patients + clinic.held_out):
+        age = float(np.clip(rng.normal(clinic.age, 9), 25, 90))
+        sex = int(rng.random() < 0.65)
+        chest_pain = int(rng.choice(4, p=[0.08, 0.2, 0.27, 0.45])) + 1
+        pressure = rng.normal(115 + 0.3 * age, 16) + clinic.pressure
+        cholesterol = rng.normal(245, 48)
+        sugar = int(rng.random() < 0.15)
+        ecg = int(rng.choice(3, p=[0.55, 0.1, 0.35]))
+        effort = rng.random() < 0.2 + 0.15 * (chest_pain == 4)
+        pulse = rng.normal(205 - age - 15 * effort, 18)
+        depression = max(0.0, rng.normal(0.5 + 0.9 * effort, 0.8))
+        log_odds = clinic.referred + 2 * (
+            -1.9
+            + 0.05 * (age - 54)
+            + 1.1 * sex
+            + 1.7 * (chest_pain == 4)
+            + 0.6 * effort
+            + 0.8 * depression
+            - 0.03 * (pulse - 150)
+            + 0.004 * (cholesterol - 245)
+        )
+        ill = rng.random() < 1 / (1 + np.exp(-log_odds))
+        grade = 1 + int(rng.choice(4, p=[0.4, 0.25, 0.25, 0.1])) if ill else 0
+        missing = rng.random() < clinic.missing
+        rows.append(
+            [
+                f"{clinic.name}-{number + 1:03d}",
+                *(f"{age:.0f}", str(sex), str(chest_pain), f"{np.clip(pressure, 80, 220):.0f}"),
+                *("?" if missing else f"{np.clip(cholesterol, 100, 500):.0f}", str(sugar)),
+                *(str(ecg), f"{np.clip(pulse, 60, 210):.0f}", str(int(effort))),
+                *(f"{depression:.1f}", str(grade)),
+                "training" if number < clinic.patients else "validation",
+            ]
+        )
+    return rows

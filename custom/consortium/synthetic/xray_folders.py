@@ -1,0 +1,240 @@
+"""Folders of chest X-rays that look like those of several hospitals; none of the patients exists.
+
+What a film shows is drawn in `consortium.synthetic.xrays`. The hospitals differ in size, in their
+mix of labels, in age, and with a `shortcut` above 0 in how their films are made. One of them,
+harbour, keeps its films as DICOM, inverted (MONOCHROME1) and with a window, and says the view in
+the header alone; the others keep PNG. Some patients have a second film of the same chest, some a
+lateral one. A patient is a function of (seed, hospital, number), the hospital's description and the
+side; the shortcut changes how films are made and nothing else of a patient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.ndimage import gaussian_filter
+
+from consortium.core.errors import UsageError
+from consortium.core.files import whole_folder
+from consortium.synthetic.xrays import LABELS as DISEASES
+from consortium.synthetic.xrays import (
+    MIXED,
+    OWN,
+    Label,
+    XrayScanner,
+    between,
+    draw_film,
+    stream,
+)
+from consortium.tasks.classification.dataset import IMAGES, LABELS
+from consortium.tasks.tabular.dataset import SIDES, write_table
+
+COLUMNS = ["file", "patient", "label", "view", "split", "age", "sex", "scanner"]
+
+LATERAL = "LL"
+"""The view of a film that no job takes."""
+
+_GOLDEN = (np.sqrt(5) - 1) / 2
+_BLACK, _STEP, _BITS = 500, 10, 12  # of DICOM: the least stored value, values a grey, bits stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XrayClinic:
+    """A hospital and its patients.
+
+    Attributes:
+        name: of its folder, and the beginning of its patients' ids.
+        patients: how many train.
+        held_out: further patients, for validation.
+        mix: shares of the labels, in the order of `xrays.LABELS`.
+        scanner: its own, which is met at a shortcut of 1.
+        age: mean, years.
+        again: share of the patients with a second film.
+        lateral: share of the patients with a lateral film too.
+        archive: what its films are kept as.
+    """
+
+    name: str
+    patients: int
+    held_out: int
+    mix: tuple[float, float, float]
+    scanner: XrayScanner
+    age: float = 58
+    again: float = 0.1
+    lateral: float = 0.05
+    archive: Literal["png", "dicom"] = "png"
+
+
+CLINICS = (
+    XrayClinic(
+        name="north", patients=150, held_out=60, mix=MIXED[0], scanner=OWN[0], age=61, again=0.2
+    ),
+    XrayClinic(
+        name="harbour",
+        patients=100,
+        held_out=50,
+        mix=MIXED[1],
+        scanner=OWN[1],
+        age=54,
+        archive="dicom",
+    ),
+    XrayClinic(name="valley", patients=60, held_out=40, mix=MIXED[2], scanner=OWN[2], age=49),
+    XrayClinic(name="hillside", patients=40, held_out=40, mix=MIXED[3], scanner=OWN[3], age=66),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class XrayPatient:
+    """A patient and the films.
+
+    Attributes:
+        name: the id.
+        label: what the patient has.
+        age: years.
+        sex: F or M.
+        films: view and pixels of each, uint8 (side, side), bright where dense.
+    """
+
+    name: str
+    label: Label
+    age: int
+    sex: str
+    films: tuple[tuple[str, npt.NDArray[np.uint8]], ...]
+
+
+def generate_films(
+    out: Path,
+    *,
+    seed: int = 0,
+    shortcut: float = 0.0,
+    side: int = 128,
+    clinics: Sequence[XrayClinic] = CLINICS,
+) -> None:
+    """Writes a folder a hospital, each whole or not at all.
+
+    Args:
+        out: new or empty.
+        seed: of all randomness.
+        shortcut: from 0, all hospitals make films alike, to 1, each unlike the others.
+        side: of a film, pixels.
+        clinics: the hospitals.
+
+    Raises:
+        UsageError: `not-empty` or `bad-shortcut`.
+        EnvironmentProblem: `disk-full` or `cannot-write`; hospitals that were done stay.
+    """
+    if not 0 <= shortcut <= 1:
+        raise UsageError("bad-shortcut", f"a shortcut of {shortcut}", "--shortcut", "give 0 to 1")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("not-empty", "the folder is not empty", str(out), "choose another one")
+    for clinic in clinics:
+        with whole_folder(out / clinic.name) as beside:
+            (beside / IMAGES).mkdir()
+            rows = []
+            for number in range(clinic.patients + clinic.held_out):
+                patient = draw_patient(clinic, number, seed=seed, shortcut=shortcut, side=side)
+                rows += _write_patient(beside / IMAGES, clinic, number, patient)
+            write_table(beside / LABELS, COLUMNS, rows)
+
+
+def draw_patient(
+    clinic: XrayClinic, number: int, *, seed: int, shortcut: float, side: int
+) -> XrayPatient:
+    """Draws a hospital's patient.
+
+    Args:
+        clinic: where the patient is treated.
+        number: of the patient, from 0.
+        seed: see `generate_films`.
+        shortcut: see there.
+        side: see there.
+    """
+    rng = stream(seed, clinic.name, number)
+    label = _label(clinic, number, seed)
+    age = int(np.clip(rng.normal(clinic.age, 14), 18, 95))
+    sex = "F" if rng.random() < 0.45 else "M"
+    views = ["PA" if rng.random() < 0.7 else "AP" for _ in range(2)]
+    if rng.random() >= clinic.again:
+        del views[1]
+    if rng.random() < clinic.lateral:
+        views.append(LATERAL)
+    scanner = between(clinic.scanner, shortcut)
+    films = []
+    for film, view in enumerate(views):
+        chest, exposure = (stream(seed, clinic.name, number, what) for what in ("chest", film))
+        pixels = draw_film(chest, label, scanner, side, exposure=exposure)
+        films.append((view, _from_the_side(pixels) if view == LATERAL else pixels))
+    return XrayPatient(f"{clinic.name}-{number + 1:03d}", label, age, sex, tuple(films))
+
+
+def _label(clinic: XrayClinic, number: int, seed: int) -> Label:
+    """Dealt, not drawn, so that a few patients in a row have the hospital's mix too.
+
+    The fractional parts of multiples of the golden ratio lie evenly (Weyl's equidistribution).
+    """
+    start = stream(seed, clinic.name, "labels").random()
+    place = np.searchsorted(np.cumsum(clinic.mix)[:-1], (start + number * _GOLDEN) % 1, "right")
+    return DISEASES[int(place)]
+
+
+def _from_the_side(film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Stands for a lateral film: one lung behind the other, so nothing is sharp across."""
+    side = film.shape[1]
+    blurred = gaussian_filter(film[:, ::-1].astype(float), (0.01 * side, 0.06 * side))
+    stored: npt.NDArray[np.uint8] = np.rint(blurred).astype(np.uint8)
+    return stored
+
+
+def _write_patient(
+    folder: Path, clinic: XrayClinic, number: int, patient: XrayPatient
+) -> list[list[str]]:
+    """Writes the films and returns their rows."""
+    rows = []
+    for film, (view, pixels) in enumerate(patient.films, start=1):
+        name = f"{patient.name}-{film}"
+        if clinic.archive == "dicom":
+            file, told = f"{name}.dcm", ""
+            _write_dicom(folder / file, pixels, patient, view)
+        else:
+            file, told = f"{name}.png", view
+            Image.fromarray(pixels).save(folder / file)
+        split = SIDES[number >= clinic.patients]
+        known = [str(patient.age), patient.sex, f"{clinic.name}-1"]
+        rows.append([file, patient.name, patient.label, told, split, *known])
+    return rows
+
+
+def _write_dicom(path: Path, film: npt.NDArray[np.uint8], patient: XrayPatient, view: str) -> None:
+    """A computed radiograph (DICOM PS3.3, A.2) in 12 bits, of which a window is to be shown."""
+    dataset: Any = pydicom.Dataset()
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=["film", path.name, film.tobytes().hex()])
+    dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study", patient.name])
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["series", path.name])
+    dataset.PatientID = dataset.PatientName = patient.name
+    dataset.PatientSex, dataset.PatientAge = patient.sex, f"{patient.age:03d}Y"
+    dataset.PatientIdentityRemoved, dataset.BurnedInAnnotation = "YES", "NO"
+    dataset.DeidentificationMethod = "generated, no such patient"
+    for empty in ("PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
+        setattr(dataset, empty, "")
+    dataset.ReferringPhysicianName = dataset.Manufacturer = dataset.PatientOrientation = ""
+    dataset.SeriesNumber = dataset.InstanceNumber = 1
+    dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "CR", "CHEST", view
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME1"
+    dataset.Rows, dataset.Columns = film.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, _BITS, _BITS - 1
+    dataset.PixelRepresentation = 0
+    # From the least to the largest value of the window (PS3.3, C.11.2.1.2.1).
+    dataset.WindowWidth = 255 * _STEP + 1
+    dataset.WindowCenter = _BLACK + (255 * _STEP + 1) / 2
+    stored = _BLACK + _STEP * (255 - film.astype(np.uint16))
+    dataset.PixelData = stored.astype("<u2").tobytes()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)

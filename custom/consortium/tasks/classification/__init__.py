@@ -1,0 +1,1 @@
+"""Classes of frontal chest X-rays are told apart."""

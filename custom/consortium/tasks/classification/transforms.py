@@ -1,0 +1,261 @@
+"""From an X-ray's greys to what a network sees, and the random changes of training.
+
+The preprocessing is one list of MONAI dictionary transforms written as configuration: `prepare`,
+which training and prediction use, runs the very list that the MONAI bundle holds, but for the
+loading. It is deterministic. Films of 8 bits, 16 bits and of greys from 0 to 1 come out alike, as
+the greys' range is brought to 0..1 first. The result is square whatever the film: the aspect is not
+kept, so a chest is stretched as its film was collimated.
+"""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from consortium.core.errors import UsageError
+from consortium.settings.base import Films
+
+Array = npt.NDArray[np.float32]
+Profile = npt.NDArray[np.float64]
+
+KEY = "image"
+
+TURN = math.radians(7)
+SHIFT = 0.05
+ZOOM = 1.1
+CONTRAST = 1.25
+BRIGHTNESS = 0.2
+"""Largest changes of training: radians; a share of the side; factors, up or down alike; a share of
+the film's deviation."""
+
+_BINS = 256  # of greys, between which MONAI's equalisation is linear
+_INTENSITIES = {
+    "zscore": "$lambda film: (film - film.mean()) / film.std(correction=0).clamp(min=1e-6)",
+    "percentiles": "$lambda film: ((film - film.quantile(0.01)) / (film.quantile(0.99)"
+    " - film.quantile(0.01)).clamp(min=1e-6)).clamp(0, 1)",
+}
+
+# Of `lung_box`: the grid, and where a limit may lie, as shares of the film.
+_GRID = 96
+_FRAME = 4  # cells, often of white or black lines
+_SIDE, _ABOVE, _BELOW = 0.04, 0.05, 0.08  # beyond half-way: the lungs narrow to their ends
+_TOP, _LEFT, _BOTTOM, _RIGHT = (0.0, 0.25), (0.0, 0.25), (0.6, 1.0), (0.75, 1.0)
+
+
+def preprocessing_config(data: Films) -> list[dict[str, Any]]:
+    """The preprocessing of {"image": path} as MONAI bundle configuration.
+
+    Args:
+        data: the job's data settings.
+
+    Returns:
+        Configurations of dictionary transforms in their order, which run without this package. The
+        first loads a PNG or JPEG file whose bright places are dense; the last gives a tensor
+        float32 (1, size, size), rows from head to feet.
+
+    Raises:
+        UsageError: `needs-consortium` where only the box of the lungs is kept: to find it takes
+            more than MONAI.
+    """
+    if data.lungs:
+        raise UsageError(
+            "needs-consortium",
+            "the box of the lungs is not found by MONAI alone",
+            "setting data.lungs",
+            "use consortium predict",
+        )
+    load = {
+        "_target_": "monai.transforms.LoadImaged",
+        "keys": [KEY],
+        "reader": "PILReader",
+        "image_only": True,
+        "ensure_channel_first": True,
+        "reverse_indexing": False,
+        "converter": "$lambda image: __import__('PIL.ImageOps').ImageOps.exif_transpose(image)"
+        ".convert('I')",
+    }
+    return [load, *_crop(data.border), *_intensity(data.size, data.intensity)]
+
+
+def prepare(values: Array, data: Films) -> Array:
+    """What a network sees of a film.
+
+    Args:
+        values: greys of shape (rows, columns), float32, bright is dense.
+        data: the job's data settings.
+
+    Returns:
+        Of shape (size, size), float32; all 0 for a film of one grey, a half with `equalise`.
+    """
+    film = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
+    crop, intensity = _composed(data.border, data.size, data.intensity)
+    film = crop({KEY: film})[KEY]
+    if data.lungs:
+        top, left, bottom, right = lung_box(film[0].numpy())
+        film = film[:, top:bottom, left:right]
+    prepared: Array = intensity({KEY: film})[KEY][0].numpy()
+    return prepared
+
+
+def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Every film turned, shifted, zoomed and of another contrast and brightness, each by its draw.
+
+    No film is mirrored: the heart is on the left. Beyond a film its border continues.
+
+    Args:
+        batch: prepared films (n, 1, size, size); left as they are.
+        generator: of the CPU; the changes are a function of it and of n alone.
+    """
+    count = len(batch)
+    # Each from -1 to 1: turn, zoom, shift across and down, contrast, brightness.
+    turn, size, across, down, contrast, brightness = (
+        (2 * torch.rand(6, count, generator=generator) - 1).to(batch.device).unbind()
+    )
+    angle, scale = TURN * turn, torch.exp(math.log(ZOOM) * size)
+    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
+    # The sampling grid runs from -1 to 1: a share of the side is twice that.
+    rows = [cosine, -sine, 2 * SHIFT * across, sine, cosine, 2 * SHIFT * down]
+    grid = torch.nn.functional.affine_grid(
+        torch.stack(rows, 1).view(count, 2, 3), list(batch.shape), align_corners=False
+    )
+    moved = torch.nn.functional.grid_sample(
+        batch, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    mean, deviation = (
+        found.view(count, 1, 1, 1)
+        for found in (moved.flatten(1).mean(1), moved.flatten(1).std(1, correction=0))
+    )
+    factor = torch.exp(math.log(CONTRAST) * contrast).view(count, 1, 1, 1)
+    brighter = BRIGHTNESS * deviation * brightness.view(count, 1, 1, 1)
+    changed: Tensor = (moved - mean) * factor + mean + brighter
+    return changed
+
+
+def _crop(border: float) -> list[dict[str, Any]]:
+    if not border:
+        return []
+    return [
+        {
+            "_target_": "monai.transforms.CenterScaleCropd",
+            "keys": [KEY],
+            "roi_scale": round(1 - 2 * border, 6),
+        }
+    ]
+
+
+def _intensity(size: int, intensity: str) -> list[dict[str, Any]]:
+    """The rest, after what is cut off: the range first, which makes a film of one grey all 0."""
+    resize = (
+        f"$lambda film: torch.nn.functional.interpolate(film[None], size=({size}, {size}),"
+        " mode='bilinear', antialias=True)[0]"
+    )
+    if intensity == "equalise":
+        last = {
+            "_target_": "monai.transforms.HistogramNormalized",
+            "keys": [KEY],
+            "num_bins": _BINS,
+            "min": 0,
+            "max": 1,
+        }
+    else:
+        last = _function(_INTENSITIES[intensity])
+    return [
+        {"_target_": "monai.transforms.EnsureTyped", "keys": [KEY], "track_meta": False},
+        {"_target_": "monai.transforms.ScaleIntensityd", "keys": [KEY], "minv": 0.0, "maxv": 1.0},
+        _function(resize),
+        last,
+        {
+            "_target_": "monai.transforms.EnsureTyped",
+            "keys": [KEY],
+            "dtype": "$torch.float32",
+            "track_meta": False,
+        },
+    ]
+
+
+def _function(expression: str) -> dict[str, Any]:
+    return {
+        "_target_": "monai.transforms.Lambdad",
+        "keys": [KEY],
+        "func": expression,
+        "track_meta": False,
+    }
+
+
+@lru_cache(maxsize=8)
+def _composed(border: float, size: int, intensity: str) -> tuple[Compose, Compose]:
+    """The list in two, between which the box of the lungs is cut out."""
+    parser = ConfigParser({"crop": _crop(border), "intensity": _intensity(size, intensity)})
+    crop, rest = (Compose(parser.get_parsed_content(name)) for name in ("crop", "intensity"))
+    return crop, rest
+
+
+def lung_box(values: Array) -> tuple[int, int, int, int]:
+    """Where the lungs are on a frontal film: top, left, bottom, right in pixels.
+
+    The profile of the middle rows has two dark fields beside the bright middle; the box goes out
+    from the darkest place of each to where the profile has risen half-way to the chest wall. Then
+    the rows of the two fields: up from the darkest to half-way to the shoulders, down to half-way
+    to the belly. Every limit is held to where it may plausibly be, so that there is always a box.
+
+    What it is: what makes films of different collimation alike, and cuts off markers and text. What
+    it is not: an outline of the lungs. Where a lung is as white as the belly, its edge is missed.
+
+    Args:
+        values: greys of shape (rows, columns), in any unit, bright is dense.
+
+    Returns:
+        As of a slice: bottom and right are the first that are left out.
+    """
+    rows, columns = values.shape
+    small = _small(values)
+    across = _smooth(small[int(0.3 * _GRID) : int(0.65 * _GRID)].mean(0))
+    fields = _darkest(across, 0.12, 0.45), _darkest(across, 0.55, 0.88)
+    left = _rise(across, fields[0], -1, _LEFT, _SIDE)
+    right = _rise(across, fields[1], 1, _RIGHT, _SIDE)
+    width = int(0.06 * _GRID)
+    beside = [small[:, max(0, field - width) : field + width + 1] for field in fields]
+    down = _smooth(np.concatenate(beside, axis=1).mean(1))
+    darkest = _darkest(down, 0.2, 0.6)
+    top, bottom = _rise(down, darkest, -1, _TOP, _ABOVE), _rise(down, darkest, 1, _BOTTOM, _BELOW)
+    return (
+        math.floor(top * rows),
+        math.floor(left * columns),
+        math.ceil(bottom * rows),
+        math.ceil(right * columns),
+    )
+
+
+def _small(values: Array) -> Profile:
+    film = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
+    small = torch.nn.functional.interpolate(film, (_GRID, _GRID), mode="bilinear", antialias=True)
+    return small[0, 0].double().numpy()
+
+
+def _smooth(profile: Profile) -> Profile:
+    smooth: Profile = gaussian_filter1d(profile, 0.02 * _GRID, mode="nearest")
+    return smooth
+
+
+def _darkest(profile: Profile, start: float, stop: float) -> int:
+    first = int(start * _GRID)
+    return first + int(profile[first : int(stop * _GRID)].argmin())
+
+
+def _rise(
+    profile: Profile, start: int, step: int, limits: tuple[float, float], margin: float
+) -> float:
+    """Where a profile has risen half-way to its largest value outwards, for good; a share."""
+    outwards = profile[start:-_FRAME] if step > 0 else profile[start : _FRAME - 1 : -1]
+    wall = int(outwards.argmax())
+    half = (outwards[0] + outwards[wall]) / 2
+    away = wall - int((outwards[wall::-1] < half).argmax())
+    place = (start + step * away + 0.5) / _GRID + step * margin
+    return min(max(place, limits[0]), limits[1])

@@ -1,0 +1,1 @@
+"""Structures are outlined on scans."""

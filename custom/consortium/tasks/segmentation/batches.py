@@ -1,0 +1,157 @@
+"""A hospital's training cases as an endless, seeded stream of augmented batches.
+
+What a batch holds is a function of the seed and of the cases alone: which volumes are in memory
+does not matter, and two streams of the same seed give the same bytes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from torch import Tensor
+
+from consortium.core.seeds import derive_seed
+from consortium.settings.base import Data
+from consortium.tasks.segmentation.datalist import Case
+from consortium.tasks.segmentation.transforms import build_augmentation, build_preprocessing
+
+
+class Cohort:
+    """Training cases of one hospital.
+
+    Args:
+        cases: at least one.
+        data: how they become tensors.
+        progress: called before each volume with the number of those done and of all.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        data: Data,
+        *,
+        progress: Callable[[int, int], None] = lambda done, cases: None,
+    ):
+        self._data = data
+        self._volumes = CacheDataset(
+            [{"image": case.image, "label": case.label, "values": case.values} for case in cases],
+            build_preprocessing(data, with_label=True),
+            cache_rate=data.cache,
+            num_workers=1,
+            progress=False,
+            runtime_cache="threads",  # filled by the loop below, which can be stopped
+        )
+        self._augment = build_augmentation(data) if data.augment else None
+        # Where there is something to find, as (volume, slice); slice 0 stands for a 3-D volume.
+        self._with_tumour: list[tuple[int, int]] = []
+        self._without: list[tuple[int, int]] = []
+        self._voxels: dict[int, Tensor] = {}  # of any structure, in each 3-D volume
+        for index in range(len(self._volumes)):
+            progress(index, len(self._volumes))
+            label = self._volumes[index]["label"]
+            if data.spatial_dims == 2:
+                found = label.flatten(0, -2).any(dim=0)
+                for z, positive in enumerate(found.tolist()):
+                    (self._with_tumour if positive else self._without).append((index, z))
+            else:
+                voxels = _plain(label).any(dim=0).nonzero().to(torch.int16)
+                self._voxels[index] = voxels
+                (self._with_tumour if len(voxels) else self._without).append((index, 0))
+
+    @property
+    def samples(self) -> int:
+        """Slices (volumes in 3-D) that a pass over the patients visits."""
+        return len(self._with_tumour) + len(self._without)
+
+    def batches(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """An endless stream of batches.
+
+        Slices (or volumes) with and without a structure are each visited in a fresh random order,
+        all of them before any comes again; `tumour_fraction` says how many of a batch are from the
+        first kind.
+
+        Args:
+            batch: samples a batch.
+            seed: decides everything random in the stream.
+
+        Yields:
+            Images, float32 of shape (batch, channels, *size), and masks, float32 of shape
+            (batch, structures, *size).
+        """
+        rng = np.random.default_rng(seed)
+        positive = _visit(self._with_tumour, rng) if self._with_tumour else None
+        # In 3-D a patch that is not centred on a structure comes from any volume.
+        rest = self._without if self._data.spatial_dims == 2 else self._without + self._with_tumour
+        negative = _visit(rest, rng) if rest else positive
+        positive = positive or negative
+        assert positive is not None
+        assert negative is not None
+        if self._augment is not None:
+            self._augment.set_random_state(seed=derive_seed(seed, "augment"))
+        patches = np.random.default_rng(derive_seed(seed, "patches"))
+        wanted = self._data.tumour_fraction
+        while True:
+            samples = []
+            for position in range(batch):
+                on_tumour = bool(self._with_tumour) and position < round(wanted * batch)
+                index, z = next(positive if on_tumour else negative)
+                volume = self._volumes[index]
+                if self._data.spatial_dims == 2:
+                    sample = {key: _plain(volume[key])[..., z] for key in ("image", "label")}
+                else:
+                    centre = None
+                    if on_tumour:
+                        voxels = self._voxels[index]
+                        centre = voxels[patches.integers(len(voxels))].tolist()
+                    whole = {key: _plain(volume[key]) for key in ("image", "label")}
+                    sample = _cut(whole, self._data.size, centre, patches)
+                samples.append(self._augment(sample) if self._augment is not None else sample)
+            yield (
+                torch.stack([_plain(sample["image"]) for sample in samples]).float(),
+                torch.stack([_plain(sample["label"]) for sample in samples]).float(),
+            )
+
+
+def _cut(
+    volume: dict[str, Tensor],
+    size: Sequence[int],
+    centre: Sequence[int] | None,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:
+    """A patch around a voxel, as near as the volume's edges let it, or anywhere.
+
+    A volume smaller than the patch is padded with zeros on both sides, as in the sliding inference.
+
+    Args:
+        volume: "image" and "label", each (channels, X, Y, Z).
+        size: of the patch.
+        centre: voxel, or None for anywhere.
+        rng: decides where, if anywhere.
+    """
+    shape = volume["image"].shape[1:]
+    short = [max(0, wanted - given) for wanted, given in zip(size, shape, strict=True)]
+    before = [missing // 2 for missing in short]
+    window = [slice(None)]
+    for axis, wanted in enumerate(size):
+        room = shape[axis] + short[axis] - wanted
+        if centre is None:
+            start = int(rng.integers(room + 1))
+        else:
+            start = min(max(centre[axis] + before[axis] - wanted // 2, 0), room)
+        window.append(slice(start, start + wanted))
+    margins = [m for one, all_ in zip(before, short, strict=True) for m in (all_ - one, one)][::-1]
+    if any(short):
+        volume = {key: torch.nn.functional.pad(part, margins) for key, part in volume.items()}
+    return {key: part[tuple(window)] for key, part in volume.items()}
+
+
+def _visit(items: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    while True:
+        for position in rng.permutation(len(items)):
+            yield items[position]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Without MONAI's metadata, whose bookkeeping costs more than the work on a small sample."""
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor

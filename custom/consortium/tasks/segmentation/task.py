@@ -1,0 +1,346 @@
+"""Segmentation: structures are outlined on scans, slice by slice or patch by patch.
+
+The loss is Dice plus cross-entropy, the score the Dice of each structure on the grid of the
+original file, in mean over patients.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import torch
+from monai.losses import DiceLoss
+from torch import Tensor
+
+from consortium.core.errors import Refused
+from consortium.core.files import whole_folder, write_json
+from consortium.core.site_policy import Site
+from consortium.protocol.metrics import Score
+from consortium.settings.base import SegmentationSettings, Settings
+from consortium.tasks.base import CheckProgress, Task, Work
+from consortium.tasks.segmentation.batches import Cohort
+from consortium.tasks.segmentation.datalist import Datalist, read_datalist, split_cases
+from consortium.tasks.segmentation.inference import (
+    THRESHOLD,
+    PreparedCase,
+    exclusive,
+    inferer_config,
+    load_case,
+    predict_case,
+)
+from consortium.tasks.segmentation.networks import initialise, network_config
+from consortium.tasks.segmentation.scores import group_score, score_case
+from consortium.tasks.segmentation.transforms import preprocessing_config
+
+
+class Outlining(Work):
+    """The scans of one hospital; see `Work`.
+
+    Args:
+        site: the hospital's own choices.
+        settings: the job's.
+        device: where to train.
+        progress: called while scans are read.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        settings: SegmentationSettings,
+        device: torch.device,
+        progress: CheckProgress,
+    ):
+        self._site, self._settings, self._device = site, settings, device
+        self._progress = progress
+        self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
+        self.cases = len(self._split.training)
+        self.patients = len({case.patient for case in self._split.training})
+        # Convolutions are faster with the channels last.
+        two = settings.data.spatial_dims == 2
+        self.format = torch.channels_last if two else torch.channels_last_3d
+        self._dice = DiceLoss(sigmoid=True, batch=True)
+        self._cohort: Cohort | None = None
+        self._validation: list[tuple[str, PreparedCase]] | None = None
+
+    @property
+    def samples(self) -> int:
+        """Slices, or volumes in 3-D."""
+        return self._training_cohort().samples
+
+    def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and masks; see `Cohort`."""
+        return self._training_cohort().batches(size, seed)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Dice of the batch plus cross-entropy."""
+        loss: Tensor = self._dice(logits, targets)
+        return loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+
+    def measure(
+        self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
+    ) -> tuple[float, Score | None]:
+        """The Dice of the validation patients."""
+        cases = self._validation_cases()
+        if not cases:
+            return 0.0, None
+        names = list(self._settings.data.labels)
+        found: dict[str, list[dict[str, float]]] = {}
+        for done, (patient, case) in enumerate(cases):
+            progress(done, len(cases))
+            predicted = predict_case(network, case, self._settings, self._device, pulse)
+            assert case.label_original is not None
+            scores = score_case(
+                predicted, case.label_original, case.spacing_original, names, surface=False
+            )
+            found.setdefault(patient, []).append(scores["dice"])
+        return group_score(list(found.values()), self._site.smallest_group)
+
+    def _training_cohort(self) -> Cohort:
+        if self._cohort is None:
+            data = self._settings.data
+            self._cohort = Cohort(self._split.training, data, progress=self._progress)
+        return self._cohort
+
+    def _validation_cases(self) -> list[tuple[str, PreparedCase]]:
+        if self._validation is None:
+            loaded: list[tuple[str, PreparedCase]] = []
+            for case in self._split.validation:
+                self._progress(len(loaded), len(self._split.validation))
+                prepared = load_case(self._settings, case.image, case.label, case.values)
+                loaded.append((case.patient, prepared))
+            self._validation = loaded
+        return self._validation
+
+
+def _require_folder(name: str, folder: Path, settings: SegmentationSettings) -> None:
+    channels = read_datalist(folder).channels
+    wanted = settings.data.channels
+    if [channel.lower() for channel in channels] != [channel.lower() for channel in wanted]:
+        raise Refused(
+            "wrong-channels",
+            f"hospital {name} has the channels {', '.join(channels)}"
+            f" and the job takes {', '.join(wanted)}",
+            str(folder / "dataset.json"),
+            "correct modality there or set data.channels",
+        )
+
+
+def _require_match(
+    model: SegmentationSettings, other: SegmentationSettings | Datalist, where: str
+) -> None:
+    """Refuses a model whose channels or labels are not those of a job or a hospital's data.
+
+    Channels must have the same names in the same order, whatever their case. A job must have the
+    same structures of the same values in the same order. Data must know a value of each structure
+    and no value that the model does not; a value may not be another structure to the data. Names
+    are taken as one where they are spelled nearly alike, or one is a part of the other.
+
+    Raises:
+        Refused: `wrong-channels` or `wrong-labels`.
+    """
+    if isinstance(other, Settings):
+        _require_channels(model, other.data.channels, where)
+        ours, theirs = list(model.data.labels.items()), list(other.data.labels.items())
+        if ours != theirs:
+            raise _wrong_labels(f"the model's are {dict(ours)}, here are {dict(theirs)}", where)
+        return
+    _require_channels(model, other.channels, where or str(other.folder))
+    _require_data_labels(model, other.labels, where or str(other.folder))
+
+
+def _require_channels(model: SegmentationSettings, channels: Iterable[str], where: str) -> None:
+    ours, theirs = list(model.data.channels), list(channels)
+    if [name.casefold() for name in ours] != [name.casefold() for name in theirs]:
+        raise Refused(
+            "wrong-channels",
+            f"the model's {len(ours)} channel(s) are {', '.join(ours)}; "
+            f"here are {len(theirs)}: {', '.join(theirs)}",
+            where,
+            "give the same channels in the same order",
+        )
+
+
+def _require_data_labels(
+    model: SegmentationSettings, labels: Mapping[int, str], where: str
+) -> None:
+    structures = model.data.labels
+    for value, name in labels.items():
+        if value and not any(value in values for values in structures.values()):
+            raise _wrong_labels(
+                f"the data's value {value} ({name}) is none of the model's {', '.join(structures)}",
+                where,
+            )
+    for structure, values in structures.items():
+        known = [value for value in values if value in labels]
+        if not known:
+            raise _wrong_labels(
+                f"the model's {structure} is value {' or '.join(map(str, values))}, which the data "
+                "do not have",
+                where,
+            )
+        if len(known) == 1 and not _alike(structure, labels[known[0]]):
+            raise _wrong_labels(
+                f"value {known[0]} is {structure} to the model, {labels[known[0]]} to the data",
+                where,
+            )
+
+
+def _alike(first: str, second: str) -> bool:
+    """Whether two names may be one: tumour and tumor, enhancing and Enhancing tumour."""
+    one, other = (
+        "".join(filter(str.isalnum, name.casefold())).replace("our", "or").replace("oe", "e")
+        for name in (first, second)
+    )
+    return one in other or other in one
+
+
+def _wrong_labels(what: str, where: str) -> Refused:
+    return Refused(
+        "wrong-labels", what, where, "use a model of these labels, or name alike what is the same"
+    )
+
+
+def _pool(folders: Mapping[str, Path], out: Path, settings: SegmentationSettings) -> None:
+    """The scans are linked, not copied."""
+    lists = {name: read_datalist(folder) for name, folder in folders.items()}
+    first = next(iter(lists.values()))
+    entries: dict[str, list[dict[str, str | list[str]]]] = {"training": [], "validation": []}
+    with whole_folder(out) as beside:
+        for name, datalist in sorted(lists.items()):
+            (beside / name).symlink_to(datalist.folder.resolve(), target_is_directory=True)
+            split = split_cases(datalist, settings.data.validation_fraction)
+            for side, cases in (("training", split.training), ("validation", split.validation)):
+                entries[side] += [
+                    {
+                        "patient": f"{name}/{case.patient}",
+                        "image": _inside(name, datalist.folder, case.image),
+                        "label": _inside(name, datalist.folder, case.label),
+                    }
+                    for case in cases
+                ]
+        write_json(
+            beside / "dataset.json",
+            {
+                "modality": {str(index): channel for index, channel in enumerate(first.channels)},
+                "labels": {str(value): label for value, label in first.labels.items()},
+                **entries,
+            },
+        )
+
+
+def _inside(name: str, folder: Path, path: Path | tuple[Path, ...]) -> str | list[str]:
+    if isinstance(path, tuple):
+        return [f"{name}/{part.relative_to(folder)}" for part in path]
+    return f"{name}/{path.relative_to(folder)}"
+
+
+def _metadata(settings: SegmentationSettings) -> dict[str, Any]:
+    data = settings.data
+    size: list[Any] = list(data.size)
+    return {
+        "packages": {"nibabel": nibabel.__version__},
+        "description": f"Segments {', '.join(data.labels)} from {', '.join(data.channels)}.",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "num_channels": len(data.channels),
+                    "spatial_shape": size,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": data.spatial_dims == 3,
+                    "channel_def": {str(i): name for i, name in enumerate(data.channels)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": len(data.labels),
+                    "spatial_shape": size,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": data.spatial_dims == 3,
+                    "channel_def": {str(i): f"logit of {n}" for i, n in enumerate(data.labels)},
+                }
+            },
+        },
+    }
+
+
+def _inference(settings: SegmentationSettings) -> dict[str, Any]:
+    """A MONAI bundle configuration that writes the mask of one image with nothing but MONAI.
+
+    Run it as `python -m monai.bundle run --config_file configs/inference.json --bundle_root . \
+    --image scan.nii.gz --output mask.nii.gz` (that command line needs the package `fire`), or as
+    `monai.bundle.run(config_file=..., bundle_root=..., image=..., output=...)`.
+    """
+    paint = [values[0] for values in settings.data.labels.values()]
+    order = f"torch.arange(1, {len(paint) + 1}).reshape(-1, 1, 1, 1)"
+    if exclusive(settings.data):
+        index = f"(p.argmax(0) + 1) * (p > {THRESHOLD}).any(0)"
+    else:
+        index = f"((p > {THRESHOLD}) * {order}).amax(0)"
+    return {
+        "imports": ["$import nibabel", "$from safetensors.torch import load_model"],
+        "image": "image.nii.gz",
+        "output": "mask.nii.gz",
+        "preprocessing": {
+            "_target_": "monai.transforms.Compose",
+            "transforms": preprocessing_config(settings.data),
+        },
+        "dataset": {
+            "_target_": "monai.data.Dataset",
+            "data": [{"image": "@image"}],
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "monai.data.DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "collate_fn": "$monai.data.utils.no_collation",
+        },
+        "inferer": inferer_config(settings.data),
+        "predict": "$torch.no_grad()(lambda image: monai.data.MetaTensor(torch.sigmoid("
+        "@inferer(image.as_tensor()[None].to(@device), @network)[0]).cpu()))",
+        "postprocessing": {
+            "_target_": "monai.transforms.Compose",
+            "transforms": [
+                {
+                    "_target_": "monai.transforms.Invertd",
+                    "keys": "probability",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                },
+                {
+                    "_target_": "monai.transforms.Lambdad",
+                    "keys": "probability",
+                    "func": f"$lambda p: torch.tensor({[0, *paint]}, dtype=torch.uint8)"
+                    f"[({index}).as_tensor()]",
+                    "track_meta": False,
+                },
+            ],
+        },
+        "save": "$lambda item: nibabel.save(nibabel.Nifti1Image(item['probability'].numpy(), "
+        "item['image'].meta['original_affine']), @output)",
+        "run": [
+            "$[@save(@postprocessing({**item, 'probability': @predict(item['image'])})) "
+            "for items in @dataloader for item in items]"
+        ],
+    }
+
+
+TASK = Task(
+    open=Outlining,
+    network=network_config,
+    initialise=initialise,
+    take=lambda state, fresh: state,
+    require_folder=_require_folder,
+    require_match=_require_match,
+    pool=_pool,
+    metadata=_metadata,
+    inference=_inference,
+)

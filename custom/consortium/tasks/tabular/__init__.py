@@ -1,0 +1,1 @@
+"""An outcome of two classes is predicted from a table of patients."""

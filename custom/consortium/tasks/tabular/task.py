@@ -1,0 +1,275 @@
+"""Tabular: an outcome of two classes is predicted from a table of patients, by logistic regression.
+
+The inputs are standardised in the network itself, by a batch normalisation whose statistics are
+those of patients and never of batches; so the model that leaves takes a table as it is. Where the
+statistics are `averaged` they cross as every buffer does, `local - base` weighted by the training
+cases: the mean of the hospitals' means is that of all their patients (sums over counts), in the
+first round, and in the second the mean of their mean squares about it is the variance. No record
+leaves, and no sum over fewer patients than the hospital lets out: then it takes no part. The sum of
+a category is a count of patients, which may be few, so those inputs stay as they are. Where the
+statistics are `local` nothing of them leaves, and all inputs are standardised by them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consortium.core.errors import Refused
+from consortium.core.files import whole_folder
+from consortium.core.site_policy import Site
+from consortium.protocol.metrics import Classification
+from consortium.protocol.update import State
+from consortium.settings.base import Settings, TabularSettings
+from consortium.tasks.base import CheckProgress, Task, Work
+from consortium.tasks.class_scores import classify
+from consortium.tasks.tabular.dataset import (
+    PATIENT,
+    SIDES,
+    SPLIT,
+    TABLE,
+    Patients,
+    PatientTable,
+    read_table,
+    require_columns,
+    split_table,
+    write_table,
+)
+
+_MEAN, _VARIANCE = "0.running_mean", "0.running_var"
+
+
+class Predicting(Work):
+    """The table of one hospital; see `Work`.
+
+    Args:
+        site: the hospital's own choices.
+        settings: the job's.
+        device: where to train.
+        progress: not called; a table is read at once.
+
+    Raises:
+        Refused: `too-few-to-average`, where fewer patients would stand behind a statistic that
+            leaves than the hospital lets out.
+    """
+
+    moving_statistics = False
+
+    def __init__(
+        self,
+        site: Site,
+        settings: TabularSettings,
+        device: torch.device,
+        progress: CheckProgress,
+    ):
+        self._site, self._settings, self._device = site, settings, device
+        self._training, self._validation = split_table(read_table(site.data), settings.data)
+        self.cases = self.patients = len(self._training)
+        self._own = settings.update.buffers == "local"
+        if not self._own and self.patients < site.smallest_group:
+            raise Refused(
+                "too-few-to-average",
+                f"{self.patients} patients train and statistics of fewer than"
+                f" {site.smallest_group} do not leave",
+                str(site.data),
+                'take part with more, or in a job with update.buffers "local"',
+            )
+        self._inputs = torch.from_numpy(self._training.inputs)
+        self._targets = torch.from_numpy(self._training.outcomes.astype(np.float32))[:, None]
+
+    @property
+    def samples(self) -> int:
+        """Patients."""
+        return self.cases
+
+    def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pass after pass in an order of its own; the last batch of a pass may be smaller."""
+        generator = np.random.default_rng(seed)
+        while True:
+            order = torch.from_numpy(generator.permutation(self.cases))
+            for chosen in torch.split(order, size):
+                yield self._inputs[chosen], self._targets[chosen]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+
+    def measure(
+        self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
+    ) -> tuple[float, Classification | None]:
+        """Accuracy and AUROC on the validation patients."""
+        if not len(self._validation):
+            return 0.0, None
+        progress(0, len(self._validation))
+        probabilities = predict(network, self._validation, self._device)
+        classes = list(self._settings.data.outcome.classes)
+        truth = self._validation.outcomes
+        return classify(probabilities, truth, classes, self._site.smallest_group)
+
+    def statistics(self, model: State, round_number: int | None) -> dict[str, Tensor]:
+        """See the module; a hospital alone takes its own in every round."""
+        if self._own or (round_number is not None and round_number > 1):
+            return {}
+        about = model[_MEAN].cpu() if round_number == 1 else None
+        return self._moments(about, numbers=len(self._settings.data.numbers))
+
+    def own_statistics(self) -> dict[str, Tensor]:
+        """Of all inputs, where they stay here."""
+        return self._moments(None, numbers=None) if self._own else {}
+
+    def _moments(self, about: Tensor | None, numbers: int | None) -> dict[str, Tensor]:
+        """Mean and variance; an input that is left as it is has 0 and 1."""
+        inputs = self._inputs.double()[:, :numbers]
+        mean, variance = torch.zeros(self._inputs.shape[1]), torch.ones(self._inputs.shape[1])
+        centre = inputs.mean(0) if about is None else about.double()[:numbers]
+        mean[:numbers] = centre.float()
+        # An own variance is that of a sample; one of many hospitals is the mean of all squares.
+        squares = (inputs - centre).square().sum(0)
+        spread = squares / max(1, self.cases - (numbers is None))
+        if numbers is None:
+            spread[spread == 0] = 1.0  # the same in all patients: nothing to divide
+        variance[:numbers] = spread.float()
+        return {_MEAN: mean, _VARIANCE: variance}
+
+
+def predict(network: torch.nn.Module, patients: Patients, device: torch.device) -> Any:
+    """The probability of the second class, float64 (patients,)."""
+    network.eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(patients.inputs).to(device))
+    return torch.sigmoid(logits.double()).cpu().numpy()[:, 0]
+
+
+def network_config(settings: TabularSettings) -> dict[str, Any]:
+    """A logistic regression as a MONAI bundle configuration."""
+    inputs = len(settings.data.inputs)
+    return {
+        "standardise": {
+            "_target_": "torch.nn.BatchNorm1d",
+            "num_features": inputs,
+            "affine": False,
+            "eps": 1e-7,
+        },
+        "regression": {"_target_": "torch.nn.Linear", "in_features": inputs, "out_features": 1},
+        "network_def": "$torch.nn.Sequential(@standardise, @regression)",
+    }
+
+
+def _require_folder(name: str, folder: Path, settings: TabularSettings) -> None:
+    require_columns(read_table(folder), settings.data, outcome=True)
+
+
+def _require_match(
+    model: TabularSettings, other: TabularSettings | PatientTable, where: str
+) -> None:
+    """Refuses a model of other columns, categories or classes.
+
+    Raises:
+        Refused: `wrong-columns` or `missing-column`.
+    """
+    if not isinstance(other, Settings):
+        require_columns(other, model.data, outcome=False)
+        return
+    ours, theirs = (
+        [
+            list(each.data.numbers),
+            list(each.data.categories.items()),
+            list(each.data.outcome.classes.items()),
+        ]
+        for each in (model, other)
+    )
+    if ours != theirs:
+        raise Refused(
+            "wrong-columns",
+            f"the model's inputs are {', '.join(model.data.inputs)}; here they, or the classes, are"
+            " others",
+            where,
+            "use a model of these columns and classes",
+        )
+
+
+def _pool(folders: Mapping[str, Path], out: Path, settings: TabularSettings) -> None:
+    """A patient stays on its side of the split."""
+    columns = settings.data.columns
+    rows = []
+    for name, folder in sorted(folders.items()):
+        table = read_table(folder)
+        for patients, side in zip(split_table(table, settings.data), SIDES, strict=True):
+            chosen = set(patients.names)
+            rows += [
+                [f"{name}/{row[PATIENT]}", *(row[column] for column in columns), side]
+                for row in table.rows
+                if row[PATIENT] in chosen
+            ]
+    with whole_folder(out) as beside:
+        write_table(beside / TABLE, [PATIENT, *columns, SPLIT], rows)
+
+
+def _metadata(settings: TabularSettings) -> dict[str, Any]:
+    data = settings.data
+    looked_for = list(data.outcome.classes)[-1]
+    inputs, outputs = list(data.inputs), [f"logit of {looked_for}"]
+    return {
+        "packages": {},
+        "description": f"Predicts {looked_for} from {', '.join(data.columns[:-1])}.",
+        "network_data_format": {
+            part: {
+                name: {
+                    "type": "tabular",
+                    "format": "vector",
+                    "num_channels": len(channels),
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": {str(i): channel for i, channel in enumerate(channels)},
+                }
+            }
+            for part, name, channels in (
+                ("inputs", "patients", inputs),
+                ("outputs", "pred", outputs),
+            )
+        },
+    }
+
+
+def _inference(settings: TabularSettings) -> dict[str, Any]:
+    """Prints a probability for each row of a CSV file, with nothing but MONAI and torch."""
+    data = settings.data
+    numbers = ", ".join(
+        f"(float(row[{name!r}]) - {low!r}) / {high - low!r}"
+        for name, (low, high) in data.numbers.items()
+    )
+    categories = ", ".join(
+        f"float(row[{name!r}].strip() == {value!r})"
+        for name, of in data.categories.items()
+        for value in of[1:]
+    )
+    values = ", ".join(part for part in (numbers, categories) if part)
+    return {
+        "imports": ["$import csv", "$from safetensors.torch import load_model"],
+        "table": TABLE,
+        "rows": "$list(csv.DictReader(open(@table, encoding='utf-8-sig')))",
+        "inputs": f"$torch.tensor([[{values}] for row in @rows])",
+        "probabilities": "$torch.sigmoid(@network(@inputs.to(@device)).detach())[:, 0].tolist()",
+        "run": [
+            f"$[print(row['{PATIENT}'], round(p, 6), sep=',')"
+            " for row, p in zip(@rows, @probabilities)]"
+        ],
+    }
+
+
+TASK = Task(
+    open=Predicting,
+    network=network_config,
+    initialise=lambda network: None,
+    take=lambda state, fresh: state,
+    require_folder=_require_folder,
+    require_match=_require_match,
+    pool=_pool,
+    metadata=_metadata,
+    inference=_inference,
+)

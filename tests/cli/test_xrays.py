@@ -1,0 +1,270 @@
+"""The commands where the patients have X-rays."""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import ROOT
+from typer.testing import CliRunner
+
+from consortium.cli.demo import _KINDS
+from consortium.cli.generate import app
+from consortium.models.bundle import write_bundle
+from consortium.models.networks import build_network
+from consortium.settings.base import TASKS, override, parse_settings, read_json_object
+from consortium.synthetic.xray_folders import CLINICS, draw_patient, generate_films
+
+SIDE = 48
+FEW = [replace(one, patients=8, held_out=4, again=0.5, lateral=0.5) for one in CLINICS]
+RAW = read_json_object(ROOT / "jobs/covid_detection/app/config/settings.json")
+SETTINGS = parse_settings(override(RAW, ["data.size=32", "network.features=[8,8]"]))
+CLASSES = ["COVID-19", "pneumonia", "normal"]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    """Of four hospitals; shared, so not to be written into."""
+    folder = tmp_path_factory.mktemp("films") / "hospitals"
+    generate_films(folder, seed=1, side=SIDE, clinics=FEW)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    write_bundle(tmp_path / "model", SETTINGS, build_network(SETTINGS).state_dict(), trained={})
+    return tmp_path / "model"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def drawn(number: int) -> Sequence[tuple[str, np.ndarray]]:
+    """The views and films of a patient of harbour, which keeps DICOM."""
+    return draw_patient(FEW[1], number, seed=1, shortcut=0.0, side=SIDE).films
+
+
+def write_labels(folder: Path, labels: Sequence[str]) -> Path:
+    """A hospital of noise, one film a patient."""
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = ["file,patient,label"]
+    for number, label in enumerate(labels):
+        pixels = rng.integers(0, 255, (SIDE, SIDE), np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        lines.append(f"{number}.png,P{number},{label}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_generate_writes_the_shipped_hospitals(tmp_path):
+    arguments = [str(tmp_path / "out"), "--like", "chest", "--seed", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for clinic in CLINICS:
+        assert f"{clinic.name}: {clinic.patients + clinic.held_out} patients" in result.output
+        listed = rows(tmp_path / "out" / clinic.name / "labels.csv")
+        assert len({row["patient"] for row in listed}) == clinic.patients + clinic.held_out
+
+
+def test_the_demo_knows_every_task():
+    assert set(_KINDS) == set(TASKS)
+
+
+def test_evaluate_says_the_figures_of_each_class_at_each_hospital(
+    consortium, films, model, tmp_path
+):
+    code, out, err = consortium(
+        "evaluate", model, "--data", films, "--json", tmp_path / "scores.json"
+    )
+    assert (code, err) == (0, "")
+    titles = ("AUROC", "average precision", "sensitivity at specificity 0.9", "calibration error")
+    for word in (*titles, "[95 %]", *CLASSES, "north", "all", "accuracy, hillside: "):
+        assert word in out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    patients = sum(clinic.patients + clinic.held_out for clinic in FEW)
+    assert scores["patients"] == patients == sum(scores["support"].values())
+    assert sum(told["patients"] for told in scores["hospitals"].values()) == patients
+    frontal = 0
+    for clinic in FEW:
+        numbers = range(clinic.patients + clinic.held_out)
+        kept = [draw_patient(clinic, n, seed=1, shortcut=0.0, side=8).films for n in numbers]
+        frontal += sum(view != "LL" for of_patient in kept for view, _ in of_patient)
+    assert len(scores["cases"]) == frontal
+    for case in scores["cases"]:
+        assert sum(case["probabilities"].values()) == pytest.approx(1)
+        assert list(case["probabilities"]) == CLASSES
+        assert case["class"] in CLASSES
+
+
+def test_evaluate_says_what_cannot_be_estimated_and_what_is_descriptive(
+    consortium, model, tmp_path
+):
+    hospital = write_labels(tmp_path / "west", ["covid", "pneumonia", "pneumonia"])
+    code, out, err = consortium("evaluate", model, "--data", hospital)
+    assert (code, err) == (0, "")
+    lines = {name: line for line in out.splitlines() for name in CLASSES if f" {name} " in line}
+    assert lines["normal"].count("not estimable") == 4
+    assert ", descriptive" in lines["COVID-19"]
+    assert "all" not in [line.split()[1] for line in lines.values()]
+
+
+def test_evaluate_names_a_label_that_the_model_does_not_know(consortium, model, tmp_path):
+    hospital = write_labels(tmp_path / "west", ["covid", "measles", "normal"])
+    code, out, err = consortium("evaluate", model, "--data", hospital)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("error unknown-label: ")
+
+
+def test_evaluate_names_a_film_that_cannot_be_read(consortium, model, tmp_path):
+    hospital = write_labels(tmp_path / "west", ["covid", "pneumonia", "normal"])
+    (hospital / "images" / "1.png").write_bytes(b"no film")
+    scores = tmp_path / "scores.json"
+    code, out, err = consortium("evaluate", model, "--data", hospital, "--json", scores)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error unreadable-file: ")
+    assert "1.png" in err
+    assert not scores.exists()
+
+
+def test_predict_writes_the_probability_of_each_class_for_each_film(
+    consortium, films, model, tmp_path
+):
+    one, folder = films / "valley" / "images" / "valley-001-1.png", films / "north" / "images"
+    output = tmp_path / "predicted.csv"
+    code, out, err = consortium("predict", model, one, folder, "-o", output)
+    files = [one, *sorted(folder.iterdir())]
+    assert (code, err) == (0, "")
+    assert out == f"wrote {output}: {len(files)} films\n"
+    found = rows(output)
+    assert [row["file"] for row in found] == [str(file) for file in files]
+    for row in found:
+        probabilities = {name: float(row[f"probability of {name}"]) for name in CLASSES}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=2e-4)
+        assert probabilities[row["predicted"]] == max(probabilities.values())
+
+
+def test_a_film_is_the_same_to_the_model_as_dicom_png_or_jpeg(consortium, films, model, tmp_path):
+    _, pixels = drawn(0)[0]
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    Image.fromarray(pixels).save(tmp_path / "film.jpg", quality=100)
+    shutil.copy(films / "harbour/images/harbour-001-1.dcm", tmp_path / "IM0001")
+    images = [tmp_path / name for name in ("film.png", "film.jpg", "IM0001")]
+    code, _, err = consortium("predict", model, *images, "-o", tmp_path / "out.csv")
+    assert (code, err) == (0, "")
+    found = [
+        [float(row[f"probability of {c}"]) for c in CLASSES] for row in rows(tmp_path / "out.csv")
+    ]
+    assert found[2] == found[0]
+    assert found[1] == pytest.approx(found[0], abs=0.005)
+
+
+def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_film_is_counted(
+    consortium, films, model, tmp_path
+):
+    folder, output = tmp_path / "export", tmp_path / "out.csv"
+    folder.mkdir()
+    for name in ("1.2.840.113619.2.55.3.100", "1.2.840.113619.2.55.3.101", "IM0001"):
+        shutil.copy(films / "harbour/images/harbour-001-1.dcm", folder / name)
+    (folder / "README").write_text("exported on a Friday\n")
+    (folder / ".hidden").write_text("of the system\n")
+    code, out, err = consortium("predict", model, folder, "-o", output)
+    assert (code, err) == (0, "")
+    assert out == f"{folder}: 1 other file is passed over\nwrote {output}: 3 films\n"
+
+
+def test_predictions_never_replace_a_hospitals_labels(consortium, films, model, tmp_path):
+    shutil.copytree(films / "valley", tmp_path / "valley")
+    labels = tmp_path / "valley" / "labels.csv"
+    before = labels.read_bytes()
+    code, out, err = consortium("predict", model, labels.parent / "images", "-o", labels)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("error same-file: a hospital's table has that name, ")
+    assert labels.read_bytes() == before
+
+
+def test_a_film_whose_header_names_another_view_is_left_out_and_counted(
+    consortium, films, model, tmp_path
+):
+    folder = films / "harbour" / "images"
+    views = {
+        f"harbour-{number + 1:03d}-{film}.dcm": view
+        for number in range(FEW[1].patients + FEW[1].held_out)
+        for film, (view, _) in enumerate(drawn(number), start=1)
+    }
+    lateral = sorted(name for name, view in views.items() if view == "LL")
+    output = tmp_path / "predicted.csv"
+    code, out, err = consortium("predict", model, folder, "-o", output)
+    assert (code, err) == (0, "")
+    kept = len(views) - len(lateral)
+    assert out == f"wrote {output}: {kept} films; {len(lateral)} more are of another view\n"
+    assert {Path(row["file"]).name for row in rows(output)} == set(views) - set(lateral)
+    output.unlink()
+    code, out, err = consortium("predict", model, folder / lateral[0], "-o", output)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error other-view: ")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("bad.png", b"no film", "unreadable-file"),
+        ("bad.dcm", b"no film", "unreadable-file"),
+        ("absent.png", None, "missing-file"),
+    ],
+)
+def test_a_film_that_cannot_be_read_is_one_line_and_what_was_there_stays(
+    consortium, films, model, tmp_path, name, content, code
+):
+    bad, output = tmp_path / name, tmp_path / "predicted.csv"
+    if content is not None:
+        bad.write_bytes(content)
+    output.write_text("of yesterday\n")
+    good = films / "valley" / "images"
+    exit_code, out, err = consortium("predict", model, good, bad, "-o", output)
+    assert (exit_code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error {code}: ")
+    assert name in err
+    assert output.read_text() == "of yesterday\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("image", "output", "code"),
+    [
+        ("film.png", "out.nii.gz", "bad-output"),
+        ("film.png", "absent/out.csv", "missing-folder"),
+        ("empty", "out.csv", "no-films"),
+        ("new.csv", "out.csv", "wrong-task"),
+    ],
+)
+def test_bad_input_is_one_line(consortium, model, tmp_path, monkeypatch, image, output, code):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(drawn(0)[0][1]).save(tmp_path / "film.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no film\n")
+    (tmp_path / "new.csv").write_text("patient,age\nP1,60\n")
+    exit_code, out, err = consortium("predict", model, image, "-o", output)
+    assert exit_code in (2, 3)
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error {code}: ")
+    assert not (tmp_path / output).exists()
+
+
+def test_a_model_of_scans_takes_no_film(consortium, tiny, tmp_path):
+    scans = tiny()
+    write_bundle(tmp_path / "scans", scans, build_network(scans).state_dict(), trained={})
+    Image.fromarray(drawn(0)[0][1]).save(tmp_path / "film.png")
+    mask = tmp_path / "mask.nii.gz"
+    code, out, err = consortium("predict", tmp_path / "scans", tmp_path / "film.png", "-o", mask)
+    assert code in (2, 3)
+    assert (out, err.count("\n")) == ("", 1)
+    assert not mask.exists()

@@ -1,0 +1,47 @@
+"""Hospitals that misbehave, for a process of its own to open."""
+
+import os
+import signal
+import time
+
+from consortium.client.trainer import Hospital
+from consortium.core.errors import UsageError
+
+
+def where(name):
+    """Where a class of this file is."""
+    return f"{__name__}:{name}"
+
+
+class Careless(Hospital):
+    def train(self, base, round_number):
+        raise RuntimeError("patient Jane Doe in /srv/scans")
+
+
+class WithAStrangeFile(Hospital):
+    def train(self, base, round_number):
+        raise UsageError("unreadable-file", "damaged", "Jane\udcfc.nii.gz", "copy it again")
+
+
+class Doomed(Hospital):
+    def train(self, base, round_number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DoomedOnce(Hospital):
+    """Dies in the middle of its first round, by memory that is not there."""
+
+    def train(self, base, round_number):
+        mark = self._site.state / "died"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().train(base, round_number)
+
+
+class Deaf(Hospital):
+    """Does not hear that it shall stop."""
+
+    def train(self, base, round_number):
+        (self._site.state / "deaf").touch()
+        time.sleep(3600)

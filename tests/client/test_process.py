@@ -1,0 +1,228 @@
+"""A hospital in a process of its own: the same answers, and what becomes of it when it dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from tests.client.misbehaving import where
+
+from consortium.client import process as isolated_module
+from consortium.client.process import Failed, IsolatedHospital, Stopped
+from consortium.client.shared_memory import SharedBuffers, open_memory
+from consortium.client.trainer import Hospital
+from consortium.core.errors import Incomplete
+from consortium.core.site_policy import ERRORS, Site
+from consortium.models.networks import build_network
+from consortium.protocol.metrics import Metrics
+from consortium.protocol.update import pack, update_from_wire
+
+OURS = "consortium.client.trainer:Hospital"
+
+
+@pytest.fixture
+def site(generated, tmp_path):
+    (tmp_path / "state").mkdir()
+    return Site("north", generated / "north", tmp_path / "state", smallest_group=1)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny):
+    return tiny("training.local_steps=20", "rounds=3")
+
+
+@pytest.fixture(scope="module")
+def base(settings):
+    return build_network(settings, seed=1).state_dict()
+
+
+@pytest.fixture(scope="module")
+def calm(generated, settings, tmp_path_factory):
+    """A hospital to which nothing happens."""
+    state = tmp_path_factory.mktemp("calm")
+    site = Site("north", generated / "north", state, smallest_group=1)
+    isolated = IsolatedHospital(OURS, site, settings)
+    yield SimpleNamespace(isolated=isolated, state=state)
+    isolated.close()
+
+
+@pytest.fixture
+def open_isolated(site, settings):
+    opened = []
+
+    def open_isolated(hospital):
+        opened.append(IsolatedHospital(hospital, site, settings))
+        return opened[-1]
+
+    yield open_isolated
+    for one in opened:
+        one.close()
+
+
+def never():
+    return False
+
+
+def children():
+    """The training processes of this one."""
+    found = psutil.Process().children()
+    return [one for one in found if "consortium.client.worker" in one.cmdline()]
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def alike(one, other):
+    """Whether buffers are the same, dtypes and all."""
+    assert one.keys() == other.keys()
+    return all(
+        one[key].dtype == other[key].dtype and np.array_equal(one[key], other[key]) for key in one
+    )
+
+
+def test_its_answers_are_those_of_a_hospital_in_this_process(calm, site, settings, base):
+    torch.use_deterministic_algorithms(False)
+    hospital = Hospital(site, settings, device=torch.device("cpu"))
+    isolated = calm.isolated
+    for number in (0, 1):
+        here = hospital.train(base, number)
+        there = isolated.ask("train", pack(base), never, round_number=number)
+        told = update_from_wire(*there, "north")
+        assert same(told.tensors, here.tensors)
+        assert (told.base_sha256, told.cases, told.round) == (
+            here.base_sha256,
+            here.cases,
+            here.round,
+        )
+        assert told.metrics.loss == here.metrics.loss
+    scored = isolated.ask("validate", pack(base), never)
+    assert isinstance(scored, Metrics)
+    assert scored.validation == hospital.validate(base).validation
+    alone = isolated.ask("train_alone", pack(base), never, rounds=1)
+    assert alone.validation == hospital.train_alone(base, 1).validation
+
+
+def test_an_answer_stands_when_the_next_one_has_come(calm, base):
+    isolated = calm.isolated
+    first = isolated.ask("train", pack(base), never, round_number=0)[0]["float32"]
+    before = first.copy()
+    isolated.ask("train", pack(base), never, round_number=1)
+    assert np.array_equal(first, before)
+
+
+def test_a_crash_costs_a_second_try_and_changes_nothing(open_isolated, calm, site, base):
+    died = open_isolated(where("DoomedOnce")).ask("train", pack(base), never, round_number=0)
+    undisturbed = calm.isolated.ask("train", pack(base), never, round_number=0)
+    assert alike(died[0], undisturbed[0])
+    told = (site.state / ERRORS).read_text()
+    assert "error training-died: the process that trains was ended by SIGSEGV" in told
+    assert "it is started again" in told
+
+
+def test_a_kill_between_two_rounds_is_not_felt(calm, base):
+    calm.isolated.ask("train", pack(base), never, round_number=0)
+    [child] = children()
+    child.kill()
+    child.wait()
+    plain = calm.isolated.ask("train", pack(base), never, round_number=1)[1]
+    assert plain["round"] == 1
+
+
+def test_what_dies_at_every_try_is_given_up_and_works_again_after(open_isolated, site, base):
+    isolated = open_isolated(where("Doomed"))
+    with pytest.raises(Incomplete, match=r"error training-died: .* by SIGKILL, hospital north"):
+        isolated.ask("train", pack(base), never, round_number=0)
+    assert len((site.state / ERRORS).read_text().splitlines()) == 2
+    assert isinstance(isolated.ask("validate", pack(base), never), Metrics)
+
+
+def test_an_error_comes_back_as_its_code_alone(open_isolated, base):
+    with pytest.raises(Failed) as failed:
+        open_isolated(where("Careless")).ask("train", pack(base), never, round_number=0)
+    assert failed.value.code == "internal-error"
+    assert "Jane" not in str(failed.value)
+
+
+def test_a_stop_is_obeyed_and_the_process_stays(calm, base):
+    progress = calm.state / "progress.json"
+    told = progress.read_text() if progress.exists() else ""
+
+    def stop():
+        return progress.exists() and progress.read_text() != told
+
+    with pytest.raises(Stopped):
+        calm.isolated.ask("train_alone", pack(base), stop, rounds=100_000)
+    [child] = children()
+    assert isinstance(calm.isolated.ask("validate", pack(base), never), Metrics)
+    assert children() == [child]
+
+
+def test_what_does_not_hear_a_stop_is_killed(open_isolated, site, base, monkeypatch):
+    monkeypatch.setattr(isolated_module, "_GRACE", 0.5)
+    isolated = open_isolated(where("Deaf"))
+    with pytest.raises(Stopped):
+        isolated.ask("train", pack(base), (site.state / "deaf").exists, round_number=0)
+    assert isinstance(isolated.ask("validate", pack(base), never), Metrics)
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from consortium.settings.base import load_settings
+from consortium.client.process import IsolatedHospital
+from consortium.core.site_policy import Site
+from consortium.models.networks import build_network
+from consortium.protocol.update import pack
+settings = load_settings(Path(sys.argv[3]))
+site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
+isolated = IsolatedHospital("consortium.client.trainer:Hospital", site, settings)
+model = pack(build_network(settings, seed=1).state_dict())
+isolated.ask("train_alone", model, lambda: False, rounds=100000)
+"""
+
+
+def test_it_dies_with_its_parent_in_the_middle_of_training(site, settings, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(settings.model_dump_json(by_alias=True))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(site.data), str(site.state), str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        wait_for((site.state / "progress.json").exists)
+        [child] = psutil.Process(parent.pid).children()
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    child.wait(timeout=10)
+
+
+def test_buffers_come_through_shared_memory_as_they_are():
+    file = open_memory()
+    ours, theirs = SharedBuffers(file), SharedBuffers(os.dup(file))
+    for size in (1, 1000, 10):
+        buffers = {
+            "float32": np.random.default_rng(0).random(size, np.float32),
+            "int64": np.arange(size),
+            "bfloat16": np.arange(3, dtype=np.int16),
+            "float16": np.empty(0, np.float16),
+        }
+        assert alike(theirs.get(ours.put(buffers)), buffers)
+        assert alike(ours.get(theirs.put(buffers)), buffers)
+    ours.close()
+    theirs.close()

@@ -1,0 +1,265 @@
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import chi2, norm
+
+from consortium.confounding.moments import Group, Moments, collect
+from consortium.confounding.probe import (
+    ALPHA,
+    LEAST_MIX,
+    Lean,
+    Told,
+    cramers_v,
+    hospital_told,
+    judge,
+    lean,
+)
+
+LABELS = ("covid", "normal", "pneumonia")
+SIZES = ((60, 15, 12), (20, 50, 14), (12, 14, 60), (30, 0, 0))
+SHARES = {
+    f"h{number}": {label: size for label, size in zip(LABELS, sizes, strict=True) if size}
+    for number, sizes in enumerate(SIZES)
+}
+
+
+class Cases:
+    """Held-out patients of hospitals that lean by so much, with heavy tails."""
+
+    def __init__(self, seed: int, slope: float = 0.0, sizes: Sequence[Sequence[int]] = SIZES):
+        rng = np.random.default_rng(seed)
+        hospitals, labels, values = [], [], []
+        for number, counts in enumerate(sizes):
+            for place, count in enumerate(counts):
+                scores = rng.standard_t(4, size=(count, len(LABELS)))
+                scores[:, place] += 2
+                values.append(scores + slope * np.array(counts) / sum(counts))
+                hospitals += [f"h{number}"] * count
+                labels += [LABELS[place]] * count
+        self.values = np.concatenate(values)
+        self.hospitals, self.labels = np.array(hospitals), np.array(labels)
+
+    def groups(self) -> dict[Group, Moments]:
+        return collect(self.values, self.hospitals, self.labels, range(len(self.labels)), 10)
+
+    def permute(self, rng: np.random.Generator) -> None:
+        """Exchanges hospitals' names among the patients of a label."""
+        for label in LABELS:
+            where = self.labels == label
+            self.hospitals[where] = rng.permutation(self.hospitals[where])
+
+
+def leaning(groups: dict[Group, Moments]) -> Lean:
+    found = lean(groups, SHARES, LABELS)
+    assert found is not None
+    return found
+
+
+def told(groups: dict[Group, Moments]) -> Told:
+    found = hospital_told(groups)
+    assert found is not None
+    return found
+
+
+def verdict(cases: Cases) -> str:
+    return judge(lean(cases.groups(), SHARES, LABELS), SHARES).verdict
+
+
+def test_the_closed_null_has_the_mean_and_variance_of_brute_force_permutations() -> None:
+    cases, rng, runs = Cases(0, slope=0.8), np.random.default_rng(1), 400
+    zs, statistics = [], []
+    for _ in range(runs):
+        cases.permute(rng)
+        groups = cases.groups()
+        zs.append(leaning(groups).z)
+        statistics.append(told(groups).statistic)
+    freedom = told(groups).freedom
+    # z is scaled by the closed variance, which permutations do not change. Four Monte-Carlo errors.
+    assert np.mean(zs) == pytest.approx(0, abs=4 / np.sqrt(runs))
+    assert np.var(zs) == pytest.approx(1, abs=4 * np.sqrt(2 / runs))
+    assert np.mean(statistics) == pytest.approx(freedom, abs=4 * np.sqrt(2 * freedom / runs))
+    for level in (0.1, 0.5):
+        within = 4 * np.sqrt(level * (1 - level) / runs)
+        assert np.mean(np.array(zs) > norm.isf(level)) == pytest.approx(level, abs=within)
+        above = np.array(statistics) > chi2.isf(level, freedom)
+        assert np.mean(above) == pytest.approx(level, abs=within)
+
+
+def test_over_all_permutations_mean_and_variance_are_exact() -> None:
+    values = np.random.default_rng(2).normal(size=(13, 2))
+    labels = np.array(["x"] * 7 + ["y"] * 6)
+    shares = {"a": {"x": 70, "y": 20}, "b": {"x": 30, "y": 80}}
+    zs, statistics, freedoms = [], [], set()
+    for first in combinations(range(7), 4):
+        for second in combinations(range(7, 13), 3):
+            hospitals = np.full(13, "b")
+            hospitals[[*first, *second]] = "a"
+            groups = collect(values, hospitals, labels, range(13), 3)
+            found = lean(groups, shares, ["x", "y"])
+            assert found is not None
+            zs.append(found.z)
+            statistics.append(told(groups).statistic)
+            freedoms.add(told(groups).freedom)
+    assert np.mean(zs) == pytest.approx(0, abs=1e-9)
+    assert np.var(zs) == pytest.approx(1)
+    assert freedoms == {2}
+    assert np.mean(statistics) == pytest.approx(2)
+
+
+def test_an_innocent_model_is_accused_about_as_often_as_declared() -> None:
+    runs = 200
+    accused = sum(verdict(Cases(seed)) == "confounded" for seed in range(runs))
+    assert accused / runs == pytest.approx(ALPHA, abs=4 * np.sqrt(ALPHA * (1 - ALPHA) / runs))
+
+
+def test_a_lean_is_found_and_its_slope_and_the_labels_are_told() -> None:
+    found = [leaning(Cases(seed, slope=1.5).groups()) for seed in range(20)]
+    assert all(one.p < ALPHA for one in found)
+    assert np.mean([one.slope for one in found]) == pytest.approx(1.5, abs=0.2)
+    # A score has a standard deviation near that of Student's law, the root of 2.
+    assert np.mean([one.standardised for one in found]) == pytest.approx(1.5 / 2**0.5, abs=0.2)
+    assert found[0].labels == LABELS
+    said = judge(found[0], SHARES)
+    assert said.verdict == "confounded"
+    assert "tested on covid, normal, pneumonia" in said.reason
+
+
+def test_a_slope_as_large_as_is_said_to_be_detectable_is_found_in_four_of_five() -> None:
+    slope = float(np.median([leaning(Cases(seed).groups()).detectable for seed in range(10)]))
+    runs = 200
+    found = sum(leaning(Cases(seed, slope).groups()).p < ALPHA for seed in range(runs))
+    assert found / runs == pytest.approx(0.8, abs=4 * np.sqrt(0.8 * 0.2 / runs))
+
+
+def test_scores_that_avoid_the_frequent_labels_are_no_sign() -> None:
+    assert verdict(Cases(0, slope=-3)) == "no sign"
+
+
+def test_small_scores_lean_as_many_standard_deviations_as_large_ones() -> None:
+    cases = Cases(0, slope=1.5)
+    large = leaning(cases.groups())
+    cases.values /= 100
+    small = leaning(cases.groups())
+    assert small.slope < large.slope / 50
+    assert small.standardised == pytest.approx(large.standardised, rel=0.1)
+
+
+def test_neither_the_order_nor_the_names_of_hospitals_matter() -> None:
+    groups = Cases(3, slope=0.5).groups()
+    mirrored = dict(reversed(groups.items()))
+    shares = dict(reversed(SHARES.items()))
+    assert lean(mirrored, shares, LABELS) == leaning(groups)
+    assert hospital_told(mirrored) == told(groups)
+    named = {f"h{number}": f"z{9 - number}" for number in range(4)}
+    renamed = {Group(named[group.hospital], group.label): one for group, one in groups.items()}
+    again = lean(renamed, {named[name]: held for name, held in SHARES.items()}, LABELS)
+    assert again is not None
+    assert again.z == pytest.approx(leaning(groups).z)
+    assert told(renamed).statistic == pytest.approx(told(groups).statistic)
+
+
+def test_scores_may_come_in_any_order_of_the_labels() -> None:
+    cases = Cases(4, slope=0.5)
+    straight = leaning(cases.groups())
+    cases.values = cases.values[:, [2, 0, 1]]
+    turned = lean(cases.groups(), SHARES, [LABELS[place] for place in (2, 0, 1)])
+    assert turned is not None
+    assert turned.z == pytest.approx(straight.z)
+
+
+def test_hospitals_are_told_apart_by_values_that_follow_no_label_and_do_not_lean() -> None:
+    shift = {"h0": 1.0, "h1": -1.0, "h2": 1.0, "h3": -1.0}
+    cases = Cases(5)
+    assert told(cases.groups()).auc == pytest.approx(0.5, abs=0.1)
+    # The same for every score: a mark of the scanner that follows no label.
+    cases.values += np.array([shift[name] for name in cases.hospitals])[:, None]
+    found = told(cases.groups())
+    assert found.p < 1e-6
+    assert found.auc > 0.7
+    assert verdict(cases) == "no sign"
+
+
+def test_the_auc_is_that_of_normal_values() -> None:
+    rng, count = np.random.default_rng(6), 4000
+    values = rng.normal(size=(2 * count, 2))
+    values[count:, 0] += 1
+    hospitals = np.repeat(["a", "b"], count)
+    groups = collect(values, hospitals, np.full(2 * count, "x"), range(2 * count), 10)
+    # Of two normal laws one standard deviation apart: Phi(1 / root 2).
+    assert told(groups).auc == pytest.approx(norm.cdf(1 / 2**0.5), abs=0.02)
+
+
+def test_where_labels_are_mixed_alike_no_lean_is_a_sign() -> None:
+    alike = {"a": {"x": 60, "y": 40}, "b": {"x": 50, "y": 50}}
+    assert 0 < cramers_v(alike) < LEAST_MIX
+    said = judge(leaning(Cases(0, slope=3).groups()), alike)
+    assert said.verdict == "no sign"
+    assert "none tested" in said.reason
+
+
+def test_a_label_of_one_hospital_each_is_confounded_whatever_was_measured() -> None:
+    apart = {"a": {"x": 60}, "b": {"y": 50}}
+    assert cramers_v(apart) == pytest.approx(1)
+    assert judge(None, apart).verdict == "confounded"
+
+
+def test_groups_too_small_to_be_told_are_not_estimable() -> None:
+    cases = Cases(0, sizes=((9, 9, 9), (9, 9, 40), (40, 9, 9)))
+    found = lean(cases.groups(), SHARES, LABELS)
+    assert found is None
+    assert hospital_told(cases.groups()) is None
+    assert judge(found, SHARES).verdict == "not estimable"
+
+
+@pytest.mark.parametrize(
+    "shares", [{}, {"a": {}}, {"a": {"x": 0}}, {"a": {"x": 100, "y": 5}, "b": {}}]
+)
+def test_without_training_patients_at_two_hospitals_nothing_is_estimable(
+    shares: dict[str, dict[str, int]],
+) -> None:
+    assert judge(None, shares).verdict == "not estimable"
+
+
+def test_a_verdict_names_only_the_labels_that_two_hospitals_told() -> None:
+    cases = Cases(0, sizes=((40, 40, 9), (40, 9, 40)))
+    found = lean(cases.groups(), {"h0": SHARES["h0"], "h1": SHARES["h1"]}, LABELS)
+    assert found is not None
+    assert found.labels == ("covid",)
+
+
+def test_a_hospital_of_unknown_shares_takes_no_part() -> None:
+    groups = Cases(0, slope=1).groups()
+    without = {group: one for group, one in groups.items() if group.hospital != "h2"}
+    known = {name: held for name, held in SHARES.items() if name != "h2"}
+    assert lean(groups, known, LABELS) == lean(without, known, LABELS)
+
+
+@pytest.mark.parametrize(("p", "words"), [(0.001, "histogram tell the"), (0.5, "do not tell the")])
+def test_the_reason_says_whether_borders_and_histogram_tell_the_hospital(
+    p: float, words: str
+) -> None:
+    found = leaning(Cases(0).groups())
+    surface = Told(statistic=30.0, freedom=24, p=p, auc=0.7)
+    said = judge(found, SHARES, surface)
+    assert said.verdict == judge(found, SHARES).verdict
+    assert words in said.reason
+    assert "borders" not in judge(found, SHARES).reason
+
+
+def test_values_that_do_not_differ_tell_nothing() -> None:
+    cases = Cases(0)
+    cases.values[:] = 1
+    assert lean(cases.groups(), SHARES, LABELS) is None
+    assert hospital_told(cases.groups()) is None
+
+
+def test_scores_and_shares_that_do_not_fit_the_labels_are_refused() -> None:
+    groups = Cases(0).groups()
+    with pytest.raises(ValueError, match="not of 2 labels"):
+        lean(groups, SHARES, LABELS[:2])
+    with pytest.raises(ValueError, match="flu, which have no score"):
+        lean(groups, {"h0": {"flu": 3}}, LABELS)
+    with pytest.raises(ValueError, match="differ in number"):
+        hospital_told({**groups, Group("h9", "covid"): Moments(9, np.zeros(1), np.zeros((1, 1)))})

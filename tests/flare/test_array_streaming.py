@@ -1,0 +1,222 @@
+"""Arrays in pieces: what one side hands out, the other puts together, or refuses."""
+
+import copy
+import gc
+import json
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from nvflare.fuel.f3.streaming.download_service import ProduceRC
+from nvflare.fuel.utils import fobs
+
+from consortium.flare import array_streaming as pieces
+from consortium.flare.array_streaming import Assembly, Flat, Piece, Pieces
+
+ARRAYS = {
+    "T0": np.arange(10, dtype=np.float32),
+    "T1": np.zeros((0, 3), np.int64),
+    "T2": np.arange(6, dtype=np.int16).reshape(2, 3).T,
+    "T3": np.float64(7.5).reshape(()),
+}
+
+
+def fetch(source, target):
+    """What FLARE's download service does, and the sizes of what went over."""
+    state, sizes = None, []
+    while True:
+        code, data, new = source.produce(state, "north")
+        if code == ProduceRC.EOF:
+            target.download_completed("ref")
+            return sizes
+        data = fobs.loads(fobs.dumps(data))
+        sizes.append(sum(map(len, data)))
+        state = target.consume("ref", new, data)
+        assert state == new
+
+
+@pytest.fixture(autouse=True)
+def codec(monkeypatch):
+    pieces.register_arrays()
+    # Whatever a job in this process has left.
+    monkeypatch.setattr(pieces._FlatCodec, "turns", None)
+    monkeypatch.setattr(pieces._FlatCodec, "limit", float("inf"))
+    monkeypatch.setattr(pieces._FlatCodec, "make", staticmethod(pieces.make_arrays))
+
+
+@pytest.mark.parametrize("size", [1, 8, 16, 1000])
+def test_what_is_put_together_is_what_was_handed_out(size):
+    source, target = Pieces(ARRAYS, size), Assembly()
+    sizes = fetch(source, target)
+    assert max(sizes[1:]) == {1: 1, 8: 12, 16: 20, 1000: 40}[size]
+    assert target.error == ""
+    assert target.arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert target.arrays[name].dtype == array.dtype
+        assert np.array_equal(target.arrays[name], array)
+        assert target.arrays[name].flags.writeable
+
+
+def test_a_piece_may_be_asked_for_again():
+    source = Pieces(ARRAYS, 8)
+    first = source.produce({"next": 2}, "north")
+    assert bytes(first[1][0].view) == bytes(source.produce({"next": 2}, "south")[1][0].view)
+
+
+def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
+    array = np.zeros(8, np.uint8)
+    source = Pieces({"T0": array}, 8)
+    [piece] = source.produce({"next": 1}, "north")[1]
+    array[3] = 9
+    assert piece.view[3] == 9
+    source.release()
+    with pytest.raises(RuntimeError, match="gone"):
+        source.produce({"next": 1}, "north")
+
+
+@pytest.mark.parametrize("array", [np.array([{}]), np.array(["a"]), np.zeros(2, "i4,i4")])
+def test_only_numbers_travel(array):
+    with pytest.raises(TypeError, match="numbers"):
+        Pieces({"T0": array}, 8)
+
+
+def announce(*contents):
+    return [Piece(json.dumps(contents).encode())]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        ("T0", "|O", [1]),
+        ("T0", "<f4", [-1]),
+        ("T0", "<f4", [1.5]),
+        ("T0", "<f4", [True]),
+        ("T0", "<f4", [9]),
+        ("T0", "nothing", [1]),
+        ("T0", "<f4"),
+    ],
+)
+def test_what_cannot_be_or_is_too_much_is_not_believed(contents):
+    with pytest.raises((ValueError, TypeError)):
+        Assembly(limit=32).consume("ref", {"next": 1}, announce(contents))
+
+
+def test_more_than_was_announced_is_not_taken():
+    target = Assembly()
+    target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
+    with pytest.raises(ValueError, match="more"):
+        target.consume("ref", {"next": 2}, [Piece(bytes(9))])
+    target.consume("ref", {"next": 2}, [Piece(bytes(8))])
+    with pytest.raises(ValueError, match="more"):
+        target.consume("ref", {"next": 3}, [Piece(bytes(1))])
+
+
+@pytest.mark.parametrize("sent", [[], [Piece(bytes(4))]])
+def test_less_than_was_announced_is_an_error(sent):
+    target = Assembly()
+    target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
+    for piece in sent:
+        target.consume("ref", {"next": 2}, [piece])
+    target.download_completed("ref")
+    assert (target.error, target.arrays) == ("less than was announced", None)
+
+
+def test_memory_that_is_given_is_filled():
+    given = {}
+
+    def make(sizes):
+        given.update({name: np.empty(count, dtype) for name, (dtype, count) in sizes.items()})
+        return given
+
+    fetch(Pieces(ARRAYS, 8), Assembly(make=make))
+    assert np.array_equal(given["T0"], ARRAYS["T0"])
+
+
+class Circle:
+    """What FLARE leaves of a message that it sent."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_flare_leaves_is_freed_while_pieces_move():
+    gc.disable()
+    try:
+        left = weakref.ref(Circle())
+        fetch(Pieces({"T0": np.zeros(pieces._OFTEN, np.uint8)}, 1), Assembly())
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_flare_copies_no_array():
+    flat = Flat(ARRAYS["T0"])
+    assert copy.deepcopy({"a": flat})["a"] is flat
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Downloads that give new arrays, in turns."""
+
+    def download(consumer, **more):
+        try:
+            fetch(Pieces({"a": np.ones(9), "b": np.ones(9)}, 64), consumer)
+        except ValueError as error:  # FLARE catches it
+            consumer.download_failed("ref", str(error))
+
+    monkeypatch.setattr(pieces, "download_object", download)
+    monkeypatch.setattr(pieces, "_PATIENCE", 0.2)
+    pieces.fetch_few_at_a_time()
+    return pieces._FlatCodec()
+
+
+def download(codec):
+    error, flats = codec.download("north", "ref")
+    assert error == ""
+    return flats
+
+
+def test_a_sender_of_more_than_an_update_is_not_believed(few):
+    pieces.limit_arrays(2 * 72 - 1)
+    error, flats = few.download("north", "ref")
+    assert flats is None
+    assert "144 bytes where 143 are the most" in error
+
+
+def test_a_turn_lasts_until_the_arrays_are_gone(few):
+    held = [download(few) for _ in range(pieces.AT_ONCE)]
+    fetched = threading.Event()
+    waiting = threading.Thread(target=lambda: (download(few), fetched.set()))
+    waiting.start()
+    del held[0]["a"]
+    assert not fetched.wait(0.05)
+    held.pop(0)
+    waiting.join()
+    assert fetched.is_set()
+    assert few.turns.qsize() == 1
+
+
+def test_a_turn_that_does_not_come_is_not_waited_for_without_end(few):
+    held = [download(few) for _ in range(pieces.AT_ONCE)]
+    held.append(download(few))
+    assert len(held) == pieces.AT_ONCE + 1
+    held.clear()
+    assert few.turns.qsize() == pieces.AT_ONCE
+
+
+@pytest.mark.parametrize("failure", ["said", "raised"])
+def test_a_download_that_fails_gives_its_turn_back(few, monkeypatch, failure):
+    def fail(consumer, **more):
+        if failure == "raised":
+            raise OSError("gone")
+        consumer.download_failed("ref", "gone")
+
+    monkeypatch.setattr(pieces, "download_object", fail)
+    for _ in range(2 * pieces.AT_ONCE):
+        if failure == "raised":
+            with pytest.raises(OSError, match="gone"):
+                few.download("north", "ref")
+        else:
+            assert few.download("north", "ref") == ("gone", None)
+    assert few.turns.qsize() == pieces.AT_ONCE

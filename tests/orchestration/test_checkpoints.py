@@ -1,0 +1,124 @@
+import errno
+from pathlib import Path
+
+import pytest
+
+from consortium.core.errors import EnvironmentProblem, Refused
+from consortium.orchestration.checkpoints import Entry, Journal
+from consortium.orchestration.records import Refusal, RoundRecord
+
+RECORD = RoundRecord(
+    round=0,
+    base_sha256="a",
+    asked=["north"],
+    answered=["north"],
+    refused=[Refusal("west", "w", "not-finite")],
+    result_sha256="b",
+)
+
+
+def entry(number, best):
+    return Entry(
+        run="run",
+        settings={"rounds": 3},
+        records=[RECORD] * number,
+        selection={"best_model": 0},
+        model=f"model-{number}.safetensors",
+        model_sha256="b",
+        best=f"model-{best}.safetensors",
+        start="model-0.safetensors",
+    )
+
+
+def files(*numbers, text=""):
+    return {
+        f"model-{number}.safetensors": lambda path, number=number: (
+            path.write_text(f"{text} {number}") and None
+        )
+        for number in numbers
+    }
+
+
+def test_an_entry_is_read_back(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    assert journal.read() is None
+    journal.write(entry(1, 0), files(0, 1))
+    assert journal.read() == entry(1, 0)
+
+
+def test_the_files_of_the_last_two_entries_are_kept(tmp_path):
+    journal = Journal(tmp_path)
+    for number, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        journal.write(entry(number, best), files(*((0, 1) if number == 1 else (number,))))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "entry-000003.json",
+        "entry-000004.json",
+        "model-0.safetensors",
+        "model-3.safetensors",
+        "model-4.safetensors",
+    }
+    assert journal.read() == entry(4, 3)
+
+
+def damage(path, how):
+    whole = path.read_bytes()
+    match how:
+        case "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "bit":
+            path.write_bytes(whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
+        case "gone":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("model-2.safetensors", how) for how in ("cut", "bit", "gone", "empty")),
+        *(("entry-000002.json", how) for how in ("cut", "bit", "empty")),
+    ],
+)
+def test_a_damaged_entry_is_left_out_and_told_and_the_one_before_is_used(tmp_path, name, how):
+    journal = Journal(tmp_path)
+    journal.write(entry(1, 1), files(0, 1, text="a model of some bytes, the first"))
+    journal.write(entry(2, 1), files(2, text="a model of some bytes, the second"))
+    damage(tmp_path / name, how)
+    again = Journal(tmp_path)
+    assert again.read() == entry(1, 1)
+    [note] = again.notes
+    assert note.startswith("entry-000002.json is left out: ")
+    again.write(entry(2, 1), files(2, text="a model of some bytes, the second"))
+    assert Journal(tmp_path).read() == entry(2, 1)
+
+
+def test_a_round_that_is_journalled_at_once_with_its_files_named_by_the_next(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(entry(1, 1), files(0, 1))
+    resumed = Journal(tmp_path)
+    resumed.read()
+    resumed.write(entry(2, 1), files(2))
+    assert Journal(tmp_path).read() == entry(2, 1)
+
+
+def test_a_full_disk_leaves_the_last_round_as_it_was(tmp_path):
+    def fill(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = Journal(tmp_path)
+    journal.write(entry(1, 1), files(0, 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(EnvironmentProblem, match="error disk-full: No space left on device"):
+        journal.write(entry(2, 1), {"model-2.safetensors": fill})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert journal.read() == entry(1, 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"run": "x"}', '{"records": [{}]}'])
+def test_a_journal_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "entry-000001.json").write_text(content)
+    with pytest.raises(Refused, match="bad-journal"):
+        Journal(tmp_path).read()

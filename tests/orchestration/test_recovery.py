@@ -1,0 +1,150 @@
+"""Which job goes on with a run, and when none does."""
+
+import pytest
+
+from consortium.orchestration.recovery import (
+    BROKE,
+    CHAIN,
+    LEAVE_OUT,
+    NEXT,
+    OUTCOME,
+    PATIENCE,
+    TRUST,
+    Link,
+    follow,
+    is_broken,
+    link_of,
+    why_given_up,
+)
+
+LINK = {"stalled": 0, "breaker": "", "times": 0, "left_out": []}
+RECORD = {
+    "name": "tumor_segmentation",
+    "job_id": "a1",
+    "status": "FINISHED:EXECUTION_EXCEPTION",
+    "consortium": {"run": "", "hospitals": ["north"]},
+    "submitter_name": "researcher@north.example",
+    "job_folder_name": "job",
+    "schedule_count": 3,
+    OUTCOME: {"complete": False, "reason": "a process died"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        ({}, True),
+        ({"status": "FINISHED:ABNORMAL"}, True),
+        ({OUTCOME: {}}, True),
+        ({"status": "RUNNING"}, False),
+        ({"status": "SUBMITTED"}, False),
+        ({"status": "FINISHED:COMPLETED"}, False),
+        ({"status": "FINISHED:ABORTED"}, False),
+        ({"status": "FINISHED:FAILED_TO_RUN"}, False),
+        ({"status": "FINISHED:FAILED_TO_RUN", CHAIN: {"run": "a1", "number": 2}}, True),
+        ({OUTCOME: {"complete": False, "reason": "no-quorum", "stopped": True}}, False),
+        ({NEXT: "a2"}, False),
+        ({"consortium": None}, False),
+    ],
+)
+def test_what_was_broken_off_is_to_go_on_and_what_was_ended_is_not(changes, broken):
+    assert is_broken({**RECORD, **changes}) is broken
+
+
+def test_the_next_job_keeps_what_was_submitted_and_drops_what_happened():
+    following = follow(RECORD, rounds=4)
+    assert following == {
+        "name": "tumor_segmentation",
+        "consortium": {"run": "", "hospitals": ["north"]},
+        "submitter_name": "researcher@north.example",
+        "job_folder_name": "job",
+        CHAIN: {**LINK, "run": "a1", "number": 2, "rounds": 4},
+    }
+    again = follow({**following, "job_id": "a2", "status": "FINISHED:ABNORMAL"}, rounds=4)
+    assert again[CHAIN] == {**LINK, "run": "a1", "number": 3, "rounds": 4, "stalled": 1}
+    assert follow({**again, "job_id": "a3"}, rounds=5)[CHAIN]["stalled"] == 0
+
+
+def test_a_run_that_gets_no_further_is_given_up():
+    record, jobs = RECORD, 1
+    while (following := follow(record, rounds=0)) is not None:
+        record, jobs = {**following, "job_id": f"a{jobs}"}, jobs + 1
+    assert jobs == PATIENCE
+
+
+STUDY = {
+    "hospitals": ["east", "north", "west"],
+    "quorum": {"minimum": 2, "mandatory": ["east"]},
+}
+THREE = {**RECORD, "consortium": STUDY, "deploy_map": {"app": ["@ALL"]}}
+
+
+def break_off(record, *breakers, rounds=0):
+    """The record of the job that goes on after these hospitals have each broken one."""
+    for number, hospital in enumerate(breakers):
+        following = follow({**record, BROKE: hospital}, rounds)
+        if following is None:
+            return None
+        record = {**following, "job_id": f"b{number}", "status": RECORD["status"]}
+    return record
+
+
+def test_a_hospital_that_breaks_one_job_after_the_other_is_left_out():
+    before = break_off(THREE, *["north"] * (LEAVE_OUT - 1))
+    assert (link_of(before).breaker, link_of(before).times) == ("north", LEAVE_OUT - 1)
+    assert before["deploy_map"] == THREE["deploy_map"]
+    after = break_off(THREE, *["north"] * LEAVE_OUT)
+    assert link_of(after).left_out == ("north",)
+    assert after["deploy_map"] == {"app": ["server", "east", "west"]}
+    assert (link_of(after).stalled, link_of(after).times) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "breaker"),
+    [
+        ({}, "north"),
+        ({"minimum": 2, "mandatory": ["east"]}, "east"),
+        ({"minimum": 2, "sample": 2}, "north"),
+    ],
+)
+def test_a_hospital_that_the_quorum_needs_is_not_left_out_but_named(quorum, breaker):
+    record = {**THREE, "consortium": {**STUDY, "quorum": quorum}}
+    last = break_off(record, *[breaker] * (PATIENCE - 1))
+    assert link_of(last).left_out == ()
+    last = {**last, BROKE: breaker}
+    assert follow(last, rounds=0) is None
+    assert f"{breaker} broke the last {PATIENCE} of them" in why_given_up(last)
+
+
+def test_hospitals_that_take_turns_in_breaking_it_are_not_left_out():
+    assert link_of(break_off(THREE, "north", "west", "north", "west")).left_out == ()
+
+
+def test_a_second_hospital_is_left_out_only_as_far_as_the_quorum_allows():
+    once = break_off(THREE, *["north"] * LEAVE_OUT)
+    twice = break_off(once, *["west"] * LEAVE_OUT)
+    assert link_of(twice).left_out == ("north",)
+    record = {**THREE, "consortium": {**STUDY, "quorum": {"minimum": 1}}}
+    once = break_off(record, *["north"] * LEAVE_OUT)
+    twice = break_off(once, *["west"] * LEAVE_OUT)
+    assert link_of(twice).left_out == ("north", "west")
+    assert twice["deploy_map"] == {"app": ["server", "east"]}
+
+
+def test_a_job_that_closed_its_share_of_rounds_is_held_against_nobody():
+    record, rounds = THREE, 0
+    for number in range(2 * LEAVE_OUT):
+        rounds += TRUST
+        record = break_off(record, "north", rounds=rounds)
+        assert (link_of(record).left_out, link_of(record).times) == ((), 0), number
+    # Only short ones count, also where a long one came first.
+    record = break_off(record, *["north"] * (LEAVE_OUT - 1), rounds=rounds)
+    assert link_of(record).left_out == ()
+    assert link_of(break_off(record, "north", rounds=rounds)).left_out == ("north",)
+
+
+def test_a_job_knows_its_run():
+    assert link_of(RECORD) == Link("a1")
+    assert link_of({**RECORD, "consortium": {"run": "r7"}}) == Link("r7")
+    assert link_of({**RECORD, CHAIN: {"run": "r7", "number": 3}}) == Link("r7", 3)
+    assert link_of({"job_id": "b"}) is None

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from consortium.protocol.compression import BLOCK, FEWEST, Shrinker, expand
+from consortium.protocol.update import pack, unpack
+
+KINDS = ["bfloat16", "int8"]
+CONTENTS = [("small", "float32", [3]), ("w", "float32", [2, 600]), ("n", "int64", [1])]
+VALUES = arrays(np.float32, 1203, elements=st.floats(-100, 100, width=32))
+
+
+def buffers_of(values):
+    return {"float32": values, "int64": np.array([7])}
+
+
+def through(kind, values, shrinker=None):
+    small = (shrinker or Shrinker(kind)).shrink(CONTENTS, buffers_of(values))
+    return expand(kind, CONTENTS, small)["float32"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(VALUES)
+def test_every_element_comes_back_to_within_half_a_step(kind, values):
+    found = through(kind, values)
+    assert (found[:3] == values[:3]).all()
+    if kind == "bfloat16":
+        expected = torch.from_numpy(values[3:]).bfloat16().float().numpy()
+        np.testing.assert_array_equal(found[3:], expected)
+        return
+    for start in range(3, 1203, BLOCK):
+        block = values[start : start + BLOCK]
+        step = np.abs(block).max() / 127
+        assert np.abs(found[start : start + BLOCK] - block).max() <= step * 0.5001 + 1e-37
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_rounding_takes_comes_with_later_rounds(kind):
+    rng = np.random.default_rng(0)
+    shrinker = Shrinker(kind)
+    sent = told = np.zeros(1203, np.float64)
+    for _ in range(50):
+        values = rng.standard_normal(1203).astype(np.float32)
+        sent, told = sent + values, told + through(kind, values, shrinker)
+    # What is missing of the sum of all rounds is what was lost in the last one.
+    np.testing.assert_allclose((sent - told)[3:], shrinker.lost, atol=1e-4)
+    assert np.abs(shrinker.lost).max() < 0.05
+
+
+@pytest.mark.parametrize(("kind", "share"), [("bfloat16", 0.5), ("int8", 0.27)])
+def test_it_is_as_small_as_said(kind, share):
+    contents = [("w", "float32", [1000, 1000])]
+    whole = {"float32": np.ones(10**6, np.float32)}
+    small = Shrinker(kind).shrink(contents, whole)
+    assert sum(flat.nbytes for flat in small.values()) <= share * whole["float32"].nbytes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_so_and_is_not_carried_on(kind, bad):
+    values = np.ones(1203, np.float32)
+    values[700] = bad
+    shrinker = Shrinker(kind)
+    assert not np.isfinite(through(kind, values, shrinker)).all()
+    assert np.isfinite(shrinker.lost).all()
+
+
+def test_a_nan_of_any_bits_stays_one():
+    values = np.full(1203, 0x7FFFFFFF, np.uint32).view(np.float32)
+    assert np.isnan(through("bfloat16", values)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_real_models_update_goes_through_and_other_tensors_are_not_touched(kind):
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 32, 3), torch.nn.BatchNorm2d(32))
+    state = {
+        name: torch.rand_like(t.float()).to(t.dtype) for name, t in network.state_dict().items()
+    }
+    contents, buffers = pack(state)
+    before = {key: flat.copy() for key, flat in buffers.items()}
+    found = unpack(contents, expand(kind, contents, Shrinker(kind).shrink(contents, buffers)))
+    assert all((before[key] == buffers[key]).all() for key in buffers)
+    for name, tensor in state.items():
+        if tensor.numel() < FEWEST:
+            assert torch.equal(found[name], tensor)
+        else:
+            torch.testing.assert_close(found[name], tensor, atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_without_large_tensors_is_as_it_was(kind):
+    contents = [("w", "float32", [3])]
+    buffers = {"float32": np.array([1.0, 2.0, 3.0], np.float32)}
+    found = expand(kind, contents, Shrinker(kind).shrink(contents, buffers))
+    assert found["float32"].tolist() == [1, 2, 3]
+    assert Shrinker(kind).shrink([], {}) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda small: small.pop("float32.codes"),
+        lambda small: small.update({"float32.codes": small["float32.codes"][:-1]}),
+        lambda small: small.update({"float32.codes": small["float32.codes"].astype(np.int64)}),
+        lambda small: small.update({"float32.scales": np.ones(99, np.float32)}),
+        lambda small: small.update({"float32": np.ones(9, np.float32)}),
+        lambda small: small.update({"float32": np.ones(3)}),
+        lambda small: small.update({"float32": "x"}),
+    ],
+)
+def test_what_does_not_fit_is_refused(kind, spoil):
+    small = Shrinker(kind).shrink(CONTENTS, buffers_of(np.ones(1203, np.float32)))
+    spoil(small)
+    with pytest.raises(ValueError, match=r"fit|malformed"):
+        expand(kind, CONTENTS, small)
+
+
+@pytest.mark.parametrize("contents", [None, [1], [("w", "float32", [-1])], [("w", "float32", "x")]])
+def test_contents_that_are_none_are_refused(contents):
+    small = Shrinker("int8").shrink(CONTENTS, buffers_of(np.ones(1203, np.float32)))
+    with pytest.raises(ValueError, match=r"fit|malformed"):
+        expand("int8", contents, small)

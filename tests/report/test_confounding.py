@@ -1,0 +1,67 @@
+import pytest
+
+from consortium.report.confounding import tell_provenance, tell_verdict
+from consortium.report.page import render_report
+
+CLASSES = {"COVID-19": ["covid"], "normal": ["normal"]}
+
+
+def score(auroc, interval=None):
+    return {
+        "patients": 30,
+        "support": {"COVID-19": 15, "normal": 15},
+        "figures": {"accuracy": 0.8, "AUROC, COVID-19": auroc, "AUROC, normal": auroc},
+        "interval": {"AUROC, COVID-19": interval} if interval else None,
+        "withheld": None,
+    }
+
+
+@pytest.fixture
+def found(run):
+    """`render_report`'s arguments for a job that asks, of three hospitals."""
+    result = run["result"]
+    withheld = {"withheld": "fewer than 5 patients", "figures": None, "patients": None}
+    east, north, west = result["hospitals"]
+    east |= {"alone": None, "shared": score(0.91, [0.8, 1.0]), "pooled": None}
+    north |= {"alone": None, "shared": withheld, "pooled": None}
+    west |= {"alone": None, "shared": score(None), "pooled": None}
+    settings = {**result["settings"], "task": "classification"}
+    settings["data"] = {"classes": CLASSES}
+    settings["network"] = {"name": "small", "normalisation": "batch"}
+    provenance = {
+        "verdict": "confounded",
+        "reason": "scores lean <towards> the hospital's frequent labels",
+        "mix": 0.7,
+        "lean": None,
+        "features": {"auc": 0.93, "p": 0.0004, "statistic": 40.0, "freedom": 9},
+        "surface": None,
+        "told": ["east"],
+        "without": {"east": score(0.6), "north": None},
+    }
+    return {**run, "result": {**result, "settings": settings, "provenance": provenance}}
+
+
+def test_a_page_says_what_the_model_learned(found):
+    told = tell_provenance(found["result"])
+    rows = {name: (within, without) for name, within, without in told["rows"]}
+    assert rows["east"] == (
+        [("0.91", [0.8, 1.0]), ("0.91", None)],
+        [("0.60", None)] * 2,
+    )
+    assert rows["north"] == ([("withheld", None)] * 2, [("\u2013", None)] * 2)
+    assert rows["west"][0] == [("not estimable", None)] * 2
+    assert "an AUC of 0.93 (permutation p < 0.001)" in told["told"]
+    for record in found["rounds"]:
+        for said in record["metrics"].values():
+            said["validation"] = None
+    page = render_report(found["result"], found["rounds"], final=found["final"])
+    assert "Disease or hospital?" in page
+    assert "Confounded." in page
+    assert "Scores lean &lt;towards&gt;" in page
+    assert tell_verdict(found["result"]["provenance"]).startswith("confounded: scores lean")
+
+
+def test_a_run_that_does_not_ask_says_nothing_of_it(run):
+    assert tell_provenance(run["result"]) is None
+    page = render_report(run["result"], run["rounds"], final=run["final"])
+    assert "Disease or hospital?" not in page

@@ -1,0 +1,142 @@
+import json
+import shutil
+
+import pytest
+from tests.conftest import JOB, ROOT
+
+from consortium import __version__
+from consortium.core.errors import Refused, UsageError
+from consortium.settings.base import load_settings, read_json_object
+from consortium.study.job_folder import bundle_job, find_job, prepare_job
+
+SETTINGS = JOB / "app" / "config" / "settings.json"
+
+
+def test_a_job_of_ours_is_configuration_only():
+    assert not [path for path in (ROOT / "jobs").rglob("*") if path.suffix == ".py"]
+    assert read_json_object(JOB / "meta.json")["deploy_map"] == {"app": ["@ALL"]}
+    assert read_json_object(JOB / "meta.json")["consortium"]["version"] == __version__
+
+
+def test_a_prepared_job_declares_its_hospitals(tmp_path):
+    raw = read_json_object(SETTINGS) | {"rounds": 3}
+    prepare_job(JOB, tmp_path / "job", run="r1", hospitals=["west", "east"], settings=raw)
+    meta = read_json_object(tmp_path / "job" / "meta.json")
+    assert meta["consortium"] == {
+        "version": __version__,
+        "run": "r1",
+        "hospitals": ["east", "west"],
+        "gpu": {"memory_in_GiB": 0, "cpu_instead": True},
+    }
+    one = {"num_of_gpus": 1, "cpu_instead": True}
+    assert meta["resource_spec"] == {"east": one, "west": one}
+    assert (meta["mandatory_clients"], meta["min_clients"]) == (["east", "west"], 2)
+    assert load_settings(tmp_path / "job" / "app" / "config" / "settings.json").rounds == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["server", "Server", "global", "a b", "", "../up", "a/b", "ä", "-x"]
+)
+def test_a_name_that_flare_could_not_use_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="bad-hospital-name"):
+        prepare_job(
+            JOB, tmp_path / "job", run="", hospitals=[name], settings=read_json_object(SETTINGS)
+        )
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path):
+    out = tmp_path / "bundle"
+    bundle_job(JOB, out, hospitals=["east"])
+    package = out / "app" / "custom" / "consortium"
+    source = ROOT / "custom" / "consortium"
+    carried = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    ours = {
+        path.relative_to(source)
+        for path in source.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert carried == ours
+    assert not [path for path in out.rglob("*") if path.is_symlink()]
+    assert not [file for kind in ("md", "png", "jsonl") for file in out.rglob(f"*.{kind}")]
+    assert read_json_object(out / "meta.json")["consortium"]["hospitals"] == ["east"]
+
+
+def test_a_bundle_takes_the_settings_of_a_file_and_leaves_the_variants_behind(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(read_json_object(SETTINGS) | {"rounds": 7}))
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    (source / "variants").mkdir(exist_ok=True)
+    (source / "variants" / "other.json").write_text("{}")
+    bundle_job(source, tmp_path / "bundle", settings=file)
+    assert load_settings(tmp_path / "bundle" / "app" / "config" / "settings.json").rounds == 7
+    assert not list(tmp_path.glob("bundle/**/variants"))
+    with pytest.raises(UsageError, match="error missing-file: no such file"):
+        bundle_job(source, tmp_path / "none", settings=tmp_path / "none.json")
+    file.write_text("{}")
+    with pytest.raises(UsageError, match=f"error bad-setting: setting data.*, {file}, "):
+        bundle_job(source, tmp_path / "none", settings=file)
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_the_package_a_job_is_its_configuration_with_hospitals_and_settings(tmp_path):
+    out = tmp_path / "job"
+    bundle_job(JOB, out, hospitals=["east"], assignments=["rounds=7"], with_package=False)
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {
+        "meta.json",
+        "config_fed_server.json",
+        "config_fed_client.json",
+        "settings.json",
+        "study.json",
+    }
+    assert load_settings(out / "app" / "config" / "settings.json").rounds == 7
+    with pytest.raises(UsageError, match=r"error bad-setting: setting rounds: .*, --set, "):
+        bundle_job(JOB, tmp_path / "none", assignments=["rounds=0"], with_package=False)
+
+
+def test_a_job_asks_for_the_gpu_memory_that_its_meta_says(tmp_path):
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    meta = read_json_object(source / "meta.json")
+    meta["consortium"]["gpu"] = {"memory_in_GiB": 16, "cpu_instead": False}
+    (source / "meta.json").write_text(json.dumps(meta))
+    bundle_job(source, tmp_path / "out", hospitals=["east"], with_package=False)
+    assert read_json_object(tmp_path / "out" / "meta.json")["resource_spec"] == {
+        "east": {"num_of_gpus": 1, "cpu_instead": False, "mem_per_gpu_in_GiB": 16}
+    }
+
+
+def test_a_bundle_is_never_written_over_something(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Refused, match="error exists"):
+        bundle_job(JOB, tmp_path / "out")
+
+
+def test_a_job_is_found_by_path_and_by_name(monkeypatch, tmp_path):
+    assert find_job(str(JOB)) == JOB
+    monkeypatch.chdir(ROOT / "tests")
+    assert find_job("tumor_segmentation") == JOB
+    monkeypatch.chdir(tmp_path)
+    assert find_job("tumor_segmentation") == JOB
+    with pytest.raises(UsageError, match="error unknown-job: no such job, tumour_segmentation"):
+        find_job("tumour_segmentation")
+
+
+def test_signatures_of_an_earlier_submission_are_left_behind(tmp_path):
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    (source / ".__nvfl_sig.json").write_text(json.dumps({}))
+    prepare_job(source, tmp_path / "out", run="", hospitals=[], settings=read_json_object(SETTINGS))
+    assert not (tmp_path / "out" / ".__nvfl_sig.json").exists()
+
+
+@pytest.mark.parametrize(("attackers", "hospitals"), [(1, 5), (2, 7)])
+def test_multi_krum_is_refused_where_it_would_leave_nobody_out(tmp_path, attackers, hospitals):
+    raw = read_json_object(JOB / SETTINGS)
+    raw["aggregation"] = {"rule": "multi_krum", "attackers": attackers}
+    names = [f"h{number}" for number in range(hospitals)]
+    prepare_job(JOB, tmp_path / "enough", run="", hospitals=names, settings=raw)
+    with pytest.raises(UsageError, match=f"needs {hospitals} hospitals"):
+        prepare_job(JOB, tmp_path / "few", run="", hospitals=names[1:], settings=raw)
+    assert not (tmp_path / "few").exists()
