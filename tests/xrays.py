@@ -1,4 +1,4 @@
-"""Folders of generated films, to try out and to damage."""
+"""Folders of generated X-rays, to try out and to damage."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -13,36 +13,36 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from consortium.synthetic.xrays import COMMON, LABELS, draw_film
+from consortium.synthetic.xrays import COMMON, LABELS, draw_radiograph
 
 SIDE = 96
 HEADER = ("file", "patient", "label", "view")
 
 
-def film(number: int, side: int = SIDE) -> np.ndarray:
+def radiograph(number: int, side: int = SIDE) -> np.ndarray:
     """uint8 (side, side), another for each number."""
     label = LABELS[number % len(LABELS)]
-    return draw_film(np.random.default_rng(number), label, COMMON, side)
+    return draw_radiograph(np.random.default_rng(number), label, COMMON, side)
 
 
 def rows(count: int = 12) -> list[list[str]]:
-    """One film a patient, labels in turn."""
+    """One X-ray a patient, labels in turn."""
     return [
         [f"{number:02}.png", f"P{number:02}", LABELS[number % len(LABELS)], "PA"]
         for number in range(count)
     ]
 
 
-def write_films(
+def write_radiographs(
     folder: Path,
     listed: Sequence[Sequence[str]] | None = None,
     header: Sequence[str] = HEADER,
     pictures: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """A hospital's folder: `listed` in its `labels.csv`, and twelve sound films or `pictures`."""
+    """A hospital's folder: `listed` in its `labels.csv`, and twelve sound X-rays or `pictures`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     if pictures is None:
-        pictures = {f"{number:02}.png": film(number) for number in range(12)}
+        pictures = {f"{number:02}.png": radiograph(number) for number in range(12)}
     for name, values in pictures.items():
         Image.fromarray(values).save(folder / "images" / name)
     with (folder / "labels.csv").open("w", newline="") as file:

@@ -38,12 +38,12 @@ from scripts.benchmarks.records import (
 )
 from scripts.benchmarks.scoring import CPU, Examiner
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem, Incomplete, Refused
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.runs.pooled import train_pooled
+from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import Settings, load_settings
 from consortium.study.job_folder import SETTINGS, find_job
@@ -177,14 +177,14 @@ def _train(
         start = build_network(twice, seed=derive_seed(twice.seed, "model")).state_dict()
         alone = {}
         for name, folder in folders.items():
-            hospital = Hospital(Site(name, folder, place / name), twice, device=CPU)
-            hospital.train_alone(start, twice.rounds)
+            hospital = LocalTrainer(Site(name, folder, place / name), twice, device=CPU)
+            hospital.train_local(start, twice.rounds)
             alone[f"{ALONE_TWICE}/{name}"] = hospital.own_model
         return alone
     if arm == POOLED_TWICE:
         settings = settings.model_copy(update={"rounds": 2 * settings.rounds})
     steps = settings.training.local_steps if arm == POOLED_STEPS else None
-    return {arm: train_pooled(folders, settings, place / "pooled", steps=steps)}
+    return {arm: train_centralised(folders, settings, place / "pooled", steps=steps)}
 
 
 def _federate(settings: Settings, folders: Mapping[str, Path], place: Path) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _federate(settings: Settings, folders: Mapping[str, Path], place: Path) -> d
         raise EnvironmentProblem("incomplete", result["reason"], FEDERATED, "run it again")
     models: dict[str, Any] = {FEDERATED: place / "run" / "model" / "models" / "model.safetensors"}
     for name in folders:
-        [models[f"alone/{name}"]] = (place / "run" / "hospitals" / name).glob("*/alone.safetensors")
+        [models[f"alone/{name}"]] = (place / "run" / "hospitals" / name).glob("*/local.safetensors")
     return models
 
 

@@ -21,7 +21,7 @@ from scripts.benchmarks.report import Row, make_row
 from torch import Tensor
 
 from consortium.aggregation.weighted_mean import WeightedMean
-from consortium.protocol.update import Entry, Layout, Rule
+from consortium.protocol.update import ModelSchema, Reduction, TensorSpec
 
 _MODELS = {
     "60M in 49": (60_000_000, 49),
@@ -47,42 +47,43 @@ def measure(quick: bool) -> list[Row]:
     models = {"0.1M in 9": (100_000, 9)} if quick else _MODELS
     rows = []
     for name, (elements, tensors) in models.items():
-        layout = lay_out(elements, tensors)
+        schema = lay_out(elements, tensors)
         generator = torch.Generator().manual_seed(0)
         updates = [
             {
-                each: torch.randn(entry.shape, generator=generator) * _CHANGE
-                for each, entry in layout.items()
+                each: torch.randn(spec.shape, generator=generator) * _CHANGE
+                for each, spec in schema.items()
             }
             for _ in range(2)
         ]
-        passes = _pass_over(layout)
+        passes = _pass_over(schema)
         for threads in (1, 2):
             rows += _rows(
                 f"{name}, {threads} thread{'s' * (threads > 1)}",
-                layout,
+                schema,
                 updates,
                 passes,
                 threads,
                 quick,
             )
-        rows.append(_memory(name, layout, updates))
+        rows.append(_memory(name, schema, updates))
     return rows
 
 
-def lay_out(elements: int, tensors: int) -> dict[str, Entry]:
-    """A layout of so many elements and tensors: a fifth of them large, the rest vectors."""
+def lay_out(elements: int, tensors: int) -> dict[str, TensorSpec]:
+    """A schema of so many elements and tensors: a fifth of them large, the rest vectors."""
     large = max(1, tensors // 5)
     sizes = [64 << (index % 6) for index in range(tensors - large)]
     shares = np.arange(1, large + 1) ** 2.0
     sizes += [int((elements - sum(sizes)) * share / shares.sum()) for share in shares]
     return {
-        f"{index:03d}": Entry(torch.float32, (size,), Rule.MEAN) for index, size in enumerate(sizes)
+        f"{index:03d}": TensorSpec(torch.float32, (size,), Reduction.MEAN)
+        for index, size in enumerate(sizes)
     }
 
 
-def _pass_over(layout: Layout) -> Take:
-    sums = {name: torch.zeros(entry.shape) for name, entry in layout.items()}
+def _pass_over(schema: ModelSchema) -> Take:
+    sums = {name: torch.zeros(spec.shape) for name, spec in schema.items()}
 
     def add(update: Mapping[str, Tensor]) -> None:
         for name, total in sums.items():
@@ -91,10 +92,10 @@ def _pass_over(layout: Layout) -> Take:
     return add
 
 
-def _ways(layout: Layout, threads: int) -> dict[str, Take]:
+def _ways(schema: ModelSchema, threads: int) -> dict[str, Take]:
     ways: dict[str, Take] = {}
     for name, compiled in ((_NUMPY, False), (_NUMBA, True)):
-        rule = WeightedMean(layout, threads=threads, compiled=compiled)
+        rule = WeightedMean(schema, threads=threads, compiled=compiled)
         ways[name] = lambda update, rule=rule: rule.add("hospital", update, _CASES)
     if threads == 1:
         for name, convert in (
@@ -110,13 +111,13 @@ def _ways(layout: Layout, threads: int) -> dict[str, Take]:
 
 def _rows(
     case: str,
-    layout: Layout,
+    schema: ModelSchema,
     updates: list[dict[str, Tensor]],
     passes: Take,
     threads: int,
     quick: bool,
 ) -> list[Row]:
-    ways = _ways(layout, threads)
+    ways = _ways(schema, threads)
     for take in (passes, *ways.values()):
         take(updates[0])
     ratios: dict[str, list[float]] = {name: [] for name in ways}
@@ -141,13 +142,13 @@ def _time(take: Take, update: Mapping[str, Tensor]) -> float:
     return time.perf_counter() - started
 
 
-def _memory(name: str, layout: Layout, updates: list[dict[str, Tensor]]) -> Row:
+def _memory(name: str, schema: ModelSchema, updates: list[dict[str, Tensor]]) -> Row:
     """What the rule holds at most while it takes updates, in models of float32."""
     tracemalloc.start()
-    rule = WeightedMean(layout, compiled=False)
+    rule = WeightedMean(schema, compiled=False)
     for update in updates:
         rule.add("hospital", update, _CASES)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    model = 4 * sum(int(np.prod(entry.shape)) for entry in layout.values())
+    model = 4 * sum(int(np.prod(spec.shape)) for spec in schema.values())
     return make_row(f"{name}: memory beside the update", [most / model], "models")

@@ -19,20 +19,20 @@ from scripts.benchmarks.report import Row, make_row
 from scripts.benchmarks.training import JOB
 
 from consortium.core.errors import ConsortiumError, EnvironmentProblem, Incomplete
-from consortium.flare.job import journal_folder
+from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
-from consortium.orchestration.recovery import NEXT, link_of
+from consortium.orchestration.recovery import NEXT, attempt_of
 from consortium.runs import local_federation as federation
 from consortium.runs.status import GOING_ON, describe
-from consortium.study.job_folder import bundle_job
+from consortium.study.job_folder import export_job
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
 
-ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL = "orchestrator", "orchestrator's job", "journal"
+ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL = "orchestrator", "orchestrator's job", "checkpoints"
 HOSPITAL, HOSPITAL_JOB, TRAINING = "hospital", "hospital's job", "training"
 KINDS = (ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL, HOSPITAL, HOSPITAL_JOB, TRAINING)
-"""What is killed; `journal` is the orchestrator's job while it writes an entry."""
+"""What is killed; `checkpoints` is the orchestrator's job while it writes an entry."""
 _MODULES = {
     ORCHESTRATOR: "nvflare.private.fed.app.server.server_train",
     ORCHESTRATOR_JOB: "nvflare.private.fed.app.server.runner_process",
@@ -129,7 +129,7 @@ def prepare(folder: Path, rounds: int) -> Path:
     """
     hospitals = [replace(hospital, patients=6, held_out=0) for hospital in HOSPITALS[:2]]
     generate(folder / "data", hospitals, seed=1, in_plane=32, slices=6)
-    bundle_job(
+    export_job(
         JOB,
         folder / "job",
         hospitals=[hospital.name for hospital in hospitals],
@@ -160,13 +160,13 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
     trial, plan = Trial(), list(kills)
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
         first = newest = session.submit(job)
-    journal = journal_folder(place / "machines" / federation.ORCHESTRATOR, first)
+    checkpoints = checkpoint_folder(place / "machines" / federation.ORCHESTRATOR, first)
     wanted, killed, waiting, moved = draw.randint(*_BETWEEN), "", 0.0, time.monotonic()
     closed = at_kill = 0
     while True:
         time.sleep(_POLL)
         now = time.monotonic()
-        rounds = count_rounds(journal)
+        rounds = count_rounds(checkpoints)
         if rounds > closed:
             closed, moved = rounds, now
         if now - moved > _PATIENCE:
@@ -186,7 +186,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
             continue
         if plan and rounds >= wanted:
             killed = plan.pop(0)
-            kill(place, killed, draw, journal)
+            kill(place, killed, draw, checkpoints)
             waiting, at_kill = time.monotonic(), rounds
             if killed in (ORCHESTRATOR, HOSPITAL):
                 time.sleep(1.0)
@@ -201,7 +201,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
                 return trial
 
 
-def kill(place: Path, kind: str, draw: random.Random, journal: Path, machine: str = "") -> None:
+def kill(place: Path, kind: str, draw: random.Random, checkpoints: Path, machine: str = "") -> None:
     """Kills a process of a kind, of the hospitals' a drawn one, or that of a machine.
 
     It is gone on return, so that who starts what is missing does not find it still there.
@@ -210,7 +210,7 @@ def kill(place: Path, kind: str, draw: random.Random, journal: Path, machine: st
     while time.monotonic() < until:
         found = sorted(_find(place, _MODULES[kind], machine), key=lambda process: process.pid)
         # While an entry is written there is a file beside its place.
-        if found and (kind != JOURNAL or any(journal.glob(".*"))):
+        if found and (kind != JOURNAL or any(checkpoints.glob(".*"))):
             with contextlib.suppress(psutil.Error):
                 victim = draw.choice(found)
                 victim.kill()
@@ -238,8 +238,8 @@ def _newest(place: Path, job_id: str) -> tuple[str, int]:
     ):
         while following := session.job(job_id).get(NEXT):
             job_id = str(following)
-        link = link_of(session.job(job_id))
-        rounds = link.rounds if link is not None else 0
+        attempt = attempt_of(session.job(job_id))
+        rounds = attempt.rounds if attempt is not None else 0
     return job_id, rounds
 
 

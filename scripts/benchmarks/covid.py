@@ -1,8 +1,8 @@
-"""Chest X-rays of four real sources: is it COVID-19 that a model tells, or where a film is from?
+"""Chest X-rays of four real sources: is it COVID-19 that a model tells, or where an X-ray is from?
 
 In public collections the label is nearly the source; only one of the four, cohen, has all classes.
 So the figure that counts is how well COVID-19 is told from other pneumonia among cohen's held-out
-patients. 2,332 films (`covid_cxr`; the data are not in this repository) of four sources as four
+patients. 2,332 X-rays (`covid_cxr`; the data are not in this repository) of four sources as four
 hospitals; five folds of patients, dealt by the sha256 of their ids within each source and label;
 every patient is held out once. Each arm is the job's settings with the changes in `covid.json`, and
 trains over the hospitals in one process without FLARE, which gives the same bytes. A fold's AUC is
@@ -11,7 +11,7 @@ ones for all arms, so that differences are paired. What the intervals leave out:
 training set would have given other models.
 
 Beside it, for every arm: the AUC of COVID-19 against the rest over all sources, which is what such
-work usually reports, and what the job's own provenance probe says on each fold. What is on record
+work usually reports, and what the job's own confounding probe says on each fold. What is on record
 is not measured again.
 """
 
@@ -31,10 +31,10 @@ from scripts.benchmarks.here import federate
 from scripts.benchmarks.lgg import ROOT, deal, find_data
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 
-from consortium.confounding.weigh import weigh
+from consortium.confounding.run_probe import run_probe
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.runs.pooled import train_pooled
+from consortium.runs.centralised import train_centralised
 from consortium.settings.base import (
     ClassificationSettings,
     override,
@@ -43,8 +43,13 @@ from consortium.settings.base import (
 )
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.tasks.class_scores import auroc
-from consortium.tasks.classification.dataset import IMAGES, LABELS, read_films, split_films
-from consortium.tasks.classification.task import Classifying, predict_films
+from consortium.tasks.classification.dataset import (
+    IMAGES,
+    LABELS,
+    read_radiographs,
+    split_radiographs,
+)
+from consortium.tasks.classification.task import ClassificationTask, predict_radiographs
 from consortium.tasks.tabular.dataset import write_table
 
 JOB = "covid_detection"
@@ -55,7 +60,7 @@ PAIRS = {"cohen": ("COVID-19", "pneumonia"), "nih": ("pneumonia", "normal")}
 """What is told apart within a source: those that have two classes of more than ten patients."""
 INSIDE = "cohen"
 """The only source with all classes."""
-BASE = ("provenance.pictures=0",)
+BASE = ("confounding.pictures=0",)
 ADAMW = (
     *("training.optimiser=adamw", "training.learning_rate=0.001", "training.weight_decay=0.01"),
     *("rounds=20", "training.local_steps=20"),
@@ -70,7 +75,7 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
     """Measures what is not on record and prints the table.
 
     Args:
-        quick: refused; there is nothing small to try on generated films.
+        quick: refused; there is nothing small to try on generated X-rays.
         records_file: None for the job's own.
         show: measure nothing.
 
@@ -130,7 +135,7 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
             if name in arm.get("only", folders) and name not in arm.get("without", ())
         }
         if arm.get("arm") == "pooled":
-            model = train_pooled(training, settings, place / "run")
+            model = train_centralised(training, settings, place / "run")
         else:
             model = next(iter(federate(training, settings, place / "run").values()))
         network = build_network(settings)
@@ -139,10 +144,10 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
 
 
 def write_hospitals(data: Path, out: Path, fold: int) -> dict[str, Path]:
-    """Writes a folder a source whose validation patients are those of one fold; films are linked.
+    """Writes a folder a source whose validation patients are those of one fold; X-rays are linked.
 
     Args:
-        data: the folder of all films.
+        data: the folder of all X-rays.
         out: for the folders.
         fold: from 0.
     """
@@ -192,7 +197,7 @@ def examine(
         `within`: by source of `PAIRS` and label the log-odds of its first class against its second,
         patients in the same order for every model;
         `overall`: AUC of COVID-19 against the rest over all sources; `probe`: verdict, slope in
-        standard deviations and p, AUC of the hospital by features and by surface.
+        standard deviations and p, AUC of the hospital by features and by acquisition.
     """
     classes = list(settings.data.classes)
     covid = classes.index("COVID-19")
@@ -201,11 +206,11 @@ def examine(
     }
     ill, truth, statements = [], [], {}
     for name, folder in folders.items():
-        films = split_films(read_films(folder, settings.data), settings.data)[1]
-        found = predict_films(network, films, settings, CPU)
+        radiographs = split_radiographs(read_radiographs(folder, settings.data), settings.data)[1]
+        found = predict_radiographs(network, radiographs, settings, CPU)
         units: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
-        for film, probabilities in zip(films, found, strict=True):
-            units.setdefault((film.patient, film.label), []).append(probabilities)
+        for radiograph, probabilities in zip(radiographs, found, strict=True):
+            units.setdefault((radiograph.patient, radiograph.label), []).append(probabilities)
         # In an order that says nothing of their ids.
         for (_, label), each in sorted(units.items(), key=lambda unit: _known(unit[0][0])):
             mean = np.mean(each, axis=0).clip(1e-12)
@@ -214,16 +219,18 @@ def examine(
             if classes[label] in PAIRS.get(name, ()):
                 first, second = (np.log(mean[classes.index(each)]) for each in PAIRS[name])
                 within[name][classes[label]].append(round(float(first - second), 4))
-        work = Classifying(Site(name, folder, folder / "state"), settings, CPU, lambda *_: None)
-        statements[name] = work.testify(network)
-    told = weigh(statements, classes)
+        work = ClassificationTask(
+            Site(name, folder, folder / "state"), settings, CPU, lambda *_: None
+        )
+        statements[name] = work.probe_statistics(network)
+    told = run_probe(statements, classes)
     return {
         "within": within,
         "overall": round(auroc(np.array(ill), np.array(truth)) or 0.0, 4),
         "probe": {
             "verdict": told["verdict"],
-            **{key: _round(told["lean"], key) for key in ("standardised", "p")},
-            **{key: _round(told[key], "auc") for key in ("features", "surface")},
+            **{key: _round(told["site_association"], key) for key in ("standardised", "p")},
+            **{key: _round(told[key], "auc") for key in ("features", "acquisition")},
         },
     }
 

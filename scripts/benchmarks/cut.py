@@ -20,7 +20,7 @@ from scripts.benchmarks import chaos
 from scripts.benchmarks.report import Row, make_row
 
 from consortium.core.errors import EnvironmentProblem, Incomplete
-from consortium.flare.job import journal_folder
+from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
 from consortium.runs import local_federation as federation
@@ -132,7 +132,7 @@ def run(place: Path, link: Link, job: Path, seconds: float) -> tuple[dict[str, o
     """
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
         job_id = session.submit(job)
-    journal = journal_folder(place / "machines" / federation.ORCHESTRATOR, job_id)
+    journal = checkpoint_folder(place / "machines" / federation.ORCHESTRATOR, job_id)
     while count_rounds(journal) < 5:
         time.sleep(_POLL)
     link.cut()

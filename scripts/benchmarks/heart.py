@@ -42,7 +42,7 @@ from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.files import write_json
 from consortium.models.networks import build_network
 from consortium.protocol.update import digest
-from consortium.runs.pooled import train_pooled
+from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import TabularSettings, override, parse_settings, read_json_object
 from consortium.study.job_folder import SETTINGS, find_job
@@ -75,19 +75,19 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
         "training.learning_rate=0.01",
         "server.learning_rate=0.01",
         "server.momentum=0.9",
-        'server.adaptive={"method": "adam", "second": 0.999, "floor": 1e-8}',
+        'server.adaptive={"method": "adam", "beta2": 0.999, "tau": 1e-8}',
     ),
     "FedYogi": (
         "training.learning_rate=0.003162",
         "server.learning_rate=0.01",
         "server.momentum=0.9",
-        'server.adaptive={"method": "yogi", "second": 0.999, "floor": 1e-8}',
+        'server.adaptive={"method": "yogi", "beta2": 0.999, "tau": 1e-8}',
     ),
     "FedAdagrad": (
         "training.learning_rate=0.003162",
         "server.learning_rate=0.316228",
         "server.momentum=0.9",
-        'server.adaptive={"method": "adagrad", "floor": 1e-8}',
+        'server.adaptive={"method": "adagrad", "tau": 1e-8}',
     ),
 }
 PUBLISHED: Mapping[str, Sequence[tuple[float, float]]] = {
@@ -352,7 +352,7 @@ def _tested(
         seeded = settings.model_copy(update={"seed": seed})
         with tempfile.TemporaryDirectory(dir=place) as workspace:
             shared = next(iter(federate(folders, seeded, Path(workspace) / "federated").values()))
-            pooled = train_pooled(folders, seeded, Path(workspace) / "pooled")
+            pooled = train_centralised(folders, seeded, Path(workspace) / "pooled")
         for model, state in (("federated", shared), ("pooled", pooled)):
             for name, folder in folders.items():
                 found, area = _examine(state, folder, seeded)

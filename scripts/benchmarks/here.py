@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.site_policy import Site
 from consortium.orchestration.quorum import declare_quorum
-from consortium.protocol.compression import Shrinker, expand
+from consortium.protocol.compression import ErrorFeedbackCompressor, decompress
 from consortium.protocol.update import Update, pack, unpack
 from consortium.server.run import Coordinator, Study
 from consortium.settings.base import Settings
@@ -30,7 +30,7 @@ def federate(
     Args:
         folders: of the hospitals, by name.
         settings: of the job.
-        workspace: for journal and results.
+        workspace: for checkpoints and results.
         attack: hospitals that send their change times a factor.
 
     Returns:
@@ -41,16 +41,18 @@ def federate(
     """
     names = tuple(sorted(folders))
     study = Study("here", "here", declare_quorum(names, {}), settings)
-    coordinator = Coordinator(study, results=workspace / "run", journal=workspace / "journal")
+    coordinator = Coordinator(
+        study, results=workspace / "run", checkpoints=workspace / "checkpoints"
+    )
     hospitals = {
-        name: Hospital(
+        name: LocalTrainer(
             Site(name, folders[name], workspace / "state" / name),
             settings,
             device=torch.device("cpu"),
         )
         for name in names
     }
-    shrinkers = {name: Shrinker(settings.update.compression or "") for name in names}
+    shrinkers = {name: ErrorFeedbackCompressor(settings.update.compression or "") for name in names}
     while coordinator.rounds_done < settings.rounds:
         number, _ = coordinator.open_round()
         for name in names:
@@ -59,7 +61,7 @@ def federate(
                 update = _through(shrinkers[name], settings.update.compression, update)
             if attack and name in attack:
                 update = _times(attack[name], update)
-            refusal = coordinator.offer(update)
+            refusal = coordinator.submit(update)
             if refusal is not None:
                 raise refusal
         coordinator.close_round()
@@ -76,8 +78,8 @@ def _times(factor: float, update: Update) -> Update:
     return replace(update, tensors=tensors)
 
 
-def _through(shrinker: Shrinker, kind: str, update: Update) -> Update:
+def _through(compressor: ErrorFeedbackCompressor, kind: str, update: Update) -> Update:
     """An update as it is when it has travelled in fewer bytes."""
     contents, buffers = pack(update.tensors)
-    expanded = expand(kind, contents, shrinker.shrink(contents, buffers))
+    expanded = decompress(kind, contents, compressor.compress(contents, buffers))
     return replace(update, tensors=unpack(contents, expanded))

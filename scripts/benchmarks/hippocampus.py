@@ -37,7 +37,7 @@ from scripts.benchmarks.scoring import Examiner
 from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.files import write_json
 from consortium.core.seeds import derive_seed
-from consortium.runs.pooled import train_pooled
+from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import Settings, override, parse_settings, read_json_object
 from consortium.study.job_folder import find_job
@@ -243,7 +243,7 @@ def _federate(plan: Plan, place: Path) -> tuple[Path, float]:
 def _pool(plan: Plan, hospitals: Path, workspace: Path, steps: int | None) -> tuple[Path, float]:
     torch.set_num_threads(1)
     started, folders = time.monotonic(), hospital_folders(hospitals)
-    model = train_pooled(folders, plan.settings, workspace, steps=steps)
+    model = train_centralised(folders, plan.settings, workspace, steps=steps)
     save_file(dict(model), workspace / "model.safetensors")
     return workspace / "model.safetensors", (time.monotonic() - started) / 60
 

@@ -1,4 +1,4 @@
-"""How often the provenance probe accuses a model that is innocent, and how often it finds a lean.
+"""How often the confounding probe accuses a model that is innocent, and how often it finds a lean.
 
 First scores are drawn: four hospitals with unlike shares of three labels, 160
 patients each in training and 120 held out. A patient's scores are normal about 2 for the true
@@ -6,9 +6,9 @@ label and 0 for the others, with a standard deviation of 1.5, and may gain the l
 label's share at the hospital. Hospitals tell moments of 10 patients or more. So this measures the
 tests' own arithmetic at the sizes of a small federation.
 
-Then networks are trained on generated films (`consortium.synthetic.xrays`) of as many patients, all
-in one place, with the plain loss, which is how a shortcut is learned best; with a planted shortcut
-and without. What the probe finds on real films is not shown by either.
+Then networks are trained on generated X-rays (`consortium.synthetic.xrays`) of as many patients,
+all in one place, with the plain loss, which is how a shortcut is learned best; with a planted
+shortcut and without. What the probe finds on real X-rays is not shown by either.
 
 Scores that differ between hospitals without following any label, "harmless shifts", are a row of
 their own: they can lean by chance, which the declared rate of false positives does not cover.
@@ -27,11 +27,18 @@ from scipy.stats import beta
 from scripts.benchmarks.report import LEAST, Row
 
 from consortium.confounding.moments import Array, collect
-from consortium.confounding.probe import ALPHA, POWER, Lean, hospital_told, judge, lean
+from consortium.confounding.probe import (
+    ALPHA,
+    POWER,
+    SiteAssociation,
+    judge,
+    site_association,
+    site_separation,
+)
 from consortium.models.networks import build_network
 from consortium.settings.base import override, parse_settings, read_json_object
 from consortium.study.job_folder import SETTINGS, find_job
-from consortium.synthetic.xrays import LABELS, MIXED, Films, draw_films
+from consortium.synthetic.xrays import LABELS, MIXED, Radiographs, draw_radiographs
 
 _RUNS, _QUICK_RUNS = 200, 5
 _TRAINING, _HELD_OUT, _SMALLEST_GROUP = 160, 120, 10
@@ -56,7 +63,7 @@ class _Found:
 
     confounded: bool
     told: bool
-    lean: Lean
+    lean: SiteAssociation
 
 
 def measure(quick: bool) -> list[Row]:
@@ -119,22 +126,22 @@ def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _Found:
     groups = collect(
         everyone, np.array(hospitals), np.array(labels), range(len(labels)), _SMALLEST_GROUP
     )
-    leaning, told_apart = lean(groups, shares, LABELS), hospital_told(groups)
-    assert leaning is not None
+    association, told_apart = site_association(groups, shares, LABELS), site_separation(groups)
+    assert association is not None
     assert told_apart is not None
-    verdict = judge(leaning, shares).verdict
-    return _Found(verdict == "confounded", told_apart.p < ALPHA, leaning)
+    verdict = judge(association, shares).verdict
+    return _Found(verdict == "confounded", told_apart.p < ALPHA, association)
 
 
 def trained_verdict(seed: int, shortcut: float) -> str:
-    """The verdict on a network that was trained on generated films of four hospitals.
+    """The verdict on a network that was trained on generated X-rays of four hospitals.
 
     Args:
-        seed: of films and network.
-        shortcut: from 0, all hospitals make films alike, to 1.
+        seed: of X-rays and network.
+        shortcut: from 0, all hospitals make X-rays alike, to 1.
     """
-    training = draw_films(seed, _TRAINING, shortcut, side=_SIDE)
-    held_out = draw_films(seed, _HELD_OUT, shortcut, side=_SIDE, first=_TRAINING)
+    training = draw_radiographs(seed, _TRAINING, shortcut, side=_SIDE)
+    held_out = draw_radiographs(seed, _HELD_OUT, shortcut, side=_SIDE, first=_TRAINING)
     network = _fit(training, seed)
     with torch.no_grad():
         found = torch.softmax(network(_inputs(held_out)).double(), 1).numpy().clip(1e-12)
@@ -151,17 +158,17 @@ def trained_verdict(seed: int, shortcut: float) -> str:
         mine = training.labels[training.hospitals == hospital]
         counts = dict(zip(LABELS, np.bincount(mine, minlength=len(LABELS)).tolist(), strict=True))
         shares[f"h{hospital}"] = {n: c for n, c in counts.items() if c >= _SMALLEST_GROUP}
-    return judge(lean(groups, shares, LABELS), shares).verdict
+    return judge(site_association(groups, shares, LABELS), shares).verdict
 
 
-def _fit(films: Films, seed: int) -> torch.nn.Module:
+def _fit(radiographs: Radiographs, seed: int) -> torch.nn.Module:
     settings = override(
         read_json_object(find_job("covid_detection") / SETTINGS),
         [f"data.size={_SIDE}", "network.features=[8,16,32]"],
     )
     network = build_network(parse_settings(settings), seed=seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
-    inputs, targets = _inputs(films), torch.from_numpy(films.labels)
+    inputs, targets = _inputs(radiographs), torch.from_numpy(radiographs.labels)
     order = np.random.default_rng(seed)
     for _ in range(_STEPS):
         chosen = torch.from_numpy(order.integers(len(targets), size=32))
@@ -172,9 +179,9 @@ def _fit(films: Films, seed: int) -> torch.nn.Module:
     return network.eval()
 
 
-def _inputs(films: Films) -> torch.Tensor:
-    """Each film less its mean, over its deviation."""
-    grey = torch.from_numpy(films.images).float()[:, None]
+def _inputs(radiographs: Radiographs) -> torch.Tensor:
+    """Each X-ray less its mean, over its deviation."""
+    grey = torch.from_numpy(radiographs.images).float()[:, None]
     return (grey - grey.mean((2, 3), keepdim=True)) / grey.std((2, 3), keepdim=True)
 
 

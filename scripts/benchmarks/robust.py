@@ -29,8 +29,8 @@ from scripts.benchmarks.flower import run_in_flower
 from scripts.benchmarks.report import LEAST, Row, make_row
 
 from consortium.aggregation import RULES
-from consortium.aggregation.rule import Unfit
-from consortium.protocol.update import Entry, Rule
+from consortium.aggregation.rule import InvalidUpdate
+from consortium.protocol.update import Reduction, TensorSpec
 
 _CASES = np.array([17800, 6130, 3600, 3450, 1780, 1120, 350, 190])
 _MIXES = np.array(
@@ -121,7 +121,7 @@ CANDIDATES = [
     _Candidate("trimmed_mean", {"trim": 0.2, "max_share": 0.125}, {}),
     _Candidate("multi_krum", {}, {}),
 ]
-_LAYOUT = {"w": Entry(torch.float32, (_DIMENSIONS,), Rule.MEAN)}
+_LAYOUT = {"w": TensorSpec(torch.float32, (_DIMENSIONS,), Reduction.MEAN)}
 
 _ELEMENTS = 10_000_000
 _TRIM = 0.2
@@ -203,7 +203,7 @@ def _trial(candidate: _Candidate, attack: Attack, seed: int, rounds: int) -> tup
             try:
                 tensors = {"w": torch.from_numpy(update.astype(np.float32))}
                 rule.add(f"h{index}", tensors, int(_CASES[index]))
-            except Unfit:
+            except InvalidUpdate:
                 continue  # beyond what any update may hold, so that it is refused
         change = rule.aggregate().change["w"].double().numpy()
         model = model + change * (1.0 if number < _FULL_STEPS else 0.3)
@@ -213,7 +213,7 @@ def _trial(candidate: _Candidate, attack: Attack, seed: int, rounds: int) -> tup
 
 
 def _speed(hospitals: int, elements: int, quick: bool) -> list[Row]:
-    layout = {"w": Entry(torch.float32, (elements,), Rule.MEAN)}
+    schema = {"w": TensorSpec(torch.float32, (elements,), Reduction.MEAN)}
     rng = np.random.default_rng(0)
     updates = [
         torch.from_numpy(rng.standard_normal(elements, np.float32) * np.float32(1e-3))
@@ -234,7 +234,7 @@ def _speed(hospitals: int, elements: int, quick: bool) -> list[Row]:
         if theirs is not None:
             rows.append(make_row(f"{hospitals} hospitals, {name}: Flower", theirs, "s"))
         for kind, cases in weights.items():
-            seconds = [_time(name, layout, updates, cases) for _ in range(turns)]
+            seconds = [_time(name, schema, updates, cases) for _ in range(turns)]
             case = f"{hospitals} hospitals, {name}, {kind}"
             rows.append(make_row(case, seconds, "s"))
             print(f"{case}: {rows[-1].value:.2f} s", flush=True)
@@ -248,10 +248,10 @@ def _speed(hospitals: int, elements: int, quick: bool) -> list[Row]:
 
 
 def _time(
-    name: str, layout: Mapping[str, Entry], updates: list[torch.Tensor], cases: list[int]
+    name: str, schema: Mapping[str, TensorSpec], updates: list[torch.Tensor], cases: list[int]
 ) -> float:
     options = {"trim": _TRIM} if name == "trimmed_mean" else {}
-    rule = RULES[name](layout, **options)
+    rule = RULES[name](schema, **options)
     for index, update in enumerate(updates):
         rule.add(f"h{index:03d}", {"w": update}, cases[index])
     started = time.perf_counter()

@@ -25,7 +25,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.flare.client.executor import HospitalExecutor
 
 SERVER = "server"
@@ -66,7 +66,7 @@ class RoundClock(FLComponent):
             note(self._folder, SERVER, event_type, fl_ctx.get_prop(AppConstants.CURRENT_ROUND), now)
 
 
-class StandInHospital(Hospital):
+class StandInHospital(LocalTrainer):
     """Sleeps in the place of its optimiser steps, as `StandInExecutor` was told."""
 
     def __init__(self, *args: Any, **more: Any):

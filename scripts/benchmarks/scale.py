@@ -3,8 +3,8 @@
 Every hospital answers at once with a change of a small model, so that what is measured is what the
 orchestration itself costs. Ours and stock FLARE's run in FLARE's simulator, a process a hospital,
 with hospitals that need numpy alone (`scale_parts`); ours with the shipped server, which validates,
-aggregates exactly, journals and records; stock with FLARE's numpy persistor and every interval that
-it lets a job set at 0.05 s. Flower's simulation (Ray) runs clients as tasks in as many worker
+aggregates exactly, checkpoints and records; stock with FLARE's numpy persistor and every interval
+that it lets a job set at 0.05 s. Flower's simulation (Ray) runs clients as tasks in as many worker
 processes as there are cores, in an environment of its own (`.bench/flower` in the checkout, made
 where it is missing).
 

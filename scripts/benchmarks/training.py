@@ -39,7 +39,7 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from scripts.benchmarks.report import LEAST, Row, make_row
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import write_json
 from consortium.flare.client.executor import TRAIN, HospitalExecutor
@@ -233,7 +233,7 @@ class _ExecutorRound:
         self._executor.handle_event(EventType.END_RUN, self._fl_ctx)
 
 
-class TimedHospital(Hospital):
+class TimedHospital(LocalTrainer):
     """The hospital, with a look at the clock where its parts begin and end, kept in a file."""
 
     def _score(self, round_number: int) -> Any:

@@ -24,7 +24,7 @@ from scripts.benchmarks.records import Part, collect, conditions, describe_setti
 from scripts.benchmarks.scoring import Examiner
 
 from consortium.protocol.update import UpdateRefused
-from consortium.runs.pooled import train_pooled
+from consortium.runs.centralised import train_centralised
 from consortium.settings.base import Settings, override, parse_settings, read_json_object
 from consortium.study.job_folder import SETTINGS, find_job
 
@@ -95,7 +95,7 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
         place = Path(temporary)
         folders = choose(data, folds, TRAIN).write(place / "hospitals")
         if part["arm"] == POOLED:
-            models = dict.fromkeys(folders, train_pooled(folders, settings, place / "run"))
+            models = dict.fromkeys(folders, train_centralised(folders, settings, place / "run"))
         else:
             try:
                 models = federate(folders, settings, place / "run", part.get("attack"))

@@ -12,13 +12,13 @@ from scipy.optimize import minimize
 
 from consortium.aggregation import RULES, exact_sum
 from consortium.aggregation.distances import squared_distances
-from consortium.aggregation.rule import Unfit, cap_shares, weighted_median
+from consortium.aggregation.rule import InvalidUpdate, cap_shares, weighted_median
 from consortium.aggregation.sorting import network
-from consortium.protocol.update import Entry, Rule, digest
+from consortium.protocol.update import Reduction, TensorSpec, digest
 
 COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
 SIZE = 5
-LAYOUT = {"w": Entry(torch.float32, (SIZE,), Rule.MEAN)}
+LAYOUT = {"w": TensorSpec(torch.float32, (SIZE,), Reduction.MEAN)}
 NUMBERS = st.floats(-1000, 1000, width=32)
 UPDATES = st.lists(
     st.tuples(st.lists(NUMBERS, min_size=SIZE, max_size=SIZE), st.integers(1, 1000)),
@@ -28,10 +28,10 @@ UPDATES = st.lists(
 TRIM = 0.2
 
 
-def aggregate(name, updates, layout=LAYOUT, **options):
-    rule = RULES[name](layout, **options)
+def aggregate(name, updates, schema=LAYOUT, **options):
+    rule = RULES[name](schema, **options)
     for number, (values, cases) in enumerate(updates):
-        rule.add(f"h{number:03d}", {"w": torch.tensor(values, dtype=layout["w"].dtype)}, cases)
+        rule.add(f"h{number:03d}", {"w": torch.tensor(values, dtype=schema["w"].dtype)}, cases)
     return rule.aggregate()
 
 
@@ -194,13 +194,13 @@ def test_where_all_say_the_same_that_is_the_result(name, values, count):
 
 @pytest.mark.parametrize("name", COLLECTED)
 def test_counters_follow_the_median_and_buffers_are_judged_apart(name):
-    layout = {
-        "count": Entry(torch.int64, (), Rule.INTEGER, trainable=False),
-        "kept": Entry(torch.float32, (2,), Rule.LOCAL),
-        "variance": Entry(torch.float32, (2,), Rule.MEAN, trainable=False),
-        "w": Entry(torch.float32, (2,), Rule.MEAN),
+    schema = {
+        "count": TensorSpec(torch.int64, (), Reduction.INTEGER, trainable=False),
+        "kept": TensorSpec(torch.float32, (2,), Reduction.LOCAL),
+        "variance": TensorSpec(torch.float32, (2,), Reduction.MEAN, trainable=False),
+        "w": TensorSpec(torch.float32, (2,), Reduction.MEAN),
     }
-    rule = RULES[name](layout)
+    rule = RULES[name](schema)
     for index in range(6):
         wild = index == 5
         tensors = {
@@ -236,9 +236,9 @@ def test_where_the_aggregate_is_one_hospitals_update_no_distance_is_claimed():
 @pytest.mark.parametrize("name", COLLECTED)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_dtype_of_the_model_is_kept(name, dtype):
-    layout = {"w": Entry(dtype, (SIZE,), Rule.MEAN)}
+    schema = {"w": TensorSpec(dtype, (SIZE,), Reduction.MEAN)}
     updates = [([0.5] * SIZE, 3), ([0.5] * SIZE, 1)]
-    change = aggregate(name, updates, layout).change["w"]
+    change = aggregate(name, updates, schema).change["w"]
     assert change.dtype == dtype
     torch.testing.assert_close(change, torch.full((SIZE,), 0.5, dtype=dtype))
 
@@ -247,7 +247,7 @@ def test_the_dtype_of_the_model_is_kept(name, dtype):
 def test_an_update_that_is_not_finite_or_beyond_the_bound_is_not_taken(name):
     rule = RULES[name](LAYOUT, max_change=10.0)
     for value, code in ((torch.nan, "not-finite"), (11.0, "too-large"), (torch.inf, "not-finite")):
-        with pytest.raises(Unfit) as refusal:
+        with pytest.raises(InvalidUpdate) as refusal:
             rule.add("h", {"w": torch.tensor([0.0, value, 0, 0, 0])}, 1)
         assert (refusal.value.code, refusal.value.tensor) == (code, "w")
     with pytest.raises(ZeroDivisionError):
@@ -256,8 +256,8 @@ def test_an_update_that_is_not_finite_or_beyond_the_bound_is_not_taken(name):
 
 @pytest.mark.parametrize("name", COLLECTED)
 def test_large_tensors_come_out_in_place_and_rounds_do_not_mix(name):
-    layout = {"w": Entry(torch.float32, (3, 40_000), Rule.MEAN)}
-    rule = RULES[name](layout)
+    schema = {"w": TensorSpec(torch.float32, (3, 40_000), Reduction.MEAN)}
+    rule = RULES[name](schema)
     for _ in range(2):
         values = torch.randn(3, 40_000)
         rule.reset()
@@ -306,19 +306,19 @@ def test_distances_of_long_updates_that_are_close_are_right():
     rng = np.random.default_rng(0)
     base = rng.standard_normal(50_000)
     rows = [(base + 1e-4 * rng.standard_normal(50_000)).astype(np.float32) for _ in range(4)]
-    layout = {"w": Entry(torch.float32, (50_000,), Rule.MEAN)}
-    found = squared_distances(layout, [{"w": torch.from_numpy(row)} for row in rows])
+    schema = {"w": TensorSpec(torch.float32, (50_000,), Reduction.MEAN)}
+    found = squared_distances(schema, [{"w": torch.from_numpy(row)} for row in rows])
     for one, other in combinations(range(4), 2):
         true = np.sum((rows[one].astype(np.float64) - rows[other].astype(np.float64)) ** 2)
         assert found[one, other] == found[other, one] == pytest.approx(true, rel=1e-5)
 
 
-def compiled_and_not(name, updates, layout=LAYOUT):
+def compiled_and_not(name, updates, schema=LAYOUT):
     assert exact_sum.find_compiled("compiled_coordinates") is not None
-    plain = aggregate(name, updates, layout)
+    plain = aggregate(name, updates, schema)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_sum, "MANY", 0)
-        return plain, aggregate(name, updates, layout)
+        return plain, aggregate(name, updates, schema)
 
 
 def assert_same(one, other):
@@ -356,17 +356,20 @@ def test_one_compiled_pass_gives_the_same_zeros(values, name, alike):
 @pytest.mark.parametrize("alike", [True, False])
 def test_one_compiled_pass_over_many_tiles(hospitals, name, alike):
     generator = np.random.default_rng(hospitals)
-    layout = {"w": Entry(torch.float32, (1357,), Rule.MEAN)}
+    schema = {"w": TensorSpec(torch.float32, (1357,), Reduction.MEAN)}
     # Few values, so that many are the same.
     rows = generator.integers(-9, 9, (hospitals, 1357)) * np.exp2(generator.integers(-9, 9, 1357))
     cases = np.ones(hospitals) if alike else generator.integers(1, 1000, hospitals)
     updates = [(row, int(each)) for row, each in zip(rows, cases, strict=True)]
-    assert_same(*compiled_and_not(name, updates, layout))
+    assert_same(*compiled_and_not(name, updates, schema))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_one_compiled_pass_takes_tensors_of_every_dtype_and_form(dtype):
-    layout = {"a": Entry(dtype, (3, 70), Rule.MEAN), "b": Entry(dtype, (), Rule.MEAN)}
+    schema = {
+        "a": TensorSpec(dtype, (3, 70), Reduction.MEAN),
+        "b": TensorSpec(dtype, (), Reduction.MEAN),
+    }
     updates = {
         f"h{index}": {"a": torch.randn(70, 6, dtype=dtype).T[::2], "b": torch.tensor(index / 7)}
         for index in range(5)
@@ -375,7 +378,7 @@ def test_one_compiled_pass_takes_tensors_of_every_dtype_and_form(dtype):
     with pytest.MonkeyPatch.context() as patch:
         for many in (exact_sum.MANY, 0):
             patch.setattr(exact_sum, "MANY", many)
-            rule = RULES["trimmed_mean"](layout)
+            rule = RULES["trimmed_mean"](schema)
             for hospital, tensors in updates.items():
                 rule.add(hospital, tensors, 1)
             found.append(rule.aggregate())

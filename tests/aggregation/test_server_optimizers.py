@@ -62,8 +62,8 @@ def adaptive(method, state=None):
         method,
         momentum=0.9,
         learning_rate=0.5,
-        second=0.99,
-        floor=1e-3,
+        beta2=0.99,
+        tau=1e-3,
         trainable=["weight"],
         state=state,
     )

@@ -5,18 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consortium.aggregation.exact_sum import find_compiled
-from consortium.aggregation.rule import BLOCK, Unfit
+from consortium.aggregation.rule import BLOCK, InvalidUpdate
 from consortium.aggregation.weighted_mean import (
     MAX_INTEGER_CHANGE,
     MAX_TOTAL_CASES,
     WeightedMean,
 )
-from consortium.protocol.update import Entry, Rule, digest
+from consortium.protocol.update import Reduction, TensorSpec, digest
 
 LAYOUT = {
-    "count": Entry(torch.int64, (), Rule.INTEGER),
-    "kept": Entry(torch.float32, (2,), Rule.LOCAL),
-    "weight": Entry(torch.float32, (3,), Rule.MEAN),
+    "count": TensorSpec(torch.int64, (), Reduction.INTEGER),
+    "kept": TensorSpec(torch.float32, (2,), Reduction.LOCAL),
+    "weight": TensorSpec(torch.float32, (3,), Reduction.MEAN),
 }
 ELEMENT = st.floats(-(2.0**16), 2.0**16, width=32, allow_subnormal=True)
 UPDATE = st.tuples(
@@ -24,7 +24,7 @@ UPDATE = st.tuples(
     st.integers(-(2**20), 2**20),
     st.integers(1, 100_000),
 )
-ONE = {"w": Entry(torch.float32, (2,), Rule.MEAN)}
+ONE = {"w": TensorSpec(torch.float32, (2,), Reduction.MEAN)}
 WAYS = [{"compiled": False}, {"compiled": True}, {"compiled": False, "threads": 2}]
 
 
@@ -88,7 +88,7 @@ def test_means_of_what_training_sends_are_within_one_unit_of_the_last_place():
         (torch.from_numpy(rng.standard_normal(200_000).astype(np.float32) * 1e-3), cases)
         for cases in (1, 7, 150, 3000)
     ]
-    rule = WeightedMean({"w": Entry(torch.float32, (200_000,), Rule.MEAN)})
+    rule = WeightedMean({"w": TensorSpec(torch.float32, (200_000,), Reduction.MEAN)})
     for values, cases in updates:
         rule.add("h", {"w": values}, cases)
     mean = rule.aggregate().change["w"].numpy()
@@ -133,21 +133,21 @@ def test_sums_that_leave_one_word_are_as_exact_as_others(options):
     ],
 )
 def test_an_update_with_a_bad_element_anywhere_is_not_taken_at_all(options, value, code):
-    layout = {
-        "first": Entry(torch.float32, (2 * BLOCK + 5,), Rule.MEAN),
-        "second": Entry(torch.float32, (3 * BLOCK,), Rule.MEAN),
+    schema = {
+        "first": TensorSpec(torch.float32, (2 * BLOCK + 5,), Reduction.MEAN),
+        "second": TensorSpec(torch.float32, (3 * BLOCK,), Reduction.MEAN),
     }
-    good = {name: torch.rand(entry.shape) for name, entry in layout.items()}
-    bad = {name: torch.rand(entry.shape) for name, entry in layout.items()}
+    good = {name: torch.rand(spec.shape) for name, spec in schema.items()}
+    bad = {name: torch.rand(spec.shape) for name, spec in schema.items()}
     bad["second"][2 * BLOCK + 1] = value
-    rule = WeightedMean(layout, max_change=8.5, **options)
+    rule = WeightedMean(schema, max_change=8.5, **options)
     rule.add("a", good, 5)
-    with pytest.raises(Unfit) as refusal:
+    with pytest.raises(InvalidUpdate) as refusal:
         rule.add("b", bad, 3)
     assert (refusal.value.code, refusal.value.tensor) == (code, "second")
     assert rule.total_cases == 5
     found = rule.aggregate().change
-    assert all(torch.equal(found[name], good[name]) for name in layout)
+    assert all(torch.equal(found[name], good[name]) for name in schema)
 
 
 @pytest.mark.parametrize("options", WAYS)
@@ -161,10 +161,10 @@ def test_what_is_beyond_the_range_is_named_and_not_taken():
     rule = WeightedMean(LAYOUT)
     weight = torch.ones(3)
     for beyond in (MAX_INTEGER_CHANGE + 1, -MAX_INTEGER_CHANGE - 1):
-        with pytest.raises(Unfit) as refusal:
+        with pytest.raises(InvalidUpdate) as refusal:
             rule.add("h", {"weight": weight, "count": torch.tensor(beyond)}, 1)
         assert (refusal.value.code, refusal.value.tensor) == ("out-of-range", "count")
-    with pytest.raises(Unfit) as refusal:
+    with pytest.raises(InvalidUpdate) as refusal:
         rule.add("h", {"weight": weight, "count": torch.tensor(0)}, MAX_TOTAL_CASES)
     assert (refusal.value.code, refusal.value.tensor) == ("out-of-range", "")
     with pytest.raises(ZeroDivisionError):
@@ -174,7 +174,7 @@ def test_what_is_beyond_the_range_is_named_and_not_taken():
 @pytest.mark.parametrize("options", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_dtype_of_the_model_is_kept_and_the_sum_does_not_lose_small_parts(dtype, options):
-    rule = WeightedMean({"w": Entry(dtype, (1,), Rule.MEAN)}, **options)
+    rule = WeightedMean({"w": TensorSpec(dtype, (1,), Reduction.MEAN)}, **options)
     for _ in range(64):
         rule.add("h", {"w": torch.ones(1, dtype=dtype)}, 1000)
     mean = rule.aggregate().change["w"]
@@ -195,11 +195,11 @@ def test_the_state_is_kept_between_rounds_and_forgets_the_updates():
 @pytest.mark.parametrize("options", WAYS)
 def test_tensors_beyond_a_block_and_of_any_shape_come_out_in_place(options):
     values = torch.randn(3, 40_000)
-    layout = {
-        "empty": Entry(torch.float32, (0, 2), Rule.MEAN),
-        "w": Entry(torch.float32, (3, 40_000), Rule.MEAN),
+    schema = {
+        "empty": TensorSpec(torch.float32, (0, 2), Reduction.MEAN),
+        "w": TensorSpec(torch.float32, (3, 40_000), Reduction.MEAN),
     }
-    rule = WeightedMean(layout, **options)
+    rule = WeightedMean(schema, **options)
     rule.add("a", {"w": values, "empty": torch.empty(0, 2)}, 3)
     rule.add("b", {"w": values, "empty": torch.empty(0, 2)}, 4)
     found = rule.aggregate().change
@@ -208,6 +208,6 @@ def test_tensors_beyond_a_block_and_of_any_shape_come_out_in_place(options):
 
 
 def test_a_layout_of_counters_alone_is_averaged():
-    rule = WeightedMean({"count": Entry(torch.int64, (), Rule.INTEGER)})
+    rule = WeightedMean({"count": TensorSpec(torch.int64, (), Reduction.INTEGER)})
     rule.add("a", {"count": torch.tensor(3)}, 1)
     assert int(rule.aggregate().change["count"]) == 3

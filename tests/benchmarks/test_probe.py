@@ -1,4 +1,4 @@
-"""The probe on networks that were trained on generated films; `scripts/bench probe` counts 200."""
+"""The probe on networks that were trained on generated X-rays; `scripts/bench probe` counts 200."""
 
 from scripts.benchmarks.probe import trained_verdict
 

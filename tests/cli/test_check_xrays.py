@@ -1,20 +1,20 @@
 """`consortium check-data` of X-rays."""
 
 import numpy as np
-from tests.xrays import film, rows, write_films
+from tests.xrays import radiograph, rows, write_radiographs
 
 
-def test_a_sound_folder_of_films(consortium, tmp_path):
-    folder = write_films(tmp_path / "hospital")
+def test_a_sound_folder_of_radiographs(consortium, tmp_path):
+    folder = write_radiographs(tmp_path / "hospital")
     done = (0, "12 cases, 12 patients: 0 errors, 0 warnings\n", "")
     assert consortium("check-data", folder, "--job", "covid_detection") == done
     assert consortium("check-data", folder) == done
 
 
-def test_findings_on_films_are_printed_with_what_to_do(consortium, tmp_path):
+def test_findings_on_radiographs_are_printed_with_what_to_do(consortium, tmp_path):
     listed = [["missing.png", *row[1:]] if row[0] == "04.png" else row for row in rows()]
     listed[7][3] = "LATERAL"
-    folder = write_films(tmp_path / "hospital", listed)
+    folder = write_radiographs(tmp_path / "hospital", listed)
     path = folder / "images/02.png"
     path.write_bytes(path.read_bytes()[:2000])
     code, out, err = consortium("check-data", folder, "--job", "covid_detection")
@@ -29,7 +29,7 @@ def test_findings_on_films_are_printed_with_what_to_do(consortium, tmp_path):
         "  Copy or export the file again.\n"
         "\n"
         "warning other-view\n"
-        "  labels.csv: 1 of 12 films are of other views (LATERAL) and are left out\n"
+        "  labels.csv: 1 of 12 X-rays are of other views (LATERAL) and are left out\n"
         "  Is that meant? data.views of the job names the views that it takes.\n"
         "\n"
         "12 cases, 12 patients: 2 errors, 1 warning\n"
@@ -37,10 +37,10 @@ def test_findings_on_films_are_printed_with_what_to_do(consortium, tmp_path):
     assert err == f"error findings: 2 errors in the data, {folder}, see the list above\n"
 
 
-def test_films_are_compared_over_the_whole_folder(consortium, tmp_path):
-    pictures = {f"{number:02}.png": film(number) for number in range(12)}
-    pictures["05.png"] = np.uint8(255) - film(5)
-    folder = write_films(tmp_path / "hospital", pictures=pictures)
+def test_radiographs_are_compared_over_the_whole_folder(consortium, tmp_path):
+    pictures = {f"{number:02}.png": radiograph(number) for number in range(12)}
+    pictures["05.png"] = np.uint8(255) - radiograph(5)
+    folder = write_radiographs(tmp_path / "hospital", pictures=pictures)
     code, out, _ = consortium("check-data", folder, "--job", "covid_detection")
     assert code == 0
     assert out.startswith("warning inverted-image\n  images/05.png: correlates by -0.")

@@ -106,7 +106,7 @@ def test_one_hospitals_folder_is_scored_on_the_grid_and_spacing_of_its_files(
         network[1].bias.fill_(0.3)
     case = load_case(job, folder / "image0.nii.gz", folder / "label0.nii.gz")
     predicted = predict_case(network, case, job, "cpu")
-    expected = score_case(predicted, case.label_original, (1, 1, 3), ["tumour"], surface=True)
+    expected = score_case(predicted, case.label_original, (1, 1, 3), ["tumour"], distances=True)
     assert scores["cases"] == [{"patient": "p0", "hospital": "north", **expected}]
     assert scores["cases"][0]["volume_ml"]["tumour"]["true"] == pytest.approx(0.384)
     assert scores["interval"]["dice"]["tumour"] is None

@@ -70,7 +70,7 @@ def test_a_missing_hospital_is_named(watch):
 def test_the_baseline_is_told_and_counts_as_much_as_the_rounds(watch):
     lines = watch(
         ([], both(at("train", 0, 0))),
-        ([closed(k) for k in range(4)], both(at("alone", 0, 0))),
+        ([closed(k) for k in range(4)], both(at("local", 0, 0))),
         settings=["baseline=true"],
     )
     assert lines[-1] == "each hospital trains a model alone, for comparison, about 0:10 left"

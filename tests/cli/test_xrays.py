@@ -18,7 +18,7 @@ from consortium.cli.generate import app
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
 from consortium.settings.base import TASKS, override, parse_settings, read_json_object
-from consortium.synthetic.xray_folders import CLINICS, draw_patient, generate_films
+from consortium.synthetic.xray_folders import CLINICS, draw_patient, generate_radiographs
 
 SIDE = 48
 FEW = [replace(one, patients=8, held_out=4, again=0.5, lateral=0.5) for one in CLINICS]
@@ -28,10 +28,10 @@ CLASSES = ["COVID-19", "pneumonia", "normal"]
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory) -> Path:
+def radiographs(tmp_path_factory) -> Path:
     """Of four hospitals; shared, so not to be written into."""
-    folder = tmp_path_factory.mktemp("films") / "hospitals"
-    generate_films(folder, seed=1, side=SIDE, clinics=FEW)
+    folder = tmp_path_factory.mktemp("xrays") / "hospitals"
+    generate_radiographs(folder, seed=1, side=SIDE, clinics=FEW)
     return folder
 
 
@@ -47,12 +47,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def drawn(number: int) -> Sequence[tuple[str, np.ndarray]]:
-    """The views and films of a patient of harbour, which keeps DICOM."""
-    return draw_patient(FEW[1], number, seed=1, shortcut=0.0, side=SIDE).films
+    """The views and X-rays of a patient of harbour, which keeps DICOM."""
+    return draw_patient(FEW[1], number, seed=1, shortcut=0.0, side=SIDE).radiographs
 
 
 def write_labels(folder: Path, labels: Sequence[str]) -> Path:
-    """A hospital of noise, one film a patient."""
+    """A hospital of noise, one X-ray a patient."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["file,patient,label"]
@@ -79,10 +79,10 @@ def test_the_demo_knows_every_task():
 
 
 def test_evaluate_says_the_figures_of_each_class_at_each_hospital(
-    consortium, films, model, tmp_path
+    consortium, radiographs, model, tmp_path
 ):
     code, out, err = consortium(
-        "evaluate", model, "--data", films, "--json", tmp_path / "scores.json"
+        "evaluate", model, "--data", radiographs, "--json", tmp_path / "scores.json"
     )
     assert (code, err) == (0, "")
     titles = ("AUROC", "average precision", "sensitivity at specificity 0.9", "calibration error")
@@ -95,7 +95,7 @@ def test_evaluate_says_the_figures_of_each_class_at_each_hospital(
     frontal = 0
     for clinic in FEW:
         numbers = range(clinic.patients + clinic.held_out)
-        kept = [draw_patient(clinic, n, seed=1, shortcut=0.0, side=8).films for n in numbers]
+        kept = [draw_patient(clinic, n, seed=1, shortcut=0.0, side=8).radiographs for n in numbers]
         frontal += sum(view != "LL" for of_patient in kept for view, _ in of_patient)
     assert len(scores["cases"]) == frontal
     for case in scores["cases"]:
@@ -123,9 +123,9 @@ def test_evaluate_names_a_label_that_the_model_does_not_know(consortium, model, 
     assert err.startswith("error unknown-label: ")
 
 
-def test_evaluate_names_a_film_that_cannot_be_read(consortium, model, tmp_path):
+def test_evaluate_names_a_radiograph_that_cannot_be_read(consortium, model, tmp_path):
     hospital = write_labels(tmp_path / "west", ["covid", "pneumonia", "normal"])
-    (hospital / "images" / "1.png").write_bytes(b"no film")
+    (hospital / "images" / "1.png").write_bytes(b"no X-ray")
     scores = tmp_path / "scores.json"
     code, out, err = consortium("evaluate", model, "--data", hospital, "--json", scores)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -134,15 +134,18 @@ def test_evaluate_names_a_film_that_cannot_be_read(consortium, model, tmp_path):
     assert not scores.exists()
 
 
-def test_predict_writes_the_probability_of_each_class_for_each_film(
-    consortium, films, model, tmp_path
+def test_predict_writes_the_probability_of_each_class_for_each_radiograph(
+    consortium, radiographs, model, tmp_path
 ):
-    one, folder = films / "valley" / "images" / "valley-001-1.png", films / "north" / "images"
+    one, folder = (
+        radiographs / "valley" / "images" / "valley-001-1.png",
+        radiographs / "north" / "images",
+    )
     output = tmp_path / "predicted.csv"
     code, out, err = consortium("predict", model, one, folder, "-o", output)
     files = [one, *sorted(folder.iterdir())]
     assert (code, err) == (0, "")
-    assert out == f"wrote {output}: {len(files)} films\n"
+    assert out == f"wrote {output}: {len(files)} X-rays\n"
     found = rows(output)
     assert [row["file"] for row in found] == [str(file) for file in files]
     for row in found:
@@ -151,12 +154,14 @@ def test_predict_writes_the_probability_of_each_class_for_each_film(
         assert probabilities[row["predicted"]] == max(probabilities.values())
 
 
-def test_a_film_is_the_same_to_the_model_as_dicom_png_or_jpeg(consortium, films, model, tmp_path):
+def test_a_radiograph_is_the_same_to_the_model_as_dicom_png_or_jpeg(
+    consortium, radiographs, model, tmp_path
+):
     _, pixels = drawn(0)[0]
-    Image.fromarray(pixels).save(tmp_path / "film.png")
-    Image.fromarray(pixels).save(tmp_path / "film.jpg", quality=100)
-    shutil.copy(films / "harbour/images/harbour-001-1.dcm", tmp_path / "IM0001")
-    images = [tmp_path / name for name in ("film.png", "film.jpg", "IM0001")]
+    Image.fromarray(pixels).save(tmp_path / "X-ray.png")
+    Image.fromarray(pixels).save(tmp_path / "X-ray.jpg", quality=100)
+    shutil.copy(radiographs / "harbour/images/harbour-001-1.dcm", tmp_path / "IM0001")
+    images = [tmp_path / name for name in ("X-ray.png", "X-ray.jpg", "IM0001")]
     code, _, err = consortium("predict", model, *images, "-o", tmp_path / "out.csv")
     assert (code, err) == (0, "")
     found = [
@@ -166,22 +171,22 @@ def test_a_film_is_the_same_to_the_model_as_dicom_png_or_jpeg(consortium, films,
     assert found[1] == pytest.approx(found[0], abs=0.005)
 
 
-def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_film_is_counted(
-    consortium, films, model, tmp_path
+def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_radiograph_is_counted(
+    consortium, radiographs, model, tmp_path
 ):
     folder, output = tmp_path / "export", tmp_path / "out.csv"
     folder.mkdir()
     for name in ("1.2.840.113619.2.55.3.100", "1.2.840.113619.2.55.3.101", "IM0001"):
-        shutil.copy(films / "harbour/images/harbour-001-1.dcm", folder / name)
+        shutil.copy(radiographs / "harbour/images/harbour-001-1.dcm", folder / name)
     (folder / "README").write_text("exported on a Friday\n")
     (folder / ".hidden").write_text("of the system\n")
     code, out, err = consortium("predict", model, folder, "-o", output)
     assert (code, err) == (0, "")
-    assert out == f"{folder}: 1 other file is passed over\nwrote {output}: 3 films\n"
+    assert out == f"{folder}: 1 other file is passed over\nwrote {output}: 3 X-rays\n"
 
 
-def test_predictions_never_replace_a_hospitals_labels(consortium, films, model, tmp_path):
-    shutil.copytree(films / "valley", tmp_path / "valley")
+def test_predictions_never_replace_a_hospitals_labels(consortium, radiographs, model, tmp_path):
+    shutil.copytree(radiographs / "valley", tmp_path / "valley")
     labels = tmp_path / "valley" / "labels.csv"
     before = labels.read_bytes()
     code, out, err = consortium("predict", model, labels.parent / "images", "-o", labels)
@@ -190,21 +195,21 @@ def test_predictions_never_replace_a_hospitals_labels(consortium, films, model, 
     assert labels.read_bytes() == before
 
 
-def test_a_film_whose_header_names_another_view_is_left_out_and_counted(
-    consortium, films, model, tmp_path
+def test_a_radiograph_whose_header_names_another_view_is_left_out_and_counted(
+    consortium, radiographs, model, tmp_path
 ):
-    folder = films / "harbour" / "images"
+    folder = radiographs / "harbour" / "images"
     views = {
-        f"harbour-{number + 1:03d}-{film}.dcm": view
+        f"harbour-{number + 1:03d}-{radiograph}.dcm": view
         for number in range(FEW[1].patients + FEW[1].held_out)
-        for film, (view, _) in enumerate(drawn(number), start=1)
+        for radiograph, (view, _) in enumerate(drawn(number), start=1)
     }
     lateral = sorted(name for name, view in views.items() if view == "LL")
     output = tmp_path / "predicted.csv"
     code, out, err = consortium("predict", model, folder, "-o", output)
     assert (code, err) == (0, "")
     kept = len(views) - len(lateral)
-    assert out == f"wrote {output}: {kept} films; {len(lateral)} more are of another view\n"
+    assert out == f"wrote {output}: {kept} X-rays; {len(lateral)} more are of another view\n"
     assert {Path(row["file"]).name for row in rows(output)} == set(views) - set(lateral)
     output.unlink()
     code, out, err = consortium("predict", model, folder / lateral[0], "-o", output)
@@ -216,19 +221,19 @@ def test_a_film_whose_header_names_another_view_is_left_out_and_counted(
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [
-        ("bad.png", b"no film", "unreadable-file"),
-        ("bad.dcm", b"no film", "unreadable-file"),
+        ("bad.png", b"no X-ray", "unreadable-file"),
+        ("bad.dcm", b"no X-ray", "unreadable-file"),
         ("absent.png", None, "missing-file"),
     ],
 )
-def test_a_film_that_cannot_be_read_is_one_line_and_what_was_there_stays(
-    consortium, films, model, tmp_path, name, content, code
+def test_a_radiograph_that_cannot_be_read_is_one_line_and_what_was_there_stays(
+    consortium, radiographs, model, tmp_path, name, content, code
 ):
     bad, output = tmp_path / name, tmp_path / "predicted.csv"
     if content is not None:
         bad.write_bytes(content)
     output.write_text("of yesterday\n")
-    good = films / "valley" / "images"
+    good = radiographs / "valley" / "images"
     exit_code, out, err = consortium("predict", model, good, bad, "-o", output)
     assert (exit_code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error {code}: ")
@@ -240,17 +245,17 @@ def test_a_film_that_cannot_be_read_is_one_line_and_what_was_there_stays(
 @pytest.mark.parametrize(
     ("image", "output", "code"),
     [
-        ("film.png", "out.nii.gz", "bad-output"),
-        ("film.png", "absent/out.csv", "missing-folder"),
-        ("empty", "out.csv", "no-films"),
+        ("X-ray.png", "out.nii.gz", "bad-output"),
+        ("X-ray.png", "absent/out.csv", "missing-folder"),
+        ("empty", "out.csv", "no-xrays"),
         ("new.csv", "out.csv", "wrong-task"),
     ],
 )
 def test_bad_input_is_one_line(consortium, model, tmp_path, monkeypatch, image, output, code):
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(drawn(0)[0][1]).save(tmp_path / "film.png")
+    Image.fromarray(drawn(0)[0][1]).save(tmp_path / "X-ray.png")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("no film\n")
+    (tmp_path / "empty" / "notes.txt").write_text("no X-ray\n")
     (tmp_path / "new.csv").write_text("patient,age\nP1,60\n")
     exit_code, out, err = consortium("predict", model, image, "-o", output)
     assert exit_code in (2, 3)
@@ -259,12 +264,12 @@ def test_bad_input_is_one_line(consortium, model, tmp_path, monkeypatch, image, 
     assert not (tmp_path / output).exists()
 
 
-def test_a_model_of_scans_takes_no_film(consortium, tiny, tmp_path):
+def test_a_model_of_scans_takes_no_radiograph(consortium, tiny, tmp_path):
     scans = tiny()
     write_bundle(tmp_path / "scans", scans, build_network(scans).state_dict(), trained={})
-    Image.fromarray(drawn(0)[0][1]).save(tmp_path / "film.png")
+    Image.fromarray(drawn(0)[0][1]).save(tmp_path / "X-ray.png")
     mask = tmp_path / "mask.nii.gz"
-    code, out, err = consortium("predict", tmp_path / "scans", tmp_path / "film.png", "-o", mask)
+    code, out, err = consortium("predict", tmp_path / "scans", tmp_path / "X-ray.png", "-o", mask)
     assert code in (2, 3)
     assert (out, err.count("\n")) == ("", 1)
     assert not mask.exists()

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import UsageError
 
 
@@ -13,22 +13,22 @@ def where(name):
     return f"{__name__}:{name}"
 
 
-class Careless(Hospital):
+class Careless(LocalTrainer):
     def train(self, base, round_number):
         raise RuntimeError("patient Jane Doe in /srv/scans")
 
 
-class WithAStrangeFile(Hospital):
+class WithAStrangeFile(LocalTrainer):
     def train(self, base, round_number):
         raise UsageError("unreadable-file", "damaged", "Jane\udcfc.nii.gz", "copy it again")
 
 
-class Doomed(Hospital):
+class Doomed(LocalTrainer):
     def train(self, base, round_number):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DoomedOnce(Hospital):
+class DoomedOnce(LocalTrainer):
     """Dies in the middle of its first round, by memory that is not there."""
 
     def train(self, base, round_number):
@@ -39,7 +39,7 @@ class DoomedOnce(Hospital):
         return super().train(base, round_number)
 
 
-class Deaf(Hospital):
+class Deaf(LocalTrainer):
     """Does not hear that it shall stop."""
 
     def train(self, base, round_number):

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from consortium.client.local_state import KeptTensors
+from consortium.client.local_state import LocalStateStore
 from consortium.core.site_policy import ERRORS
 
 
@@ -25,7 +25,7 @@ def value_of(kept, before):
 
 
 def test_a_round_starts_from_what_the_round_before_it_left_also_when_it_is_asked_for_again(folder):
-    kept = KeptTensors(folder)
+    kept = LocalStateStore(folder)
     assert kept.load(0) == {}
     for number in range(4):
         assert value_of(kept, number) == (number - 1 if number else None)
@@ -49,7 +49,7 @@ def flip_a_bit(path):
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit])
 def test_a_damaged_file_is_left_out_for_the_round_before_it_and_it_is_said(folder, damage):
-    kept = KeptTensors(folder)
+    kept = LocalStateStore(folder)
     kept.save(0, tensors(0))
     kept.save(1, tensors(1))
     damage(folder / "kept-000001.safetensors")
@@ -63,9 +63,9 @@ def test_old_runs_keep_nothing_but_their_logs_and_models(tmp_path):
     for number in range(5):
         folder = tmp_path / f"run-{number}"
         folder.mkdir()
-        (folder / "alone.safetensors").touch()
-        KeptTensors(folder, runs=2).save(0, tensors(0))
+        (folder / "local.safetensors").touch()
+        LocalStateStore(folder, runs=2).save(0, tensors(0))
         os.utime(folder, (number, number))
     left = sorted(path.parent.name for path in tmp_path.glob("*/kept-*"))
     assert left == ["run-2", "run-3", "run-4"]
-    assert len(list(tmp_path.glob("*/alone.safetensors"))) == 5
+    assert len(list(tmp_path.glob("*/local.safetensors"))) == 5

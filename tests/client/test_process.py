@@ -14,16 +14,16 @@ import torch
 from tests.client.misbehaving import where
 
 from consortium.client import process as isolated_module
-from consortium.client.process import Failed, IsolatedHospital, Stopped
+from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.client.shared_memory import SharedBuffers, open_memory
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Incomplete
 from consortium.core.site_policy import ERRORS, Site
 from consortium.models.networks import build_network
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.update import pack, update_from_wire
 
-OURS = "consortium.client.trainer:Hospital"
+OURS = "consortium.client.trainer:LocalTrainer"
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def calm(generated, settings, tmp_path_factory):
     """A hospital to which nothing happens."""
     state = tmp_path_factory.mktemp("calm")
     site = Site("north", generated / "north", state, smallest_group=1)
-    isolated = IsolatedHospital(OURS, site, settings)
-    yield SimpleNamespace(isolated=isolated, state=state)
-    isolated.close()
+    trainer = TrainerProcess(OURS, site, settings)
+    yield SimpleNamespace(isolated=trainer, state=state)
+    trainer.close()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def open_isolated(site, settings):
     opened = []
 
     def open_isolated(hospital):
-        opened.append(IsolatedHospital(hospital, site, settings))
+        opened.append(TrainerProcess(hospital, site, settings))
         return opened[-1]
 
     yield open_isolated
@@ -97,11 +97,11 @@ def alike(one, other):
 
 def test_its_answers_are_those_of_a_hospital_in_this_process(calm, site, settings, base):
     torch.use_deterministic_algorithms(False)
-    hospital = Hospital(site, settings, device=torch.device("cpu"))
-    isolated = calm.isolated
+    hospital = LocalTrainer(site, settings, device=torch.device("cpu"))
+    trainer = calm.isolated
     for number in (0, 1):
         here = hospital.train(base, number)
-        there = isolated.ask("train", pack(base), never, round_number=number)
+        there = trainer.ask("train", pack(base), never, round_number=number)
         told = update_from_wire(*there, "north")
         assert same(told.tensors, here.tensors)
         assert (told.base_sha256, told.cases, told.round) == (
@@ -110,24 +110,24 @@ def test_its_answers_are_those_of_a_hospital_in_this_process(calm, site, setting
             here.round,
         )
         assert told.metrics.loss == here.metrics.loss
-    scored = isolated.ask("validate", pack(base), never)
+    scored = trainer.ask("validate", pack(base), never)
     assert isinstance(scored, Metrics)
     assert scored.validation == hospital.validate(base).validation
-    alone = isolated.ask("train_alone", pack(base), never, rounds=1)
-    assert alone.validation == hospital.train_alone(base, 1).validation
+    alone = trainer.ask("train_local", pack(base), never, rounds=1)
+    assert alone.validation == hospital.train_local(base, 1).validation
 
 
 def test_an_answer_stands_when_the_next_one_has_come(calm, base):
-    isolated = calm.isolated
-    first = isolated.ask("train", pack(base), never, round_number=0)[0]["float32"]
+    trainer = calm.isolated
+    first = trainer.ask("train", pack(base), never, round_number=0)[0]["float32"]
     before = first.copy()
-    isolated.ask("train", pack(base), never, round_number=1)
+    trainer.ask("train", pack(base), never, round_number=1)
     assert np.array_equal(first, before)
 
 
 def test_a_crash_costs_a_second_try_and_changes_nothing(open_isolated, calm, site, base):
     died = open_isolated(where("DoomedOnce")).ask("train", pack(base), never, round_number=0)
-    undisturbed = calm.isolated.ask("train", pack(base), never, round_number=0)
+    undisturbed = calm.trainer.ask("train", pack(base), never, round_number=0)
     assert alike(died[0], undisturbed[0])
     told = (site.state / ERRORS).read_text()
     assert "error training-died: the process that trains was ended by SIGSEGV" in told
@@ -135,20 +135,20 @@ def test_a_crash_costs_a_second_try_and_changes_nothing(open_isolated, calm, sit
 
 
 def test_a_kill_between_two_rounds_is_not_felt(calm, base):
-    calm.isolated.ask("train", pack(base), never, round_number=0)
+    calm.trainer.ask("train", pack(base), never, round_number=0)
     [child] = children()
     child.kill()
     child.wait()
-    plain = calm.isolated.ask("train", pack(base), never, round_number=1)[1]
+    plain = calm.trainer.ask("train", pack(base), never, round_number=1)[1]
     assert plain["round"] == 1
 
 
 def test_what_dies_at_every_try_is_given_up_and_works_again_after(open_isolated, site, base):
-    isolated = open_isolated(where("Doomed"))
+    trainer = open_isolated(where("Doomed"))
     with pytest.raises(Incomplete, match=r"error training-died: .* by SIGKILL, hospital north"):
-        isolated.ask("train", pack(base), never, round_number=0)
+        trainer.ask("train", pack(base), never, round_number=0)
     assert len((site.state / ERRORS).read_text().splitlines()) == 2
-    assert isinstance(isolated.ask("validate", pack(base), never), Metrics)
+    assert isinstance(trainer.ask("validate", pack(base), never), Metrics)
 
 
 def test_an_error_comes_back_as_its_code_alone(open_isolated, base):
@@ -166,33 +166,33 @@ def test_a_stop_is_obeyed_and_the_process_stays(calm, base):
         return progress.exists() and progress.read_text() != told
 
     with pytest.raises(Stopped):
-        calm.isolated.ask("train_alone", pack(base), stop, rounds=100_000)
+        calm.trainer.ask("train_local", pack(base), stop, rounds=100_000)
     [child] = children()
-    assert isinstance(calm.isolated.ask("validate", pack(base), never), Metrics)
+    assert isinstance(calm.trainer.ask("validate", pack(base), never), Metrics)
     assert children() == [child]
 
 
 def test_what_does_not_hear_a_stop_is_killed(open_isolated, site, base, monkeypatch):
     monkeypatch.setattr(isolated_module, "_GRACE", 0.5)
-    isolated = open_isolated(where("Deaf"))
+    trainer = open_isolated(where("Deaf"))
     with pytest.raises(Stopped):
-        isolated.ask("train", pack(base), (site.state / "deaf").exists, round_number=0)
-    assert isinstance(isolated.ask("validate", pack(base), never), Metrics)
+        trainer.ask("train", pack(base), (site.state / "deaf").exists, round_number=0)
+    assert isinstance(trainer.ask("validate", pack(base), never), Metrics)
 
 
 PARENT = """
 import sys, time
 from pathlib import Path
 from consortium.settings.base import load_settings
-from consortium.client.process import IsolatedHospital
+from consortium.client.process import TrainerProcess
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.protocol.update import pack
 settings = load_settings(Path(sys.argv[3]))
 site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
-isolated = IsolatedHospital("consortium.client.trainer:Hospital", site, settings)
+trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)
 model = pack(build_network(settings, seed=1).state_dict())
-isolated.ask("train_alone", model, lambda: False, rounds=100000)
+trainer.ask("train_local", model, lambda: False, rounds=100000)
 """
 
 

@@ -4,11 +4,11 @@ import shutil
 import pytest
 import torch
 
-from consortium.client.trainer import Aborted, Hospital
+from consortium.client.trainer import Aborted, LocalTrainer
 from consortium.core.errors import UsageError
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.protocol.update import crossing, digest, layout_of
+from consortium.protocol.update import digest, schema_of, shared_tensors
 from consortium.tasks.segmentation.datalist import read_datalist, split_cases
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def open_hospital(folder, tmp_path, settings, *, name="north", smallest_group=1, **more):
     site = Site(name, folder / name, tmp_path / "state" / name, smallest_group=smallest_group)
-    return Hospital(site, settings, device=CPU, **more)
+    return LocalTrainer(site, settings, device=CPU, **more)
 
 
 def start_of(settings):
@@ -27,8 +27,8 @@ def test_an_update_is_the_change_of_all_that_crosses(generated, tmp_path, tiny):
     settings = tiny()
     base = start_of(settings)
     update = open_hospital(generated, tmp_path, settings).train(base, 0)
-    layout = layout_of(build_network(settings), local_buffers=False)
-    assert set(update.tensors) == set(crossing(layout)) == set(base)
+    schema = schema_of(build_network(settings), local_buffers=False)
+    assert set(update.tensors) == set(shared_tensors(schema)) == set(base)
     assert (update.round, update.base_sha256, update.hospital) == (0, digest(base), "north")
     training = split_cases(read_datalist(generated / "north"), 0.2).training
     assert update.cases == len(training)
@@ -114,19 +114,19 @@ def test_metrics_over_fewer_patients_than_the_hospital_lets_out_are_withheld(
     assert (said.loss, said.validation.dice) == (None, None)
     assert said.validation.withheld == "fewer than 6 patients"
     assert hospital.validate(base).validation.dice is None
-    assert hospital.train_alone(base, 1).validation.dice is None
+    assert hospital.train_local(base, 1).validation.dice is None
 
 
 def test_a_hospital_alone_keeps_its_model_and_says_only_a_metric(generated, tmp_path, tiny):
     settings = tiny()
     hospital = open_hospital(generated, tmp_path, settings)
-    said = hospital.train_alone(start_of(settings), settings.rounds)
+    said = hospital.train_local(start_of(settings), settings.rounds)
     assert 0 <= said.validation.mean_dice <= 1
-    assert (tmp_path / "state" / "north" / "alone.safetensors").is_file()
+    assert (tmp_path / "state" / "north" / "local.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
-    ("stage", "step"), [("check", 1), ("train", 3), ("validate", 0), ("alone", 3)]
+    ("stage", "step"), [("check", 1), ("train", 3), ("validate", 0), ("local", 3)]
 )
 def test_an_abort_is_obeyed_within_one_batch(generated, tmp_path, tiny, stage, step):
     settings = tiny("training.local_steps=1000")
@@ -139,8 +139,8 @@ def test_an_abort_is_obeyed_within_one_batch(generated, tmp_path, tiny, stage, s
 
     def work():
         hospital = open_hospital(generated, tmp_path, settings, report=report)
-        if stage == "alone":
-            hospital.train_alone(start_of(settings), 1)
+        if stage == "local":
+            hospital.train_local(start_of(settings), 1)
         hospital.train(start_of(settings), 0)
 
     with pytest.raises(Aborted):

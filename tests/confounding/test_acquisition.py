@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from consortium.confounding.acquisition import NAMES, surface
+from consortium.confounding.acquisition import NAMES, acquisition_features
 
 
 def test_each_number_follows_what_it_is_named_for() -> None:
@@ -9,9 +9,11 @@ def test_each_number_follows_what_it_is_named_for() -> None:
     plain = rng.integers(90, 160, size=(48, 64)).astype(np.uint8)
 
     def changed(image: np.ndarray) -> dict[str, float]:
-        return dict(zip(NAMES, surface(image) - surface(plain), strict=True))
+        return dict(
+            zip(NAMES, acquisition_features(image) - acquisition_features(plain), strict=True)
+        )
 
-    assert surface(plain).shape == (len(NAMES),)
+    assert acquisition_features(plain).shape == (len(NAMES),)
     blackened = plain.copy()
     blackened[:, :4] = blackened[:, -4:] = 0
     assert changed(blackened)["sides"] < -0.4
@@ -27,4 +29,4 @@ def test_each_number_follows_what_it_is_named_for() -> None:
 @pytest.mark.parametrize("shape", [(8, 8, 3), (2, 40)])
 def test_what_is_no_grey_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="an image of shape"):
-        surface(np.zeros(shape))
+        acquisition_features(np.zeros(shape))

@@ -9,12 +9,12 @@ from consortium.confounding.moments import Group, Moments, collect
 from consortium.confounding.probe import (
     ALPHA,
     LEAST_MIX,
-    Lean,
+    SiteAssociation,
     Told,
     cramers_v,
-    hospital_told,
     judge,
-    lean,
+    site_association,
+    site_separation,
 )
 
 LABELS = ("covid", "normal", "pneumonia")
@@ -51,20 +51,20 @@ class Cases:
             self.hospitals[where] = rng.permutation(self.hospitals[where])
 
 
-def leaning(groups: dict[Group, Moments]) -> Lean:
-    found = lean(groups, SHARES, LABELS)
+def association(groups: dict[Group, Moments]) -> SiteAssociation:
+    found = site_association(groups, SHARES, LABELS)
     assert found is not None
     return found
 
 
 def told(groups: dict[Group, Moments]) -> Told:
-    found = hospital_told(groups)
+    found = site_separation(groups)
     assert found is not None
     return found
 
 
 def verdict(cases: Cases) -> str:
-    return judge(lean(cases.groups(), SHARES, LABELS), SHARES).verdict
+    return judge(site_association(cases.groups(), SHARES, LABELS), SHARES).verdict
 
 
 def test_the_closed_null_has_the_mean_and_variance_of_brute_force_permutations() -> None:
@@ -73,7 +73,7 @@ def test_the_closed_null_has_the_mean_and_variance_of_brute_force_permutations()
     for _ in range(runs):
         cases.permute(rng)
         groups = cases.groups()
-        zs.append(leaning(groups).z)
+        zs.append(association(groups).z)
         statistics.append(told(groups).statistic)
     freedom = told(groups).freedom
     # z is scaled by the closed variance, which permutations do not change. Four Monte-Carlo errors.
@@ -97,7 +97,7 @@ def test_over_all_permutations_mean_and_variance_are_exact() -> None:
             hospitals = np.full(13, "b")
             hospitals[[*first, *second]] = "a"
             groups = collect(values, hospitals, labels, range(13), 3)
-            found = lean(groups, shares, ["x", "y"])
+            found = site_association(groups, shares, ["x", "y"])
             assert found is not None
             zs.append(found.z)
             statistics.append(told(groups).statistic)
@@ -115,7 +115,7 @@ def test_an_innocent_model_is_accused_about_as_often_as_declared() -> None:
 
 
 def test_a_lean_is_found_and_its_slope_and_the_labels_are_told() -> None:
-    found = [leaning(Cases(seed, slope=1.5).groups()) for seed in range(20)]
+    found = [association(Cases(seed, slope=1.5).groups()) for seed in range(20)]
     assert all(one.p < ALPHA for one in found)
     assert np.mean([one.slope for one in found]) == pytest.approx(1.5, abs=0.2)
     # A score has a standard deviation near that of Student's law, the root of 2.
@@ -127,9 +127,9 @@ def test_a_lean_is_found_and_its_slope_and_the_labels_are_told() -> None:
 
 
 def test_a_slope_as_large_as_is_said_to_be_detectable_is_found_in_four_of_five() -> None:
-    slope = float(np.median([leaning(Cases(seed).groups()).detectable for seed in range(10)]))
+    slope = float(np.median([association(Cases(seed).groups()).detectable for seed in range(10)]))
     runs = 200
-    found = sum(leaning(Cases(seed, slope).groups()).p < ALPHA for seed in range(runs))
+    found = sum(association(Cases(seed, slope).groups()).p < ALPHA for seed in range(runs))
     assert found / runs == pytest.approx(0.8, abs=4 * np.sqrt(0.8 * 0.2 / runs))
 
 
@@ -139,9 +139,9 @@ def test_scores_that_avoid_the_frequent_labels_are_no_sign() -> None:
 
 def test_small_scores_lean_as_many_standard_deviations_as_large_ones() -> None:
     cases = Cases(0, slope=1.5)
-    large = leaning(cases.groups())
+    large = association(cases.groups())
     cases.values /= 100
-    small = leaning(cases.groups())
+    small = association(cases.groups())
     assert small.slope < large.slope / 50
     assert small.standardised == pytest.approx(large.standardised, rel=0.1)
 
@@ -150,21 +150,21 @@ def test_neither_the_order_nor_the_names_of_hospitals_matter() -> None:
     groups = Cases(3, slope=0.5).groups()
     mirrored = dict(reversed(groups.items()))
     shares = dict(reversed(SHARES.items()))
-    assert lean(mirrored, shares, LABELS) == leaning(groups)
-    assert hospital_told(mirrored) == told(groups)
+    assert site_association(mirrored, shares, LABELS) == association(groups)
+    assert site_separation(mirrored) == told(groups)
     named = {f"h{number}": f"z{9 - number}" for number in range(4)}
     renamed = {Group(named[group.hospital], group.label): one for group, one in groups.items()}
-    again = lean(renamed, {named[name]: held for name, held in SHARES.items()}, LABELS)
+    again = site_association(renamed, {named[name]: held for name, held in SHARES.items()}, LABELS)
     assert again is not None
-    assert again.z == pytest.approx(leaning(groups).z)
+    assert again.z == pytest.approx(association(groups).z)
     assert told(renamed).statistic == pytest.approx(told(groups).statistic)
 
 
 def test_scores_may_come_in_any_order_of_the_labels() -> None:
     cases = Cases(4, slope=0.5)
-    straight = leaning(cases.groups())
+    straight = association(cases.groups())
     cases.values = cases.values[:, [2, 0, 1]]
-    turned = lean(cases.groups(), SHARES, [LABELS[place] for place in (2, 0, 1)])
+    turned = site_association(cases.groups(), SHARES, [LABELS[place] for place in (2, 0, 1)])
     assert turned is not None
     assert turned.z == pytest.approx(straight.z)
 
@@ -194,7 +194,7 @@ def test_the_auc_is_that_of_normal_values() -> None:
 def test_where_labels_are_mixed_alike_no_lean_is_a_sign() -> None:
     alike = {"a": {"x": 60, "y": 40}, "b": {"x": 50, "y": 50}}
     assert 0 < cramers_v(alike) < LEAST_MIX
-    said = judge(leaning(Cases(0, slope=3).groups()), alike)
+    said = judge(association(Cases(0, slope=3).groups()), alike)
     assert said.verdict == "no sign"
     assert "none tested" in said.reason
 
@@ -207,9 +207,9 @@ def test_a_label_of_one_hospital_each_is_confounded_whatever_was_measured() -> N
 
 def test_groups_too_small_to_be_told_are_not_estimable() -> None:
     cases = Cases(0, sizes=((9, 9, 9), (9, 9, 40), (40, 9, 9)))
-    found = lean(cases.groups(), SHARES, LABELS)
+    found = site_association(cases.groups(), SHARES, LABELS)
     assert found is None
-    assert hospital_told(cases.groups()) is None
+    assert site_separation(cases.groups()) is None
     assert judge(found, SHARES).verdict == "not estimable"
 
 
@@ -224,7 +224,7 @@ def test_without_training_patients_at_two_hospitals_nothing_is_estimable(
 
 def test_a_verdict_names_only_the_labels_that_two_hospitals_told() -> None:
     cases = Cases(0, sizes=((40, 40, 9), (40, 9, 40)))
-    found = lean(cases.groups(), {"h0": SHARES["h0"], "h1": SHARES["h1"]}, LABELS)
+    found = site_association(cases.groups(), {"h0": SHARES["h0"], "h1": SHARES["h1"]}, LABELS)
     assert found is not None
     assert found.labels == ("covid",)
 
@@ -233,16 +233,16 @@ def test_a_hospital_of_unknown_shares_takes_no_part() -> None:
     groups = Cases(0, slope=1).groups()
     without = {group: one for group, one in groups.items() if group.hospital != "h2"}
     known = {name: held for name, held in SHARES.items() if name != "h2"}
-    assert lean(groups, known, LABELS) == lean(without, known, LABELS)
+    assert site_association(groups, known, LABELS) == site_association(without, known, LABELS)
 
 
 @pytest.mark.parametrize(("p", "words"), [(0.001, "histogram tell the"), (0.5, "do not tell the")])
 def test_the_reason_says_whether_borders_and_histogram_tell_the_hospital(
     p: float, words: str
 ) -> None:
-    found = leaning(Cases(0).groups())
-    surface = Told(statistic=30.0, freedom=24, p=p, auc=0.7)
-    said = judge(found, SHARES, surface)
+    found = association(Cases(0).groups())
+    acquisition = Told(statistic=30.0, freedom=24, p=p, auc=0.7)
+    said = judge(found, SHARES, acquisition)
     assert said.verdict == judge(found, SHARES).verdict
     assert words in said.reason
     assert "borders" not in judge(found, SHARES).reason
@@ -251,15 +251,15 @@ def test_the_reason_says_whether_borders_and_histogram_tell_the_hospital(
 def test_values_that_do_not_differ_tell_nothing() -> None:
     cases = Cases(0)
     cases.values[:] = 1
-    assert lean(cases.groups(), SHARES, LABELS) is None
-    assert hospital_told(cases.groups()) is None
+    assert site_association(cases.groups(), SHARES, LABELS) is None
+    assert site_separation(cases.groups()) is None
 
 
 def test_scores_and_shares_that_do_not_fit_the_labels_are_refused() -> None:
     groups = Cases(0).groups()
     with pytest.raises(ValueError, match="not of 2 labels"):
-        lean(groups, SHARES, LABELS[:2])
+        site_association(groups, SHARES, LABELS[:2])
     with pytest.raises(ValueError, match="flu, which have no score"):
-        lean(groups, {"h0": {"flu": 3}}, LABELS)
+        site_association(groups, {"h0": {"flu": 3}}, LABELS)
     with pytest.raises(ValueError, match="differ in number"):
-        hospital_told({**groups, Group("h9", "covid"): Moments(9, np.zeros(1), np.zeros((1, 1)))})
+        site_separation({**groups, Group("h9", "covid"): Moments(9, np.zeros(1), np.zeros((1, 1)))})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.job import RUN_FOLDER
 
@@ -21,7 +21,7 @@ FAULTS = {
 }
 
 
-class FaultyHospital(Hospital):
+class FaultyHospital(LocalTrainer):
     def train(self, base, round_number):
         fault = FAULTS.get((self._site.name, round_number))
         if fault == "raise":
@@ -50,7 +50,7 @@ class FaultyExecutor(HospitalExecutor):
     hospital = "faulty_executor:FaultyHospital"
 
 
-class FadingHospital(Hospital):
+class FadingHospital(LocalTrainer):
     def train(self, base, round_number):
         update = super().train(base, round_number)
         score = update.metrics.validation.model_copy(
@@ -66,7 +66,7 @@ class FadingExecutor(HospitalExecutor):
     hospital = "faulty_executor:FadingHospital"
 
 
-class AtValley(Hospital):
+class AtValley(LocalTrainer):
     """Does something more at valley, before or after it has trained."""
 
     def before(self, number):

@@ -12,7 +12,7 @@ from nvflare.fuel.f3.streaming.download_service import ProduceRC
 from nvflare.fuel.utils import fobs
 
 from consortium.flare import array_streaming as pieces
-from consortium.flare.array_streaming import Assembly, Flat, Piece, Pieces
+from consortium.flare.array_streaming import ArrayAssembler, ArrayChunk, ArrayStream, StreamedArray
 
 ARRAYS = {
     "T0": np.arange(10, dtype=np.float32),
@@ -40,14 +40,14 @@ def fetch(source, target):
 def codec(monkeypatch):
     pieces.register_arrays()
     # Whatever a job in this process has left.
-    monkeypatch.setattr(pieces._FlatCodec, "turns", None)
-    monkeypatch.setattr(pieces._FlatCodec, "limit", float("inf"))
-    monkeypatch.setattr(pieces._FlatCodec, "make", staticmethod(pieces.make_arrays))
+    monkeypatch.setattr(pieces._StreamedArrayCodec, "turns", None)
+    monkeypatch.setattr(pieces._StreamedArrayCodec, "limit", float("inf"))
+    monkeypatch.setattr(pieces._StreamedArrayCodec, "make", staticmethod(pieces.make_arrays))
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])
 def test_what_is_put_together_is_what_was_handed_out(size):
-    source, target = Pieces(ARRAYS, size), Assembly()
+    source, target = ArrayStream(ARRAYS, size), ArrayAssembler()
     sizes = fetch(source, target)
     assert max(sizes[1:]) == {1: 1, 8: 12, 16: 20, 1000: 40}[size]
     assert target.error == ""
@@ -59,14 +59,14 @@ def test_what_is_put_together_is_what_was_handed_out(size):
 
 
 def test_a_piece_may_be_asked_for_again():
-    source = Pieces(ARRAYS, 8)
+    source = ArrayStream(ARRAYS, 8)
     first = source.produce({"next": 2}, "north")
     assert bytes(first[1][0].view) == bytes(source.produce({"next": 2}, "south")[1][0].view)
 
 
 def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
     array = np.zeros(8, np.uint8)
-    source = Pieces({"T0": array}, 8)
+    source = ArrayStream({"T0": array}, 8)
     [piece] = source.produce({"next": 1}, "north")[1]
     array[3] = 9
     assert piece.view[3] == 9
@@ -78,11 +78,11 @@ def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
 @pytest.mark.parametrize("array", [np.array([{}]), np.array(["a"]), np.zeros(2, "i4,i4")])
 def test_only_numbers_travel(array):
     with pytest.raises(TypeError, match="numbers"):
-        Pieces({"T0": array}, 8)
+        ArrayStream({"T0": array}, 8)
 
 
 def announce(*contents):
-    return [Piece(json.dumps(contents).encode())]
+    return [ArrayChunk(json.dumps(contents).encode())]
 
 
 @pytest.mark.parametrize(
@@ -99,22 +99,22 @@ def announce(*contents):
 )
 def test_what_cannot_be_or_is_too_much_is_not_believed(contents):
     with pytest.raises((ValueError, TypeError)):
-        Assembly(limit=32).consume("ref", {"next": 1}, announce(contents))
+        ArrayAssembler(limit=32).consume("ref", {"next": 1}, announce(contents))
 
 
 def test_more_than_was_announced_is_not_taken():
-    target = Assembly()
+    target = ArrayAssembler()
     target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
     with pytest.raises(ValueError, match="more"):
-        target.consume("ref", {"next": 2}, [Piece(bytes(9))])
-    target.consume("ref", {"next": 2}, [Piece(bytes(8))])
+        target.consume("ref", {"next": 2}, [ArrayChunk(bytes(9))])
+    target.consume("ref", {"next": 2}, [ArrayChunk(bytes(8))])
     with pytest.raises(ValueError, match="more"):
-        target.consume("ref", {"next": 3}, [Piece(bytes(1))])
+        target.consume("ref", {"next": 3}, [ArrayChunk(bytes(1))])
 
 
-@pytest.mark.parametrize("sent", [[], [Piece(bytes(4))]])
+@pytest.mark.parametrize("sent", [[], [ArrayChunk(bytes(4))]])
 def test_less_than_was_announced_is_an_error(sent):
-    target = Assembly()
+    target = ArrayAssembler()
     target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
     for piece in sent:
         target.consume("ref", {"next": 2}, [piece])
@@ -129,7 +129,7 @@ def test_memory_that_is_given_is_filled():
         given.update({name: np.empty(count, dtype) for name, (dtype, count) in sizes.items()})
         return given
 
-    fetch(Pieces(ARRAYS, 8), Assembly(make=make))
+    fetch(ArrayStream(ARRAYS, 8), ArrayAssembler(make=make))
     assert np.array_equal(given["T0"], ARRAYS["T0"])
 
 
@@ -144,14 +144,14 @@ def test_what_flare_leaves_is_freed_while_pieces_move():
     gc.disable()
     try:
         left = weakref.ref(Circle())
-        fetch(Pieces({"T0": np.zeros(pieces._OFTEN, np.uint8)}, 1), Assembly())
+        fetch(ArrayStream({"T0": np.zeros(pieces._OFTEN, np.uint8)}, 1), ArrayAssembler())
         assert left() is None
     finally:
         gc.enable()
 
 
 def test_flare_copies_no_array():
-    flat = Flat(ARRAYS["T0"])
+    flat = StreamedArray(ARRAYS["T0"])
     assert copy.deepcopy({"a": flat})["a"] is flat
 
 
@@ -161,14 +161,14 @@ def few(monkeypatch):
 
     def download(consumer, **more):
         try:
-            fetch(Pieces({"a": np.ones(9), "b": np.ones(9)}, 64), consumer)
+            fetch(ArrayStream({"a": np.ones(9), "b": np.ones(9)}, 64), consumer)
         except ValueError as error:  # FLARE catches it
             consumer.download_failed("ref", str(error))
 
     monkeypatch.setattr(pieces, "download_object", download)
     monkeypatch.setattr(pieces, "_PATIENCE", 0.2)
     pieces.fetch_few_at_a_time()
-    return pieces._FlatCodec()
+    return pieces._StreamedArrayCodec()
 
 
 def download(codec):

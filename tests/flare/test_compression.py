@@ -11,7 +11,7 @@ from consortium.core.errors import UsageError
 from consortium.flare import compression
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import read_json_object
-from consortium.study.job_folder import bundle_job
+from consortium.study.job_folder import export_job
 
 NAMES = ["harbour", "north", "valley"]
 WIDE = "network.features=[16, 32]"
@@ -31,21 +31,21 @@ def test_a_run_of_small_updates_is_complete_and_hospitals_keep_what_rounding_too
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
     for name in NAMES:
-        [*_, last] = sorted((tmp_path / "run" / "hospitals" / name).rglob("lost-*"))
-        lost = compression._load_lost(last.parent, 99)
-        assert 0 < np.abs(lost).max() < 0.01
+        [*_, last] = sorted((tmp_path / "run" / "hospitals" / name).rglob("residual-*"))
+        residual = compression._load_residual(last.parent, 99)
+        assert 0 < np.abs(residual).max() < 0.01
     assert all(row is not None for row in result["cross_site"].values())
 
 
 def test_a_round_that_is_asked_for_again_starts_from_the_one_before(tmp_path):
     for number in (0, 1, 4):
-        compression._save_lost(tmp_path, number, np.full(3, number, np.float32))
-    assert compression._load_lost(tmp_path, 0) is None
-    assert compression._load_lost(tmp_path, 1) is None  # two are kept
-    assert compression._load_lost(tmp_path, 4)[0] == 1
-    assert compression._load_lost(tmp_path, 5)[0] == 4
-    (tmp_path / "lost-000004.safetensors").write_bytes(b"torn")
-    assert compression._load_lost(tmp_path, 5) is None
+        compression._save_residual(tmp_path, number, np.full(3, number, np.float32))
+    assert compression._load_residual(tmp_path, 0) is None
+    assert compression._load_residual(tmp_path, 1) is None  # two are kept
+    assert compression._load_residual(tmp_path, 4)[0] == 1
+    assert compression._load_residual(tmp_path, 5)[0] == 4
+    (tmp_path / "residual-000004.safetensors").write_bytes(b"torn")
+    assert compression._load_residual(tmp_path, 5) is None
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_a_job_whose_filters_do_not_go_with_it_is_not_made(filters, tmp_path):
     client = read_json_object(job / CLIENT)
     client["task_result_filters"] = [{"tasks": ["train"], "filters": filters}]
     (job / CLIENT).write_text(json.dumps(client))
-    bundle_job(job, tmp_path / "plain", with_package=False)
+    export_job(job, tmp_path / "plain", with_package=False)
     with pytest.raises(UsageError, match=r"bad-filters.* is the last of the task_result_filters"):
-        bundle_job(
+        export_job(
             job, tmp_path / "small", assignments=["update.compression=int8"], with_package=False
         )
     assert not (tmp_path / "small").exists()

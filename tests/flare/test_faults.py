@@ -25,7 +25,7 @@ from consortium.kits.site_defaults import AUTHORIZATION
 from consortium.membership import provisioning
 from consortium.runs import local_federation as federation
 from consortium.runs.status import describe
-from consortium.study.job_folder import bundle_job
+from consortium.study.job_folder import export_job
 
 HOSPITALS = ["harbour", "north"]
 NO_LEAD_OF_COORDINATION = {
@@ -68,7 +68,7 @@ def researcher(workspace):
 
 def job_for(tmp_path, *hospitals, with_package=False):
     out = tmp_path / "-".join(["job", *hospitals])
-    bundle_job(
+    export_job(
         JOB,
         out,
         hospitals=hospitals,

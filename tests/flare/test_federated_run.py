@@ -27,7 +27,7 @@ def test_a_federation_trains_the_same_bytes_as_the_simulator(generated, tmp_path
     simulated = run(generated, tmp_path / "simulated", "baseline=true", kind=Simulation)
     assert result["model_sha256"] == simulated["model_sha256"]
     ours, theirs = (
-        {row["name"]: (row["cases"], row["alone"], row["shared"]) for row in told["hospitals"]}
+        {row["name"]: (row["cases"], row["local"], row["federated"]) for row in told["hospitals"]}
         for told in (result, simulated)
     )
     assert ours == theirs

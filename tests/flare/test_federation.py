@@ -23,7 +23,7 @@ from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
 from consortium.runs import local_federation as federation
 from consortium.settings.base import read_json_object
-from consortium.study.job_folder import STUDY, bundle_job
+from consortium.study.job_folder import STUDY, export_job
 
 
 def run_command(*arguments):
@@ -84,12 +84,12 @@ def test_a_job_without_code_trains_at_every_hospital_and_its_results_come_back(
 
 def test_a_finished_run_goes_on_to_more_rounds_and_with_one_hospital_more(workspace, tmp_path):
     first, more = tmp_path / "first", tmp_path / "more"
-    bundle_job(JOB, first, hospitals=HOSPITALS[:2], assignments=TINY, with_package=False)
+    export_job(JOB, first, hospitals=HOSPITALS[:2], assignments=TINY, with_package=False)
     with open_session(federation.admin_kit(workspace, federation.RESEARCHER)) as session:
         run = session.submit(first)
         assert wait_for_end(session, run) == "FINISHED:COMPLETED"
         longer = [*TINY, "rounds=4"]
-        bundle_job(JOB, more, hospitals=HOSPITALS, assignments=longer, run=run, with_package=False)
+        export_job(JOB, more, hospitals=HOSPITALS, assignments=longer, run=run, with_package=False)
         job_id = session.submit(more)
         assert wait_for_end(session, job_id) == "FINISHED:COMPLETED"
         left = session.download(job_id, tmp_path / "down") / "workspace" / "consortium"

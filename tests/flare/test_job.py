@@ -7,7 +7,7 @@ from tests.conftest import JOB
 
 from consortium.core.errors import Refused
 from consortium.flare.job import check_as_submitted
-from consortium.orchestration.recovery import CHAIN
+from consortium.orchestration.recovery import ATTEMPT
 from consortium.settings.base import read_json_object
 from consortium.study.job_folder import BOUND, SETTINGS, STUDY, prepare_job
 
@@ -49,7 +49,7 @@ def test_what_the_study_rests_on_cannot_be_altered_in_meta(submitted, key, value
 
 def test_the_orchestrator_may_leave_out_a_hospital_and_say_so(submitted):
     meta, config = submitted
-    narrowed = {**meta, CHAIN: {"run": "r1", "left_out": ["west"]}}
+    narrowed = {**meta, ATTEMPT: {"run": "r1", "left_out": ["west"]}}
     check_as_submitted({**narrowed, "deploy_map": {"app": ["server", "east"]}}, config)
     for sites in (["@ALL"], ["server", "east", "stranger"], ["east"]):
         with pytest.raises(Refused, match="altered-job: deploy_map in meta"):

@@ -17,7 +17,7 @@ from consortium.flare.session import open_session
 from consortium.orchestration.recovery import NEXT
 from consortium.runs import local_federation as federation
 from consortium.runs.status import describe
-from consortium.study.job_folder import bundle_job
+from consortium.study.job_folder import export_job
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def wait_for(condition, told, seconds=60):
 def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_path, consortium):
     folder, hospitals = tmp_path / "job", ["harbour", "north"]
     longer = [*TINY, "rounds=40"]
-    bundle_job(JOB, folder, hospitals=hospitals, assignments=longer, with_package=False)
+    export_job(JOB, folder, hospitals=hospitals, assignments=longer, with_package=False)
     kit = federation.admin_kit(place, federation.RESEARCHER)
     with open_session(kit) as session:
         first = session.submit(folder)
@@ -94,7 +94,7 @@ def test_a_job_behind_one_that_dies_starts_and_that_run_goes_on_too(place, tmp_p
     for name, rounds in (("long", 40), ("short", 2)):
         longer = [*TINY, f"rounds={rounds}"]
         where = tmp_path / name
-        bundle_job(JOB, where, hospitals=hospitals, assignments=longer, with_package=False)
+        export_job(JOB, where, hospitals=hospitals, assignments=longer, with_package=False)
     with open_session(kit) as session:
         first = session.submit(tmp_path / "long")
         wait_for(lambda: len(gpus_seen_by(first)) == 2, lambda: session.job(first))

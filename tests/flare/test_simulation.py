@@ -22,7 +22,7 @@ from tests.conftest import JOB, TINY
 from consortium.core.errors import EnvironmentProblem, Incomplete, UsageError
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import override, read_json_object
-from consortium.study.job_folder import bundle_job
+from consortium.study.job_folder import export_job
 from consortium.tasks.segmentation.datalist import read_datalist
 
 NAMES = ["harbour", "north", "valley"]
@@ -75,7 +75,7 @@ def test_all_hospitals_take_part_to_the_end(finished):
     assert (result["complete"], result["reason"]) == (True, "")
     assert [row["name"] for row in result["hospitals"]] == NAMES
     for row in result["hospitals"]:
-        for model in ("alone", "shared"):
+        for model in ("local", "federated"):
             assert 0 <= row[model]["dice"]["tumour"] <= 1
     rounds = read_rounds(workspace)
     assert [record["round"] for record in rounds] == [0, 1, 2]
@@ -114,7 +114,7 @@ def test_curves_of_each_hospital_and_of_all_are_there(finished):
 def test_no_identifier_reaches_the_orchestrator(finished):
     _, workspace = finished
     seen = 0
-    for root in ("federation/server", "journal", "model", "tensorboard"):
+    for root in ("federation/server", "checkpoints", "model", "tensorboard"):
         for path in (workspace / root).rglob("*"):
             if path.is_file():
                 seen += 1
@@ -401,7 +401,7 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
 
 def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, identified, tmp_path):
     bundle = tmp_path / "bundled"
-    bundle_job(JOB, bundle, hospitals=NAMES)
+    export_job(JOB, bundle, hospitals=NAMES)
     settings = bundle / "app" / "config" / "settings.json"
     settings.write_text(json.dumps(override(read_json_object(settings), THREE_ROUNDS)))
     # An environment with everything but this package: .pth files in a folder that is named by a

@@ -1,4 +1,4 @@
-"""The second task in FLARE: nothing of rounds, journal or page is its own."""
+"""The second task in FLARE: nothing of rounds, checkpoints or page is its own."""
 
 from tests.conftest import ROOT
 
@@ -19,7 +19,7 @@ def test_four_hospitals_with_tables_train_one_model(tmp_path, consortium):
     assert result["complete"], result["reason"]
     assert {row["name"] for row in result["hospitals"]} == {clinic.name for clinic in CLINICS}
     for row in result["hospitals"]:
-        for model in ("shared", "alone"):
+        for model in ("federated", "local"):
             assert set(row[model]["figures"]) == {"accuracy", "AUROC"}
     assert result["final"]["score"] > 0.5
     for name in ("report.html", "rounds.jsonl", "tensorboard", "model"):

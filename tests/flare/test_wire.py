@@ -6,7 +6,7 @@ import torch
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.fuel.utils import fobs
 
-from consortium.flare.array_streaming import Flat, register_arrays
+from consortium.flare.array_streaming import StreamedArray, register_arrays
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.wire import (
     drop_arrays,
@@ -51,7 +51,7 @@ def test_what_was_sent_is_what_comes(side):
 def test_few_bytes_travel_in_the_message_and_many_are_fetched():
     carried = put_arrays({"float32": np.zeros(2**18, np.float32), "int64": np.zeros(2**18, int)})
     assert carried["float32"] == ("<f4", bytes(2**20))
-    assert isinstance(carried["int64"], Flat)
+    assert isinstance(carried["int64"], StreamedArray)
     assert all(array.flags.writeable for array in take_arrays(carried).values())
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from tests.conftest import ROOT
 
 from consortium.runs.simulator import Simulation
-from consortium.synthetic.xray_folders import CLINICS, generate_films
+from consortium.synthetic.xray_folders import CLINICS, generate_radiographs
 
 PLANTED = "PLANTED-Jane-Doe"
 
@@ -22,9 +22,11 @@ def plant(data):
         (hospital / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_three_hospitals_with_films_train_one_model_and_say_what_it_learned(tmp_path, consortium):
+def test_three_hospitals_with_radiographs_train_one_model_and_say_what_it_learned(
+    tmp_path, consortium
+):
     clinics = [replace(clinic, patients=24, held_out=20) for clinic in CLINICS[:3]]
-    generate_films(tmp_path / "data", seed=0, side=48, shortcut=1.0, clinics=clinics)
+    generate_radiographs(tmp_path / "data", seed=0, side=48, shortcut=1.0, clinics=clinics)
     plant(tmp_path / "data")
     simulation = Simulation(
         job=ROOT / "jobs" / "covid_detection",
@@ -37,8 +39,8 @@ def test_three_hospitals_with_films_train_one_model_and_say_what_it_learned(tmp_
     result = simulation.run()
     assert result["complete"], result["reason"]
     names = sorted(clinic.name for clinic in clinics)
-    assert result["provenance"]["told"] == names
-    assert sorted(result["provenance"]["without"]) == names
+    assert result["confounding"]["told"] == names
+    assert sorted(result["confounding"]["without"]) == names
     for name in names:
         rounds = (tmp_path / "run" / "without" / name / "rounds.jsonl").read_text().splitlines()
         assert len(rounds) == 2

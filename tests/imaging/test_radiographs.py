@@ -1,4 +1,4 @@
-"""Films in their formats: the greys they give, and what is said of those that give none."""
+"""Radiographs in their formats: the greys they give, and what is said of those that give none."""
 
 import os
 
@@ -13,9 +13,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from tests.xrays import film, write_dicom
+from tests.xrays import radiograph, write_dicom
 
-from consortium.imaging.radiographs import UnusableFilm, read_pixels, read_view
+from consortium.imaging.radiographs import UnusableRadiograph, read_pixels, read_view
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
 
@@ -25,7 +25,7 @@ def read(path):
 
 
 def refused(path):
-    with pytest.raises(UnusableFilm) as refusal:
+    with pytest.raises(UnusableRadiograph) as refusal:
         read(path)
     assert refusal.value.finding.file == f"images/{path.name}"
     assert "\n" not in refusal.value.finding.detail
@@ -38,27 +38,29 @@ def saved(path, values, **options):
 
 
 def test_eight_bits_of_grey_are_taken_as_they_are(tmp_path):
-    pixels = read(saved(tmp_path / "a.png", film(1)))
+    pixels = read(saved(tmp_path / "a.png", radiograph(1)))
     assert pixels.values.dtype == np.float32
-    assert np.array_equal(pixels.values, film(1) / np.float32(255))
+    assert np.array_equal(pixels.values, radiograph(1) / np.float32(255))
     assert (pixels.view, pixels.notes) == ("", ())
 
 
 def test_a_jpeg_is_what_it_shows(tmp_path):
-    values = read(saved(tmp_path / "a.jpg", film(1), quality=95)).values
-    assert np.abs(values - film(1) / 255).mean() < 0.02
+    values = read(saved(tmp_path / "a.jpg", radiograph(1), quality=95)).values
+    assert np.abs(values - radiograph(1) / 255).mean() < 0.02
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA", "CMYK"])
 def test_grey_in_another_disguise_is_grey(tmp_path, mode):
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     options = {"quality": 100, "subsampling": 0} if mode == "CMYK" else {}
-    Image.fromarray(film(1)).convert(mode).save(path, **options)
-    assert np.abs(read(path).values * 255 - film(1)).max() <= (0 if path.suffix == ".png" else 12)
+    Image.fromarray(radiograph(1)).convert(mode).save(path, **options)
+    assert np.abs(read(path).values * 255 - radiograph(1)).max() <= (
+        0 if path.suffix == ".png" else 12
+    )
 
 
 def test_black_and_white_is_grey(tmp_path):
-    Image.fromarray(film(1)).convert("1").save(tmp_path / "a.png")
+    Image.fromarray(radiograph(1)).convert("1").save(tmp_path / "a.png")
     assert set(np.unique(read(tmp_path / "a.png").values)) == {0.0, 1.0}
 
 
@@ -73,30 +75,30 @@ def test_sixteen_bits_are_divided_by_what_the_used_bits_can_hold(tmp_path, bits,
 
 
 def test_colour_is_refused(tmp_path):
-    colours = np.stack([film(1)] * 3, -1)
+    colours = np.stack([radiograph(1)] * 3, -1)
     colours[:10, :10, 0] = 255
     colours[:10, :10, 2] = 0
     finding = refused(saved(tmp_path / "a.png", colours))
     assert finding.code == "colour-image"
     assert finding.detail == f"{100 / 96**2:.2%} of its pixels are coloured"
-    colours = np.stack([film(1).clip(0, 253)] * 3, -1)
+    colours = np.stack([radiograph(1).clip(0, 253)] * 3, -1)
     colours[..., 0] += 2
     assert read(saved(tmp_path / "a.png", colours)).values.shape == (96, 96)
 
 
 def test_transparent_pixels_are_refused(tmp_path):
-    picture = Image.fromarray(film(1)).convert("LA")
+    picture = Image.fromarray(radiograph(1)).convert("LA")
     picture.putpixel((3, 3), (200, 0))
     picture.save(tmp_path / "a.png")
     assert refused(tmp_path / "a.png").detail == "a part of it is transparent"
 
 
 def test_the_orientation_that_a_camera_notes_is_honoured(tmp_path):
-    picture = Image.fromarray(film(1)[:50])
+    picture = Image.fromarray(radiograph(1)[:50])
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     picture.save(tmp_path / "a.png", exif=exif)
-    turned = np.rot90(film(1)[:50], -1) / np.float32(255)
+    turned = np.rot90(radiograph(1)[:50], -1) / np.float32(255)
     assert np.array_equal(read(tmp_path / "a.png").values, turned)
 
 
@@ -107,16 +109,16 @@ def test_a_file_that_is_cut_off_is_unreadable(tmp_path, name, share):
     if name == "a.dcm":
         write_dicom(path, RAMP)
     else:
-        saved(path, film(1))
+        saved(path, radiograph(1))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     assert refused(path).code == "unreadable-file"
 
 
-def test_what_is_no_film_is_unreadable(tmp_path):
+def test_what_is_no_radiograph_is_unreadable(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x00" * 500)
     assert refused(tmp_path / "a.png").detail == "neither PNG, JPEG nor DICOM"
-    Image.fromarray(film(1)).save(tmp_path / "a.bmp")
+    Image.fromarray(radiograph(1)).save(tmp_path / "a.bmp")
     assert refused(tmp_path / "a.bmp").detail == "neither PNG, JPEG nor DICOM"
     (tmp_path / "b.png").mkdir()
     assert refused(tmp_path / "b.png").code == "unreadable-file"
@@ -140,10 +142,10 @@ def test_a_picture_too_large_is_not_decoded(tmp_path):
 
 
 def test_a_png_of_several_pictures_is_refused(tmp_path):
-    several = [Image.fromarray(film(number)) for number in range(3)]
+    several = [Image.fromarray(radiograph(number)) for number in range(3)]
     several[0].save(tmp_path / "a.png", save_all=True, append_images=several[1:])
     finding = refused(tmp_path / "a.png")
-    assert (finding.code, finding.detail) == ("wrong-dimensions", "3 pictures; a film is one")
+    assert (finding.code, finding.detail) == ("wrong-dimensions", "3 pictures; an X-ray is one")
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "a", "a.png"])
@@ -154,17 +156,17 @@ def test_dicom_is_told_by_its_content(tmp_path, name):
 
 
 @pytest.mark.parametrize("limit", [{}, {"PixelPaddingRangeLimit": 4095}])
-def test_padding_does_not_stretch_a_film_without_a_window(tmp_path, limit):
+def test_padding_does_not_stretch_a_radiograph_without_a_window(tmp_path, limit):
     stored = RAMP // 2
     stored[0] = 4095 if not limit else 4000
     path = write_dicom(tmp_path / "a.dcm", stored, PixelPaddingValue=int(stored[0, 0]), **limit)
     values = read(path).values
     assert (values[0] == 1).all()
-    film = stored[1:].astype(float)
-    assert np.allclose(values[1:], (film - film.min()) / np.ptp(film), atol=1e-6)
+    radiograph = stored[1:].astype(float)
+    assert np.allclose(values[1:], (radiograph - radiograph.min()) / np.ptp(radiograph), atol=1e-6)
 
 
-def test_a_film_of_padding_alone_is_blank(tmp_path):
+def test_a_radiograph_of_padding_alone_is_blank(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.full_like(RAMP, 7), PixelPaddingValue=7)
     assert not read(path).values.any()
 
@@ -256,9 +258,9 @@ def lose_everything(dataset):
 
 
 @pytest.mark.parametrize("shape", [(2, 128), (128, 2), (1, 1)])
-def test_fewer_than_three_pixels_a_side_are_no_film(tmp_path, shape):
+def test_fewer_than_three_pixels_a_side_are_no_radiograph(tmp_path, shape):
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(UnusableFilm, match="fewer than 3 a side"):
+    with pytest.raises(UnusableRadiograph, match="fewer than 3 a side"):
         read_pixels(tmp_path / "a.png", "a.png")
 
 
@@ -282,7 +284,7 @@ def colour(dataset):
         (
             lambda dataset: setattr(dataset, "NumberOfFrames", 3),
             "wrong-dimensions",
-            "3 frames; a film has one",
+            "3 frames; an X-ray has one",
         ),
         (lambda dataset: delattr(dataset, "PixelData"), "unreadable-file", "holds no pixels"),
         (lambda dataset: delattr(dataset, "Rows"), "unreadable-file", "holds no image"),
@@ -290,7 +292,7 @@ def colour(dataset):
         (lambda dataset: setattr(dataset, "WindowWidth", 0), "unreadable-file", "damaged"),
     ],
 )
-def test_dicom_that_is_no_film(tmp_path, change, code, detail):
+def test_dicom_that_is_no_radiograph(tmp_path, change, code, detail):
     path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=1, WindowWidth=2, change=change)
     finding = refused(path)
     assert finding.code == code

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from consortium.core.errors import EnvironmentProblem, Refused
-from consortium.orchestration.checkpoints import Entry, Journal
+from consortium.orchestration.checkpoints import Checkpoint, CheckpointStore
 from consortium.orchestration.records import Refusal, RoundRecord
 
 RECORD = RoundRecord(
@@ -17,8 +17,8 @@ RECORD = RoundRecord(
 )
 
 
-def entry(number, best):
-    return Entry(
+def checkpoint(number, best):
+    return Checkpoint(
         run="run",
         settings={"rounds": 3},
         records=[RECORD] * number,
@@ -40,25 +40,25 @@ def files(*numbers, text=""):
 
 
 def test_an_entry_is_read_back(tmp_path):
-    journal = Journal(tmp_path / "journal")
-    assert journal.read() is None
-    journal.write(entry(1, 0), files(0, 1))
-    assert journal.read() == entry(1, 0)
+    checkpoints = CheckpointStore(tmp_path / "checkpoints")
+    assert checkpoints.read() is None
+    checkpoints.write(checkpoint(1, 0), files(0, 1))
+    assert checkpoints.read() == checkpoint(1, 0)
 
 
 def test_the_files_of_the_last_two_entries_are_kept(tmp_path):
-    journal = Journal(tmp_path)
+    checkpoints = CheckpointStore(tmp_path)
     for number, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
-        journal.write(entry(number, best), files(*((0, 1) if number == 1 else (number,))))
+        checkpoints.write(checkpoint(number, best), files(*((0, 1) if number == 1 else (number,))))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "entry-000003.json",
-        "entry-000004.json",
+        "checkpoint-000003.json",
+        "checkpoint-000004.json",
         "model-0.safetensors",
         "model-3.safetensors",
         "model-4.safetensors",
     }
-    assert journal.read() == entry(4, 3)
+    assert checkpoints.read() == checkpoint(4, 3)
 
 
 def damage(path, how):
@@ -78,29 +78,29 @@ def damage(path, how):
     ("name", "how"),
     [
         *(("model-2.safetensors", how) for how in ("cut", "bit", "gone", "empty")),
-        *(("entry-000002.json", how) for how in ("cut", "bit", "empty")),
+        *(("checkpoint-000002.json", how) for how in ("cut", "bit", "empty")),
     ],
 )
 def test_a_damaged_entry_is_left_out_and_told_and_the_one_before_is_used(tmp_path, name, how):
-    journal = Journal(tmp_path)
-    journal.write(entry(1, 1), files(0, 1, text="a model of some bytes, the first"))
-    journal.write(entry(2, 1), files(2, text="a model of some bytes, the second"))
+    checkpoints = CheckpointStore(tmp_path)
+    checkpoints.write(checkpoint(1, 1), files(0, 1, text="a model of some bytes, the first"))
+    checkpoints.write(checkpoint(2, 1), files(2, text="a model of some bytes, the second"))
     damage(tmp_path / name, how)
-    again = Journal(tmp_path)
-    assert again.read() == entry(1, 1)
+    again = CheckpointStore(tmp_path)
+    assert again.read() == checkpoint(1, 1)
     [note] = again.notes
-    assert note.startswith("entry-000002.json is left out: ")
-    again.write(entry(2, 1), files(2, text="a model of some bytes, the second"))
-    assert Journal(tmp_path).read() == entry(2, 1)
+    assert note.startswith("checkpoint-000002.json is left out: ")
+    again.write(checkpoint(2, 1), files(2, text="a model of some bytes, the second"))
+    assert CheckpointStore(tmp_path).read() == checkpoint(2, 1)
 
 
 def test_a_round_that_is_journalled_at_once_with_its_files_named_by_the_next(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write(entry(1, 1), files(0, 1))
-    resumed = Journal(tmp_path)
+    checkpoints = CheckpointStore(tmp_path)
+    checkpoints.write(checkpoint(1, 1), files(0, 1))
+    resumed = CheckpointStore(tmp_path)
     resumed.read()
-    resumed.write(entry(2, 1), files(2))
-    assert Journal(tmp_path).read() == entry(2, 1)
+    resumed.write(checkpoint(2, 1), files(2))
+    assert CheckpointStore(tmp_path).read() == checkpoint(2, 1)
 
 
 def test_a_full_disk_leaves_the_last_round_as_it_was(tmp_path):
@@ -108,17 +108,17 @@ def test_a_full_disk_leaves_the_last_round_as_it_was(tmp_path):
         path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    journal = Journal(tmp_path)
-    journal.write(entry(1, 1), files(0, 1))
+    checkpoints = CheckpointStore(tmp_path)
+    checkpoints.write(checkpoint(1, 1), files(0, 1))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(EnvironmentProblem, match="error disk-full: No space left on device"):
-        journal.write(entry(2, 1), {"model-2.safetensors": fill})
+        checkpoints.write(checkpoint(2, 1), {"model-2.safetensors": fill})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert journal.read() == entry(1, 1)
+    assert checkpoints.read() == checkpoint(1, 1)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"run": "x"}', '{"records": [{}]}'])
 def test_a_journal_that_is_none_is_refused(tmp_path, content):
-    (tmp_path / "entry-000001.json").write_text(content)
-    with pytest.raises(Refused, match="bad-journal"):
-        Journal(tmp_path).read()
+    (tmp_path / "checkpoint-000001.json").write_text(content)
+    with pytest.raises(Refused, match="bad-checkpoints"):
+        CheckpointStore(tmp_path).read()

@@ -1,4 +1,4 @@
-from consortium.orchestration.model_selection import HospitalScore, Selection
+from consortium.orchestration.model_selection import HospitalScore, ModelSelection
 
 
 def scores(**values):
@@ -6,19 +6,19 @@ def scores(**values):
 
 
 def test_the_score_is_the_mean_over_all_patients():
-    verdict = Selection("best").observe(0, scores(a=(0.5, 30), b=(0.9, 10)))
-    assert verdict.score == 0.6
+    decision = ModelSelection("best").observe(0, scores(a=(0.5, 30), b=(0.9, 10)))
+    assert decision.score == 0.6
 
 
 def test_the_best_model_is_kept_and_later_ones_win_ties():
-    selection = Selection("best")
+    selection = ModelSelection("best")
     verdicts = [selection.observe(k, scores(a=(v, 5))) for k, v in enumerate([0.1, 0.4, 0.4, 0.3])]
-    assert [verdict.best for verdict in verdicts] == [True, True, True, False]
+    assert [decision.best for decision in verdicts] == [True, True, True, False]
     assert selection.best_model == 2
 
 
 def test_a_hospital_that_drops_out_does_not_decide():
-    selection = Selection("best")
+    selection = ModelSelection("best")
     selection.observe(0, scores(easy=(0.9, 10), hard=(0.3, 10)))
     assert not selection.observe(1, scores(hard=(0.2, 10))).best
     assert not selection.observe(2, scores(easy=(0.8, 10))).best
@@ -26,25 +26,25 @@ def test_a_hospital_that_drops_out_does_not_decide():
 
 
 def test_without_any_score_the_last_model_is_kept():
-    selection = Selection("best")
+    selection = ModelSelection("best")
     assert [selection.observe(k, {}).best for k in range(3)] == [True] * 3
     assert selection.observe(3, {}).score is None
 
 
 def test_a_model_that_nobody_scored_does_not_replace_one_that_was():
-    selection = Selection("best")
+    selection = ModelSelection("best")
     selection.observe(0, scores(a=(0.2, 5)))
     assert not selection.observe(1, {}).best
 
 
 def test_the_last_is_kept_where_the_job_says_so():
-    selection = Selection(keep="last")
+    selection = ModelSelection(keep="last")
     selection.observe(0, scores(a=(0.9, 5)))
     assert selection.observe(1, scores(a=(0.1, 5))).best
 
 
 def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
-    selection = Selection("best", patience=2)
+    selection = ModelSelection("best", deadline_factor=2)
     stops = [
         selection.observe(k, scores(a=(v, 5))).stop for k, v in enumerate([0.5, 0.4, 0.6, 0.5])
     ]
@@ -53,14 +53,14 @@ def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
 
 
 def test_patience_zero_never_stops():
-    selection = Selection("best")
+    selection = ModelSelection("best")
     selection.observe(0, scores(a=(0.9, 5)))
     assert not any(selection.observe(k, scores(a=(0.1, 5))).stop for k in range(1, 50))
 
 
 def test_it_continues_from_its_written_state():
-    one = Selection("best", patience=3)
+    one = ModelSelection("best", deadline_factor=3)
     one.observe(0, scores(a=(0.5, 5)))
-    other = Selection.from_dict(one.to_dict())
+    other = ModelSelection.from_dict(one.to_dict())
     assert other.observe(1, scores(a=(0.4, 5))) == one.observe(1, scores(a=(0.4, 5)))
     assert other == one

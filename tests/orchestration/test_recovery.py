@@ -3,21 +3,21 @@
 import pytest
 
 from consortium.orchestration.recovery import (
-    BROKE,
-    CHAIN,
+    ATTEMPT,
+    FAILED_SITE,
     LEAVE_OUT,
     NEXT,
     OUTCOME,
     PATIENCE,
     TRUST,
-    Link,
+    Attempt,
+    attempt_of,
     follow,
     is_broken,
-    link_of,
     why_given_up,
 )
 
-LINK = {"stalled": 0, "breaker": "", "times": 0, "left_out": []}
+LINK = {"stalled": 0, "failed_site": "", "times": 0, "left_out": []}
 RECORD = {
     "name": "tumor_segmentation",
     "job_id": "a1",
@@ -41,7 +41,7 @@ RECORD = {
         ({"status": "FINISHED:COMPLETED"}, False),
         ({"status": "FINISHED:ABORTED"}, False),
         ({"status": "FINISHED:FAILED_TO_RUN"}, False),
-        ({"status": "FINISHED:FAILED_TO_RUN", CHAIN: {"run": "a1", "number": 2}}, True),
+        ({"status": "FINISHED:FAILED_TO_RUN", ATTEMPT: {"run": "a1", "number": 2}}, True),
         ({OUTCOME: {"complete": False, "reason": "no-quorum", "stopped": True}}, False),
         ({NEXT: "a2"}, False),
         ({"consortium": None}, False),
@@ -58,11 +58,11 @@ def test_the_next_job_keeps_what_was_submitted_and_drops_what_happened():
         "consortium": {"run": "", "hospitals": ["north"]},
         "submitter_name": "researcher@north.example",
         "job_folder_name": "job",
-        CHAIN: {**LINK, "run": "a1", "number": 2, "rounds": 4},
+        ATTEMPT: {**LINK, "run": "a1", "number": 2, "rounds": 4},
     }
     again = follow({**following, "job_id": "a2", "status": "FINISHED:ABNORMAL"}, rounds=4)
-    assert again[CHAIN] == {**LINK, "run": "a1", "number": 3, "rounds": 4, "stalled": 1}
-    assert follow({**again, "job_id": "a3"}, rounds=5)[CHAIN]["stalled"] == 0
+    assert again[ATTEMPT] == {**LINK, "run": "a1", "number": 3, "rounds": 4, "stalled": 1}
+    assert follow({**again, "job_id": "a3"}, rounds=5)[ATTEMPT]["stalled"] == 0
 
 
 def test_a_run_that_gets_no_further_is_given_up():
@@ -82,7 +82,7 @@ THREE = {**RECORD, "consortium": STUDY, "deploy_map": {"app": ["@ALL"]}}
 def break_off(record, *breakers, rounds=0):
     """The record of the job that goes on after these hospitals have each broken one."""
     for number, hospital in enumerate(breakers):
-        following = follow({**record, BROKE: hospital}, rounds)
+        following = follow({**record, FAILED_SITE: hospital}, rounds)
         if following is None:
             return None
         record = {**following, "job_id": f"b{number}", "status": RECORD["status"]}
@@ -91,43 +91,43 @@ def break_off(record, *breakers, rounds=0):
 
 def test_a_hospital_that_breaks_one_job_after_the_other_is_left_out():
     before = break_off(THREE, *["north"] * (LEAVE_OUT - 1))
-    assert (link_of(before).breaker, link_of(before).times) == ("north", LEAVE_OUT - 1)
+    assert (attempt_of(before).failed_site, attempt_of(before).times) == ("north", LEAVE_OUT - 1)
     assert before["deploy_map"] == THREE["deploy_map"]
     after = break_off(THREE, *["north"] * LEAVE_OUT)
-    assert link_of(after).left_out == ("north",)
+    assert attempt_of(after).left_out == ("north",)
     assert after["deploy_map"] == {"app": ["server", "east", "west"]}
-    assert (link_of(after).stalled, link_of(after).times) == (0, 0)
+    assert (attempt_of(after).stalled, attempt_of(after).times) == (0, 0)
 
 
 @pytest.mark.parametrize(
-    ("quorum", "breaker"),
+    ("quorum", "failed_site"),
     [
         ({}, "north"),
         ({"minimum": 2, "mandatory": ["east"]}, "east"),
-        ({"minimum": 2, "sample": 2}, "north"),
+        ({"minimum": 2, "clients_per_round": 2}, "north"),
     ],
 )
-def test_a_hospital_that_the_quorum_needs_is_not_left_out_but_named(quorum, breaker):
+def test_a_hospital_that_the_quorum_needs_is_not_left_out_but_named(quorum, failed_site):
     record = {**THREE, "consortium": {**STUDY, "quorum": quorum}}
-    last = break_off(record, *[breaker] * (PATIENCE - 1))
-    assert link_of(last).left_out == ()
-    last = {**last, BROKE: breaker}
+    last = break_off(record, *[failed_site] * (PATIENCE - 1))
+    assert attempt_of(last).left_out == ()
+    last = {**last, FAILED_SITE: failed_site}
     assert follow(last, rounds=0) is None
-    assert f"{breaker} broke the last {PATIENCE} of them" in why_given_up(last)
+    assert f"{failed_site} broke the last {PATIENCE} of them" in why_given_up(last)
 
 
 def test_hospitals_that_take_turns_in_breaking_it_are_not_left_out():
-    assert link_of(break_off(THREE, "north", "west", "north", "west")).left_out == ()
+    assert attempt_of(break_off(THREE, "north", "west", "north", "west")).left_out == ()
 
 
 def test_a_second_hospital_is_left_out_only_as_far_as_the_quorum_allows():
     once = break_off(THREE, *["north"] * LEAVE_OUT)
     twice = break_off(once, *["west"] * LEAVE_OUT)
-    assert link_of(twice).left_out == ("north",)
+    assert attempt_of(twice).left_out == ("north",)
     record = {**THREE, "consortium": {**STUDY, "quorum": {"minimum": 1}}}
     once = break_off(record, *["north"] * LEAVE_OUT)
     twice = break_off(once, *["west"] * LEAVE_OUT)
-    assert link_of(twice).left_out == ("north", "west")
+    assert attempt_of(twice).left_out == ("north", "west")
     assert twice["deploy_map"] == {"app": ["server", "east"]}
 
 
@@ -136,15 +136,15 @@ def test_a_job_that_closed_its_share_of_rounds_is_held_against_nobody():
     for number in range(2 * LEAVE_OUT):
         rounds += TRUST
         record = break_off(record, "north", rounds=rounds)
-        assert (link_of(record).left_out, link_of(record).times) == ((), 0), number
+        assert (attempt_of(record).left_out, attempt_of(record).times) == ((), 0), number
     # Only short ones count, also where a long one came first.
     record = break_off(record, *["north"] * (LEAVE_OUT - 1), rounds=rounds)
-    assert link_of(record).left_out == ()
-    assert link_of(break_off(record, "north", rounds=rounds)).left_out == ("north",)
+    assert attempt_of(record).left_out == ()
+    assert attempt_of(break_off(record, "north", rounds=rounds)).left_out == ("north",)
 
 
 def test_a_job_knows_its_run():
-    assert link_of(RECORD) == Link("a1")
-    assert link_of({**RECORD, "consortium": {"run": "r7"}}) == Link("r7")
-    assert link_of({**RECORD, CHAIN: {"run": "r7", "number": 3}}) == Link("r7", 3)
-    assert link_of({"job_id": "b"}) is None
+    assert attempt_of(RECORD) == Attempt("a1")
+    assert attempt_of({**RECORD, "consortium": {"run": "r7"}}) == Attempt("r7")
+    assert attempt_of({**RECORD, ATTEMPT: {"run": "r7", "number": 3}}) == Attempt("r7", 3)
+    assert attempt_of({"job_id": "b"}) is None

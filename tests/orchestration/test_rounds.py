@@ -21,7 +21,7 @@ NAMES = ("fen", "harbour", "north", "valley")
 
 
 def quorum(minimum=4, mandatory=(), **more):
-    declared = {"hold": 0, **more}
+    declared = {"reconnect_timeout": 0, **more}
     return Quorum(hospitals=NAMES, minimum=minimum, mandatory=mandatory, **declared)
 
 
@@ -62,7 +62,7 @@ def test_a_declared_deadline_closes_a_round_that_has_its_quorum():
 
 
 def test_a_round_without_its_quorum_is_asked_again_and_then_stops_with_a_reason():
-    rounds = Rounds(quorum(2, ("fen",), deadline=60, rest=5, tries=2), 1, seed=0)
+    rounds = Rounds(quorum(2, ("fen",), deadline=60, retry_delay=5, max_attempts=2), 1, seed=0)
     begun = rounds.begin()
     rounds.answered(0, "north", 1.0)
     rounds.answered(0, "valley", 1.0)
@@ -80,7 +80,7 @@ def test_a_round_without_its_quorum_is_asked_again_and_then_stops_with_a_reason(
 
 
 def test_a_silent_hospital_is_waited_for_as_long_as_a_network_may_be_away():
-    rounds = Rounds(quorum(4, deadline=60, tries=2, hold=300), 1, seed=0)
+    rounds = Rounds(quorum(4, deadline=60, max_attempts=2, reconnect_timeout=300), 1, seed=0)
     actions = rounds.begin()
     for name in NAMES[:3]:
         rounds.answered(0, name, 1.0)
@@ -93,7 +93,9 @@ def test_a_silent_hospital_is_waited_for_as_long_as_a_network_may_be_away():
 
 
 def test_a_hospital_that_is_not_connected_is_asked_until_it_is_and_one_that_fails_is_not():
-    rounds = Rounds(quorum(4, deadline=60, rest=5, tries=2, hold=300), 1, seed=0)
+    rounds = Rounds(
+        quorum(4, deadline=60, retry_delay=5, max_attempts=2, reconnect_timeout=300), 1, seed=0
+    )
     rounds.begin()
     for name in NAMES[:2]:
         rounds.answered(0, name, 1.0)
@@ -113,7 +115,7 @@ def test_a_hospital_that_is_not_connected_is_asked_until_it_is_and_one_that_fail
 
 
 def test_where_all_have_spoken_it_rests_before_it_asks_again():
-    rounds = Rounds(quorum(4, rest=5), 1, seed=0)
+    rounds = Rounds(quorum(4, retry_delay=5), 1, seed=0)
     rounds.begin()
     for name in NAMES[:3]:
         rounds.answered(0, name, 1.0)
@@ -125,7 +127,7 @@ def test_where_all_have_spoken_it_rests_before_it_asks_again():
 
 
 def test_a_timer_runs_out_once_and_no_answer_is_waited_for_without_an_end_before_the_first():
-    rounds = Rounds(quorum(4, rest=5), 1, seed=0)
+    rounds = Rounds(quorum(4, retry_delay=5), 1, seed=0)
     assert timers(rounds.begin()) == []
     for name in NAMES[:3]:
         assert timers(rounds.failed(0, name, "missing-folder")) == []
@@ -163,8 +165,10 @@ def test_a_run_that_is_continued_starts_at_its_next_round_and_one_that_is_done_s
 
 
 def test_a_seeded_choice_of_hospitals_holds_the_mandatory_and_everybody_in_time():
-    chosen = [choose(quorum(2, ("north",), sample=2), 7, number) for number in range(40)]
-    assert chosen == [choose(quorum(2, ("north",), sample=2), 7, number) for number in range(40)]
+    chosen = [choose(quorum(2, ("north",), clients_per_round=2), 7, number) for number in range(40)]
+    assert chosen == [
+        choose(quorum(2, ("north",), clients_per_round=2), 7, number) for number in range(40)
+    ]
     assert all(len(names) == 2 and "north" in names for names in chosen)
     assert {name for names in chosen for name in names} == set(NAMES)
     assert choose(quorum(), 7, 0) == NAMES
@@ -174,10 +178,13 @@ def test_a_seeded_choice_of_hospitals_holds_the_mandatory_and_everybody_in_time(
     ("declared", "told"),
     [
         ({"minimum": 5}, "only 4 hospitals are asked"),
-        ({"minimum": 3, "sample": 2}, "only 2 hospitals are asked"),
+        ({"minimum": 3, "clients_per_round": 2}, "only 2 hospitals are asked"),
         ({"mandatory": ("fens",)}, "fens does not take part"),
-        ({"mandatory": ("fen", "north"), "sample": 1, "minimum": 1}, "only 1 hospitals are asked"),
-        ({"sample": 5}, "there are only 4 hospitals"),
+        (
+            {"mandatory": ("fen", "north"), "clients_per_round": 1, "minimum": 1},
+            "only 1 hospitals are asked",
+        ),
+        ({"clients_per_round": 5}, "there are only 4 hospitals"),
         ({"hospitals": ("north", "fen"), "minimum": 1}, "sorted, each once"),
         ({"deadline": 0}, "greater than 0"),
     ],
@@ -190,7 +197,7 @@ def test_what_cannot_be_is_refused(declared, told):
 def test_a_study_declares_its_quorum_in_words_that_are_checked():
     assert declare_quorum(["north", "fen"], {}) == Quorum(hospitals=("fen", "north"), minimum=2)
     assert declare_quorum(NAMES, {}).needed == NAMES
-    assert declare_quorum(NAMES, {"sample": 2}).minimum == 2
+    assert declare_quorum(NAMES, {"clients_per_round": 2}).minimum == 2
     assert declare_quorum(NAMES, {"minimum": 3, "mandatory": ["fen"]}).needed == ("fen",)
     with pytest.raises(
         UsageError, match=r"bad-quorum: quorum\.minimum: Input should be .*, --quorum"
@@ -220,7 +227,7 @@ EVENTS = st.lists(
 def test_in_every_order_nothing_is_closed_without_its_quorum(
     events, minimum, mandatory, deadline, tries
 ):
-    declared = quorum(minimum, tuple(sorted(mandatory)), deadline=deadline, tries=tries)
+    declared = quorum(minimum, tuple(sorted(mandatory)), deadline=deadline, max_attempts=tries)
     rounds = Rounds(declared, 3, seed=0)
     number, answered, stopped, asked, last_timer = 0, set(), False, 0, 0
 
@@ -263,10 +270,10 @@ def test_in_every_order_nothing_is_closed_without_its_quorum(
             follow(rounds.time_up(last_timer + offset))
 
 
-@pytest.mark.parametrize("sample", [None, 2])
+@pytest.mark.parametrize("clients_per_round", [None, 2])
 def test_a_study_without_a_hospital_needs_no_more_than_the_others(sample):
-    declared = {"mandatory": ["a", "b"], "sample": sample}
+    declared = {"mandatory": ["a", "b"], "clients_per_round": sample}
     quorum = declare_quorum("abc", declared).without("b")
     assert quorum.hospitals == ("a", "c")
-    assert (quorum.minimum, quorum.mandatory, quorum.sample) == (2, ("a",), sample)
+    assert (quorum.minimum, quorum.mandatory, quorum.clients_per_round) == (2, ("a",), sample)
     assert Quorum.model_validate(quorum.model_dump()) == quorum

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from consortium.protocol.compression import BLOCK, FEWEST, Shrinker, expand
+from consortium.protocol.compression import BLOCK, FEWEST, ErrorFeedbackCompressor, decompress
 from consortium.protocol.update import pack, unpack
 
 KINDS = ["bfloat16", "int8"]
@@ -17,9 +17,9 @@ def buffers_of(values):
     return {"float32": values, "int64": np.array([7])}
 
 
-def through(kind, values, shrinker=None):
-    small = (shrinker or Shrinker(kind)).shrink(CONTENTS, buffers_of(values))
-    return expand(kind, CONTENTS, small)["float32"]
+def through(kind, values, compressor=None):
+    small = (compressor or ErrorFeedbackCompressor(kind)).compress(CONTENTS, buffers_of(values))
+    return decompress(kind, CONTENTS, small)["float32"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,21 +40,21 @@ def test_every_element_comes_back_to_within_half_a_step(kind, values):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_rounding_takes_comes_with_later_rounds(kind):
     rng = np.random.default_rng(0)
-    shrinker = Shrinker(kind)
+    compressor = ErrorFeedbackCompressor(kind)
     sent = told = np.zeros(1203, np.float64)
     for _ in range(50):
         values = rng.standard_normal(1203).astype(np.float32)
-        sent, told = sent + values, told + through(kind, values, shrinker)
-    # What is missing of the sum of all rounds is what was lost in the last one.
-    np.testing.assert_allclose((sent - told)[3:], shrinker.lost, atol=1e-4)
-    assert np.abs(shrinker.lost).max() < 0.05
+        sent, told = sent + values, told + through(kind, values, compressor)
+    # What is missing of the sum of all rounds is what was residual in the last one.
+    np.testing.assert_allclose((sent - told)[3:], compressor.residual, atol=1e-4)
+    assert np.abs(compressor.residual).max() < 0.05
 
 
 @pytest.mark.parametrize(("kind", "share"), [("bfloat16", 0.5), ("int8", 0.27)])
 def test_it_is_as_small_as_said(kind, share):
     contents = [("w", "float32", [1000, 1000])]
     whole = {"float32": np.ones(10**6, np.float32)}
-    small = Shrinker(kind).shrink(contents, whole)
+    small = ErrorFeedbackCompressor(kind).compress(contents, whole)
     assert sum(flat.nbytes for flat in small.values()) <= share * whole["float32"].nbytes
 
 
@@ -63,9 +63,9 @@ def test_it_is_as_small_as_said(kind, share):
 def test_what_is_not_finite_stays_so_and_is_not_carried_on(kind, bad):
     values = np.ones(1203, np.float32)
     values[700] = bad
-    shrinker = Shrinker(kind)
-    assert not np.isfinite(through(kind, values, shrinker)).all()
-    assert np.isfinite(shrinker.lost).all()
+    compressor = ErrorFeedbackCompressor(kind)
+    assert not np.isfinite(through(kind, values, compressor)).all()
+    assert np.isfinite(compressor.residual).all()
 
 
 def test_a_nan_of_any_bits_stays_one():
@@ -81,7 +81,10 @@ def test_a_real_models_update_goes_through_and_other_tensors_are_not_touched(kin
     }
     contents, buffers = pack(state)
     before = {key: flat.copy() for key, flat in buffers.items()}
-    found = unpack(contents, expand(kind, contents, Shrinker(kind).shrink(contents, buffers)))
+    found = unpack(
+        contents,
+        decompress(kind, contents, ErrorFeedbackCompressor(kind).compress(contents, buffers)),
+    )
     assert all((before[key] == buffers[key]).all() for key in buffers)
     for name, tensor in state.items():
         if tensor.numel() < FEWEST:
@@ -94,9 +97,9 @@ def test_a_real_models_update_goes_through_and_other_tensors_are_not_touched(kin
 def test_a_model_without_large_tensors_is_as_it_was(kind):
     contents = [("w", "float32", [3])]
     buffers = {"float32": np.array([1.0, 2.0, 3.0], np.float32)}
-    found = expand(kind, contents, Shrinker(kind).shrink(contents, buffers))
+    found = decompress(kind, contents, ErrorFeedbackCompressor(kind).compress(contents, buffers))
     assert found["float32"].tolist() == [1, 2, 3]
-    assert Shrinker(kind).shrink([], {}) == {}
+    assert ErrorFeedbackCompressor(kind).compress([], {}) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,14 +116,16 @@ def test_a_model_without_large_tensors_is_as_it_was(kind):
     ],
 )
 def test_what_does_not_fit_is_refused(kind, spoil):
-    small = Shrinker(kind).shrink(CONTENTS, buffers_of(np.ones(1203, np.float32)))
+    small = ErrorFeedbackCompressor(kind).compress(CONTENTS, buffers_of(np.ones(1203, np.float32)))
     spoil(small)
     with pytest.raises(ValueError, match=r"fit|malformed"):
-        expand(kind, CONTENTS, small)
+        decompress(kind, CONTENTS, small)
 
 
 @pytest.mark.parametrize("contents", [None, [1], [("w", "float32", [-1])], [("w", "float32", "x")]])
 def test_contents_that_are_none_are_refused(contents):
-    small = Shrinker("int8").shrink(CONTENTS, buffers_of(np.ones(1203, np.float32)))
+    small = ErrorFeedbackCompressor("int8").compress(
+        CONTENTS, buffers_of(np.ones(1203, np.float32))
+    )
     with pytest.raises(ValueError, match=r"fit|malformed"):
-        expand("int8", contents, small)
+        decompress("int8", contents, small)

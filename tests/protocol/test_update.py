@@ -7,16 +7,16 @@ from pydantic import ValidationError
 from consortium.core.errors import Failure, UsageError, failure_from_wire, failure_of
 from consortium.protocol.metrics import Metrics, Score, Scored
 from consortium.protocol.update import (
-    Entry,
     Expected,
-    Rule,
+    Reduction,
+    TensorSpec,
     Update,
     UpdateRefused,
     apply_change,
     difference,
     digest,
-    layout_of,
     pack,
+    schema_of,
     unpack,
     update_from_wire,
     update_to_wire,
@@ -24,9 +24,9 @@ from consortium.protocol.update import (
 )
 
 LAYOUT = {
-    "count": Entry(torch.int64, (), Rule.INTEGER),
-    "kept": Entry(torch.float32, (2,), Rule.LOCAL),
-    "weight": Entry(torch.float32, (2, 3), Rule.MEAN),
+    "count": TensorSpec(torch.int64, (), Reduction.INTEGER),
+    "kept": TensorSpec(torch.float32, (2,), Reduction.LOCAL),
+    "weight": TensorSpec(torch.float32, (2, 3), Reduction.MEAN),
 }
 EXPECTED = Expected(
     3, "abc", LAYOUT, max_cases=100, max_change=10.0, scored=Scored("dice", ("tumour",))
@@ -179,18 +179,18 @@ def test_the_digest_depends_on_names_dtypes_shapes_and_values_and_not_on_order_o
 def test_the_layout_follows_the_declared_rules():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     network[0].bias.requires_grad_(False)
-    shared = {name: entry.rule for name, entry in layout_of(network, local_buffers=False).items()}
+    shared = {name: spec.rule for name, spec in schema_of(network, local_buffers=False).items()}
     assert shared == {
-        "0.bias": Rule.LOCAL,
-        "0.weight": Rule.MEAN,
-        "1.bias": Rule.MEAN,
-        "1.num_batches_tracked": Rule.INTEGER,
-        "1.running_mean": Rule.MEAN,
-        "1.running_var": Rule.MEAN,
-        "1.weight": Rule.MEAN,
+        "0.bias": Reduction.LOCAL,
+        "0.weight": Reduction.MEAN,
+        "1.bias": Reduction.MEAN,
+        "1.num_batches_tracked": Reduction.INTEGER,
+        "1.running_mean": Reduction.MEAN,
+        "1.running_var": Reduction.MEAN,
+        "1.weight": Reduction.MEAN,
     }
-    local = layout_of(network, local_buffers=True)
-    assert {name for name, entry in local.items() if entry.rule is Rule.LOCAL} == {
+    local = schema_of(network, local_buffers=True)
+    assert {name for name, spec in local.items() if spec.reduction is Reduction.LOCAL} == {
         "0.bias",
         "1.num_batches_tracked",
         "1.running_mean",

@@ -11,10 +11,10 @@ from tests.conftest import JOB, ROOT
 
 from consortium.report.pictures import Picture, side_by_side
 from consortium.settings.base import read_json_object
-from consortium.tasks.class_scores import classify_films
+from consortium.tasks.class_scores import classify_radiographs
 
 NAMES = ["east", "north", "west"]
-FILMS = ROOT / "jobs" / "covid_detection" / "app" / "config" / "settings.json"
+RADIOGRAPHS = ROOT / "jobs" / "covid_detection" / "app" / "config" / "settings.json"
 
 
 def score(value, patients=8, interval=None):
@@ -85,23 +85,23 @@ def run():
             {
                 "name": "east",
                 "cases": {"training": 10, "validation": 8},
-                "alone": score(0.5, 8, (0.25, 0.625)),
-                "shared": score(0.75, 8, (0.5, 0.875)),
-                "pooled": None,
+                "local": score(0.5, 8, (0.25, 0.625)),
+                "federated": score(0.75, 8, (0.5, 0.875)),
+                "centralised": None,
             },
             {
                 "name": "north",
                 "cases": {"training": 20, "validation": 24},
-                "alone": score(0.625, 24, (0.5, 0.75)),
-                "shared": score(0.5, 24, (0.375, 0.625)),
-                "pooled": None,
+                "local": score(0.625, 24, (0.5, 0.75)),
+                "federated": score(0.5, 24, (0.375, 0.625)),
+                "centralised": None,
             },
             {
                 "name": "west",
                 "cases": {"training": 4, "validation": None},
-                "alone": WITHHELD,
-                "shared": WITHHELD,
-                "pooled": None,
+                "local": WITHHELD,
+                "federated": WITHHELD,
+                "centralised": None,
             },
         ],
         "rounds": 2,
@@ -141,7 +141,7 @@ def large_run(run, hospitals, rounds, cross_site=False):
         )
     shared = score(0.75, 8, (0.5, 0.875))
     result = run["result"] | {
-        "hospitals": [row | {"name": name, "pooled": shared} for name in names],
+        "hospitals": [row | {"name": name, "centralised": shared} for name in names],
         "rounds": rounds,
         "best_round": rounds,
     }
@@ -171,23 +171,24 @@ def open_picture(png):
 KINDS = ("COVID-19", "pneumonia", "normal")
 
 
-def film_score(counts, lean, seed=0):
+def radiograph_score(counts, lean, seed=0):
     """Of made-up probabilities that lean to the right class."""
     generator = np.random.default_rng(seed)
     truth = np.repeat(np.arange(3), counts)
     odds = np.exp(generator.normal(size=(len(truth), 3)) + lean * np.eye(3)[truth])
     patients = [str(number) for number in range(len(truth))]
     shares = odds / odds.sum(1, keepdims=True)
-    return classify_films(shares, truth, patients, KINDS, 5, specificity=0.9)[1].model_dump()
+    return classify_radiographs(shares, truth, patients, KINDS, 5, specificity=0.9)[1].model_dump()
 
 
-def film_run(run):
-    """The usual run with scores of films: of all classes, of two, and none."""
+def radiograph_run(run):
+    """The usual run with scores of X-rays: of all classes, of two, and none."""
     counts = {"east": (8, 40, 52), "north": (3, 30, 30), "west": (4, 4, 0)}
-    shared = {name: film_score(of, 2.0) for name, of in counts.items()}
-    result = run["result"] | {"job": "covid_detection", "settings": read_json_object(FILMS)}
+    shared = {name: radiograph_score(of, 2.0) for name, of in counts.items()}
+    result = run["result"] | {"job": "covid_detection", "settings": read_json_object(RADIOGRAPHS)}
     result["hospitals"] = [
-        row | {"shared": shared[row["name"]], "alone": film_score(counts[row["name"]], 1.0, 1)}
+        row
+        | {"federated": shared[row["name"]], "local": radiograph_score(counts[row["name"]], 1.0, 1)}
         for row in result["hospitals"]
     ]
     rounds = [

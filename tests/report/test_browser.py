@@ -10,7 +10,7 @@ import zlib
 from itertools import pairwise
 
 import pytest
-from tests.report.conftest import film_run, large_run, picture, score
+from tests.report.conftest import large_run, picture, radiograph_run, score
 
 from consortium.report.page import render_report
 
@@ -70,7 +70,7 @@ def visit(chromium, tmp_path):
 
 def small(run):
     for row in run["result"]["hospitals"][:2]:
-        row["pooled"] = score(0.875, row["shared"]["patients"], (0.75, 1.0))
+        row["centralised"] = score(0.875, row["federated"]["patients"], (0.75, 1.0))
     return html_of(run, pictures=[picture("east"), picture("north", 1)])
 
 
@@ -78,8 +78,8 @@ def large(run):
     return html_of(large_run(run, 12, 45, cross_site=True), pictures=[picture("hospital-00")])
 
 
-def of_films(run):
-    return html_of(film_run(run))
+def of_radiographs(run):
+    return html_of(radiograph_run(run))
 
 
 def a_full_grid(run):
@@ -88,7 +88,7 @@ def a_full_grid(run):
 
 def without_a_round(run):
     for row in run["result"]["hospitals"]:
-        row |= {"cases": {"training": None, "validation": None}, "alone": None, "shared": None}
+        row |= {"cases": {"training": None, "validation": None}, "local": None, "federated": None}
     run["result"] |= {"rounds": 0, "best_round": None, "model_sha256": None}
     return html_of(run | {"rounds": [], "final": {"metrics": {}, "score": None}})
 
@@ -97,7 +97,7 @@ def html_of(run, **more):
     return render_report(run["result"], run["rounds"], final=run["final"], **more)
 
 
-MADE = pytest.mark.parametrize("make", [small, large, without_a_round, of_films])
+MADE = pytest.mark.parametrize("make", [small, large, without_a_round, of_radiographs])
 
 
 def violations(page):
@@ -156,7 +156,7 @@ def test_a_narrow_window_never_scrolls_sideways(run, visit, make, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-@pytest.mark.parametrize(("make", "tables"), [(small, 2), (of_films, 5)])
+@pytest.mark.parametrize(("make", "tables"), [(small, 2), (of_radiographs, 5)])
 def test_at_400_px_the_comparison_is_seen_whole(run, visit, make, tables):
     page = visit(make(run), **LOOKS["narrow"])
     seen = page.evaluate(
@@ -241,7 +241,7 @@ def test_the_print_holds_every_sections_text_and_all_that_was_folded(run, visit)
         assert squeeze(words) in printed
 
 
-@pytest.mark.parametrize("make", [small, large, without_a_round, of_films, a_full_grid])
+@pytest.mark.parametrize("make", [small, large, without_a_round, of_radiographs, a_full_grid])
 def test_nothing_is_cut_off_at_the_edge_of_a_sheet(run, visit, make):
     page = visit(make(run), viewport=SHEET)
     page.emulate_media(media="print")

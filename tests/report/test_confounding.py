@@ -1,6 +1,6 @@
 import pytest
 
-from consortium.report.confounding import tell_provenance, tell_verdict
+from consortium.report.confounding import describe_confounding, describe_verdict
 from consortium.report.page import render_report
 
 CLASSES = {"COVID-19": ["covid"], "normal": ["normal"]}
@@ -22,27 +22,27 @@ def found(run):
     result = run["result"]
     withheld = {"withheld": "fewer than 5 patients", "figures": None, "patients": None}
     east, north, west = result["hospitals"]
-    east |= {"alone": None, "shared": score(0.91, [0.8, 1.0]), "pooled": None}
-    north |= {"alone": None, "shared": withheld, "pooled": None}
-    west |= {"alone": None, "shared": score(None), "pooled": None}
+    east |= {"local": None, "federated": score(0.91, [0.8, 1.0]), "centralised": None}
+    north |= {"local": None, "federated": withheld, "centralised": None}
+    west |= {"local": None, "federated": score(None), "centralised": None}
     settings = {**result["settings"], "task": "classification"}
     settings["data"] = {"classes": CLASSES}
     settings["network"] = {"name": "small", "normalisation": "batch"}
-    provenance = {
+    confounding = {
         "verdict": "confounded",
         "reason": "scores lean <towards> the hospital's frequent labels",
         "mix": 0.7,
-        "lean": None,
+        "site_association": None,
         "features": {"auc": 0.93, "p": 0.0004, "statistic": 40.0, "freedom": 9},
-        "surface": None,
+        "acquisition": None,
         "told": ["east"],
         "without": {"east": score(0.6), "north": None},
     }
-    return {**run, "result": {**result, "settings": settings, "provenance": provenance}}
+    return {**run, "result": {**result, "settings": settings, "confounding": confounding}}
 
 
 def test_a_page_says_what_the_model_learned(found):
-    told = tell_provenance(found["result"])
+    told = describe_confounding(found["result"])
     rows = {name: (within, without) for name, within, without in told["rows"]}
     assert rows["east"] == (
         [("0.91", [0.8, 1.0]), ("0.91", None)],
@@ -58,10 +58,10 @@ def test_a_page_says_what_the_model_learned(found):
     assert "Disease or hospital?" in page
     assert "Confounded." in page
     assert "Scores lean &lt;towards&gt;" in page
-    assert tell_verdict(found["result"]["provenance"]).startswith("confounded: scores lean")
+    assert describe_verdict(found["result"]["confounding"]).startswith("confounded: scores lean")
 
 
 def test_a_run_that_does_not_ask_says_nothing_of_it(run):
-    assert tell_provenance(run["result"]) is None
+    assert describe_confounding(run["result"]) is None
     page = render_report(run["result"], run["rounds"], final=run["final"])
     assert "Disease or hospital?" not in page

@@ -54,19 +54,19 @@ def test_the_common_curves_say_the_score_and_who_took_part(run, tmp_path):
 
 
 def test_the_models_it_is_compared_with_are_level_lines_beside_the_curve(run, tmp_path):
-    run["result"]["hospitals"][1]["pooled"] = score(0.875, 24)
+    run["result"]["hospitals"][1]["centralised"] = score(0.875, 24)
     write(tmp_path, run)
-    assert scalars(tmp_path / "north" / "alone") == {
+    assert scalars(tmp_path / "north" / "local") == {
         "dice_validation/tumour": [(0, 0.625), (2, 0.625)],
         "dice_validation/mean": [(0, 0.625), (2, 0.625)],
     }
-    pooled = scalars(tmp_path / "north" / "pooled")
+    pooled = scalars(tmp_path / "north" / "centralised")
     assert pooled["dice_validation/mean"] == [(0, 0.875), (2, 0.875)]
     # (8 x 0.5 + 24 x 0.625) / 32; not every hospital has a pooled score.
-    together = scalars(tmp_path / "global" / "alone")
+    together = scalars(tmp_path / "global" / "local")
     assert together == {"dice_validation/mean": [(0, 0.59375), (2, 0.59375)]}
-    assert not (tmp_path / "global" / "pooled").exists()
-    assert not (tmp_path / "west" / "alone").exists()
+    assert not (tmp_path / "global" / "centralised").exists()
+    assert not (tmp_path / "west" / "local").exists()
 
 
 def test_hyper_parameters_stand_with_their_results(run, tmp_path):

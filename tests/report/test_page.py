@@ -100,7 +100,7 @@ def test_the_summary_weighs_hospitals_by_their_patients_and_leaves_out_the_withh
 
 def test_a_model_trained_on_all_cases_is_compared_where_it_is_known(run):
     for row in run["result"]["hospitals"][:2]:
-        row["pooled"] = score(0.875, row["shared"]["patients"], (0.75, 1.0))
+        row["centralised"] = score(0.875, row["federated"]["patients"], (0.75, 1.0))
     page = render(run)
     assert "and a model trained on all cases in one place reaches 0.875." in page.text
     assert "stayed where they were" not in page.text
@@ -161,7 +161,7 @@ def test_the_dots_and_whiskers_stand_where_the_figures_are(run):
 def test_the_axis_starts_at_a_half_where_nothing_lies_below_and_says_so(run):
     assert "drawn from 0 to 1" in render(run).read_out
     for row in run["result"]["hospitals"][:2]:
-        row["alone"], row["shared"] = score(0.75), score(0.875, 8, (0.5, 1.0))
+        row["local"], row["federated"] = score(0.75), score(0.875, 8, (0.5, 1.0))
     page = render(run)
     assert "drawn from 0.5 to 1" in page.read_out
     assert {tag["x"] for tag in page.all("use") if tag.get("y")} == {"50%", "50.00%", "75.00%"}
@@ -169,9 +169,9 @@ def test_the_axis_starts_at_a_half_where_nothing_lies_below_and_says_so(run):
 
 def test_a_result_without_intervals_has_no_column_for_them(run):
     for row in run["result"]["hospitals"]:
-        for model in ("alone", "shared"):
+        for model in ("local", "federated"):
             row[model] = {k: v for k, v in row[model].items() if k != "interval"}
-        del row["pooled"]
+        del row["centralised"]
     page = render(run)
     assert "alone 0.500 shared 0.750 north" in page.text
     assert "95 % interval" not in page.text
@@ -179,15 +179,15 @@ def test_a_result_without_intervals_has_no_column_for_them(run):
 
 
 def test_one_missing_interval_is_a_dash_beside_the_others(run):
-    run["result"]["hospitals"][0]["shared"]["interval"] = None
+    run["result"]["hospitals"][0]["federated"]["interval"] = None
     assert "shared 0.750 \u2013 north" in render(run).text
 
 
 def test_every_structure_has_a_table_of_its_own(run):
     for row in run["result"]["hospitals"][:2]:
-        row["shared"] = {"patients": 8, "dice": {"core": 0.25, "rim": 0.75}, "withheld": None}
-        row["alone"] = None
-    run["result"]["hospitals"][2]["alone"] = None
+        row["federated"] = {"patients": 8, "dice": {"core": 0.25, "rim": 0.75}, "withheld": None}
+        row["local"] = None
+    run["result"]["hospitals"][2]["local"] = None
     page = render(run)
     core = page.text.index(" core hospital model")
     rim = page.text.index(" rim hospital model")
@@ -198,13 +198,13 @@ def test_every_structure_has_a_table_of_its_own(run):
 
 
 def test_a_hospital_that_scored_one_of_two_models_says_which_is_missing(run):
-    run["result"]["hospitals"][0]["alone"] = None
+    run["result"]["hospitals"][0]["local"] = None
     assert "east 10 training cases, 8 patients alone not scored shared 0.750" in render(run).text
 
 
 def test_a_run_in_which_all_is_withheld_says_so_and_draws_no_dot(run):
     for row in run["result"]["hospitals"]:
-        row |= {"alone": WITHHELD, "shared": WITHHELD}
+        row |= {"local": WITHHELD, "federated": WITHHELD}
     for number, line in enumerate(run["rounds"]):
         line |= {"score": None, "metrics": {name: said(None, WITHHELD) for name in line["cases"]}}
         assert number < 2
@@ -374,7 +374,7 @@ def test_the_cross_site_matrix_is_a_table(run):
 
 def test_a_run_without_a_round_has_a_page(run):
     for row in run["result"]["hospitals"]:
-        row |= {"cases": {"training": None, "validation": None}, "alone": None, "shared": None}
+        row |= {"cases": {"training": None, "validation": None}, "local": None, "federated": None}
     run["result"] |= {"rounds": 0, "best_round": None, "model_sha256": None}
     page = render({**run, "rounds": [], "final": {"metrics": {}, "score": None}})
     assert "were to train one model together: a 2-D U-Net" in page.text

@@ -30,7 +30,7 @@ def table_run(run):
     withheld = dict.fromkeys(north) | {"withheld": "fewer than 5 patients of a class"}
     scores = {"north": north, "east": east, "west": withheld}
     result["hospitals"] = [
-        row | {"shared": scores[row["name"]], "alone": scores[row["name"]]}
+        row | {"federated": scores[row["name"]], "local": scores[row["name"]]}
         for row in result["hospitals"]
     ]
     rounds = [

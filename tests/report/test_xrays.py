@@ -4,27 +4,27 @@ import re
 
 import numpy as np
 import pytest
-from tests.report.conftest import film_run
+from tests.report.conftest import radiograph_run
 
 from consortium.cli.outcome import score_text
 from consortium.report.comparison import compare
 from consortium.report.page import render_report
 from consortium.report.reliability import SIDE, draw_reliability
-from consortium.report.words import descriptive, parts_of
+from consortium.report.task_text import descriptive, parts_of
 
 
 @pytest.fixture
-def films(run):
-    return film_run(run)
+def radiographs(run):
+    return radiograph_run(run)
 
 
 @pytest.fixture
-def page(films):
-    return render_report(films["result"], films["rounds"], final=films["final"])
+def page(radiographs):
+    return render_report(radiographs["result"], radiographs["rounds"], final=radiographs["final"])
 
 
-def hospital(films, name):
-    return next(row for row in films["result"]["hospitals"] if row["name"] == name)
+def hospital(radiographs, name):
+    return next(row for row in radiographs["result"]["hospitals"] if row["name"] == name)
 
 
 def test_the_page_shows_accuracy_and_areas_and_folds_the_rest(page):
@@ -49,15 +49,15 @@ def test_the_page_shows_accuracy_and_areas_and_folds_the_rest(page):
         assert words in open_part
 
 
-def test_a_figure_of_few_patients_is_called_descriptive_beside_its_value(films, page):
-    east = hospital(films, "east")["shared"]
+def test_a_figure_of_few_patients_is_called_descriptive_beside_its_value(radiographs, page):
+    east = hospital(radiographs, "east")["federated"]
     assert east["support"] == {"COVID-19": 8, "pneumonia": 40, "normal": 52}
     notes = {
         (plot.structure, group.name): estimate.note
-        for plot in compare(films["result"]["hospitals"])
+        for plot in compare(radiographs["result"]["hospitals"])
         for group in plot.groups
         for estimate in group.estimates
-        if estimate.model == "shared" and estimate.value is not None
+        if estimate.model == "federated" and estimate.value is not None
     }
     few = "descriptive: fewer than 10 patients"
     assert notes["AUROC, COVID-19", "east"] == notes["sensitivity, COVID-19", "east"] == few
@@ -88,14 +88,14 @@ def test_a_class_may_have_a_comma_in_its_name():
     assert parts_of("lesion, left") == ("lesion, left", "")
 
 
-def test_a_curve_is_drawn_for_each_hospital_that_sent_one(films, page):
-    drawn = draw_reliability(films["result"]["hospitals"])
+def test_a_curve_is_drawn_for_each_hospital_that_sent_one(radiographs, page):
+    drawn = draw_reliability(radiographs["result"]["hospitals"])
     assert {name: [curve.hospital for curve in curves] for name, curves in drawn.items()} == {
         "COVID-19": ["east"],
         "pneumonia": ["east", "north"],
         "normal": ["east", "north"],
     }
-    bins = hospital(films, "east")["shared"]["reliability"]["COVID-19"]
+    bins = hospital(radiographs, "east")["federated"]["reliability"]["COVID-19"]
     curve = drawn["COVID-19"][0]
     x, y, _ = np.transpose(curve.dots)
     assert np.allclose(x / SIDE, [bin[0] for bin in bins], atol=0.001)
@@ -107,16 +107,16 @@ def test_a_curve_is_drawn_for_each_hospital_that_sent_one(films, page):
 
 
 def test_a_larger_group_has_a_larger_dot():
-    row = {"name": "east", "shared": {"reliability": {"ill": [[0.1, 0, 40], [0.5, 0.5, 10]]}}}
+    row = {"name": "east", "federated": {"reliability": {"ill": [[0.1, 0, 40], [0.5, 0.5, 10]]}}}
     first, second = draw_reliability([row])["ill"][0].dots
     assert first[2] == 2 * second[2]
 
 
-def test_the_end_of_a_run_shows_two_figures_of_many(films):
-    east, north = (hospital(films, name)["shared"] for name in ("east", "north"))
+def test_the_end_of_a_run_shows_two_figures_of_many(radiographs):
+    east, north = (hospital(radiographs, name)["federated"] for name in ("east", "north"))
     areas = [east["figures"][f"AUROC, {name}"] for name in ("COVID-19", "pneumonia", "normal")]
     accuracy = east["figures"]["accuracy"]
     assert score_text(east) == f"AUROC {np.mean(areas):.3f}, accuracy {accuracy:.3f}"
     alone = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
     assert score_text(alone) == "AUROC not estimable, accuracy 0.500"
-    assert score_text(hospital(films, "west")["shared"]) == "withheld"
+    assert score_text(hospital(radiographs, "west")["federated"]) == "withheld"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core import files
 from consortium.core.errors import EnvironmentProblem, Failure, Incomplete, Refused
 from consortium.core.site_policy import Site
@@ -28,7 +28,7 @@ class Federation:
     def __init__(self, generated, folder, settings, **declared):
         self.folder, self.settings, self.declared = folder, settings, declared
         self.hospitals = {
-            name: Hospital(
+            name: LocalTrainer(
                 Site(name, generated / name, folder / "state" / name, smallest_group=1),
                 settings,
                 device=CPU,
@@ -41,14 +41,14 @@ class Federation:
         self.coordinator = Coordinator(
             Study("run", "job", declare_quorum(NAMES, self.declared), self.settings),
             results=self.folder / "results",
-            journal=self.folder / "journal",
+            checkpoints=self.folder / "checkpoints",
         )
 
     def round(self, spoil=lambda update: update, order=NAMES):
         number, _ = self.coordinator.open_round()
         for name in order:
             update = self.hospitals[name].train(self.coordinator.model, number)
-            self.coordinator.offer(spoil(update))
+            self.coordinator.submit(spoil(update))
         self.coordinator.close_round()
 
     def rest(self):
@@ -81,7 +81,7 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
     rows = {row["name"]: row for row in result["hospitals"]}
     assert set(rows) == set(NAMES)
     assert all(row["cases"]["training"] > 0 for row in rows.values())
-    assert all(0 <= row["shared"]["dice"]["tumour"] <= 1 for row in rows.values())
+    assert all(0 <= row["federated"]["dice"]["tumour"] <= 1 for row in rows.values())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_hospital_that_is_held_back_round_after_round_is_named(generated, tmp_
     for _ in range(3):
         federation.round(spoil=push)
     result = federation.rest()
-    [named] = result["conspicuous"]
+    [named] = result["flagged"]
     assert (named["hospital"], named["rounds"], named["held_back"]) == ("valley", 3, 3)
     assert named["kept"] < 0.05
     assert named["distance"] > 3
@@ -180,19 +180,19 @@ def test_a_hospital_that_fails_is_named_with_its_code(generated, tmp_path, tiny)
     number, _ = federation.coordinator.open_round()
     for name in NAMES[:2]:
         update = federation.hospitals[name].train(federation.coordinator.model, number)
-        assert federation.coordinator.offer(update) is None
-    federation.coordinator.offer(Failure("valley", "missing-file"))
+        assert federation.coordinator.submit(update) is None
+    federation.coordinator.submit(Failure("valley", "missing-file"))
     federation.coordinator.close_round()
     result = federation.rest()
     assert result["reason"] == "valley is missing from round 1 (missing-file)"
 
 
 def test_a_seeded_choice_of_hospitals_a_round_is_a_complete_run(generated, tmp_path, tiny):
-    federation = Federation(generated, tmp_path, tiny("rounds=4"), sample=2)
+    federation = Federation(generated, tmp_path, tiny("rounds=4"), clients_per_round=2)
     while federation.coordinator.rounds_done < 4:
         number, _ = federation.coordinator.open_round()
         for name in choose(federation.coordinator.quorum, 0, number):
-            federation.coordinator.offer(
+            federation.coordinator.submit(
                 federation.hospitals[name].train(federation.coordinator.model, number)
             )
         federation.coordinator.close_round()
@@ -206,21 +206,21 @@ def test_a_seeded_choice_of_hospitals_a_round_is_a_complete_run(generated, tmp_p
 def test_a_round_that_nobody_answers_aggregates_nothing(federation):
     federation.coordinator.open_round()
     before = federation.coordinator.model
-    federation.coordinator.offer(UpdateRefused("north", "malformed"))
+    federation.coordinator.submit(UpdateRefused("north", "malformed"))
     with pytest.raises(Incomplete, match="north malformed"):
         federation.coordinator.close_round()
     assert federation.coordinator.model is before
     result = federation.coordinator.finish("nobody answered")
     assert not result["complete"]
     assert result["reason"].startswith("nobody answered; 0 of 3 rounds were done")
-    assert [row["shared"] for row in result["hospitals"]] == [None] * 3
+    assert [row["federated"] for row in result["hospitals"]] == [None] * 3
     assert "No round was closed" in (federation.folder / "results" / "report.html").read_text()
 
 
 def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypatch):
     federation.round()
-    journal = federation.folder / "journal"
-    before = {path.name: path.read_bytes() for path in journal.iterdir()}
+    checkpoints = federation.folder / "checkpoints"
+    before = {path.name: path.read_bytes() for path in checkpoints.iterdir()}
     replace_file = files.replace_file
 
     def full(path, write):
@@ -233,7 +233,7 @@ def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypa
     monkeypatch.setattr("consortium.orchestration.checkpoints.replace_file", full)
     with pytest.raises(EnvironmentProblem, match="disk-full"):
         federation.round()
-    assert {path.name: path.read_bytes() for path in journal.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in checkpoints.iterdir()} == before
     monkeypatch.undo()
     federation.start()
     assert federation.coordinator.rounds_done == 1
@@ -248,7 +248,7 @@ def test_a_run_that_is_broken_off_leaves_the_last_aggregate(federation):
     left = load_file(federation.folder / "results" / "model" / "models" / "model.safetensors")
     last = federation.coordinator.model
     assert all(torch.equal(left[name], tensor) for name, tensor in last.items())
-    assert [row["shared"] for row in result["hospitals"]] == [None] * 3
+    assert [row["federated"] for row in result["hospitals"]] == [None] * 3
 
 
 def test_a_round_that_could_not_be_journalled_is_not_claimed(federation, monkeypatch):
@@ -293,11 +293,11 @@ def test_a_journal_of_other_settings_is_refused(federation, tiny):
 
 def test_a_torn_model_in_the_journal_is_noticed(federation):
     federation.round()
-    newest = max((federation.folder / "journal").glob("model-*.safetensors"))
+    newest = max((federation.folder / "checkpoints").glob("model-*.safetensors"))
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(bytes(content))
-    with pytest.raises(Refused, match="bad-journal"):
+    with pytest.raises(Refused, match="bad-checkpoints"):
         federation.start()
 
 
@@ -308,7 +308,7 @@ def test_after_a_torn_entry_the_round_before_is_used_and_the_run_ends_with_the_s
     federation = Federation(generated, tmp_path / "b", tiny("rounds=3"))
     federation.round()
     federation.round()
-    newest = max((federation.folder / "journal").glob("model-*.safetensors"))
+    newest = max((federation.folder / "checkpoints").glob("model-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
     federation.start()
     assert federation.coordinator.rounds_done == 1
@@ -339,7 +339,7 @@ def test_a_study_gains_a_hospital_when_it_goes_on(generated, tmp_path, tiny):
         federation.coordinator = Coordinator(
             Study("run", "job", declare_quorum(names, {}), federation.settings),
             results=tmp_path / "results",
-            journal=tmp_path / "journal",
+            checkpoints=tmp_path / "checkpoints",
         )
         for _ in range(2):
             federation.round(order=names)
@@ -354,7 +354,10 @@ def test_a_study_gains_a_hospital_when_it_goes_on(generated, tmp_path, tiny):
 
 def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
     settings = tiny(
-        "rounds=6", "selection.patience=1", 'selection.keep="best"', "training.learning_rate=1e-12"
+        "rounds=6",
+        "selection.patience=1",
+        'selection.keep="best"',
+        "training.learning_rate=1e-12",
     )
     federation = Federation(generated, tmp_path, settings)
     scores = iter([0.5, 0.4, 0.3])

@@ -89,8 +89,8 @@ def test_a_variant_names_every_setting_and_has_a_network(name):
         ("training.batch=99999999999999999999", "error bad-setting: setting training.batch: "),
         ("training.local_epochs=1e30", "error bad-setting: setting training.local_epochs: "),
         (
-            'server.adaptive={"method": "adam", "second": 1}',
-            "error bad-setting: setting server.adaptive.second: Input should be less than 1",
+            'server.adaptive={"method": "adam", "beta2": 1}',
+            "error bad-setting: setting server.adaptive.beta2: Input should be less than 1",
         ),
         ("network.name=resnet", "error bad-setting: setting network.name: Input should be 'unet'"),
         ("data.size=[64]", "error bad-setting: setting data.size: List should have at least 2"),

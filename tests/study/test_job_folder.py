@@ -7,7 +7,7 @@ from tests.conftest import JOB, ROOT
 from consortium import __version__
 from consortium.core.errors import Refused, UsageError
 from consortium.settings.base import load_settings, read_json_object
-from consortium.study.job_folder import bundle_job, find_job, prepare_job
+from consortium.study.job_folder import export_job, find_job, prepare_job
 
 SETTINGS = JOB / "app" / "config" / "settings.json"
 
@@ -47,7 +47,7 @@ def test_a_name_that_flare_could_not_use_is_refused(tmp_path, name):
 
 def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path):
     out = tmp_path / "bundle"
-    bundle_job(JOB, out, hospitals=["east"])
+    export_job(JOB, out, hospitals=["east"])
     package = out / "app" / "custom" / "consortium"
     source = ROOT / "custom" / "consortium"
     carried = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
@@ -69,20 +69,20 @@ def test_a_bundle_takes_the_settings_of_a_file_and_leaves_the_variants_behind(tm
     shutil.copytree(JOB, source)
     (source / "variants").mkdir(exist_ok=True)
     (source / "variants" / "other.json").write_text("{}")
-    bundle_job(source, tmp_path / "bundle", settings=file)
+    export_job(source, tmp_path / "bundle", settings=file)
     assert load_settings(tmp_path / "bundle" / "app" / "config" / "settings.json").rounds == 7
     assert not list(tmp_path.glob("bundle/**/variants"))
     with pytest.raises(UsageError, match="error missing-file: no such file"):
-        bundle_job(source, tmp_path / "none", settings=tmp_path / "none.json")
+        export_job(source, tmp_path / "none", settings=tmp_path / "none.json")
     file.write_text("{}")
     with pytest.raises(UsageError, match=f"error bad-setting: setting data.*, {file}, "):
-        bundle_job(source, tmp_path / "none", settings=file)
+        export_job(source, tmp_path / "none", settings=file)
     assert not (tmp_path / "none").exists()
 
 
 def test_without_the_package_a_job_is_its_configuration_with_hospitals_and_settings(tmp_path):
     out = tmp_path / "job"
-    bundle_job(JOB, out, hospitals=["east"], assignments=["rounds=7"], with_package=False)
+    export_job(JOB, out, hospitals=["east"], assignments=["rounds=7"], with_package=False)
     assert {path.name for path in out.rglob("*") if path.is_file()} == {
         "meta.json",
         "config_fed_server.json",
@@ -92,7 +92,7 @@ def test_without_the_package_a_job_is_its_configuration_with_hospitals_and_setti
     }
     assert load_settings(out / "app" / "config" / "settings.json").rounds == 7
     with pytest.raises(UsageError, match=r"error bad-setting: setting rounds: .*, --set, "):
-        bundle_job(JOB, tmp_path / "none", assignments=["rounds=0"], with_package=False)
+        export_job(JOB, tmp_path / "none", assignments=["rounds=0"], with_package=False)
 
 
 def test_a_job_asks_for_the_gpu_memory_that_its_meta_says(tmp_path):
@@ -101,7 +101,7 @@ def test_a_job_asks_for_the_gpu_memory_that_its_meta_says(tmp_path):
     meta = read_json_object(source / "meta.json")
     meta["consortium"]["gpu"] = {"memory_in_GiB": 16, "cpu_instead": False}
     (source / "meta.json").write_text(json.dumps(meta))
-    bundle_job(source, tmp_path / "out", hospitals=["east"], with_package=False)
+    export_job(source, tmp_path / "out", hospitals=["east"], with_package=False)
     assert read_json_object(tmp_path / "out" / "meta.json")["resource_spec"] == {
         "east": {"num_of_gpus": 1, "cpu_instead": False, "mem_per_gpu_in_GiB": 16}
     }
@@ -110,7 +110,7 @@ def test_a_job_asks_for_the_gpu_memory_that_its_meta_says(tmp_path):
 def test_a_bundle_is_never_written_over_something(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(Refused, match="error exists"):
-        bundle_job(JOB, tmp_path / "out")
+        export_job(JOB, tmp_path / "out")
 
 
 def test_a_job_is_found_by_path_and_by_name(monkeypatch, tmp_path):

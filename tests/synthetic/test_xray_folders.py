@@ -16,7 +16,7 @@ from consortium.synthetic.xray_folders import (
     LATERAL,
     XrayClinic,
     draw_patient,
-    generate_films,
+    generate_radiographs,
 )
 from consortium.synthetic.xrays import LABELS
 
@@ -25,13 +25,13 @@ FEW = [replace(one, patients=9, held_out=6, again=0.5, lateral=0.5) for one in C
 
 
 def generate(folder: Path, **changes: object) -> Path:
-    generate_films(folder, **{"seed": 3, "side": SIDE, "clinics": FEW, **changes})
+    generate_radiographs(folder, **{"seed": 3, "side": SIDE, "clinics": FEW, **changes})
     return folder
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory) -> Path:
-    return generate(tmp_path_factory.mktemp("films") / "hospitals", shortcut=0.5)
+def radiographs(tmp_path_factory) -> Path:
+    return generate(tmp_path_factory.mktemp("xrays") / "hospitals", shortcut=0.5)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -47,63 +47,67 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(films, tmp_path):
-    first = contents(films)
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(radiographs, tmp_path):
+    first = contents(radiographs)
     assert contents(generate(tmp_path / "again", shortcut=0.5)) == first
     other = contents(generate(tmp_path / "other", shortcut=0.5, seed=4))
     assert not {name for name, data in other.items() if first.get(name) == data}
 
 
-def test_every_film_is_listed_once_and_is_there(films):
+def test_every_radiograph_is_listed_once_and_is_there(radiographs):
     for clinic in FEW:
-        listed = rows(films / clinic.name)
+        listed = rows(radiographs / clinic.name)
         assert list(listed[0]) == COLUMNS
         names = [row["file"] for row in listed]
         assert len(set(names)) == len(names)
-        assert {path.name for path in (films / clinic.name / "images").iterdir()} == set(names)
+        assert {path.name for path in (radiographs / clinic.name / "images").iterdir()} == set(
+            names
+        )
         assert {Path(name).suffix for name in names} == {
             ".dcm" if clinic.archive == "dicom" else ".png"
         }
         assert {row["label"] for row in listed} <= set(LABELS)
 
 
-def test_a_patient_is_on_one_side_of_the_split_with_one_label(films):
+def test_a_patient_is_on_one_side_of_the_split_with_one_label(radiographs):
     for clinic in FEW:
-        sides = {(row["patient"], row["split"], row["label"]) for row in rows(films / clinic.name)}
+        sides = {
+            (row["patient"], row["split"], row["label"]) for row in rows(radiographs / clinic.name)
+        }
         assert len(sides) == clinic.patients + clinic.held_out
         count = Counter(side for _, side, _ in sides)
         assert count == {"training": clinic.patients, "validation": clinic.held_out}
 
 
-def test_the_shortcut_changes_films_and_nothing_of_a_patient(films, tmp_path):
+def test_the_shortcut_changes_radiographs_and_nothing_of_a_patient(radiographs, tmp_path):
     without = generate(tmp_path / "without", shortcut=0.0)
     for clinic in FEW:
-        assert rows(without / clinic.name) == rows(films / clinic.name)
-    first, other = contents(films), contents(without)
+        assert rows(without / clinic.name) == rows(radiographs / clinic.name)
+    first, other = contents(radiographs), contents(without)
     drawn = {name for name in first if "/images/" in name}
     assert drawn == {name for name in other if "/images/" in name}
     assert all(first[name] != other[name] for name in drawn)
 
 
-def test_without_a_shortcut_every_scanner_makes_the_same_film():
+def test_without_a_shortcut_every_scanner_makes_the_same_radiograph():
     north, harbour = CLINICS[0], replace(CLINICS[0], scanner=CLINICS[1].scanner)
     for shortcut, alike in ((0.0, True), (1.0, False)):
         first, other = (
-            draw_patient(one, 0, seed=0, shortcut=shortcut, side=SIDE).films[0][1]
+            draw_patient(one, 0, seed=0, shortcut=shortcut, side=SIDE).radiographs[0][1]
             for one in (north, harbour)
         )
         assert np.array_equal(first, other) == alike
 
 
-def test_a_patient_does_not_depend_on_how_many_others_there_are(films, tmp_path):
+def test_a_patient_does_not_depend_on_how_many_others_there_are(radiographs, tmp_path):
     fewer = [replace(clinic, patients=4, held_out=1) for clinic in FEW]
     for name, data in contents(generate(tmp_path / "few", shortcut=0.5, clinics=fewer)).items():
         if "/images/" in name:
-            assert contents(films)[name] == data
+            assert contents(radiographs)[name] == data
 
 
 def shown(path: Path) -> np.ndarray:
-    """A DICOM film as a viewer shows it, white being 255."""
+    """A DICOM X-ray as a viewer shows it, white being 255."""
     dataset = pydicom.dcmread(path)
     assert dataset.PhotometricInterpretation == "MONOCHROME1"
     seen = apply_voi_lut(pixel_array(dataset).astype(float), dataset)
@@ -111,14 +115,14 @@ def shown(path: Path) -> np.ndarray:
     return 255 * (1 - (seen - low) / (high - low))
 
 
-def test_a_dicom_film_shows_what_was_drawn_and_names_nobody(films):
+def test_a_dicom_radiograph_shows_what_was_drawn_and_names_nobody(radiographs):
     harbour = FEW[1]
-    told = {row["file"]: row for row in rows(films / harbour.name)}
+    told = {row["file"]: row for row in rows(radiographs / harbour.name)}
     for number in range(harbour.patients + harbour.held_out):
         patient = draw_patient(harbour, number, seed=3, shortcut=0.5, side=SIDE)
-        for film, (view, pixels) in enumerate(patient.films, start=1):
-            name = f"{patient.name}-{film}.dcm"
-            path = films / harbour.name / "images" / name
+        for radiograph, (view, pixels) in enumerate(patient.radiographs, start=1):
+            name = f"{patient.name}-{radiograph}.dcm"
+            path = radiographs / harbour.name / "images" / name
             np.testing.assert_allclose(shown(path), pixels, atol=1e-6)
             header = pydicom.dcmread(path, stop_before_pixels=True)
             assert (header.ViewPosition, told[name]["view"]) == (view, "")
@@ -128,22 +132,24 @@ def test_a_dicom_film_shows_what_was_drawn_and_names_nobody(films):
             assert not header.StudyDate
 
 
-def test_a_png_film_is_what_was_drawn_grey_in_8_bits(films):
-    row = rows(films / "valley")[0]
-    with Image.open(films / "valley" / "images" / row["file"]) as film:
-        assert (film.mode, film.size) == ("L", (SIDE, SIDE))
-        drawn = draw_patient(FEW[2], 0, seed=3, shortcut=0.5, side=SIDE).films[0]
-        np.testing.assert_array_equal(np.asarray(film), drawn[1])
+def test_a_png_radiograph_is_what_was_drawn_grey_in_8_bits(radiographs):
+    row = rows(radiographs / "valley")[0]
+    with Image.open(radiographs / "valley" / "images" / row["file"]) as radiograph:
+        assert (radiograph.mode, radiograph.size) == ("L", (SIDE, SIDE))
+        drawn = draw_patient(FEW[2], 0, seed=3, shortcut=0.5, side=SIDE).radiographs[0]
+        np.testing.assert_array_equal(np.asarray(radiograph), drawn[1])
     assert drawn[0] == row["view"]
 
 
-def test_some_patients_have_a_second_film_of_the_same_chest_some_a_lateral_one():
+def test_some_patients_have_a_second_radiograph_of_the_same_chest_some_a_lateral_one():
     clinic = replace(CLINICS[0], again=1.0, lateral=1.0)
-    views, films = zip(*draw_patient(clinic, 2, seed=0, shortcut=0.0, side=64).films, strict=True)
+    views, radiographs = zip(
+        *draw_patient(clinic, 2, seed=0, shortcut=0.0, side=64).radiographs, strict=True
+    )
     assert views[2] == LATERAL
     assert LATERAL not in views[:2]
-    first, second, _ = (film.astype(float)[8:-8, 8:-8].ravel() for film in films)
-    other = draw_patient(clinic, 3, seed=0, shortcut=0.0, side=64).films[0][1]
+    first, second, _ = (radiograph.astype(float)[8:-8, 8:-8].ravel() for radiograph in radiographs)
+    other = draw_patient(clinic, 3, seed=0, shortcut=0.0, side=64).radiographs[0][1]
     same = np.corrcoef(first, second)[0, 1]
     assert not np.array_equal(first, second)
     assert same > np.corrcoef(first, other.astype(float)[8:-8, 8:-8].ravel())[0, 1]
@@ -170,12 +176,12 @@ def test_of_the_shipped_hospitals_every_class_has_enough_held_out_patients():
         assert min(labels[label] for label in LABELS) >= 5
 
 
-def test_what_cannot_be_made_is_refused_and_nothing_is_written(films, tmp_path):
+def test_what_cannot_be_made_is_refused_and_nothing_is_written(radiographs, tmp_path):
     for shortcut in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match="bad-shortcut"):
             generate(tmp_path / "new", shortcut=shortcut)
     assert not (tmp_path / "new").exists()
-    before = contents(films)
+    before = contents(radiographs)
     with pytest.raises(UsageError, match="not-empty"):
-        generate(films)
-    assert contents(films) == before
+        generate(radiographs)
+    assert contents(radiographs) == before

@@ -12,14 +12,14 @@ from consortium.protocol.metrics import (
     Metrics,
     Score,
     Scored,
-    film_figures,
+    radiograph_figures,
 )
 from consortium.tasks.class_scores import (
     auroc,
     bin_starts,
     calibration_errors,
     classify,
-    classify_films,
+    classify_radiographs,
     curve_figures,
     reliability,
     resample,
@@ -182,8 +182,8 @@ def test_the_calibration_error_is_the_distance_from_the_diagonal(patients, seed)
     assert sum(share * size for _, share, size in curve) == pytest.approx(positive.sum())
 
 
-def films(counts, seed=0):
-    """One film of each patient: probabilities that lean to the right class."""
+def radiographs(counts, seed=0):
+    """One X-ray of each patient: probabilities that lean to the right class."""
     generator = np.random.default_rng(seed)
     truth = np.repeat(np.arange(3), counts)
     logits = generator.normal(size=(len(truth), 3)) + 1.5 * np.eye(3)[truth]
@@ -195,33 +195,35 @@ def films(counts, seed=0):
     )
 
 
-def score_films(probabilities, truth, patients, smallest_group=5):
-    return classify_films(probabilities, truth, patients, KINDS, smallest_group, specificity=0.9)
+def score_radiographs(probabilities, truth, patients, smallest_group=5):
+    return classify_radiographs(
+        probabilities, truth, patients, KINDS, smallest_group, specificity=0.9
+    )
 
 
-def test_a_score_of_films_tells_of_every_class_and_how_sure_it_is():
-    value, score = score_films(*films((30, 40, 50)))
+def test_a_score_of_radiographs_tells_of_every_class_and_how_sure_it_is():
+    value, score = score_radiographs(*radiographs((30, 40, 50)))
     assert value == score.figures["accuracy"]
     areas = [score.figures[f"AUROC, {name}"] for name in score.support]
     assert score.value == pytest.approx(np.mean(areas))
     assert score.support == dict(zip(KINDS, (30, 40, 50), strict=True))
     assert score.patients == 120
-    assert tuple(score.figures) == film_figures(KINDS)
+    assert tuple(score.figures) == radiograph_figures(KINDS)
     assert set(score.interval) == set(score.figures)
     for name, (low, high) in score.interval.items():
         assert low < high
         if "calibration" not in name:  # whose resamples are too large
             assert low <= score.figures[name] <= high
     assert [sum(size for *_, size in score.reliability[kind]) for kind in KINDS] == [120] * 3
-    fitting = Scored("classes", film_figures(KINDS), KINDS)
+    fitting = Scored("classes", radiograph_figures(KINDS), KINDS)
     told = json.loads(json.dumps(Metrics(validation=score).model_dump()))
     assert Metrics.model_validate(told).fit(fitting, 120)
     assert Metrics.model_validate(told).validation == score
 
 
-def test_figures_of_films_are_those_of_one_class_against_the_rest():
-    probabilities, truth, patients = films((9, 14, 7), seed=4)
-    figures = score_films(probabilities, truth, patients)[1].figures
+def test_figures_of_radiographs_are_those_of_one_class_against_the_rest():
+    probabilities, truth, patients = radiographs((9, 14, 7), seed=4)
+    figures = score_radiographs(probabilities, truth, patients)[1].figures
     for number, kind in enumerate(KINDS):
         cases = list(zip(probabilities[:, number], truth == number, [1] * 30, strict=True))
         found = [figures[f"{figure}, {kind}"] for figure in CLASS_FIGURES[:3]]
@@ -229,11 +231,11 @@ def test_figures_of_films_are_those_of_one_class_against_the_rest():
     assert figures["accuracy"] == pytest.approx(np.mean(probabilities.argmax(1) == truth))
 
 
-def test_intervals_of_films_know_that_another_sample_has_other_shares_of_the_classes():
+def test_intervals_of_radiographs_know_that_another_sample_has_other_shares_of_the_classes():
     """A model that says one class of everybody: its accuracy is the share of that class."""
     truth = np.repeat([0, 1, 2], (100, 50, 50))
     said = np.tile([0.4, 0.3, 0.3], (200, 1))
-    score = score_films(said, truth, [f"P{number}" for number in range(200)])[1]
+    score = score_radiographs(said, truth, [f"P{number}" for number in range(200)])[1]
     low, high = score.interval["accuracy"]
     assert score.figures["accuracy"] == 0.5
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.5 * 0.5 / 200), rel=0.1)
@@ -257,26 +259,26 @@ def test_many_classes_of_few_patients_have_intervals():
     truth = np.repeat(np.arange(40), 2)
     said = np.random.default_rng(0).dirichlet(np.ones(40), 80)
     patients = [f"P{number}" for number in range(80)]
-    score = classify_films(said, truth, patients, names, 1, specificity=0.9)[1]
+    score = classify_radiographs(said, truth, patients, names, 1, specificity=0.9)[1]
     assert all(f"AUROC, {name}" in score.interval for name in names)
 
 
-def test_the_same_films_in_another_order_give_the_same_score():
-    probabilities, truth, patients = films((30, 40, 50))
+def test_the_same_radiographs_in_another_order_give_the_same_score():
+    probabilities, truth, patients = radiographs((30, 40, 50))
     order = np.random.default_rng(1).permutation(120)
-    again = score_films(probabilities[order], truth[order], [patients[at] for at in order])
-    assert again == score_films(probabilities, truth, patients)
+    again = score_radiographs(probabilities[order], truth[order], [patients[at] for at in order])
+    assert again == score_radiographs(probabilities, truth, patients)
 
 
-def test_a_patient_counts_once_however_many_films_there_are():
-    probabilities, truth, patients = films((8, 8, 8))
+def test_a_patient_counts_once_however_many_radiographs_there_are():
+    probabilities, truth, patients = radiographs((8, 8, 8))
     apart = np.concatenate([probabilities * 0.5, probabilities * 1.5])  # with the same mean
-    twice = score_films(apart, np.tile(truth, 2), patients * 2)
-    once = score_films(probabilities, truth, patients)
+    twice = score_radiographs(apart, np.tile(truth, 2), patients * 2)
+    once = score_radiographs(probabilities, truth, patients)
     assert twice[0] == once[0]
     assert twice[1].support == once[1].support
     assert twice[1].figures == pytest.approx(once[1].figures)
-    both = score_films(apart, np.concatenate([truth, (truth + 1) % 3]), patients * 2)
+    both = score_radiographs(apart, np.concatenate([truth, (truth + 1) % 3]), patients * 2)
     assert both[1].patients == 48  # a patient with two labels is one of each
 
 
@@ -284,10 +286,10 @@ def test_a_patient_counts_once_however_many_films_there_are():
 def test_a_class_of_few_patients_leaves_no_trace(few):
     counts = [12, 15, 30]
     counts[few] = 4
-    probabilities, truth, patients = films(counts)
+    probabilities, truth, patients = radiographs(counts)
     others = truth != few
-    value, score = score_films(probabilities, truth, patients)
-    without = score_films(
+    value, score = score_radiographs(probabilities, truth, patients)
+    without = score_radiographs(
         probabilities[others],
         truth[others],
         [p for p, kept in zip(patients, others, strict=True) if kept],
@@ -298,8 +300,8 @@ def test_a_class_of_few_patients_leaves_no_trace(few):
     assert value == np.mean(probabilities.argmax(1) == truth)
 
 
-def test_of_films_of_one_class_there_is_an_accuracy_and_no_more():
-    score = score_films(*films((4, 40, 4)))[1]
+def test_of_radiographs_of_one_class_there_is_an_accuracy_and_no_more():
+    score = score_radiographs(*radiographs((4, 40, 4)))[1]
     assert score.support == {KINDS[1]: 40}
     assert {name for name, told in score.figures.items() if told is not None} == {"accuracy"}
     assert set(score.interval) == {"accuracy"}
@@ -307,13 +309,13 @@ def test_of_films_of_one_class_there_is_an_accuracy_and_no_more():
 
 
 def test_where_no_class_is_large_enough_nothing_is_told():
-    value, score = score_films(*films((4, 4, 0)))
+    value, score = score_radiographs(*radiographs((4, 4, 0)))
     assert 0 < value <= 1
     assert score == Classification(withheld="fewer than 5 patients of a class")
 
 
 def test_a_class_of_one_patient_has_figures_without_intervals():
-    score = score_films(*films((1, 9, 9)), smallest_group=1)[1]
+    score = score_radiographs(*radiographs((1, 9, 9)), smallest_group=1)[1]
     assert score.figures[f"AUROC, {KINDS[0]}"] is not None
     assert f"AUROC, {KINDS[0]}" not in score.interval
     assert f"AUROC, {KINDS[1]}" in score.interval

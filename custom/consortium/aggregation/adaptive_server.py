@@ -31,8 +31,8 @@ class AdaptiveServer:
         method: whose v it is.
         momentum: b1, at least 0 and below 1.
         learning_rate: r, above 0.
-        second: b2, 0 to 1; FedAdagrad has none.
-        floor: t, above 0, what a step is divided by at least.
+        beta2: b2, 0 to 1; FedAdagrad has none.
+        tau: t, above 0, what a step is divided by at least.
         trainable: names of the tensors that it is for.
         state: to go on from.
     """
@@ -43,14 +43,14 @@ class AdaptiveServer:
         *,
         momentum: float,
         learning_rate: float,
-        second: float,
-        floor: float,
+        beta2: float,
+        tau: float,
         trainable: Collection[str],
         state: Mapping[str, Tensor] | None = None,
     ):
         self._second = _SECONDS[method]
         self._momentum, self._learning_rate = momentum, learning_rate
-        self._b2, self._floor = second, floor
+        self._beta2, self._tau = beta2, tau
         self._trainable = frozenset(trainable)
         self.state = dict(state or {})
 
@@ -73,10 +73,10 @@ class AdaptiveServer:
         for name in sorted(self._trainable & change.keys()):
             mean = change[name].to(torch.float64)
             first = self.state.get(f"{name}.first", torch.zeros_like(mean))
-            second = self.state.get(f"{name}.second", torch.full_like(mean, self._floor**2))
+            second = self.state.get(f"{name}.second", torch.full_like(mean, self._tau**2))
             first = self._momentum * first + (1 - self._momentum) * mean
-            second = self._second(second, mean.square(), self._b2)
+            second = self._second(second, mean.square(), self._beta2)
             self.state |= {f"{name}.first": first, f"{name}.second": second}
-            step = self._learning_rate * first / (second.sqrt() + self._floor)
+            step = self._learning_rate * first / (second.sqrt() + self._tau)
             steps[name] = step.to(change[name].dtype)
         return steps

@@ -17,7 +17,7 @@ from torch import Tensor
 from consortium.aggregation import exact_sum
 from consortium.aggregation.rule import STEPS, Collected, Factors, Weights, as_floats
 from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows, step_table
-from consortium.protocol.update import MAX_CHANGE, Layout, State
+from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
 
 _MOST = 2**31 - 1  # sum of weights
 _CACHED = 1 << 20  # values of all hospitals' blocks together
@@ -34,29 +34,31 @@ class Coordinates(Collected):
     hospital's value, no further out than the quantiles.
     """
 
-    def __init__(self, layout: Layout, *, max_change: float = MAX_CHANGE, max_share: float = 1.0):
-        super().__init__(layout, max_change=max_change, max_share=max_share)
+    def __init__(
+        self, schema: ModelSchema, *, max_change: float = MAX_CHANGE, max_share: float = 1.0
+    ):
+        super().__init__(schema, max_change=max_change, max_share=max_share)
         self._found: dict[str, NDArray[np.float64]] = {}
 
     def _combine(
-        self, layout: Layout, states: Sequence[State], weights: Weights
+        self, schema: ModelSchema, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors | None]:
-        size = sum(math.prod(entry.shape) for entry in layout.values())
+        size = sum(math.prod(spec.shape) for spec in schema.values())
         compiled = exact_sum.find_compiled(_COMPILED) if size > exact_sum.MANY else None
         whole = whole_weights(weights)
         above, factors = self._weights_above(sum(whole)), self._factors(whole)
         place = Workplace(whole) if compiled is None else OnePass(compiled, whole, above, factors)
         combined = {}
-        for name, entry in layout.items():
+        for name, spec in schema.items():
             rows = [np.require(as_floats(state[name]), np.float32, ["C", "A"]) for state in states]
             result = np.empty(rows[0].size, np.float32)
             if isinstance(place, OnePass):
                 squared = place.combine(rows, result)
-                if entry.dtype is torch.float32:
+                if spec.dtype is torch.float32:
                     self._found[name] = squared
             else:
                 self._by_blocks(place, rows, above, result)
-            combined[name] = torch.from_numpy(result).to(entry.dtype).reshape(entry.shape)
+            combined[name] = torch.from_numpy(result).to(spec.dtype).reshape(spec.shape)
         return combined, None
 
     def _by_blocks(

@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.aggregation.rule import as_floats, squared_norm
-from consortium.protocol.update import Layout, State
+from consortium.protocol.update import ModelSchema, State
 
 _BLOCK = 1 << 13  # of every hospital, in the cache together
 
 
-def squared_distances(layout: Layout, states: Sequence[State]) -> NDArray[np.float64]:
+def squared_distances(schema: ModelSchema, states: Sequence[State]) -> NDArray[np.float64]:
     """Squared L2 distances of all pairs, (n, n), right to about 1e-6 of each.
 
     Args:
-        layout: of the tensors that count.
+        schema: of the tensors that count.
         states: of the n hospitals.
     """
     found = np.zeros((len(states), len(states)))
-    for name in layout:
+    for name in schema:
         rows = [as_floats(state[name]) for state in states]
         for start in range(0, rows[0].size, _BLOCK):
             blocks = [row[start : start + _BLOCK] for row in rows]

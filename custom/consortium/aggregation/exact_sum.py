@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortium.aggregation.rule import BLOCK, Unfit
+from consortium.aggregation.rule import BLOCK, InvalidUpdate
 
 GRID = 55
 """Sums count in units of 2**-GRID."""
@@ -74,7 +74,7 @@ class ExactSum:
             use: memory.
 
         Raises:
-            Unfit: `not-finite` or `too-large`; nothing was added.
+            InvalidUpdate: `not-finite` or `too-large`; nothing was added.
         """
         words = self._words[block * BLOCK : (block + 1) * BLOCK]
         factor, units = weight * _UNITS, abs(weight) * _UNITS
@@ -88,9 +88,9 @@ class ExactSum:
             # NaN comes out of both.
             largest = max(float(values.max()), -float(values.min()))
         if not math.isfinite(largest):
-            raise Unfit("not-finite")
+            raise InvalidUpdate("not-finite")
         if largest > self._bound:
-            raise Unfit("too-large")
+            raise InvalidUpdate("too-large")
         if largest * units >= _ROOM:
             self._add_wide(block, values, factor)
             return

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
-from consortium.protocol.update import Layout, State
+from consortium.protocol.update import ModelSchema, State
 
 _SMOOTHING = 1e-6  # of the median distance
 _TOLERANCE = 1e-9  # change of a factor after which it ends
@@ -28,11 +28,11 @@ class GeometricMedian(Collected):
     """Weighted geometric median; see the module."""
 
     def _combine(
-        self, layout: Layout, states: Sequence[State], weights: Weights
+        self, schema: ModelSchema, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], None]:
-        factors = weiszfeld(squared_distances(layout, states), weights)
+        factors = weiszfeld(squared_distances(schema, states), weights)
         # No measure of trust: of honest hospitals in a row it is the middle one's that is all.
-        return weighted_sum(layout, states, factors), None
+        return weighted_sum(schema, states, factors), None
 
 
 def weiszfeld(squared: Factors, weights: Weights) -> Factors:

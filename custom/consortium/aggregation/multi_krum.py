@@ -16,14 +16,14 @@ from torch import Tensor
 
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
-from consortium.protocol.update import MAX_CHANGE, Layout, State
+from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
 
 
 class MultiKrum(Collected):
     """Multi-Krum; see the module.
 
     Args:
-        layout: of the model.
+        schema: of the model.
         max_change: see `Collected`.
         max_share: see `Collected`.
         attackers: f, hospitals that are left out.
@@ -31,24 +31,24 @@ class MultiKrum(Collected):
 
     def __init__(
         self,
-        layout: Layout,
+        schema: ModelSchema,
         *,
         max_change: float = MAX_CHANGE,
         max_share: float = 1.0,
         attackers: int = 1,
     ):
-        super().__init__(layout, max_change=max_change, max_share=max_share)
+        super().__init__(schema, max_change=max_change, max_share=max_share)
         self._attackers = attackers
 
     def _combine(
-        self, layout: Layout, states: Sequence[State], weights: Weights
+        self, schema: ModelSchema, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors]:
         count, attackers = len(states), self._attackers
         chosen = np.ones(count)
         if count >= 2 * attackers + 3:
-            nearest = np.sort(squared_distances(layout, states), axis=1)
+            nearest = np.sort(squared_distances(schema, states), axis=1)
             # The first of a row is the distance to itself.
             scores = nearest[:, 1 : count - attackers - 1].sum(axis=1)
             chosen[np.argsort(scores, kind="stable")[count - attackers :]] = 0.0
         factors = weights * chosen / (weights @ chosen)
-        return weighted_sum(layout, states, factors), factors
+        return weighted_sum(schema, states, factors), factors

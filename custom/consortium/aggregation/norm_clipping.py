@@ -27,14 +27,14 @@ from consortium.aggregation.rule import (
     weighted_median,
     weighted_sum,
 )
-from consortium.protocol.update import MAX_CHANGE, Layout, State
+from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
 
 
 class NormClipping(Collected):
     """Norm-clipped weighted mean; see the module.
 
     Args:
-        layout: of the model.
+        schema: of the model.
         max_change: see `Collected`.
         max_share: see `Collected`.
         clip: c in units of the weighted median norm, above 0.
@@ -42,23 +42,23 @@ class NormClipping(Collected):
 
     def __init__(
         self,
-        layout: Layout,
+        schema: ModelSchema,
         *,
         max_change: float = MAX_CHANGE,
         max_share: float = 1.0,
         clip: float = 1.5,
     ):
-        super().__init__(layout, max_change=max_change, max_share=max_share)
+        super().__init__(schema, max_change=max_change, max_share=max_share)
         self._clip = clip
 
     def _combine(
-        self, layout: Layout, states: Sequence[State], weights: Weights
+        self, schema: ModelSchema, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors]:
         norms = np.sqrt(
-            [sum(squared_norm(as_floats(state[name])) for name in layout) for state in states]
+            [sum(squared_norm(as_floats(state[name])) for name in schema) for state in states]
         )
         bound = self._clip * weighted_median(norms, weights)
         clipping = np.ones(len(norms))
         np.divide(bound, norms, out=clipping, where=norms > bound)
         factors = weights / weights.sum() * clipping
-        return weighted_sum(layout, states, factors), factors
+        return weighted_sum(schema, states, factors), factors

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from consortium.protocol.update import (
     MAX_CHANGE,
-    Entry,
-    Layout,
-    Rule,
+    ModelSchema,
+    Reduction,
     State,
+    TensorSpec,
     check_values,
-    crossing,
+    shared_tensors,
 )
 
 BLOCK = 1 << 16
@@ -58,7 +58,7 @@ class Aggregate:
     """What a rule made of a round.
 
     Attributes:
-        change: by name, in the dtypes and shapes of the layout.
+        change: by name, in the dtypes and shapes of the schema.
         treatment: of each hospital; empty where all updates count by their cases alone.
     """
 
@@ -66,12 +66,12 @@ class Aggregate:
     treatment: dict[str, Treatment] = field(default_factory=dict)
 
 
-class Unfit(Exception):
+class InvalidUpdate(Exception):
     """An update that a rule does not take; nothing of it was taken.
 
     Attributes:
         code: `not-finite`, `too-large` or `out-of-range`.
-        tensor: the first at fault in the order of the layout, or empty.
+        tensor: the first at fault in the order of the schema, or empty.
     """
 
     def __init__(self, code: str, tensor: str = ""):
@@ -83,10 +83,10 @@ class AggregationRule(Protocol):
     """A rule, over rounds.
 
     Attributes:
-        holds_updates: whether updates stay in memory until the round closes.
+        buffers_updates: whether updates stay in memory until the round closes.
     """
 
-    holds_updates: bool
+    buffers_updates: bool
 
     def reset(self) -> None:
         """Forgets all updates and keeps the memory."""
@@ -96,11 +96,12 @@ class AggregationRule(Protocol):
 
         Args:
             hospital: whose it is; one a hospital.
-            tensors: the change of each tensor of the layout that crosses, in its shape and dtype.
+            tensors: the change of each tensor of the schema that crosses, in its shape and dtype.
             cases: its weight, at least 1.
 
         Raises:
-            Unfit: a value is not finite, beyond the declared bound or the range of the rule.
+            InvalidUpdate: a value is not finite, beyond the declared bound or the range of the
+                rule.
         """
 
     def aggregate(self) -> Aggregate:
@@ -119,16 +120,18 @@ class Collected(ABC):
     their weighted median, rounded half up, which one hospital cannot move far.
 
     Args:
-        layout: of the model; only tensors that cross are aggregated.
+        schema: of the model; only tensors that cross are aggregated.
         max_change: an element of larger magnitude is refused.
         max_share: no hospital's weight is more than this share of all weights (see `cap_shares`);
             1 for no cap.
     """
 
-    holds_updates = True
+    buffers_updates = True
 
-    def __init__(self, layout: Layout, *, max_change: float = MAX_CHANGE, max_share: float = 1.0):
-        self._layout = crossing(layout)
+    def __init__(
+        self, schema: ModelSchema, *, max_change: float = MAX_CHANGE, max_share: float = 1.0
+    ):
+        self._schema = shared_tensors(schema)
         self._max_change = max_change
         self._max_share = max_share
         self._taken: dict[str, tuple[State, int]] = {}
@@ -138,8 +141,8 @@ class Collected(ABC):
             if (
                 names := [
                     name
-                    for name, entry in self._layout.items()
-                    if entry.rule is Rule.MEAN and entry.trainable == trainable
+                    for name, spec in self._schema.items()
+                    if spec.reduction is Reduction.MEAN and spec.trainable == trainable
                 ]
             )
         ]
@@ -150,10 +153,10 @@ class Collected(ABC):
 
     def add(self, hospital: str, tensors: State, cases: int) -> None:
         """Takes an update; its tensors are held, not copied. See `AggregationRule`."""
-        for name, entry in self._layout.items():
-            code = check_values(tensors[name], entry, self._max_change)
+        for name, spec in self._schema.items():
+            code = check_values(tensors[name], spec, self._max_change)
             if code is not None:
-                raise Unfit(code, name)
+                raise InvalidUpdate(code, name)
         self._taken[hospital] = (tensors, cases)
 
     def aggregate(self) -> Aggregate:
@@ -166,14 +169,14 @@ class Collected(ABC):
         change: dict[str, Tensor] = {}
         kept: list[Factors] = []
         for group in self._groups:
-            layout = {name: self._layout[name] for name in group}
-            of_group, influence = self._combine(layout, states, weights)
+            schema = {name: self._schema[name] for name in group}
+            of_group, influence = self._combine(schema, states, weights)
             change |= of_group
             if influence is not None:
                 kept.append(influence)
-        for name, entry in self._layout.items():
-            if entry.rule is Rule.INTEGER:
-                change[name] = _integer_median(name, entry, states, weights)
+        for name, spec in self._schema.items():
+            if spec.reduction is Reduction.INTEGER:
+                change[name] = _integer_median(name, spec, states, weights)
         distances = self._distances(change, states)
         middle = weighted_median(distances, weights)
         cases = np.array([self._taken[name][1] for name in names], np.float64)
@@ -185,16 +188,16 @@ class Collected(ABC):
             )
             for index, name in enumerate(names)
         }
-        return Aggregate({name: change[name] for name in self._layout}, treatment)
+        return Aggregate({name: change[name] for name in self._schema}, treatment)
 
     @abstractmethod
     def _combine(
-        self, layout: Layout, states: Sequence[State], weights: Weights
+        self, schema: ModelSchema, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors | None]:
         """Aggregates one group.
 
         Args:
-            layout: of its tensors, all of the mean rule.
+            schema: of its tensors, all of the mean rule.
             states: of the hospitals.
             weights: of the hospitals.
 
@@ -284,22 +287,26 @@ def weighted_median(values: NDArray[np.float64], weights: Weights) -> float:
     return float((values[order[lower]] + values[order[upper]]) / 2)
 
 
-def _integer_median(name: str, entry: Entry, states: Sequence[State], weights: Weights) -> Tensor:
+def _integer_median(
+    name: str, spec: TensorSpec, states: Sequence[State], weights: Weights
+) -> Tensor:
     rows = np.stack([state[name].reshape(-1).to(torch.int64).numpy() for state in states])
     medians = [
         int(np.floor(weighted_median(column.astype(np.float64), weights) + 0.5))
         for column in rows.T
     ]
-    return torch.tensor(medians, dtype=entry.dtype).reshape(entry.shape)
+    return torch.tensor(medians, dtype=spec.dtype).reshape(spec.shape)
 
 
-def weighted_sum(layout: Layout, states: Sequence[State], factors: Factors) -> dict[str, Tensor]:
+def weighted_sum(
+    schema: ModelSchema, states: Sequence[State], factors: Factors
+) -> dict[str, Tensor]:
     """`sum(f_k * x_k)` of each tensor, in double precision, in the order of the hospitals."""
     sums = {}
     scratch, total = np.empty(BLOCK), np.empty(BLOCK)
-    for name, entry in layout.items():
+    for name, spec in schema.items():
         rows = [as_floats(state[name]) for state in states]
-        result = torch.empty(rows[0].size, dtype=entry.dtype)
+        result = torch.empty(rows[0].size, dtype=spec.dtype)
         for start in range(0, rows[0].size, BLOCK):
             part = rows[0][start : start + BLOCK].size
             total[:part] = 0.0
@@ -308,5 +315,5 @@ def weighted_sum(layout: Layout, states: Sequence[State], factors: Factors) -> d
                 scratch[:part] *= factor
                 total[:part] += scratch[:part]
             result[start : start + part] = torch.from_numpy(total[:part])
-        sums[name] = result.reshape(entry.shape)
+        sums[name] = result.reshape(spec.shape)
     return sums

@@ -17,14 +17,14 @@ import numpy as np
 
 from consortium.aggregation.coordinates import Coordinates, Workplace
 from consortium.aggregation.sorting import Row
-from consortium.protocol.update import MAX_CHANGE, Layout
+from consortium.protocol.update import MAX_CHANGE, ModelSchema
 
 
 class TrimmedMean(Coordinates):
     """Weighted trimmed mean; see the module.
 
     Args:
-        layout: of the model.
+        schema: of the model.
         max_change: see `Collected`.
         max_share: see `Collected`.
         trim: share of the weight that is cut off at either end, 0 to below 0.5.
@@ -32,13 +32,13 @@ class TrimmedMean(Coordinates):
 
     def __init__(
         self,
-        layout: Layout,
+        schema: ModelSchema,
         *,
         max_change: float = MAX_CHANGE,
         max_share: float = 1.0,
         trim: float = 0.2,
     ):
-        super().__init__(layout, max_change=max_change, max_share=max_share)
+        super().__init__(schema, max_change=max_change, max_share=max_share)
         self._trim = trim
 
     def _weights_above(self, total: int) -> tuple[int, int]:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from consortium.aggregation.exact_sum import MANY, ExactSum, Scratch
-from consortium.aggregation.rule import BLOCK, Aggregate, Unfit
-from consortium.protocol.update import MAX_CHANGE, Layout, Rule, State, crossing
+from consortium.aggregation.rule import BLOCK, Aggregate, InvalidUpdate
+from consortium.protocol.update import MAX_CHANGE, ModelSchema, Reduction, State, shared_tensors
 
 MAX_TOTAL_CASES = 2**27
 """The sum of weights stays below; then no sum can overflow."""
@@ -38,36 +38,36 @@ class WeightedMean:
     rounds. Integer tensors become their mean, rounded half up.
 
     Args:
-        layout: of the model; only tensors that cross are averaged.
+        schema: of the model; only tensors that cross are averaged.
         max_change: an element of larger magnitude is refused; at most 2**16.
         threads: that share the work.
         compiled: whether to use numba where it is installed; by default for models of more than
             8M elements, for which it is worth its start. The bytes are the same.
     """
 
-    holds_updates = False
+    buffers_updates = False
 
     def __init__(
         self,
-        layout: Layout,
+        schema: ModelSchema,
         *,
         max_change: float = MAX_CHANGE,
         threads: int = 1,
         compiled: bool | None = None,
     ):
-        self._layout = crossing(layout)
-        sizes = {name: int(np.prod(each.shape)) for name, each in self._layout.items()}
+        self._schema = shared_tensors(schema)
+        sizes = {name: int(np.prod(each.shape)) for name, each in self._schema.items()}
         if compiled is None:
             compiled = sum(sizes.values()) > MANY
         self._sums = {
             name: ExactSum(sizes[name], max_change, compiled=compiled)
-            for name, entry in self._layout.items()
-            if entry.rule is Rule.MEAN
+            for name, spec in self._schema.items()
+            if spec.reduction is Reduction.MEAN
         }
         self._integers = {
             name: np.zeros(sizes[name], np.int64)
-            for name, entry in self._layout.items()
-            if entry.rule is Rule.INTEGER
+            for name, spec in self._schema.items()
+            if spec.reduction is Reduction.INTEGER
         }
         places = [
             (name, block) for name, each in self._sums.items() for block in range(each.blocks)
@@ -81,7 +81,7 @@ class WeightedMean:
     def add(self, hospital: str, tensors: State, cases: int) -> None:
         """Takes an update; see `AggregationRule`."""
         if self.total_cases + cases >= MAX_TOTAL_CASES:
-            raise Unfit("out-of-range")
+            raise InvalidUpdate("out-of-range")
         integers = {name: _integers(name, tensors) for name in self._integers}
         done = self._add(tensors, cases, self._shares)
         unfit = [error for _, error in done if error is not None]
@@ -105,18 +105,18 @@ class WeightedMean:
 
     def _add(
         self, tensors: State, weight: int, shares: Sequence[Sequence[Place]]
-    ) -> list[tuple[int, Unfit | None]]:
+    ) -> list[tuple[int, InvalidUpdate | None]]:
         """Adds blocks; of each share the number that was added, and what stopped it."""
 
-        def work(share: Sequence[Place], use: Scratch) -> tuple[int, Unfit | None]:
+        def work(share: Sequence[Place], use: Scratch) -> tuple[int, InvalidUpdate | None]:
             # What overflows or is no number is looked for, and is no reason for a warning.
             with np.errstate(all="ignore"):
                 for number, (name, block) in enumerate(share):
                     try:
                         values = _block(tensors[name].reshape(-1), block, use)
                         self._sums[name].add(block, values, weight, use)
-                    except Unfit as error:
-                        return number, Unfit(error.code, name)
+                    except InvalidUpdate as error:
+                        return number, InvalidUpdate(error.code, name)
             return len(share), None
 
         run = map if self._pool is None else self._pool.map
@@ -128,14 +128,14 @@ class WeightedMean:
             raise ZeroDivisionError("the mean of no updates")
         total = self.total_cases
         means = {}
-        for name, entry in self._layout.items():
+        for name, spec in self._schema.items():
             if name in self._integers:
                 half_up = (2 * self._integers[name] + total) // (2 * total)
-                mean = torch.from_numpy(half_up).to(entry.dtype)
+                mean = torch.from_numpy(half_up).to(spec.dtype)
             else:
-                mean = torch.empty(int(np.prod(entry.shape)), dtype=entry.dtype)
+                mean = torch.empty(int(np.prod(spec.shape)), dtype=spec.dtype)
                 self._sums[name].mean(total, mean)
-            means[name] = mean.reshape(entry.shape)
+            means[name] = mean.reshape(spec.shape)
         return Aggregate(means)
 
     def reset(self) -> None:
@@ -161,5 +161,5 @@ def _block(flat: torch.Tensor, block: int, use: Scratch) -> NDArray[np.floating]
 def _integers(name: str, tensors: State) -> NDArray[np.int64]:
     values = tensors[name].reshape(-1).to(torch.int64).numpy()
     if values.size and max(-int(values.min()), int(values.max())) > MAX_INTEGER_CHANGE:
-        raise Unfit("out-of-range", name)
+        raise InvalidUpdate("out-of-range", name)
     return values

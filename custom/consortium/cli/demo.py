@@ -14,13 +14,13 @@ from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.cli.scan_pictures import add_pictures
 from consortium.core.errors import Incomplete, Refused
+from consortium.runs.centralised import add_centralised
 from consortium.runs.federated import FederatedRun
-from consortium.runs.pooled import add_pooled
 from consortium.settings.base import load_settings
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.tables import generate_tables
-from consortium.synthetic.xray_folders import generate_films
+from consortium.synthetic.xray_folders import generate_radiographs
 from consortium.tasks.segmentation.datalist import hospital_folders
 
 app = typer.Typer(add_completion=False)
@@ -61,7 +61,9 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "classification": _Kind(
         patients="X-rays",
-        generate=lambda out, seed, shortcut: generate_films(out, seed=seed, shortcut=shortcut),
+        generate=lambda out, seed, shortcut: generate_radiographs(
+            out, seed=seed, shortcut=shortcut
+        ),
         # A tenth of the job's rounds, once more without each hospital: what learns fastest where
         # every hospital has every class.
         rounds=8,
@@ -90,13 +92,14 @@ def demo(
     shortcut: Annotated[
         float,
         typer.Option(
-            help="Of X-rays: how unlike the hospitals make films, from 0 to 1.", min=0, max=1
+            help="Of X-rays: how unlike the hospitals make X-rays, from 0 to 1.", min=0, max=1
         ),
     ] = 0.6,
     pooled: Annotated[
         bool,
         typer.Option(
-            "--pooled", help="Then train one model on all patients in one place, to compare with."
+            "--centralised",
+            help="Then train one model on all patients in one place, to compare with.",
         ),
     ] = False,
     debug: DebugOption = False,
@@ -124,7 +127,9 @@ def demo(
         result = federated.run(progress)
     if pooled and result["complete"]:
         console.print("One model is trained on all patients in one place, for comparison")
-        result = add_pooled(run, hospital_folders(data), smallest_group=federated.smallest_group)
+        result = add_centralised(
+            run, hospital_folders(data), smallest_group=federated.smallest_group
+        )
     if (run / "model").is_dir() and kind.finish:
         kind.finish(result, data, run)
     print_outcome(result, run)

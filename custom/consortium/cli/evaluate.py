@@ -13,7 +13,7 @@ import typer
 
 from consortium.cli.scores import ALL, plain, progress_bar, table_console
 from consortium.cli.table import evaluate_table
-from consortium.cli.xrays import evaluate_films
+from consortium.cli.xrays import evaluate_radiographs
 
 if TYPE_CHECKING:
     from consortium.tasks.segmentation.datalist import Datalist
@@ -60,7 +60,7 @@ def evaluate(
         evaluate_table(settings, network.cpu(), _folders(data, TABLE), write)
         return
     if isinstance(settings, ClassificationSettings):
-        evaluate_films(settings, network, device, _folders(data, LABELS), write)
+        evaluate_radiographs(settings, network, device, _folders(data, LABELS), write)
         return
     assert isinstance(settings, SegmentationSettings)
     hospitals = _hospitals(data)
@@ -79,7 +79,7 @@ def evaluate(
                     case.label_original,
                     case.spacing_original,
                     names,
-                    surface=True,
+                    distances=True,
                 )
                 cases.append({"patient": entry.patient, "hospital": hospital, **scores})
                 progress(len(cases), total)

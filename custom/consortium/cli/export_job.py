@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from consortium.cli.run import DebugOption, run_app
-from consortium.study.job_folder import bundle_job, find_job
+from consortium.study.job_folder import export_job, find_job
 
 app = typer.Typer(add_completion=False)
 
@@ -46,7 +46,7 @@ def bundle(
     debug: DebugOption = False,
 ) -> None:
     """Write the job folder that is submitted; the package goes with it unless told otherwise."""
-    bundle_job(
+    export_job(
         find_job(job),
         out,
         hospitals=hospital or [],

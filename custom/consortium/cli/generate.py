@@ -8,13 +8,13 @@ import typer
 
 from consortium.cli.run import DebugOption, run_app
 from consortium.synthetic import tables
-from consortium.synthetic import xray_folders as film_folders
+from consortium.synthetic import xray_folders as radiograph_folders
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS, Hospital
 from consortium.synthetic.protocols import PROTOCOLS
 
 app = typer.Typer(add_completion=False)
-_TABLES, _FILMS = "heart", "chest"
+_TABLES, _RADIOGRAPHS = "heart", "chest"
 
 
 @app.command("generate")
@@ -28,22 +28,22 @@ def write(
         str,
         typer.Option(
             help=f"Channels and structures: {' or '.join(PROTOCOLS)}; {_TABLES}: tables;"
-            f" {_FILMS}: X-rays."
+            f" {_RADIOGRAPHS}: X-rays."
         ),
     ] = "lgg",
     shortcut: Annotated[
-        float, typer.Option(help="Of X-rays: how unlike the hospitals make films, from 0 to 1.")
+        float, typer.Option(help="Of X-rays: how unlike the hospitals make X-rays, from 0 to 1.")
     ] = 0.0,
     debug: DebugOption = False,
 ) -> None:
     """Write patients that look like those of several hospitals, one folder a hospital."""
-    hospitals: Sequence[Hospital | tables.Clinic | film_folders.XrayClinic]
+    hospitals: Sequence[Hospital | tables.Clinic | radiograph_folders.XrayClinic]
     if like == _TABLES:
         hospitals = tables.CLINICS
         tables.generate_tables(out, seed=seed)
-    elif like == _FILMS:
-        hospitals = film_folders.CLINICS
-        film_folders.generate_films(out, seed=seed, shortcut=shortcut)
+    elif like == _RADIOGRAPHS:
+        hospitals = radiograph_folders.CLINICS
+        radiograph_folders.generate_radiographs(out, seed=seed, shortcut=shortcut)
     else:
         hospitals = HOSPITALS
         generate(out, HOSPITALS, seed=seed, spatial_dims=2 if dims == 2 else 3, like=like)

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from consortium.protocol.metrics import FIGURES
-from consortium.report.attendance import tell_conspicuous
-from consortium.report.confounding import tell_verdict
-from consortium.report.words import figures_of, parts_of, value_of, words_of
+from consortium.report.attendance import describe_flagged
+from consortium.report.confounding import describe_verdict
+from consortium.report.task_text import figures_of, parts_of, text_of_task, value_of
 
 LEFT_BEHIND = {
     "result.json": "result",
@@ -25,12 +25,12 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
     where there is one, of the pooled model, and where everything is.
     """  # noqa: D205
     console = Console(highlight=False)
-    words = words_of(result["settings"]["task"])
+    words = text_of_task(result["settings"]["task"])
     title = words.headline[0].upper() + words.headline[1:]
     table = Table(title=f"{title} on each hospital's own validation patients", title_justify="left")
     table.add_column("hospital")
-    pooled = any(row.get("pooled") for row in result["hospitals"])
-    for title in ("training", "validation", "alone", "shared", *["pooled"] * pooled):
+    pooled = any(row.get("centralised") for row in result["hospitals"])
+    for title in ("training", "validation", "local", "federated", *["centralised"] * pooled):
         table.add_column(title, justify="right")
     for row in result["hospitals"]:
         cases = row["cases"]
@@ -38,16 +38,16 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             row["name"],
             _text(cases["training"]),
             _text(cases["validation"]),
-            score_text(row["alone"]),
-            score_text(row["shared"]),
-            *[score_text(row.get("pooled"))] * pooled,
+            score_text(row["local"]),
+            score_text(row["federated"]),
+            *[score_text(row.get("centralised"))] * pooled,
         )
     console.print(table)
-    if "provenance" in result:
-        told = tell_verdict(result["provenance"])
+    if "confounding" in result:
+        told = describe_verdict(result["confounding"])
         console.print(f"disease or hospital: {told}", soft_wrap=True)
-    for one in result.get("conspicuous", []):
-        console.print(f"stands out: {tell_conspicuous(one)}", soft_wrap=True)
+    for one in result.get("flagged", []):
+        console.print(f"stands out: {describe_flagged(one)}", soft_wrap=True)
     for name, meaning in LEFT_BEHIND.items():
         if (workspace / name).exists():
             console.print(f"{meaning}: {workspace / name}", soft_wrap=True)
@@ -60,14 +60,14 @@ def score_text(score: dict[str, Any] | None) -> str:
     if score["withheld"] is not None:
         return "withheld"
     if any(parts_of(name)[1] for name in figures_of(score)):
-        return _films_text(score)
+        return _radiographs_text(score)
     values = {name: _figure(value) for name, value in figures_of(score).items()}
     if len(values) == 1:
         return next(iter(values.values()))
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _films_text(score: dict[str, Any]) -> str:
+def _radiographs_text(score: dict[str, Any]) -> str:
     accuracy = figures_of(score)[FIGURES[0]]
     return f"AUROC {_figure(value_of(score))}, accuracy {_figure(accuracy)}"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consortium.cli.table import predict_table
-from consortium.cli.xrays import predict_films
+from consortium.cli.xrays import predict_radiographs
 from consortium.core.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def predict(
         typer.Argument(
             metavar="IMAGE...",
             help="A NIfTI scan or the folder of a DICOM series; or one for each channel. For a"
-            " model of X-rays: films as PNG, JPEG or DICOM, or folders of them; for one of tables:"
+            " model of X-rays: X-rays as PNG, JPEG or DICOM, or folders of them; for one of tables:"
             " a .csv file.",
         ),
     ],
@@ -50,7 +50,7 @@ def predict(
 
     Structures that exclude each other: a voxel is given to the most probable one above a half.
     Structures that overlap: each is a segment of its own in DICOM; in NIfTI later ones are painted
-    over earlier ones. Of X-rays, what is written is the probability of each class for each film;
+    over earlier ones. Of X-rays, what is written is the probability of each class for each X-ray;
     of a table, that of the outcome for each patient. For research, not diagnosis.
     """
     if any(image.suffix.lower() == TABLE for image in images):
@@ -66,7 +66,7 @@ def predict(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
     if isinstance(settings, ClassificationSettings):
-        predict_films(settings, network, device, images, output)
+        predict_radiographs(settings, network, device, images, output)
         return
     scans = require_task(settings, SegmentationSettings, model)
     _require_output(output, images)

@@ -8,14 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from consortium.report.words import Words, words_of
+from consortium.report.task_text import TaskText, text_of_task
 from consortium.runs.base import View
 
 _STAGES = {
     "train": "trains",
     "validate": "scores the model: patient",
     "again": "trains again, to compare",
-    "alone": "trains alone",
+    "local": "trains alone",
 }
 
 
@@ -64,7 +64,7 @@ class RunProgress:
             self._say_round(record, view, left)
         self._rounds_told = len(view.records)
         stages = {said["stage"] for said in view.hospitals.values()}
-        if "alone" in stages and not self._alone_told:
+        if "local" in stages and not self._alone_told:
             self._alone_told = True
             self._say("each hospital trains a model alone, for comparison" + (left and f", {left}"))
         if "again" in stages and not self._again_told:
@@ -74,13 +74,13 @@ class RunProgress:
         self._bar("", "rounds", len(view.records), view.settings.rounds, told)
         for name, said in sorted(view.hospitals.items()):
             told = {"check": self._words(view).reads, **_STAGES}.get(said["stage"], said["stage"])
-            if said["stage"] in ("train", "again", "alone"):
+            if said["stage"] in ("train", "again", "local"):
                 told = f"{told}, round {said['round'] + 1}, step"
             told = f"{told} {said['step']} of {said['steps']}"
             self._bar(name, name, said["step"], max(1, said["steps"]), told)
 
-    def _words(self, view: View) -> Words:
-        return words_of(view.settings.task)
+    def _words(self, view: View) -> TaskText:
+        return text_of_task(view.settings.task)
 
     def _bar(self, key: str, title: str, done: int, total: int, told: str) -> None:
         if key not in self._tasks:
@@ -113,9 +113,9 @@ class _TimeLeft:
         """Seconds, or None while too little is known."""
         rounds = view.settings.rounds
         for name, said in view.hospitals.items():
-            if said["stage"] in ("train", "alone"):
+            if said["stage"] in ("train", "local"):
                 step = said["step"] / max(1, said["steps"])
-                self._done[name] = said["round"] + step + rounds * (said["stage"] == "alone")
+                self._done[name] = said["round"] + step + rounds * (said["stage"] == "local")
         if not self._done or len(self._done) < len(view.hospitals):
             return None
         slowest, now = min(self._done.values()), time.monotonic()

@@ -48,7 +48,7 @@ def estimate(score: "Classification", figure: str) -> str:
         score: that holds it.
         figure: its name.
     """
-    from consortium.report.words import descriptive
+    from consortium.report.task_text import descriptive
 
     value, interval = (score.figures or {}).get(figure), (score.interval or {}).get(figure)
     if value is None:
@@ -67,7 +67,7 @@ def all_scores(
     """As JSON values.
 
     Args:
-        cases: what is said of each patient or film.
+        cases: what is said of each patient or X-ray.
         hospitals: the score of each.
         total: that of all patients.
     """

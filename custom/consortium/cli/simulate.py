@@ -9,7 +9,7 @@ from consortium.cli.outcome import print_outcome
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.core.errors import Incomplete
-from consortium.runs.pooled import add_pooled
+from consortium.runs.centralised import add_centralised
 from consortium.runs.simulator import Simulation
 from consortium.study.job_folder import find_job
 from consortium.tasks.segmentation.datalist import hospital_folders
@@ -41,7 +41,8 @@ def simulate(
     pooled: Annotated[
         bool,
         typer.Option(
-            "--pooled", help="Then train one model on all patients in one place, to compare with."
+            "--centralised",
+            help="Then train one model on all patients in one place, to compare with.",
         ),
     ] = False,
     resume: Annotated[
@@ -74,7 +75,7 @@ def simulate(
             console = stderr_console()
             console.print("One model is trained on all patients in one place, for comparison")
             folders = hospital_folders(data.resolve())
-            result = add_pooled(workspace.resolve(), folders, smallest_group=smallest_group)
+            result = add_centralised(workspace.resolve(), folders, smallest_group=smallest_group)
     finally:
         print_outcome(result, workspace)
     if not result["complete"]:

@@ -22,68 +22,68 @@ if TYPE_CHECKING:
 
     from consortium.protocol.metrics import Classification
     from consortium.settings.base import ClassificationSettings
-    from consortium.tasks.classification.dataset import Film
+    from consortium.tasks.classification.dataset import Radiograph
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-"""Of the files of a folder that are films; DICOM is told by its content too."""
+"""Of the files of a folder that are X-rays; DICOM is told by its content too."""
 
 
-def predict_films(
+def predict_radiographs(
     settings: "ClassificationSettings",
     network: "Module",
     device: "device",
     images: Sequence[Path],
     output: Path,
 ) -> None:
-    """Writes a row for each film: the probability of each class, and the likeliest class.
+    """Writes a row for each X-ray: the probability of each class, and the likeliest class.
 
-    A DICOM film whose header names a view that the model does not take is left out, and counted.
+    A DICOM X-ray whose header names a view that the model does not take is left out, and counted.
 
     Args:
         settings: of the model.
         network: the model.
         device: where it is.
-        images: files of films, or folders of such files.
+        images: files of X-rays, or folders of such files.
         output: a .csv file.
 
     Raises:
-        Refused: the output would replace a film.
-        UsageError: a film or the output cannot be used; nothing is written.
+        Refused: the output would replace an X-ray.
+        UsageError: an X-ray or the output cannot be used; nothing is written.
     """
     from consortium.imaging.radiographs import read_view
-    from consortium.tasks.classification.dataset import Film, takes_view
+    from consortium.tasks.classification.dataset import Radiograph, takes_view
     from consortium.tasks.tabular.dataset import write_table
 
     files = list(_files(images))
     require_csv(output, files)
-    films = [
-        Film(file, str(file), str(file), -1, "")
+    radiographs = [
+        Radiograph(file, str(file), str(file), -1, "")
         for file in files
         if takes_view(read_view(file), settings.data)
     ]
-    if not films:
+    if not radiographs:
         told = f"the headers name other views than {', '.join(settings.data.views)}"
-        raise UsageError("other-view", told, str(files[0]), "name frontal films")
-    found = _predict(settings, network, device, films)
+        raise UsageError("other-view", told, str(files[0]), "name frontal X-rays")
+    found = _predict(settings, network, device, radiographs)
     classes = list(settings.data.classes)
     rows = [
-        (film.file, *(f"{value:.6g}" for value in values), classes[int(values.argmax())])
-        for film, values in zip(films, found, strict=True)
+        (radiograph.file, *(f"{value:.6g}" for value in values), classes[int(values.argmax())])
+        for radiograph, values in zip(radiographs, found, strict=True)
     ]
     write_table(output, ["file", *(f"probability of {c}" for c in classes), "predicted"], rows)
-    left_out = len(files) - len(films)
+    left_out = len(files) - len(radiographs)
     told = f"; {left_out} more are of another view" if left_out else ""
-    print(f"wrote {output}: {len(rows)} films{told}")
+    print(f"wrote {output}: {len(rows)} X-rays{told}")
 
 
-def evaluate_films(
+def evaluate_radiographs(
     settings: "ClassificationSettings",
     network: "Module",
     device: "device",
     folders: Mapping[str, Path],
     write: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Scores a model on all films of each hospital that the job takes, and prints a table.
+    """Scores a model on all X-rays of each hospital that the job takes, and prints a table.
 
     Args:
         settings: of the model.
@@ -93,38 +93,40 @@ def evaluate_films(
         write: takes all scores as JSON values.
 
     Raises:
-        UsageError: a hospital's folder or a film cannot be used.
+        UsageError: a hospital's folder or an X-ray cannot be used.
         Refused: `labels.csv` is not of the model's classes.
     """
     import numpy as np
 
-    from consortium.tasks.classification.dataset import read_films
+    from consortium.tasks.classification.dataset import read_radiographs
 
     classes = list(settings.data.classes)
     cases: list[dict[str, Any]] = []
     scores: dict[str, Classification] = {}
     found: list[NDArray[Any]] = []
-    all_films: list[Film] = []
+    all_radiographs: list[Radiograph] = []
     all_patients: list[str] = []
     for name, folder in folders.items():
-        films = read_films(folder, settings.data).films
-        if not films:
-            raise UsageError("empty-hospital", "no film that the model takes", name, "list them")
-        found.append(_predict(settings, network, device, films))
-        scores[name] = _score(settings, found[-1], films, [film.patient for film in films])
-        all_films += films
-        all_patients += [f"{name}/{film.patient}" for film in films]
+        radiographs = read_radiographs(folder, settings.data).radiographs
+        if not radiographs:
+            raise UsageError("empty-hospital", "no X-ray that the model takes", name, "list them")
+        found.append(_predict(settings, network, device, radiographs))
+        scores[name] = _score(
+            settings, found[-1], radiographs, [radiograph.patient for radiograph in radiographs]
+        )
+        all_radiographs += radiographs
+        all_patients += [f"{name}/{radiograph.patient}" for radiograph in radiographs]
         cases += [
             {
-                "patient": film.patient,
+                "patient": radiograph.patient,
                 "hospital": name,
-                "file": film.file,
+                "file": radiograph.file,
                 "probabilities": dict(zip(classes, values.tolist(), strict=True)),
-                "class": classes[film.label],
+                "class": classes[radiograph.label],
             }
-            for film, values in zip(films, found[-1], strict=True)
+            for radiograph, values in zip(radiographs, found[-1], strict=True)
         ]
-    total = _score(settings, np.concatenate(found), all_films, all_patients)
+    total = _score(settings, np.concatenate(found), all_radiographs, all_patients)
     write(all_scores(cases, scores, total))
     if len(scores) > 1:
         scores[ALL] = total
@@ -138,9 +140,9 @@ def _files(images: Sequence[Path]) -> Iterator[Path]:
             yield image
             continue
         found = [path for path in sorted(image.iterdir()) if _is_visible_file(path)]
-        inside = [path for path in found if _is_film(path)]
+        inside = [path for path in found if _is_radiograph(path)]
         if not inside:
-            raise UsageError("no-films", "no PNG, JPEG or DICOM in it", str(image), "name a folder")
+            raise UsageError("no-xrays", "no PNG, JPEG or DICOM in it", str(image), "name a folder")
         others = len(found) - len(inside)
         if others:
             told = "1 other file is" if others == 1 else f"{others} other files are"
@@ -152,7 +154,7 @@ def _is_visible_file(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
 
-def _is_film(path: Path) -> bool:
+def _is_radiograph(path: Path) -> bool:
     """DICOM is told by its content, for archives name it without a suffix or by a UID."""
     from consortium.imaging.radiographs import is_dicom
 
@@ -165,16 +167,21 @@ def _is_film(path: Path) -> bool:
 
 
 def _predict(
-    settings: "ClassificationSettings", network: "Module", device: "device", films: "Sequence[Film]"
+    settings: "ClassificationSettings",
+    network: "Module",
+    device: "device",
+    radiographs: "Sequence[Radiograph]",
 ) -> "NDArray[Any]":
-    """The probability of each class (films, C)."""
-    from consortium.imaging.radiographs import UnusableFilm
+    """The probability of each class (X-rays, C)."""
+    from consortium.imaging.radiographs import UnusableRadiograph
     from consortium.tasks.classification import task as classification
 
     try:
-        with progress_bar("Reading films") as progress:
-            return classification.predict_films(network, films, settings, device, progress)
-    except UnusableFilm as problem:
+        with progress_bar("Reading X-rays") as progress:
+            return classification.predict_radiographs(
+                network, radiographs, settings, device, progress
+            )
+    except UnusableRadiograph as problem:
         found = problem.finding
         raise UsageError(
             found.code, found.detail, found.file, "export it again, or leave it out"
@@ -184,16 +191,16 @@ def _predict(
 def _score(
     settings: "ClassificationSettings",
     probabilities: "NDArray[Any]",
-    films: "Sequence[Film]",
+    radiographs: "Sequence[Radiograph]",
     patients: Sequence[str],
 ) -> "Classification":
     import numpy as np
 
-    from consortium.tasks.class_scores import classify_films
+    from consortium.tasks.class_scores import classify_radiographs
 
-    return classify_films(
+    return classify_radiographs(
         probabilities,
-        np.array([film.label for film in films]),
+        np.array([radiograph.label for radiograph in radiographs]),
         patients,
         list(settings.data.classes),
         1,
@@ -208,7 +215,7 @@ def _print(
     from rich.text import Text
 
     from consortium.protocol.metrics import CLASS_FIGURES, FIGURES, class_figure
-    from consortium.report.words import FEW
+    from consortium.report.task_text import FEW
 
     table = Table()
     for title in ("hospital", "class"):

@@ -20,7 +20,7 @@ from consortium.protocol.update import State, digest
 _DIGEST = "sha256"
 
 
-class KeptTensors:
+class LocalStateStore:
     """The files of one run in a folder of its own.
 
     Args:

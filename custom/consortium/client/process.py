@@ -42,11 +42,12 @@ class _Died(Exception):
     """The process is gone."""
 
 
-class IsolatedHospital:
+class TrainerProcess:
     """Asks a hospital in a process of its own, which is started at once and answers one at a time.
 
     Args:
-        hospital: where its class is, as `module:name`; see `consortium.client.trainer.Hospital`.
+        hospital: where its class is, as `module:name`; see
+            `consortium.client.trainer.LocalTrainer`.
         site: the hospital's own choices.
         settings: the job's.
     """
@@ -66,7 +67,7 @@ class IsolatedHospital:
         """Calls a method of the hospital with a model.
 
         Args:
-            method: of `Hospital`.
+            method: of `LocalTrainer`.
             model: as `consortium.protocol.update.pack` gives it.
             stop: whether the work is to stop.
             arguments: of the method, beside the model.

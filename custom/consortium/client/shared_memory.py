@@ -1,7 +1,7 @@
 """Between a hospital's job and its process that trains: memory that both share, and one message.
 
-Flat buffers cross from one to the other with one copy. Nothing here needs torch, so that the job's
-own process does without.
+Flat buffers cross from one to the other with one copy. Nothing here needs torch, so that
+the job's own process does without.
 """
 
 import mmap

@@ -1,10 +1,10 @@
 """What a hospital does in a round, from its folder to the update it sends.
 
-Read top to bottom: `Hospital` opens the folder, `train` answers a round, `_fit` is the loop. What
-differs between tasks (batches, loss, score) is in the modules named like them.
-Nothing here knows of FLARE. What always holds: the update is a function of the settings, the
-folder's content, the base and (seed, hospital, round); and what is said about patients is withheld
-where it would be about fewer than the hospital lets out.
+Read top to bottom: `LocalTrainer` opens the folder, `train` answers a round, `_fit` is the loop.
+What differs between tasks (batches, loss, score) is in the modules named like them. Nothing here
+knows of FLARE. What always holds: the update is a function of the settings, the folder's content,
+the base and (seed, hospital, round); and what is said about patients is withheld where it would be
+about fewer than the hospital lets out.
 """
 
 import time
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from consortium.client.local_state import KeptTensors
+from consortium.client.local_state import LocalStateStore
 from consortium.core.errors import UsageError
 from consortium.core.files import replace_file
 from consortium.core.seeds import derive_seed
@@ -28,13 +28,13 @@ from consortium.models.networks import build_network
 from consortium.protocol.metrics import AnyScore, Metrics
 from consortium.protocol.update import (
     Make,
-    Rule,
+    Reduction,
     State,
     Update,
     difference,
     digest,
-    layout_of,
     make_buffers,
+    schema_of,
 )
 from consortium.settings.base import Settings, Training
 from consortium.tasks.base import task_of
@@ -47,7 +47,7 @@ class Aborted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the local work is: `stage` is `check`, `train`, `validate`, `again` or `alone`."""
+    """How far the local work is: `stage` is `check`, `train`, `validate`, `again` or `local`."""
 
     stage: str
     round: int
@@ -56,7 +56,7 @@ class Progress:
     steps: int
 
 
-class Hospital:
+class LocalTrainer:
     """One hospital's local compute.
 
     Args:
@@ -89,14 +89,16 @@ class Hospital:
         self._work = task_of(settings).open(site, settings, device, self._tell_check)
         self._network = build_network(settings).to(device)
         self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]
-        self._layout = layout_of(self._network, local_buffers=settings.update.buffers == "local")
-        self._kept = KeptTensors(site.state)
-        self._local = [name for name, entry in self._layout.items() if entry.rule is Rule.LOCAL]
+        self._schema = schema_of(self._network, local_buffers=settings.update.buffers == "local")
+        self._kept = LocalStateStore(site.state)
+        self._local = [
+            name for name, entry in self._schema.items() if entry.reduction is Reduction.LOCAL
+        ]
 
     @property
     def own_model(self) -> Path:
         """Where the model that the hospital trained alone lies."""
-        return self._site.state / "alone.safetensors"
+        return self._site.state / "local.safetensors"
 
     def train(self, base: State, round_number: int, *, keep: bool = True) -> Update:
         """Answers a round: scores the base, trains from it, and returns the change.
@@ -122,7 +124,7 @@ class Hospital:
                 round=round_number,
                 base_sha256=base_sha256.result(),
                 cases=self._work.cases,
-                tensors=difference(local, base, self._layout, self._make),
+                tensors=difference(local, base, self._schema, self._make),
                 metrics=Metrics(
                     loss=loss if self._enough_to_train_on() else None,
                     steps=steps,
@@ -138,14 +140,14 @@ class Hospital:
         score = self._score(self._settings.rounds)
         return Metrics(seconds=time.monotonic() - started, validation=score)
 
-    def testify(self, model: State) -> Metrics:
-        """What the provenance probe needs to know of a model; asked once a run."""
+    def probe_statistics(self, model: State) -> Metrics:
+        """What the confounding probe needs to know of a model; asked once a run."""
         started = time.monotonic()
         self._load(model, self._settings.rounds)
-        told = self._work.testify(self._network)
-        return Metrics(seconds=time.monotonic() - started, provenance=told)
+        told = self._work.probe_statistics(self._network)
+        return Metrics(seconds=time.monotonic() - started, confounding=told)
 
-    def train_alone(self, start: State, rounds: int) -> Metrics:
+    def train_local(self, start: State, rounds: int) -> Metrics:
         """Trains a model by itself with as many steps, and scores the one it would have kept.
 
         The same rule chooses it as chooses the shared model: the average of the last rounds, the
@@ -163,7 +165,7 @@ class Hospital:
         keep, average = self._settings.selection.keep, ModelAverage()
         best: tuple[float, AnyScore | None] = (-1.0, None)
         for round_number in range(rounds):
-            self._fit(round_number, "alone", self._site.name, "alone", round_number)
+            self._fit(round_number, "local", self._site.name, "local", round_number)
             last = round_number == rounds - 1
             if keep == "average" and round_number >= first_averaged(
                 rounds, self._settings.selection.share
@@ -172,7 +174,7 @@ class Hospital:
             if last and average.count:
                 self._network.load_state_dict(average.mean(start))
             if keep == "best" or last:
-                value, score = self._measure(round_number, "alone")
+                value, score = self._measure(round_number, "local")
                 if value >= best[0] or keep != "best":
                     best = (value, score)
                     self._save(self.own_model.name, self._network.state_dict())

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from consortium.client.shared_memory import STOP, SharedBuffers
-from consortium.client.trainer import Aborted, Hospital, Progress
+from consortium.client.trainer import Aborted, LocalTrainer, Progress
 from consortium.core.errors import failure_of
 from consortium.core.files import write_text
 from consortium.core.site_policy import Site, note_error
@@ -67,7 +67,7 @@ class _Worker:
         """Opens the hospital at the first request, and answers."""
         hospital_path, site, settings = self._requests.get()
         self._site: Site = site
-        hospital: Hospital | None = None
+        hospital: LocalTrainer | None = None
         while True:
             request = self._requests.get()
             try:
@@ -81,9 +81,9 @@ class _Worker:
                 answer = ("failed", failure_of(error, site.name).code)
             self._channel.send(answer)
 
-    def _open(self, hospital_path: str, settings: Settings) -> Hospital:
+    def _open(self, hospital_path: str, settings: Settings) -> LocalTrainer:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        opened: Hospital = resolve_name(hospital_path)(
+        opened: LocalTrainer = resolve_name(hospital_path)(
             self._site,
             settings,
             device=device,
@@ -94,7 +94,7 @@ class _Worker:
 
     def _answer(
         self,
-        hospital: Hospital,
+        hospital: LocalTrainer,
         method: str,
         arguments: dict[str, Any],
         contents: Any,

@@ -25,7 +25,7 @@ deviation and 99th percentile of the whole border; 5th percentile, median and di
 quartiles of the image; logarithm of the fine detail over the range of grey."""
 
 
-def surface(image: npt.NDArray[np.uint8] | Array, *, width: float = 0.06) -> Array:
+def acquisition_features(image: npt.NDArray[np.uint8] | Array, *, width: float = 0.06) -> Array:
     """Eight numbers near 1, in the order of `NAMES`.
 
     Args:

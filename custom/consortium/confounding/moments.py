@@ -1,10 +1,10 @@
 """What a hospital says of a group of its patients: how many, their mean, and their scatter.
 
-These are all that the provenance probe needs, so no image and no patient's values leave a hospital.
-What always holds: a group smaller than the hospital lets out is not told at all, and a vector has
-fewer entries than the smallest group has patients, for otherwise the scatter would fix the
-patients' values up to a rotation. What it does not protect: a mean and a scatter are exact, so two
-messages about groups that differ by one patient give that patient away; a group is told once.
+These are all that the confounding probe needs, so no image and no patient's values leave a
+hospital. What always holds: a group smaller than the hospital lets out is not told at all, and a
+vector has fewer entries than the smallest group has patients, for otherwise the scatter would fix
+the patients' values up to a rotation. What it does not protect: a mean and a scatter are exact, so
+two messages about groups that differ by one patient give that patient away; a group is told once.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -10,10 +10,10 @@ contingency tables", 1978).
 
 Two tests:
 
-- `hospital_told`: do values (features of the model, or of borders and histogram) differ at all
+- `site_separation`: do values (features of the model, or of borders and histogram) differ at all
   between hospitals, labels being equal?
-- `lean`: do the model's scores for a label rise, labels being equal, at the hospitals where that
-  label is more frequent? That is what a shortcut does; the verdict rests on it alone.
+- `site_association`: do the model's scores for a label rise, labels being equal, at the hospitals
+  where that label is more frequent? That is what a shortcut does; the verdict rests on it alone.
 
 When to use it: once per model, on patients who were held out, where hospitals have their labels in
 unlike shares. What it does not show:
@@ -21,8 +21,8 @@ unlike shares. What it does not show:
 - Why scores lean. Patients who are sicker where their label is frequent look the same as a scanner
   that the model recognises; whether borders and histogram tell the hospital too is a hint, no more.
 - How much harm is done. A slope is in log-odds, and a model whose scores are small, as federated
-  averaging over hospitals of one class makes them, has a small slope however it leans: `Lean` has
-  the slope in standard deviations of a score too.
+  averaging over hospitals of one class makes them, has a small slope however it leans:
+  `SiteAssociation` has the slope in standard deviations of a score too.
 - That there is no shortcut. "no sign" is about the labels that were tested, which are named, and
   about slopes as large as would have been found. A harmless shift of the scores between scanners
   can lean by chance, which more patients do not cure, only more hospitals.
@@ -46,7 +46,7 @@ LEAST_MIX = 0.2
 0.1 and the "medium" 0.3 of Cohen, Statistical Power Analysis (1988), section 7.2."""
 
 POWER = 0.8
-"""Probability with which the slope `Lean.detectable` is found."""
+"""Probability with which the slope `SiteAssociation.detectable` is found."""
 
 Shares = Mapping[str, Mapping[str, int]]
 """Training patients by hospital and label; counts that a hospital withholds are left out."""
@@ -71,7 +71,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Lean:
+class SiteAssociation:
     """How far a model leans towards a hospital's frequent labels, the true labels being equal.
 
     Attributes:
@@ -100,7 +100,7 @@ class Verdict:
     reason: str
 
 
-def hospital_told(groups: Groups) -> Told | None:
+def site_separation(groups: Groups) -> Told | None:
     """Whether values tell the hospital, labels being equal.
 
     The statistic is v' V^+ v, where v stacks each hospital's sum of values about the stratum's
@@ -141,7 +141,9 @@ def hospital_told(groups: Groups) -> Told | None:
     return Told(statistic, freedom, float(chi2.sf(statistic, freedom)), _pair_auc(strata, size))
 
 
-def lean(groups: Groups, shares: Shares, labels: Sequence[str]) -> Lean | None:
+def site_association(
+    groups: Groups, shares: Shares, labels: Sequence[str]
+) -> SiteAssociation | None:
     """Whether scores follow the hospital's own label frequencies, true labels being equal.
 
     T = sum over strata and hospitals of a_h . n_h (s_h - s), where s_h is the mean vector of the
@@ -186,7 +188,7 @@ def lean(groups: Groups, shares: Shares, labels: Sequence[str]) -> Lean | None:
     if spread <= 1e-12:
         return None
     slope, z = top / size, top / np.sqrt(spread)
-    return Lean(
+    return SiteAssociation(
         z=float(z),
         p=float(norm.sf(z)),
         slope=slope,
@@ -213,7 +215,9 @@ def cramers_v(shares: Shares) -> float:
     return float(np.sqrt(square / table.sum() / (min(table.shape) - 1)))
 
 
-def judge(leaning: Lean | None, shares: Shares, surface: Told | None = None) -> Verdict:
+def judge(
+    association: SiteAssociation | None, shares: Shares, acquisition: Told | None = None
+) -> Verdict:
     """The verdict, by a rule fixed beforehand.
 
     1. Nothing is known of the training patients, or those of one hospital alone: "not estimable".
@@ -224,28 +228,28 @@ def judge(leaning: Lean | None, shares: Shares, surface: Told | None = None) -> 
     5. Otherwise "confounded" where the model leans, p below `ALPHA`, and "no sign" elsewhere.
 
     Args:
-        leaning: of the scores of held-out patients.
+        association: of the scores of held-out patients.
         shares: of the training patients.
-        surface: of borders and histogram of the same patients; it has no part in the verdict, the
-            reason says whether it tells the hospital.
+        acquisition: of borders and histogram of the same patients; it has no part in the verdict,
+            the reason says whether it tells the hospital.
     """
-    verdict, reason = _rule(leaning, shares)
-    if surface is not None:
-        tell = "tell" if surface.p < ALPHA else "do not tell"
+    verdict, reason = _rule(association, shares)
+    if acquisition is not None:
+        tell = "tell" if acquisition.p < ALPHA else "do not tell"
         reason += (
             f"; borders and histogram {tell} the hospital "
-            f"(AUC {surface.auc:.2f}, {tell_p(surface.p)})"
+            f"(AUC {acquisition.auc:.2f}, {describe_p(acquisition.p)})"
         )
     return Verdict(verdict, reason)
 
 
-def tell_p(p: float) -> str:
+def describe_p(p: float) -> str:
     """A p-value in words."""
     return "p < 0.001" if p < 0.001 else f"p {p:.2g}"
 
 
 def _rule(
-    leaning: Lean | None, shares: Shares
+    association: SiteAssociation | None, shares: Shares
 ) -> tuple[Literal["confounded", "no sign", "not estimable"], str]:
     held = [label for counts in shares.values() for label, count in counts.items() if count]
     if not held:
@@ -260,16 +264,16 @@ def _rule(
         return "no sign", f"hospitals have their labels in like shares (V {mix:.2f}), none tested"
     if len(held) == len(set(held)):
         return "confounded", "no label is had by two hospitals, so none could be tested"
-    if leaning is None:
+    if association is None:
         return "not estimable", "too few held-out patients of a label at two hospitals"
     found = (
-        f"slope {leaning.slope:+.2f}, {leaning.standardised:+.2f} standard deviations, "
-        f"{tell_p(leaning.p)}, tested on {', '.join(leaning.labels)}"
+        f"slope {association.slope:+.2f}, {association.standardised:+.2f} standard deviations, "
+        f"{describe_p(association.p)}, tested on {', '.join(association.labels)}"
     )
-    if leaning.p < ALPHA:
+    if association.p < ALPHA:
         return "confounded", f"scores lean towards the hospital's frequent labels: {found}"
     return "no sign", (
-        f"{found}; a slope of {leaning.detectable:.2f} would be found in {POWER:.0%} of models"
+        f"{found}; a slope of {association.detectable:.2f} would be found in {POWER:.0%} of models"
     )
 
 

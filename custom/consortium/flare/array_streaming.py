@@ -61,7 +61,7 @@ def _tidy_up() -> None:
         try_malloc_trim()
 
 
-class Piece:
+class ArrayChunk:
     """Bytes of an array.
 
     Args:
@@ -75,20 +75,20 @@ class Piece:
         return len(self.view)
 
 
-class _PieceCodec(fobs.Decomposer):
+class _ChunkCodec(fobs.Decomposer):
     """Lets FLARE send a piece from where it lies, if it is one of 10 MiB or more."""
 
     def supported_type(self) -> type:
-        return Piece
+        return ArrayChunk
 
-    def decompose(self, target: Piece, manager: Any = None) -> memoryview | bytes:
+    def decompose(self, target: ArrayChunk, manager: Any = None) -> memoryview | bytes:
         return target.view
 
-    def recompose(self, data: bytes, manager: Any = None) -> Piece:
-        return Piece(data)
+    def recompose(self, data: bytes, manager: Any = None) -> ArrayChunk:
+        return ArrayChunk(data)
 
 
-class Pieces(Downloadable):
+class ArrayStream(Downloadable):
     """A message's arrays for one receiver or more: what they are, then piece by piece.
 
     Args:
@@ -115,7 +115,7 @@ class Pieces(Downloadable):
 
     def produce(
         self, state: dict[str, int] | None, requester: str
-    ) -> tuple[str, list[Piece] | None, dict[str, int]]:
+    ) -> tuple[str, list[ArrayChunk] | None, dict[str, int]]:
         """The contents at first, and then a piece; see `Downloadable`."""
         number = state[_NEXT] if state else 0
         views = self._views
@@ -124,7 +124,7 @@ class Pieces(Downloadable):
         _tidy_up()
         if number > len(views):
             return ProduceRC.EOF, None, {}
-        piece = Piece(views[number - 1] if number else self._contents)
+        piece = ArrayChunk(views[number - 1] if number else self._contents)
         return ProduceRC.OK, [piece], {_NEXT: number + 1}
 
     def release(self) -> None:
@@ -132,7 +132,7 @@ class Pieces(Downloadable):
         self.base_obj = self._views = None
 
 
-class Assembly(Consumer):
+class ArrayAssembler(Consumer):
     """Puts pieces together.
 
     Args:
@@ -154,8 +154,8 @@ class Assembly(Consumer):
         self._limit = limit
         self._rest: list[NDArray[np.uint8]] = []
 
-    def consume(self, ref_id: str, state: dict[str, int], data: list[Piece]) -> dict[str, int]:
-        """Takes what `Pieces.produce` gave.
+    def consume(self, ref_id: str, state: dict[str, int], data: list[ArrayChunk]) -> dict[str, int]:
+        """Takes what `ArrayStream.produce` gave.
 
         Raises:
             ValueError: it does not fit what was announced, or is more than the limit.
@@ -209,7 +209,7 @@ def _count(shape: tuple[int, ...]) -> int:
     return count
 
 
-class Flat:
+class StreamedArray:
     """An array as it stands in a message; FLARE does not copy it, so that nobody may change it.
 
     Attributes:
@@ -219,11 +219,11 @@ class Flat:
     def __init__(self, array: NDArray[Any]):
         self.array = array
 
-    def __deepcopy__(self, memo: Any) -> "Flat":
+    def __deepcopy__(self, memo: Any) -> "StreamedArray":
         return self
 
 
-class _FlatCodec(ViaDownloaderDecomposer):
+class _StreamedArrayCodec(ViaDownloaderDecomposer):
     """Lets a receiver fetch arrays, and fetches them from only so many senders at a time.
 
     A sender's turn lasts until its arrays are gone from memory here.
@@ -237,34 +237,36 @@ class _FlatCodec(ViaDownloaderDecomposer):
         super().__init__(_PIECE, "np_")
 
     def supported_type(self) -> type:
-        return Flat
+        return StreamedArray
 
     def get_download_dot(self) -> int:
         return _DOT
 
-    def to_downloadable(self, items: Mapping[str, Flat], size: int, fobs_ctx: Any) -> Pieces:
-        return Pieces({name: flat.array for name, flat in items.items()}, size)
+    def to_downloadable(
+        self, items: Mapping[str, StreamedArray], size: int, fobs_ctx: Any
+    ) -> ArrayStream:
+        return ArrayStream({name: flat.array for name, flat in items.items()}, size)
 
     def download(
         self, from_fqcn: str, ref_id: str, **more: Any
-    ) -> tuple[str, dict[str, Flat] | None]:
+    ) -> tuple[str, dict[str, StreamedArray] | None]:
         def fetch() -> tuple[str, dict[str, NDArray[Any]] | None]:
-            found = Assembly(self.limit, type(self).make)
+            found = ArrayAssembler(self.limit, type(self).make)
             download_object(from_fqcn=from_fqcn, ref_id=ref_id, consumer=found, **more)
             return found.error, found.arrays
 
         error, arrays = fetch() if self.turns is None else _in_turn(fetch, self.turns)
         if arrays is None:
             return error, None
-        return error, {name: Flat(array) for name, array in arrays.items()}
+        return error, {name: StreamedArray(array) for name, array in arrays.items()}
 
-    def native_decompose(self, target: Flat, manager: Any = None) -> bytes:
+    def native_decompose(self, target: StreamedArray, manager: Any = None) -> bytes:
         stream = BytesIO()
         np.save(stream, target.array, allow_pickle=False)
         return stream.getvalue()
 
-    def native_recompose(self, data: bytes, manager: Any = None) -> Flat:
-        return Flat(np.load(BytesIO(data), allow_pickle=False))
+    def native_recompose(self, data: bytes, manager: Any = None) -> StreamedArray:
+        return StreamedArray(np.load(BytesIO(data), allow_pickle=False))
 
 
 def _in_turn(
@@ -298,8 +300,8 @@ def _keep(turn: None) -> None:
 
 def register_arrays() -> None:
     """Lets FLARE carry numpy arrays in pieces; both ends of a job's channel need it."""
-    fobs.register(_PieceCodec)
-    fobs.register(_FlatCodec)
+    fobs.register(_ChunkCodec)
+    fobs.register(_StreamedArrayCodec)
 
 
 def fetch_few_at_a_time() -> None:
@@ -307,14 +309,14 @@ def fetch_few_at_a_time() -> None:
     turns: SimpleQueue[None] = SimpleQueue()
     for _ in range(AT_ONCE):
         turns.put(None)
-    _FlatCodec.turns = turns
+    _StreamedArrayCodec.turns = turns
 
 
 def place_arrays(make: Make) -> None:
     """Puts what is fetched into memory that is given, from one message to the next."""
-    _FlatCodec.make = staticmethod(make)
+    _StreamedArrayCodec.make = staticmethod(make)
 
 
 def limit_arrays(limit: int) -> None:
     """Believes no sender that announces more bytes than this."""
-    _FlatCodec.limit = limit
+    _StreamedArrayCodec.limit = limit

@@ -24,7 +24,7 @@ from consortium.core.site_policy import note_error
 from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
 from consortium.flare.wire import failure_to_shareable, put_arrays, take_arrays
-from consortium.protocol.compression import Shrinker, expand
+from consortium.protocol.compression import ErrorFeedbackCompressor, decompress
 
 _KIND = "compression"
 
@@ -44,10 +44,10 @@ class CompressUpdate(Filter):
         site = find_site(job, fl_ctx)
         try:
             plain = dxo.meta["update"]
-            shrinker = Shrinker(kind, _load_lost(site.state, plain["round"]))
-            dxo.data = put_arrays(shrinker.shrink(plain["contents"], take_arrays(dxo.data)))
-            if shrinker.lost is not None:
-                _save_lost(site.state, plain["round"], shrinker.lost)
+            compressor = ErrorFeedbackCompressor(kind, _load_residual(site.state, plain["round"]))
+            dxo.data = put_arrays(compressor.compress(plain["contents"], take_arrays(dxo.data)))
+            if compressor.residual is not None:
+                _save_residual(site.state, plain["round"], compressor.residual)
             plain[_KIND] = kind
             return dxo.update_shareable(shareable)
         except Exception as error:  # answered, so that no round waits for this site
@@ -67,7 +67,7 @@ class ExpandUpdate(Filter):
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
             plain = dxo.meta["update"]
             if kind is not None and plain.pop(_KIND, None) == kind:
-                dxo.data = put_arrays(expand(kind, plain["contents"], take_arrays(dxo.data)))
+                dxo.data = put_arrays(decompress(kind, plain["contents"], take_arrays(dxo.data)))
                 return dxo.update_shareable(shareable)
         return shareable
 
@@ -81,25 +81,25 @@ def _update_in(shareable: Shareable) -> DXO | None:
 
 
 def _name(round_number: int) -> str:
-    return f"lost-{round_number:06d}.safetensors"
+    return f"residual-{round_number:06d}.safetensors"
 
 
-def _lost_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("lost-*.safetensors"))
+def _residual_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("residual-*.safetensors"))
 
 
-def _load_lost(folder: Path, before_round: int) -> NDArray[np.float32] | None:
+def _load_residual(folder: Path, before_round: int) -> NDArray[np.float32] | None:
     """What rounding took of the last round before; None where that is not known."""
-    before = [path for path in _lost_files(folder) if path.name < _name(before_round)]
+    before = [path for path in _residual_files(folder) if path.name < _name(before_round)]
     with contextlib.suppress(OSError, SafetensorError, KeyError, IndexError):
-        found: NDArray[np.float32] = load_file(before[-1])["lost"]
+        found: NDArray[np.float32] = load_file(before[-1])["residual"]
         return found
     return None
 
 
-def _save_lost(folder: Path, round_number: int, lost: NDArray[np.float32]) -> None:
+def _save_residual(folder: Path, round_number: int, residual: NDArray[np.float32]) -> None:
     """Keeps it, and that of the last round before, for this round may be asked for again."""
     path = folder / _name(round_number)
-    replace_file(path, lambda beside: save_file({"lost": lost}, beside))
-    for stale in [kept for kept in _lost_files(folder) if kept.name <= path.name][:-2]:
+    replace_file(path, lambda beside: save_file({"residual": residual}, beside))
+    for stale in [kept for kept in _residual_files(folder) if kept.name <= path.name][:-2]:
         stale.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
 from consortium import __version__
 from consortium.core.errors import Refused
-from consortium.orchestration.recovery import link_of, narrow
+from consortium.orchestration.recovery import attempt_of, exclude_sites
 from consortium.settings.base import Settings, load_settings, read_json_object
 from consortium.study.job_folder import BOUND, SETTINGS, STUDY
 
@@ -64,7 +64,7 @@ def read_job(fl_ctx: FLContext) -> Job:
     config = Path(workspace.get_app_config_dir(job_id))
     check_as_submitted(meta, config)
     ours = meta.get("consortium", {})
-    link = link_of({**meta, "job_id": job_id})
+    attempt = attempt_of({**meta, "job_id": job_id})
     made_with = ours.get("version", __version__)
     if made_with != __version__:
         raise Refused(
@@ -74,11 +74,11 @@ def read_job(fl_ctx: FLContext) -> Job:
             "install the version that the consortium agreed on",
         )
     return Job(
-        run=link.run if link is not None else job_id,
+        run=attempt.run if attempt is not None else job_id,
         name=str(meta.get("name", "job")),
         hospitals=tuple(sorted(ours.get("hospitals", []))),
         quorum=ours.get("quorum", {}),
-        left_out=link.left_out if link is not None else (),
+        left_out=attempt.left_out if attempt is not None else (),
         settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
         folder=Path(workspace.get_run_dir(job_id)),
@@ -102,11 +102,11 @@ def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
     altered = [name for name in sorted(signed) if not (config / name).exists()]
     if (config / STUDY.name).is_file():
         study = read_json_object(config / STUDY.name)
-        link = link_of({"job_id": "", **meta})
-        if link is not None and link.left_out:
+        attempt = attempt_of({"job_id": "", **meta})
+        if attempt is not None and attempt.left_out:
             # The orchestrator may do without a hospital; what it may not is ask another one.
             hospitals = study["consortium"]["hospitals"]
-            study["deploy_map"] = narrow(study["deploy_map"], hospitals, link.left_out)
+            study["deploy_map"] = exclude_sites(study["deploy_map"], hospitals, attempt.left_out)
         altered += [f"{key} in meta.json" for key in BOUND if meta.get(key) != study.get(key)]
     if altered:
         raise Refused(
@@ -118,17 +118,17 @@ def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
 
 
 def result_folders(job: Job) -> tuple[Path, Path]:
-    """Where the orchestrator puts what a run leaves, and its journal.
+    """Where the orchestrator puts what a run leaves, and its checkpoints.
 
     By default the results lie in the job's own folder, which FLARE's download brings, and the
-    journal outside of it, so that the next job of the same run finds it.
+    checkpoints outside of it, so that the next job of the same run finds it.
     """
     override = os.environ.get(RUN_FOLDER)
     if override:
-        return Path(override), Path(override) / "journal"
-    return job.folder / "consortium", journal_folder(job.root, job.run)
+        return Path(override), Path(override) / "checkpoints"
+    return job.folder / "consortium", checkpoint_folder(job.root, job.run)
 
 
-def journal_folder(root: Path, run: str) -> Path:
-    """Where the orchestrator with this workspace keeps the journal of a run."""
-    return root / "consortium" / run / "journal"
+def checkpoint_folder(root: Path, run: str) -> Path:
+    """Where the orchestrator with this workspace keeps the checkpoints of a run."""
+    return root / "consortium" / run / "checkpoints"

@@ -13,7 +13,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.shareable import Shareable
 
 from consortium.core.errors import Failure
-from consortium.flare.array_streaming import Flat
+from consortium.flare.array_streaming import StreamedArray
 from consortium.protocol.metrics import Metrics
 
 FAILURE, METRICS = "consortium_failure", "consortium_metrics"
@@ -28,7 +28,9 @@ array by itself, in requests that take longer than so few bytes."""
 def put_arrays(buffers: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Arrays as they travel."""
     return {
-        key: (flat.dtype.str, flat.tobytes()) if flat.nbytes <= _IN_THE_MESSAGE else Flat(flat)
+        key: (flat.dtype.str, flat.tobytes())
+        if flat.nbytes <= _IN_THE_MESSAGE
+        else StreamedArray(flat)
         for key, flat in buffers.items()
     }
 
@@ -40,7 +42,9 @@ def take_arrays(carried: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         ValueError, TypeError: these are no arrays.
     """
     return {
-        key: one.array if isinstance(one, Flat) else np.frombuffer(bytearray(one[1]), one[0])
+        key: one.array
+        if isinstance(one, StreamedArray)
+        else np.frombuffer(bytearray(one[1]), one[0])
         for key, one in carried.items()
     }
 
@@ -52,7 +56,7 @@ def drop_arrays(shareable: Shareable) -> None:
     """
     with suppress(ValueError):
         for one in from_shareable(shareable).data.values():
-            if isinstance(one, Flat):
+            if isinstance(one, StreamedArray):
                 one.array = np.empty(0)
 
 

@@ -1,8 +1,8 @@
-"""Letters that were burnt into a film near its border: a name, perhaps, that no header holds.
+"""Letters that were burnt into an X-ray near its border: a name, perhaps, that no header holds.
 
 What is looked for: bright pieces on a darker ground, of the size of letters, several of one height
 in a line. A single letter of lead that says the side is no text. What is written there is never
-read. What it does not find: text that is dark, handwritten, very small or in the film's middle.
+read. What it does not find: text that is dark, handwritten, very small or in the X-ray's middle.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ BORDER = 0.15
 _BRIGHT, _GROUND = 0.8, 0.7
 """Shares of the brightest value: what a letter reaches, and what the ground around it does not."""
 _HEIGHTS = (0.012, 0.08)
-"""Of a letter, as shares of the film's rows."""
+"""Of a letter, as shares of the X-ray's rows."""
 _FEWEST_ROWS = 5
 _WIDTHS = (0.12, 1.5)
 """Of a letter, as shares of its height."""
@@ -30,7 +30,7 @@ _ALIKE = 0.7
 _GAP = 2.0
 """Largest gap between letters, as a share of their height."""
 _SIDE = 1024
-"""Pixels of the smaller side from which on a film is reduced before it is looked at."""
+"""Pixels of the smaller side from which on an X-ray is reduced before it is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def count_letters(values: NDArray[np.float32]) -> int:
     """How many letters the longest line of text near the border has.
 
     Args:
-        values: of a film, (rows, columns), from 0 to 1.
+        values: of an X-ray, (rows, columns), from 0 to 1.
 
     Returns:
         0 for fewer than `FEWEST_LETTERS`.
@@ -100,7 +100,7 @@ def _like_a_letter(box: _Box, rows: int, columns: int) -> bool:
 
 
 def _frame(values: NDArray[np.float32], box: _Box) -> NDArray[Any]:
-    """The pixels just around a box that does not touch the film's edge."""
+    """The pixels just around a box that does not touch the X-ray's edge."""
     around = values[box.top - 1 : box.bottom + 1, box.left - 1 : box.right + 1]
     return np.concatenate([around[0], around[-1], around[:, 0], around[:, -1]])
 

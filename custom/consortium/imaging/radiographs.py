@@ -1,8 +1,8 @@
-"""X-ray films, read without trust: PNG, JPEG or DICOM becomes greys from 0 to 1, or a finding.
+"""X-rays, read without trust: PNG, JPEG or DICOM becomes greys from 0 to 1, or a finding.
 
-* Bright is dense, as a radiologist sees it: bone is white. A DICOM film goes through its modality
+* Bright is dense, as a radiologist sees it: bone is white. A DICOM X-ray goes through its modality
   LUT and its window, and what is stored the other way round (MONOCHROME1) is turned.
-* Only a film of one grey picture is one. Colour, several frames and what is damaged are findings.
+* Only an X-ray of one grey picture is one. Colour, several frames and what is damaged are findings.
 * What the headers say about the patient is never told: findings name attributes, not their values.
 """
 
@@ -30,7 +30,7 @@ from consortium.imaging.dicom import (
 FORMATS = ("PNG", "JPEG")
 LEAST_SIDE = 3
 MOST_PIXELS = 89_478_485
-"""Of a film; Pillow's limit, above which it warns of a decompression bomb."""
+"""Of an X-ray; Pillow's limit, above which it warns of a decompression bomb."""
 
 _GREY = 2
 """Steps of 255 by which the colours of a grey pixel may differ: JPEG rounds."""
@@ -41,7 +41,7 @@ _BEYOND = 1e12
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """A film.
+    """An X-ray.
 
     Attributes:
         values: float32 (rows, columns), from 0 to 1, bright where dense.
@@ -54,8 +54,8 @@ class Pixels:
     notes: tuple[Finding, ...] = ()
 
 
-class UnusableFilm(Exception):
-    """There is no film in what was read; `finding` says why."""
+class UnusableRadiograph(Exception):
+    """There is no X-ray in what was read; `finding` says why."""
 
     def __init__(self, finding: Finding):
         self.finding = finding
@@ -63,27 +63,27 @@ class UnusableFilm(Exception):
 
 
 def read_pixels(path: Path, name: str) -> Pixels:
-    """Reads a film.
+    """Reads an X-ray.
 
     Args:
         path: of the file; DICOM is told by its content or its suffix `.dcm`.
         name: what findings call it.
 
     Raises:
-        UnusableFilm: `missing-file`, `unreadable-file`, `colour-image`, `wrong-dimensions` or
+        UnusableRadiograph: `missing-file`, `unreadable-file`, `colour-image`, `wrong-dimensions` or
             `no-decoder`.
     """
     try:
         with quiet():
             found = _read_dicom(path, name) if is_dicom(path) else _read_picture(path, name)
-    except UnusableFilm:
+    except UnusableRadiograph:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise UnusableFilm(error("missing-file", name, "no such file")) from None
+        raise UnusableRadiograph(error("missing-file", name, "no such file")) from None
     except Exception as problem:  # a damaged file makes pillow and pydicom raise nearly anything
-        raise UnusableFilm(error("unreadable-file", name, _reason(problem))) from problem
+        raise UnusableRadiograph(error("unreadable-file", name, _reason(problem))) from problem
     if not np.isfinite(found.values).all():
-        raise UnusableFilm(error("unreadable-file", name, "holds values that are no numbers"))
+        raise UnusableRadiograph(error("unreadable-file", name, "holds values that are no numbers"))
     return found
 
 
@@ -118,11 +118,11 @@ def _view(dataset: Any) -> str:
 def _read_picture(path: Path, name: str) -> Pixels:
     with Image.open(path, formats=FORMATS) as opened:
         _require_size(opened.width, opened.height, name)
-        # A JPEG of several pictures holds a film and its preview; a PNG of several is a cartoon.
+        # A JPEG of several pictures holds an X-ray and its preview; a PNG of several is a cartoon.
         pictures = getattr(opened, "n_frames", 1)
         if opened.format == "PNG" and pictures > 1:
-            told = f"{pictures} pictures; a film is one"
-            raise UnusableFilm(error("wrong-dimensions", name, told))
+            told = f"{pictures} pictures; an X-ray is one"
+            raise UnusableRadiograph(error("wrong-dimensions", name, told))
         opened.load()
         picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I"):
@@ -131,11 +131,11 @@ def _read_picture(path: Path, name: str) -> Pixels:
         return Pixels(np.asarray(picture, np.float32) / np.float32(255))
     colours = np.asarray(picture.convert("RGBA"))
     if (colours[..., 3] < 255).any():
-        raise UnusableFilm(error("unreadable-file", name, "a part of it is transparent"))
+        raise UnusableRadiograph(error("unreadable-file", name, "a part of it is transparent"))
     spread = np.ptp(colours[..., :3], axis=-1)
     if spread.max() > _GREY:
         told = f"{(spread > _GREY).mean():.2%} of its pixels are coloured"
-        raise UnusableFilm(error("colour-image", name, told))
+        raise UnusableRadiograph(error("colour-image", name, told))
     return Pixels(colours[..., :3].mean(-1, dtype=np.float32) / np.float32(255))
 
 
@@ -150,7 +150,7 @@ def _sixteen_bit(stored: NDArray[Any], name: str) -> Pixels:
 
 def _read_dicom(path: Path, name: str) -> Pixels:
     dataset = pydicom.dcmread(path)
-    _require_film(dataset, name)
+    _require_radiograph(dataset, name)
     notes = identifying([dataset], name)
     if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         notes += (warning("burnt-in-text", name, "its header says that text is burnt in"),)
@@ -160,27 +160,31 @@ def _read_dicom(path: Path, name: str) -> Pixels:
     return Pixels(values, _view(dataset), notes)
 
 
-def _require_film(dataset: Any, name: str) -> None:
-    """Refuses a file whose header says that it is no film."""
+def _require_radiograph(dataset: Any, name: str) -> None:
+    """Refuses a file whose header says that it is no X-ray."""
     if "Rows" not in dataset:
-        raise UnusableFilm(no_image(dataset, name))
+        raise UnusableRadiograph(no_image(dataset, name))
     if not can_decode(dataset):
-        raise UnusableFilm(no_decoder(dataset, name))
+        raise UnusableRadiograph(no_decoder(dataset, name))
     kind = str(dataset.PhotometricInterpretation)
     if dataset.get("SamplesPerPixel", 1) != 1 or kind not in _MONOCHROME:
-        raise UnusableFilm(error("colour-image", name, "its header says that it is in colour"))
+        raise UnusableRadiograph(
+            error("colour-image", name, "its header says that it is in colour")
+        )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise UnusableFilm(error("wrong-dimensions", name, f"{frames} frames; a film has one"))
+        raise UnusableRadiograph(
+            error("wrong-dimensions", name, f"{frames} frames; an X-ray has one")
+        )
     if "PixelData" not in dataset:
-        raise UnusableFilm(error("unreadable-file", name, "holds no pixels"))
+        raise UnusableRadiograph(error("unreadable-file", name, "holds no pixels"))
     _require_size(int(dataset.Columns), int(dataset.Rows), name)
 
 
 def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
     """As on a screen, from 0 to 1 (DICOM PS3.4, N.2): by its window, else from least to largest.
 
-    What the header calls padding, around the film, is not asked for the least and the largest.
+    What the header calls padding, around the X-ray, is not asked for the least and the largest.
     """
     scaled = apply_modality_lut(stored, dataset)
     shown = np.asarray(apply_voi_lut(scaled, dataset), np.float64)
@@ -189,8 +193,8 @@ def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
     elif all(dataset.get(name) is not None for name in ("WindowCenter", "WindowWidth")):
         low, high = apply_voi_lut(np.array([-_BEYOND, _BEYOND]), dataset)
     else:
-        film = shown[~_padding(stored, dataset)]
-        low, high = (film.min(), film.max()) if film.size else (0.0, 0.0)
+        radiograph = shown[~_padding(stored, dataset)]
+        low, high = (radiograph.min(), radiograph.max()) if radiograph.size else (0.0, 0.0)
     if low == high:
         return np.zeros_like(shown)
     share: NDArray[np.float64] = (shown - low) / (high - low)
@@ -210,10 +214,10 @@ def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
 def _require_size(columns: int, rows: int, name: str) -> None:
     if columns * rows > MOST_PIXELS:
         told = f"{rows} x {columns} pixels; more than {MOST_PIXELS} are not read"
-        raise UnusableFilm(error("unreadable-file", name, told))
+        raise UnusableRadiograph(error("unreadable-file", name, told))
     if min(columns, rows) < LEAST_SIDE:
-        told = f"{rows} x {columns} pixels; fewer than {LEAST_SIDE} a side are no film"
-        raise UnusableFilm(error("unreadable-file", name, told))
+        told = f"{rows} x {columns} pixels; fewer than {LEAST_SIDE} a side are no X-ray"
+        raise UnusableRadiograph(error("unreadable-file", name, told))
 
 
 def _reason(problem: Exception) -> str:

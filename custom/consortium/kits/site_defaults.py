@@ -64,7 +64,11 @@ PRIVACY: dict[str, Any] = {
 _GUARD = {"id": "kit_guard", "path": "consortium.flare.parent.guard.KitGuard", "args": {}}
 _OUTCOME = {"id": "outcome", "path": "consortium.flare.parent.outcome.OutcomeKeeper", "args": {}}
 _KEEPER = {"id": "run_keeper", "path": "consortium.flare.parent.run_keeper.RunKeeper", "args": {}}
-_ONE_COPY = {"id": "one_copy", "path": "consortium.flare.parent.guard.OneCopyOfAKit", "args": {}}
+_ONE_COPY = {
+    "id": "duplicate_kit_guard",
+    "path": "consortium.flare.parent.guard.DuplicateKitGuard",
+    "args": {},
+}
 
 
 def _parent(*components: dict[str, Any]) -> dict[str, Any]:

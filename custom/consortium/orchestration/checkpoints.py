@@ -1,10 +1,10 @@
 """What survives a kill of the orchestrator.
 
-After each round an entry: the model, the best model, the records and the selection's state.
+After each round a checkpoint: the model, the best model, the records and the selection's state.
 
-What always holds: an entry names files that were complete before it was renamed into place, with
-their checksums and its own. The last two entries are kept, so that where the last one is damaged
-the round before it is still there.
+What always holds: a checkpoint names files that were complete before it was renamed into place,
+with their checksums and its own. The last two checkpoints are kept, so that where the last one is
+damaged the round before it is still there.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from consortium.orchestration.records import RoundRecord
 
 
 @dataclass(slots=True)
-class Entry:
+class Checkpoint:
     """The state of a run after a round.
 
     Attributes:
@@ -56,11 +56,11 @@ class Entry:
         return {self.model, self.best, self.start, *self.more.values()}
 
 
-class Journal:
+class CheckpointStore:
     """A folder that holds one run's state.
 
     Args:
-        folder: is created when the first entry is written.
+        folder: is created when the first checkpoint is written.
 
     Attributes:
         notes: what `read` found wrong, in words.
@@ -72,43 +72,43 @@ class Journal:
         self._sums: dict[str, str] = {}
 
     def keep(self, name: str, write: Callable[[Path], object]) -> None:
-        """Writes a file that the next entry names.
+        """Writes a file that the next checkpoint names.
 
         Args:
             name: of the file.
             write: fills it, given its path.
 
         Raises:
-            EnvironmentProblem: `disk-full` or `cannot-write`; the last entry stands.
+            EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stands.
         """
         replace_file(self.folder / name, write)
         self._sums[name] = _sha256(self.folder / name)
 
-    def write(self, entry: Entry, models: Mapping[str, Callable[[Path], object]]) -> None:
-        """Writes an entry atomically.
+    def write(self, checkpoint: Checkpoint, models: Mapping[str, Callable[[Path], object]]) -> None:
+        """Writes a checkpoint atomically.
 
         Args:
-            entry: names its models by file name.
+            checkpoint: names its models by file name.
             models: how to fill each file that is not there yet, by file name.
 
         Raises:
-            EnvironmentProblem: `disk-full` or `cannot-write`; the last entry stands.
+            EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stands.
         """
         for name, write in models.items():
             self.keep(name, write)
-        sums = {name: self._sums[name] for name in sorted(entry.files)}
-        content = {**asdict(entry), "sums": sums}
-        content["records"] = [record.to_dict() for record in entry.records]
-        write_json(self._path(len(entry.records)), {**content, "sha256": _seal(content)})
-        self._prune(len(entry.records))
+        sums = {name: self._sums[name] for name in sorted(checkpoint.files)}
+        content = {**asdict(checkpoint), "sums": sums}
+        content["records"] = [record.to_dict() for record in checkpoint.records]
+        write_json(self._path(len(checkpoint.records)), {**content, "sha256": _seal(content)})
+        self._prune(len(checkpoint.records))
 
-    def read(self) -> Entry | None:
-        """The last entry that is whole, or None where nothing was written.
+    def read(self) -> Checkpoint | None:
+        """The last checkpoint that is whole, or None where nothing was written.
 
         Raises:
-            Refused: `bad-journal`, where there are entries and none of them is whole.
+            Refused: `bad-checkpoints`, where there are checkpoints and none of them is whole.
         """
-        paths = sorted(self.folder.glob("entry-*.json"), reverse=True)
+        paths = sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
         for path in paths:
             try:
                 raw = json.loads(path.read_text(encoding="utf-8"))
@@ -117,8 +117,8 @@ class Journal:
                     raise ValueError("it is not as it was written")
                 del raw["sums"]
                 raw["records"] = [RoundRecord.from_dict(record) for record in raw["records"]]
-                entry = Entry(**raw)
-                for name in sorted(entry.files):
+                checkpoint = Checkpoint(**raw)
+                for name in sorted(checkpoint.files):
                     if _sha256(self.folder / name) != sums[name]:
                         raise ValueError(f"{name} is not as it was written")
             except FileNotFoundError as error:
@@ -127,23 +127,23 @@ class Journal:
                 self.notes.append(f"{path.name} is left out: {error}")
             else:
                 self._sums = dict(sums)
-                return entry
+                return checkpoint
         if not paths:
             return None
         raise Refused(
-            "bad-journal",
-            f"the journal of the run cannot be read ({'; '.join(self.notes)})",
+            "bad-checkpoints",
+            f"the checkpoints of the run cannot be read ({'; '.join(self.notes)})",
             str(self.folder),
             "start the run in a new workspace",
         )
 
     def _path(self, rounds: int) -> Path:
-        return self.folder / f"entry-{rounds:06d}.json"
+        return self.folder / f"checkpoint-{rounds:06d}.json"
 
     def _prune(self, rounds: int) -> None:
-        """Keeps the last two entries, and of the files those that one of them names."""
+        """Keeps the last two checkpoints, and of the files those that one of them names."""
         kept = [self._path(rounds), self._path(rounds - 1)]
-        for path in self.folder.glob("entry-*.json"):
+        for path in self.folder.glob("checkpoint-*.json"):
             if path not in kept:
                 path.unlink()
         named: set[str] = set()
@@ -156,9 +156,9 @@ class Journal:
 
 
 def count_rounds(folder: Path) -> int:
-    """Rounds that a journal holds, without reading it."""
+    """Rounds that a checkpoints holds, without reading it."""
     return max(
-        (int(path.stem.partition("-")[2]) for path in folder.glob("entry-*.json")), default=0
+        (int(path.stem.partition("-")[2]) for path in folder.glob("checkpoint-*.json")), default=0
     )
 
 

@@ -17,7 +17,7 @@ _LEAST = 3  # rounds, of which it must be at least half
 
 
 @dataclass(frozen=True, slots=True)
-class Conspicuous:
+class FlaggedHospital:
     """A hospital that stands out.
 
     Attributes:
@@ -37,7 +37,7 @@ class Conspicuous:
     distance: float | None
 
 
-def find_conspicuous(records: Sequence[RoundRecord]) -> list[Conspicuous]:
+def find_flagged(records: Sequence[RoundRecord]) -> list[FlaggedHospital]:
     """Who was refused or held back in half of its rounds or more, and in three (or all) of them."""
     found = []
     for hospital in sorted({name for record in records for name in record.asked}):
@@ -60,7 +60,7 @@ def find_conspicuous(records: Sequence[RoundRecord]) -> list[Conspicuous]:
         rounds, out = len(taken) + refused, refused + held_back
         if out and 2 * out >= rounds and out >= min(_LEAST, len(records)):
             found.append(
-                Conspicuous(
+                FlaggedHospital(
                     hospital,
                     rounds,
                     refused,

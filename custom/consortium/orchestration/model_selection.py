@@ -19,7 +19,7 @@ class HospitalScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SelectionDecision:
     """What follows from a model's scores.
 
     Attributes:
@@ -34,7 +34,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Selection:
+class ModelSelection:
     """Chooses the best model of a run.
 
     Args:
@@ -51,7 +51,7 @@ class Selection:
     best_scores: dict[str, HospitalScore] = field(default_factory=dict)
     since_best: int = 0
 
-    def observe(self, model: int, scores: Mapping[str, HospitalScore]) -> Verdict:
+    def observe(self, model: int, scores: Mapping[str, HospitalScore]) -> SelectionDecision:
         """Takes the scores of a model.
 
         Args:
@@ -69,7 +69,7 @@ class Selection:
             self.best_model, self.best_scores, self.since_best = model, dict(scores), 0
         else:
             self.since_best += 1
-        return Verdict(
+        return SelectionDecision(
             _mean(scores, scores.keys()) if scores else None,
             best,
             bool(self.patience) and self.since_best >= self.patience,
@@ -80,7 +80,7 @@ class Selection:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "Selection":
+    def from_dict(cls, raw: dict[str, Any]) -> "ModelSelection":
         """Continues from `to_dict`.
 
         Raises:

@@ -18,14 +18,15 @@ class Quorum(BaseModel):
         hospitals: that take part, sorted.
         minimum: answers that a round needs; nothing is aggregated of fewer. By default all.
         mandatory: hospitals whose answer every round needs.
-        deadline: seconds that a round waits for those who have not answered; by default `patience`
-            times what the slowest hospital took at its last answer.
-        patience: see `deadline`.
-        tries: how often a round is asked for before the run stops.
-        rest: seconds before hospitals that failed are asked again.
-        hold: seconds that a round without its quorum waits, beyond `tries`, for hospitals that are
-            silent or not connected: a network may be away for some minutes.
-        sample: hospitals that are asked in a round, drawn by the run's seed; by default all.
+        deadline: seconds that a round waits for those who have not answered; by default
+            `deadline_factor` times what the slowest hospital took at its last answer.
+        deadline_factor: see `deadline`.
+        max_attempts: how often a round is asked for before the run stops.
+        retry_delay: seconds before hospitals that failed are asked again.
+        reconnect_timeout: seconds that a round without its quorum waits, beyond `max_attempts`, for
+            hospitals that are silent or not connected: a network may be away for some minutes.
+        clients_per_round: hospitals that are asked in a round, drawn by the run's seed; by default
+            all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -34,22 +35,22 @@ class Quorum(BaseModel):
     minimum: Annotated[int, Field(ge=1)]
     mandatory: tuple[str, ...] = ()
     deadline: Annotated[float | None, Field(gt=0)] = None
-    patience: Annotated[float, Field(ge=1)] = 10.0
-    tries: Annotated[int, Field(ge=1)] = 3
-    rest: Annotated[float, Field(ge=0)] = 10.0
-    hold: Annotated[float, Field(ge=0)] = 900.0
-    sample: Annotated[int | None, Field(ge=1)] = None
+    deadline_factor: Annotated[float, Field(ge=1)] = 10.0
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    retry_delay: Annotated[float, Field(ge=0)] = 10.0
+    reconnect_timeout: Annotated[float, Field(ge=0)] = 900.0
+    clients_per_round: Annotated[int | None, Field(ge=1)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        asked = self.sample or len(self.hospitals)
+        asked = self.clients_per_round or len(self.hospitals)
         strangers = sorted(set(self.mandatory) - set(self.hospitals))
         if not self.hospitals or list(self.hospitals) != sorted(set(self.hospitals)):
             raise ValueError("hospitals must be sorted, each once, at least one")
         if strangers:
             raise ValueError(f"mandatory: {', '.join(strangers)} does not take part")
         if asked > len(self.hospitals):
-            raise ValueError(f"sample: there are only {len(self.hospitals)} hospitals")
+            raise ValueError(f"clients_per_round: there are only {len(self.hospitals)} hospitals")
         if self.minimum > asked:
             raise ValueError(f"minimum: only {asked} hospitals are asked in a round")
         if len(self.mandatory) > asked:
@@ -59,13 +60,13 @@ class Quorum(BaseModel):
     def without(self, hospital: str) -> "Quorum":
         """The same for a study of one hospital less, of which at least one is left."""
         left = tuple(name for name in self.hospitals if name != hospital)
-        sample = min(self.sample, len(left)) if self.sample else None
+        clients = min(self.clients_per_round, len(left)) if self.clients_per_round else None
         return self.model_copy(
             update={
                 "hospitals": left,
-                "minimum": min(self.minimum, sample or len(left)),
+                "minimum": min(self.minimum, clients or len(left)),
                 "mandatory": tuple(name for name in self.mandatory if name != hospital),
-                "sample": sample,
+                "clients_per_round": clients,
             }
         )
 
@@ -89,7 +90,7 @@ def declare_quorum(
         UsageError: `bad-quorum`, with the key.
     """
     names = tuple(sorted(set(hospitals)))
-    everybody = declared.get("sample") or len(names)
+    everybody = declared.get("clients_per_round") or len(names)
     try:
         return Quorum.model_validate({"minimum": everybody, **declared, "hospitals": names})
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A run is longer than a FLARE job: a chain of jobs, each of which goes on from the journal.
+"""A run is longer than a FLARE job: a chain of jobs, each of which goes on from the checkpoints.
 
 FLARE ends a job for good as soon as one process of it dies. What is decided here, from FLARE's
 records of jobs alone: whether a job that ended is to be followed by another one, and by which.
@@ -16,11 +16,11 @@ from consortium.orchestration.quorum import declare_quorum
 
 OUTCOME = "consortium_outcome"
 """Key of a job's record: `complete`; `reason` where the run is not; whether it was `stopped`."""
-CHAIN = "consortium_chain"
-"""Key of a job's record that goes on with a run: a `Link`."""
+ATTEMPT = "consortium_attempt"
+"""Key of a job's record that goes on with a run: a `Attempt`."""
 NEXT = "consortium_next"
 """Key of a job's record that was broken off: the job that goes on with its run."""
-BROKE = "consortium_broke"
+FAILED_SITE = "consortium_failed_site"
 """Key of a job's record that was broken off: the hospital whose process ended it."""
 LEAVE_OUT = 3
 """Jobs in a row that a hospital may break, each of which closed fewer than `TRUST` rounds."""
@@ -40,8 +40,8 @@ _RUNTIME = (
     "last_schedule_time",
     "schedule_history",
     OUTCOME,
-    BROKE,
-    CHAIN,
+    FAILED_SITE,
+    ATTEMPT,
     NEXT,
 )
 _FAILED_TO_RUN = "FINISHED:FAILED_TO_RUN"
@@ -49,7 +49,7 @@ _ENDS = ("FINISHED:COMPLETED", "FINISHED:ABORTED", "FINISHED:CAN'T SCHEDULE")
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Attempt:
     """A job's place in its run.
 
     Attributes:
@@ -57,8 +57,8 @@ class Link:
         number: of the job in it, from 1.
         rounds: that were closed before it.
         stalled: jobs right before it that closed none.
-        breaker: the hospital that broke the jobs right before it, each of which closed fewer than
-            `TRUST` rounds; "" where none did.
+        failed_site: the hospital that broke the jobs right before it, each of which closed fewer
+            than `TRUST` rounds; "" where none did.
         times: how many of them.
         left_out: hospitals that it does without.
     """
@@ -67,32 +67,32 @@ class Link:
     number: int = 1
     rounds: int = 0
     stalled: int = 0
-    breaker: str = ""
+    failed_site: str = ""
     times: int = 0
     left_out: tuple[str, ...] = ()
 
 
-def link_of(record: Mapping[str, Any]) -> Link | None:
+def attempt_of(record: Mapping[str, Any]) -> Attempt | None:
     """A job's place in its run; None where the job is none of ours."""
     ours = record.get("consortium")
     if not isinstance(ours, Mapping):
         return None
-    if CHAIN in record:
-        said = record[CHAIN]
-        return Link(**{**said, "left_out": tuple(said.get("left_out", ()))})
-    return Link(str(ours.get("run") or record["job_id"]))
+    if ATTEMPT in record:
+        said = record[ATTEMPT]
+        return Attempt(**{**said, "left_out": tuple(said.get("left_out", ()))})
+    return Attempt(str(ours.get("run") or record["job_id"]))
 
 
 def is_broken(record: Mapping[str, Any]) -> bool:
     """Whether a job was broken off and nothing has come after it yet."""
-    link, status = link_of(record), str(record.get("status", ""))
+    attempt, status = attempt_of(record), str(record.get("status", ""))
     outcome = record.get(OUTCOME) or {}
-    if link is None or not status.startswith("FINISHED") or status in _ENDS:
+    if attempt is None or not status.startswith("FINISHED") or status in _ENDS:
         return False
     if outcome.get("stopped") or record.get(NEXT):
         return False
     # What never ran was wrong from the start, but for a run that was on its way.
-    return status != _FAILED_TO_RUN or link.number > 1
+    return status != _FAILED_TO_RUN or attempt.number > 1
 
 
 def follow(record: Mapping[str, Any], rounds: int) -> dict[str, Any] | None:
@@ -100,24 +100,24 @@ def follow(record: Mapping[str, Any], rounds: int) -> dict[str, Any] | None:
 
     Args:
         record: of the job that was broken off.
-        rounds: that the run's journal holds.
+        rounds: that the run's checkpoints holds.
     """
-    link = link_of(record)
-    assert link is not None
+    attempt = attempt_of(record)
+    assert attempt is not None
     following = {key: said for key, said in record.items() if key not in _RUNTIME}
-    closed = rounds - link.rounds
-    stalled = 0 if closed > 0 else link.stalled + 1
-    breaker = str(record.get(BROKE) or "") if closed < TRUST else ""
-    times, left_out = _times(link, breaker), link.left_out
-    if times >= LEAVE_OUT and _does_without(record, {*left_out, breaker}):
-        stalled, times, left_out = 0, 0, (*left_out, breaker)
-        breaker = ""
+    closed = rounds - attempt.rounds
+    stalled = 0 if closed > 0 else attempt.stalled + 1
+    failed_site = str(record.get(FAILED_SITE) or "") if closed < TRUST else ""
+    times, left_out = _times(attempt, failed_site), attempt.left_out
+    if times >= LEAVE_OUT and _does_without(record, {*left_out, failed_site}):
+        stalled, times, left_out = 0, 0, (*left_out, failed_site)
+        failed_site = ""
         hospitals = record["consortium"]["hospitals"]
-        following["deploy_map"] = narrow(record["deploy_map"], hospitals, left_out)
+        following["deploy_map"] = exclude_sites(record["deploy_map"], hospitals, left_out)
     if stalled >= PATIENCE:
         return None
-    more = Link(link.run, link.number + 1, rounds, stalled, breaker, times, left_out)
-    return {**following, CHAIN: {**asdict(more), "left_out": list(left_out)}}
+    more = Attempt(attempt.run, attempt.number + 1, rounds, stalled, failed_site, times, left_out)
+    return {**following, ATTEMPT: {**asdict(more), "left_out": list(left_out)}}
 
 
 def why_given_up(record: Mapping[str, Any]) -> str:
@@ -126,24 +126,24 @@ def why_given_up(record: Mapping[str, Any]) -> str:
     Args:
         record: of its last job.
     """
-    link = link_of(record)
+    attempt = attempt_of(record)
     told = [f"no-progress: {PATIENCE} jobs in a row ended without closing a round"]
-    if record.get(BROKE):
-        assert link is not None
-        times = min(_times(link, record[BROKE]), PATIENCE)
-        told.append(f"{record[BROKE]} broke the last {times} of them")
+    if record.get(FAILED_SITE):
+        assert attempt is not None
+        times = min(_times(attempt, record[FAILED_SITE]), PATIENCE)
+        told.append(f"{record[FAILED_SITE]} broke the last {times} of them")
     outcome = record.get(OUTCOME) or {}
     if outcome.get("reason"):
         told.append(str(outcome["reason"]))
     return "; ".join(told)
 
 
-def _times(link: Link, breaker: str) -> int:
+def _times(attempt: Attempt, failed_site: str) -> int:
     """How many jobs in a row a hospital has broken with this one; 0 where none did."""
-    return (link.times if breaker == link.breaker else 0) + 1 if breaker else 0
+    return (attempt.times if failed_site == attempt.failed_site else 0) + 1 if failed_site else 0
 
 
-def narrow(
+def exclude_sites(
     deploy_map: Mapping[str, Any], hospitals: Collection[str], left_out: Collection[str]
 ) -> Mapping[str, Any]:
     """FLARE's map of apps to sites without some hospitals.
@@ -171,5 +171,5 @@ def _does_without(record: Mapping[str, Any], gone: Collection[str]) -> bool:
     if not hospitals:
         return False
     quorum = declare_quorum(hospitals, ours.get("quorum", {}))
-    asked = quorum.sample or len(hospitals)
+    asked = quorum.clients_per_round or len(hospitals)
     return asked - len(gone) >= quorum.minimum and not set(gone) & set(quorum.mandatory)

@@ -5,9 +5,9 @@ actions say and tells it what came of that. What always holds, whatever the orde
 
 * a round is closed only with the answers of `minimum` hospitals and of every mandatory one;
 * a hospital counts once a round, and what it says after its round has ended changes nothing;
-* a round that cannot be closed is asked for `tries` times in all, and then the run stops with a
-  reason that names the hospitals; where one of them is silent or not connected, it is waited for
-  until `hold` seconds have passed too.
+* a round that cannot be closed is asked for `max_attempts` times in all, and then the run stops
+  with a reason that names the hospitals; where one of them is silent or not connected, it is waited
+  for until `reconnect_timeout` seconds have passed too.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class _Open:
     asked: tuple[str, ...]
     answered: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    tries: int = 1
+    attempts: int = 1
     waited: float = 0.0
 
     @property
@@ -137,8 +137,8 @@ class Rounds:
         round_.waited += self._seconds
         if self._gives_up(round_):
             return self._stop(self._why(round_))
-        round_.tries += 1
-        tired = round_.tries > self._quorum.tries
+        round_.attempts += 1
+        tired = round_.attempts > self._quorum.max_attempts
         again = tuple(
             name
             for name in round_.asked
@@ -149,7 +149,7 @@ class Rounds:
         return [*([Ask(self._done, again)] if again else []), *self._wait()]
 
     def closed(self, stop: bool = False) -> list[Action]:
-        """The round's aggregate is journalled.
+        """The round's aggregate is saved.
 
         Args:
             stop: whether the run has what it wants and ends here.
@@ -171,12 +171,12 @@ class Rounds:
             return self._close(round_)
         if self._gives_up(round_):
             return self._stop(self._why(round_))
-        return [self._set_timer(max(_LEAST, self._quorum.rest))]
+        return [self._set_timer(max(_LEAST, self._quorum.retry_delay))]
 
     def _gives_up(self, round_: _Open) -> bool:
-        if round_.tries < self._quorum.tries:
+        if round_.attempts < self._quorum.max_attempts:
             return False
-        return not round_.out_of_reach or round_.waited >= self._quorum.hold
+        return not round_.out_of_reach or round_.waited >= self._quorum.reconnect_timeout
 
     def _enough(self, round_: _Open) -> bool:
         return (
@@ -199,7 +199,7 @@ class Rounds:
         """The timer of the open round; none while nothing tells how long a round takes."""
         seconds = self._quorum.deadline
         if seconds is None and self._paces:
-            seconds = self._quorum.patience * max(self._paces.values())
+            seconds = self._quorum.deadline_factor * max(self._paces.values())
         return [] if seconds is None else [self._set_timer(max(0.0, seconds - passed))]
 
     def _set_timer(self, seconds: float) -> Timer:
@@ -211,7 +211,7 @@ class Rounds:
         if self._quorum.mandatory:
             wanted.append(f"{', '.join(self._quorum.mandatory)} among them")
         told = _words({**dict.fromkeys(round_.silent, "no answer"), **round_.failed})
-        tries = f"{round_.tries} time" + ("" if round_.tries == 1 else "s")
+        tries = f"{round_.attempts} time" + ("" if round_.attempts == 1 else "s")
         return f"round {self._done + 1} was asked for {tries}, {', '.join(wanted)}: {told}"
 
 
@@ -223,11 +223,11 @@ def choose(quorum: Quorum, seed: int, round_number: int) -> tuple[str, ...]:
         seed: of the run.
         round_number: from 0.
     """
-    if quorum.sample is None:
+    if quorum.clients_per_round is None:
         return quorum.hospitals
     free = [name for name in quorum.hospitals if name not in quorum.mandatory]
     draw = Random(derive_seed(seed, "hospitals", round_number))
-    drawn = draw.sample(free, quorum.sample - len(quorum.mandatory))
+    drawn = draw.sample(free, quorum.clients_per_round - len(quorum.mandatory))
     return tuple(sorted([*quorum.mandatory, *drawn]))
 
 

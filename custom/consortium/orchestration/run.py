@@ -23,7 +23,7 @@ class Run:
         rounds: that the job declares.
         records: of the rounds so far.
         final: answers on the last aggregate, by hospital.
-        alone: answers on each hospital's own model, by hospital; None where not asked.
+        local: answers on each hospital's own model, by hospital; None where not asked.
         missing: for each question, the hospitals that did not answer and their codes.
         stopped_early: whether the selection ended the run.
         trouble: why the run was ended, where something ended it.
@@ -35,7 +35,7 @@ class Run:
     rounds: int
     records: list[RoundRecord] = field(default_factory=list)
     final: dict[str, dict[str, Any]] | None = None
-    alone: dict[str, dict[str, Any]] | None = None
+    local: dict[str, dict[str, Any]] | None = None
     missing: dict[str, dict[str, str]] = field(default_factory=dict)
     stopped_early: bool = False
     trouble: str = ""

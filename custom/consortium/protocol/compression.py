@@ -1,11 +1,12 @@
-"""Updates in fewer bytes, with what was lost on the way given back in the next round.
+"""Updates in fewer bytes, with what was residual on the way given back in the next round.
 
 `bfloat16` keeps 8 bits of a number's significand, in half of the bytes. `int8` keeps, of each block
 of 256 elements of a tensor, the largest magnitude m and every element as a whole number of m / 127,
 in a quarter of the bytes. What rounding took is kept at the hospital and added to its next update
 (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019, algorithm 2), so
-that over rounds nothing is lost, only late. When to use it: a slow network, a model of some size.
-What it does not do: hide anything. It is off unless the settings ask for it (`update.compression`).
+that over rounds nothing is residual, only late. When to use it: a slow network, a model of some
+size. What it does not do: hide anything. It is off unless the settings ask for it
+(`update.compression`).
 
 What always holds: tensors of fewer than 1,024 elements (batch-norm statistics among them) and those
 that are not float32 travel as they are; and what is rebuilt has the sizes that the contents say, or
@@ -30,22 +31,23 @@ Buffers = dict[str, NDArray[Any]]
 Contents = list[tuple[str, str, list[int]]]
 
 
-class Shrinker:
+class ErrorFeedbackCompressor:
     """Makes a hospital's updates smaller, and keeps what that takes.
 
     Args:
         kind: `bfloat16` or `int8`.
-        lost: what rounding took from the last update that was made smaller, flat, as `lost`.
+        residual: what rounding took from the last update that was made smaller, flat, as
+            `residual`.
 
     Attributes:
-        lost: the same after `shrink`.
+        residual: the same after `compress`.
     """
 
-    def __init__(self, kind: str, lost: NDArray[np.float32] | None = None):
+    def __init__(self, kind: str, residual: NDArray[np.float32] | None = None):
         self._kind = kind
-        self.lost = lost
+        self.residual = residual
 
-    def shrink(self, contents: Contents, buffers: Buffers) -> Buffers:
+    def compress(self, contents: Contents, buffers: Buffers) -> Buffers:
         """An update's buffers, smaller.
 
         Args:
@@ -57,20 +59,20 @@ class Shrinker:
             return buffers
         large, small = _split(contents)
         values = _gather(whole, large)
-        if self.lost is not None and self.lost.shape == values.shape:
-            values += self.lost
+        if self.residual is not None and self.residual.shape == values.shape:
+            values += self.residual
         lengths = [stop - start for start, stop in large]
         with np.errstate(all="ignore"):  # what is not finite is refused where it arrives
             codes, scales = _encode(self._kind, values, lengths)
-            lost = values - _decode(self._kind, codes, scales, lengths)
+            residual = values - _decode(self._kind, codes, scales, lengths)
         # Of a training that has broken down nothing is given back.
-        self.lost = lost if np.isfinite(lost).all() else np.zeros_like(lost)
+        self.residual = residual if np.isfinite(residual).all() else np.zeros_like(residual)
         rest = {key: flat for key, flat in buffers.items() if key != _WHOLE}
         return {**rest, _WHOLE: _gather(whole, small), _CODES: codes, _SCALES: scales}
 
 
-def expand(kind: str, contents: Any, buffers: Mapping[str, NDArray[Any]]) -> Buffers:
-    """Undoes `Shrinker.shrink`, but for what rounding took.
+def decompress(kind: str, contents: Any, buffers: Mapping[str, NDArray[Any]]) -> Buffers:
+    """Undoes `ErrorFeedbackCompressor.compress`, but for what rounding took.
 
     Raises:
         ValueError: the contents and the buffers do not fit exactly.

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from consortium.confounding.statement import Statement
+from consortium.confounding.probe_statistics import ProbeStatistics
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
@@ -18,11 +18,11 @@ FIGURES = ("accuracy", "AUROC")
 
 
 CLASS_FIGURES = ("AUROC", "average precision", "sensitivity", "calibration error")
-"""What is told of each class of films, against all others."""
+"""What is told of each class of X-rays, against all others."""
 
 
-def film_figures(classes: Sequence[str]) -> tuple[str, ...]:
-    """The names of the figures of a classification of films."""
+def radiograph_figures(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the figures of a classification of X-rays."""
     of_classes = (class_figure(figure, name) for figure in CLASS_FIGURES for name in classes)
     return (FIGURES[0], *of_classes)
 
@@ -30,7 +30,7 @@ def film_figures(classes: Sequence[str]) -> tuple[str, ...]:
 def headline(figures: Mapping[str, float | None]) -> float | None:
     """By which classifications are compared and chosen.
 
-    Of films the mean of the classes' AUROC, as far as they can be estimated: accuracy says more of
+    Of X-rays the mean of the classes' AUROC, as far as they can be estimated: accuracy says more of
     how often a class is had at a hospital. Of an outcome of two classes the accuracy.
     """
     if not any(", " in name for name in figures):
@@ -113,13 +113,13 @@ class Classification(BaseModel):
     Attributes:
         patients: number of patients; null where withheld.
         support: how many of them are of each class that is told of; null where withheld.
-        figures: each of `FIGURES`, or of `film_figures`; one is null where it cannot be estimated,
-            as there are patients of one class only, or nothing is told of its class.
+        figures: each of `FIGURES`, or of `radiograph_figures`; one is null where it cannot be
+            estimated, as there are patients of one class only, or nothing is told of its class.
         interval: 95 % bootstrap interval of each figure that has one.
         reliability: of classes whose calibration error is told, the bins behind it.
         withheld: why nothing is said of so few patients, in these words alone. In a table few of
             one class withhold all of it: what a model is right about can tell how many they are.
-            Of films such a class takes no part in what is told, and all of it is withheld where
+            Of X-rays such a class takes no part in what is told, and all of it is withheld where
             no class is left.
     """
 
@@ -183,7 +183,7 @@ class Metrics(BaseModel):
         seconds: duration of the local training.
         validation: score of the round's base on the hospital's own validation patients; null
             where it has none.
-        provenance: what the probe was told, where it was asked for.
+        confounding: what the probe was told, where it was asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -191,7 +191,7 @@ class Metrics(BaseModel):
     steps: Annotated[int | None, Field(ge=1)] = None
     seconds: Annotated[float, Field(ge=0)] = 0.0
     validation: AnyScore | None = None
-    provenance: Statement | None = None
+    confounding: ProbeStatistics | None = None
 
     def fit(self, scored: Scored, max_cases: int) -> bool:
         """Whether a score is of what the job scores and over a plausible number of patients."""

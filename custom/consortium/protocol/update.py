@@ -27,7 +27,7 @@ from consortium.protocol.metrics import Metrics, Scored
 State = Mapping[str, Tensor]
 
 
-class Rule(StrEnum):
+class Reduction(StrEnum):
     """What becomes of a tensor of the model between rounds.
 
     `MEAN`: its change is averaged over hospitals. `INTEGER`: the same, in integers, rounded half
@@ -40,7 +40,7 @@ class Rule(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorSpec:
     """One tensor of the model.
 
     Attributes:
@@ -52,17 +52,17 @@ class Entry:
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    rule: Rule
+    reduction: Reduction
     trainable: bool = True
 
 
-Layout = Mapping[str, Entry]
+ModelSchema = Mapping[str, TensorSpec]
 MAX_CHANGE = 65536.0
 """Largest magnitude of an element of a change that any study may allow."""
 
 
-def layout_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, Entry]:
-    """The layout of a network's state, sorted by name.
+def schema_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, TensorSpec]:
+    """The schema of a network's state, sorted by name.
 
     Args:
         network: parameters that need no gradient stay local, as do floating-point buffers where
@@ -71,24 +71,24 @@ def layout_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, Ent
     """
     trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     frozen = {name for name, _ in network.named_parameters()} - trainable
-    entries = {}
+    specs = {}
     for name, tensor in sorted(network.state_dict().items()):
         if name in frozen or (name not in trainable and local_buffers):
-            rule = Rule.LOCAL
+            rule = Reduction.LOCAL
         else:
-            rule = Rule.MEAN if tensor.is_floating_point() else Rule.INTEGER
-        entries[name] = Entry(tensor.dtype, tuple(tensor.shape), rule, name in trainable)
-    return entries
+            rule = Reduction.MEAN if tensor.is_floating_point() else Reduction.INTEGER
+        specs[name] = TensorSpec(tensor.dtype, tuple(tensor.shape), rule, name in trainable)
+    return specs
 
 
-def crossing(layout: Layout) -> dict[str, Entry]:
-    """The part of a layout that crosses the border, in the layout's order."""
-    return {name: entry for name, entry in layout.items() if entry.rule is not Rule.LOCAL}
+def shared_tensors(schema: ModelSchema) -> dict[str, TensorSpec]:
+    """The part of a schema that crosses the border, in the schema's order."""
+    return {name: spec for name, spec in schema.items() if spec.reduction is not Reduction.LOCAL}
 
 
-def bytes_of(layout: Layout) -> int:
+def bytes_of(schema: ModelSchema) -> int:
     """Of all tensors."""
-    return sum(entry.dtype.itemsize * math.prod(entry.shape) for entry in layout.values())
+    return sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in schema.values())
 
 
 def digest(state: State) -> str:
@@ -150,7 +150,7 @@ class Expected:
     Attributes:
         round: the round that is open.
         base_sha256: digest of the model handed out.
-        layout: of the whole model.
+        schema: of the whole model.
         max_cases: largest weight.
         max_change: largest magnitude of an element of a tensor that follows the mean rule.
         scored: what the job's scores are of.
@@ -158,7 +158,7 @@ class Expected:
 
     round: int
     base_sha256: str
-    layout: Layout
+    schema: ModelSchema
     max_cases: int
     max_change: float
     scored: Scored
@@ -187,25 +187,25 @@ def validate(update: Update, expected: Expected, *, values: bool = True) -> None
         raise refuse("wrong-base")
     if type(update.cases) is not int or not 1 <= update.cases <= expected.max_cases:
         raise refuse("bad-weight")
-    wanted = crossing(expected.layout)
+    wanted = shared_tensors(expected.schema)
     for name in sorted(wanted.keys() | update.tensors.keys()):
         if name not in update.tensors:
             raise refuse("missing-tensor", name)
         if name not in wanted:
             raise refuse("unexpected-tensor", name[:200])
-        tensor, entry = update.tensors[name], wanted[name]
-        if tuple(tensor.shape) != entry.shape:
+        tensor, spec = update.tensors[name], wanted[name]
+        if tuple(tensor.shape) != spec.shape:
             raise refuse("wrong-shape", name)
-        if tensor.dtype != entry.dtype:
+        if tensor.dtype != spec.dtype:
             raise refuse("wrong-dtype", name)
-        code = check_values(tensor, entry, expected.max_change) if values else None
+        code = check_values(tensor, spec, expected.max_change) if values else None
         if code is not None:
             raise refuse(code, name)
     if not update.metrics.fit(expected.scored, expected.max_cases):
         raise refuse("wrong-metrics")
 
 
-def check_values(tensor: Tensor, entry: Entry, max_change: float) -> str | None:
+def check_values(tensor: Tensor, spec: TensorSpec, max_change: float) -> str | None:
     """Looks at every element.
 
     Returns:
@@ -217,7 +217,7 @@ def check_values(tensor: Tensor, entry: Entry, max_change: float) -> str | None:
     low, high = (float(end) for end in torch.aminmax(tensor))
     if not (np.isfinite(low) and np.isfinite(high)):
         return "not-finite"
-    if entry.rule is Rule.MEAN and max(-low, high) > max_change:
+    if spec.reduction is Reduction.MEAN and max(-low, high) > max_change:
         return "too-large"
     return None
 
@@ -259,7 +259,7 @@ def pack(tensors: State, make: Make | None = None) -> tuple[Contents, Buffers]:
     return contents, buffers
 
 
-def _describe(tensors: Mapping[str, Tensor | Entry]) -> tuple[Contents, Sizes]:
+def _describe(tensors: Mapping[str, Tensor | TensorSpec]) -> tuple[Contents, Sizes]:
     contents: Contents = []
     sizes: Sizes = {}
     for name, tensor in tensors.items():
@@ -293,17 +293,17 @@ def _flat_already(tensors: State, sizes: Sizes) -> Buffers | None:
 
 
 def difference(
-    local: State, base: State, layout: Layout, make: Make = make_buffers
+    local: State, base: State, schema: ModelSchema, make: Make = make_buffers
 ) -> dict[str, Tensor]:
     """`local - base` of the tensors that cross, on the CPU.
 
     Args:
         local: of any device.
         base: the same tensors.
-        layout: of them.
+        schema: of them.
         make: gives the buffers that they fill, as `pack` does.
     """
-    contents, sizes = _describe(crossing(layout))
+    contents, sizes = _describe(shared_tensors(schema))
     changes = unpack(contents, make(sizes))
     for name, change in changes.items():
         torch.sub(local[name].detach().cpu(), base[name].cpu(), out=change)

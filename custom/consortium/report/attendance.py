@@ -80,7 +80,7 @@ def attend(hospitals: Sequence[str], rounds: Sequence[Mapping[str, Any]]) -> lis
     return lines
 
 
-def tell_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
+def describe_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
     """All that was not in an aggregate; the same in several rounds is one line."""
     found: dict[tuple[str, str, str, str], list[int]] = {}
     for record in rounds:
@@ -104,7 +104,7 @@ def tell_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
     ]
 
 
-def tell_conspicuous(one: Mapping[str, Any]) -> str:
+def describe_flagged(one: Mapping[str, Any]) -> str:
     """A hospital that was refused or held back round after round, in a sentence without its end."""
     parts = []
     if one["refused"]:

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from consortium.protocol.metrics import CLASS_FIGURES
-from consortium.report.words import FEW, Score, Words, descriptive, figures_of, parts_of, value_of
+from consortium.report.task_text import (
+    FEW,
+    Score,
+    TaskText,
+    descriptive,
+    figures_of,
+    parts_of,
+    value_of,
+)
 
 MODELS = {
-    "alone": "a model that the hospital trained alone",
-    "shared": "the shared model",
-    "pooled": "a model trained on all cases in one place",
+    "local": "a model that the hospital trained alone",
+    "federated": "the shared model",
+    "centralised": "a model trained on all cases in one place",
 }
 """The models that are compared, in the order of a hospital's lines."""
 
@@ -75,11 +83,11 @@ class DotPlot:
     start: float
     has_intervals: bool
 
-    def figure(self, words: Words) -> str:
+    def figure(self, words: TaskText) -> str:
         """What the values are."""
         return words.headline if words.key == "dice" else self.structure or words.headline
 
-    def head(self, words: Words) -> str:
+    def head(self, words: TaskText) -> str:
         """The same for the head of their column, without the class."""
         return parts_of(self.figure(words))[0]
 
@@ -117,7 +125,7 @@ def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -
         hospitals: of `result.json`.
         structure: one figure, or None for the headline.
     """
-    told = [row for row in hospitals if value_of(row.get("shared"), structure) is not None]
+    told = [row for row in hospitals if value_of(row.get("federated"), structure) is not None]
     means = {}
     for model in MODELS:
         products, patients = 0.0, 0
@@ -130,7 +138,7 @@ def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -
         else:
             if patients:
                 means[model] = products / patients
-    return Means(len(told), sum(row["shared"]["patients"] for row in told), means)
+    return Means(len(told), sum(row["federated"]["patients"] for row in told), means)
 
 
 def compare(hospitals: Sequence[Mapping[str, Any]]) -> list[DotPlot]:
@@ -138,7 +146,7 @@ def compare(hospitals: Sequence[Mapping[str, Any]]) -> list[DotPlot]:
     models = [
         model
         for model in MODELS
-        if model == "shared" or any(row.get(model) is not None for row in hospitals)
+        if model == "federated" or any(row.get(model) is not None for row in hospitals)
     ]
     structures: dict[str, None] = {}
     for row in hospitals:

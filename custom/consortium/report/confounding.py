@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from consortium.confounding.probe import tell_p
+from consortium.confounding.probe import describe_p
 from consortium.protocol.metrics import CLASS_FIGURES, class_figure
-from consortium.report.words import figures_of
+from consortium.report.task_text import figures_of
 
 _MEANING = {
     "confounded": "The model may have learned the hospital and not the disease.",
@@ -15,18 +15,18 @@ _MEANING = {
 }
 
 
-def tell_verdict(found: Mapping[str, Any]) -> str:
+def describe_verdict(found: Mapping[str, Any]) -> str:
     """The verdict and its reason, in one line."""
     return f"{found['verdict']}: {found['reason']}"
 
 
-def tell_provenance(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def describe_confounding(result: Mapping[str, Any]) -> dict[str, Any] | None:
     """The findings for the page; None for a run that does not ask.
 
     Args:
         result: content of `result.json`.
     """
-    found = result.get("provenance")
+    found = result.get("confounding")
     if found is None:
         return None
     classes = list(result["settings"]["data"]["classes"])
@@ -35,12 +35,12 @@ def tell_provenance(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if features is not None:
         told = (
             "Among patients with the same label, the model's features tell two hospitals apart with"
-            f" an AUC of {features['auc']:.2f} (permutation {tell_p(features['p'])})."
+            f" an AUC of {features['auc']:.2f} (permutation {describe_p(features['p'])})."
         )
     rows = [
         (
             row["name"],
-            [_cell(row["shared"], name) for name in classes],
+            [_cell(row["federated"], name) for name in classes],
             [_cell(found["without"].get(row["name"]), name) for name in classes],
         )
         for row in result["hospitals"]

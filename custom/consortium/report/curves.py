@@ -19,10 +19,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from consortium.report.comparison import pool
 from consortium.report.pictures import Picture
-from consortium.report.words import figures_of, value_of, words_of
+from consortium.report.task_text import figures_of, text_of_task, value_of
 
 GLOBAL = "global"
-_COMPARED = ("alone", "pooled")
+_COMPARED = ("local", "centralised")
 _HYPER_PARAMETERS = {
     "network": ("name", "normalisation", "residual_units", "dropout"),
     "training": ("local_steps", "batch", "learning_rate", "weight_decay"),
@@ -46,7 +46,7 @@ class CurveWriter:
         records: Sequence[Mapping[str, Any]] = (),
         task: str = "segmentation",
     ):
-        self._folder, self._words = folder, words_of(task)
+        self._folder, self._words = folder, text_of_task(task)
         self._writers: dict[str, SummaryWriter] = {}
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:

@@ -18,20 +18,20 @@ from consortium.report.attendance import (
     MOST_CELLS,
     STATES,
     attend,
-    tell_conspicuous,
-    tell_incidents,
+    describe_flagged,
+    describe_incidents,
 )
 from consortium.report.comparison import MODELS, Means, compare, plural, pool
-from consortium.report.confounding import tell_provenance
+from consortium.report.confounding import describe_confounding
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.pictures import Picture
 from consortium.report.reliability import SIDE, draw_reliability
-from consortium.report.words import (
+from consortium.report.task_text import (
+    describe_task,
     join,
     keeps_statistics,
-    tell_task,
+    text_of_task,
     value_of,
-    words_of,
 )
 
 _TEMPLATE = "report.html.j2"
@@ -73,16 +73,16 @@ def render_report(
     environment.filters["interval"] = lambda ends: f"{ends[0]:.2f}\u2013{ends[1]:.2f}"
     names = [row["name"] for row in result["hospitals"]]
     plots = compare(result["hospitals"])
-    incidents = tell_incidents(rounds)
+    incidents = describe_incidents(rounds)
     shown, left_out = _fit(pictures)
     return environment.get_template(_TEMPLATE).render(
         result=result,
         rounds=rounds,
-        kept=_tell_kept(result),
-        trained=_tell_training(result, rounds),
-        scored=_tell_scores(result, rounds, pool(result["hospitals"])),
+        kept=_describe_kept(result),
+        trained=_describe_training(result, rounds),
+        scored=_describe_scores(result, rounds, pool(result["hospitals"])),
         models=MODELS,
-        words=words_of(result["settings"]["task"]),
+        words=text_of_task(result["settings"]["task"]),
         plots=plots,
         reliability=draw_reliability(result["hospitals"]),
         side=SIDE,
@@ -94,11 +94,11 @@ def render_report(
         height=HEIGHT,
         states=STATES,
         attendance=attend(names, rounds),
-        conspicuous=[tell_conspicuous(one) for one in result.get("conspicuous", [])],
+        flagged=[describe_flagged(one) for one in result.get("flagged", [])],
         in_cells=len(rounds) <= MOST_CELLS,
         incidents=incidents[:_MOST_INCIDENTS],
         incidents_left_out=max(0, len(incidents) - _MOST_INCIDENTS),
-        provenance=tell_provenance(result),
+        confounding=describe_confounding(result),
         cross_site=_cross_site(result, names),
         wide_matrix=len(names) > _MATRIX_IN_PRINT,
         digests=_digests(rounds),
@@ -106,18 +106,18 @@ def render_report(
     )
 
 
-def _tell_training(result: Result, rounds: Rounds) -> list[str]:
+def _describe_training(result: Result, rounds: Rounds) -> list[str]:
     """What was trained and by whom, in two sentences."""
     settings = result["settings"]
     who = _name(result["hospitals"])
-    what = tell_task(settings)
+    what = describe_task(settings)
     if not rounds:
         return [f"{who} were to train one model together: {what}.", "No round was closed."]
     cases = sum(row["cases"]["training"] or 0 for row in result["hospitals"])
     learned = (
         f"It learned over {plural(len(rounds), 'round')} from {plural(cases, 'training case')}"
     )
-    if any(row.get("pooled") is not None for row in result["hospitals"]):
+    if any(row.get("centralised") is not None for row in result["hospitals"]):
         learned += (
             " without bringing them together; to compare, another model was trained on all of them"
             " in one place, which only a simulation can do."
@@ -130,7 +130,7 @@ def _tell_training(result: Result, rounds: Rounds) -> list[str]:
     return [f"{who} trained one model together: {what}.", learned]
 
 
-def _tell_kept(result: Result) -> str:
+def _describe_kept(result: Result) -> str:
     """Which model the run leaves."""
     if result["best_round"] is None:
         return ""
@@ -148,33 +148,33 @@ def _name(hospitals: Sequence[Mapping[str, Any]]) -> str:
     return f"The hospitals {join(names)}"
 
 
-def _tell_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
+def _describe_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
     """How well the shared model does, and what limits that."""
     if not rounds:
         return []
-    if "shared" not in means.values:
+    if "federated" not in means.values:
         return ["No hospital let out a score of the shared model."]
-    words = words_of(result["settings"]["task"])
+    words = text_of_task(result["settings"]["task"])
     scored = (
         f"On {plural(means.patients, 'validation patient')}, who took no part in training, the"
-        f" shared model reaches {words.mean} of {means.values['shared']:.3f}"
+        f" shared model reaches {words.mean} of {means.values['federated']:.3f}"
     )
     beside = []
-    if "alone" in means.values:
+    if "local" in means.values:
         beside.append(
-            f"models that the hospitals trained alone reach {means.values['alone']:.3f}, each on"
+            f"models that the hospitals trained alone reach {means.values['local']:.3f}, each on"
             " its own hospital's patients,"
         )
-    if "pooled" in means.values:
+    if "centralised" in means.values:
         beside.append(
-            f"a model trained on all cases in one place reaches {means.values['pooled']:.3f}"
+            f"a model trained on all cases in one place reaches {means.values['centralised']:.3f}"
         )
     told = "; ".join([scored, " and ".join(beside)] if beside else [scored])
     sentences = [f"{told.removesuffix(',')}."]
     both = [
-        (value_of(row["shared"]), value_of(row["alone"]))
+        (value_of(row["federated"]), value_of(row["local"]))
         for row in result["hospitals"]
-        if value_of(row["shared"]) is not None and value_of(row["alone"]) is not None
+        if value_of(row["federated"]) is not None and value_of(row["local"]) is not None
     ]
     if len(both) > 1:
         better = sum(shared > alone for shared, alone in both if shared and alone is not None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from consortium.models.averaging import first_averaged
 from consortium.report.comparison import pool
-from consortium.report.words import value_of, words_of
+from consortium.report.task_text import text_of_task, value_of
 
 WIDTH, HEIGHT = 200.0, 96.0
 """Of a panel, in units of its drawing."""
@@ -85,11 +85,11 @@ def draw_curves(
         final: scores of the last model.
     """
     names = [row["name"] for row in result["hospitals"]]
-    words = words_of(result["settings"]["task"])
+    words = text_of_task(result["settings"]["task"])
     scores: dict[str, dict[int, float]] = {name: {} for name in _with_all(names)}
     loss: dict[str, dict[int, float]] = {name: {} for name in names}
-    levels = {row["name"]: value_of(row["alone"]) for row in result["hospitals"]}
-    levels[TOGETHER] = pool(result["hospitals"]).values.get("alone")
+    levels = {row["name"]: value_of(row["local"]) for row in result["hospitals"]}
+    levels[TOGETHER] = pool(result["hospitals"]).values.get("local")
     models = [(record["round"], record["metrics"], record["score"]) for record in rounds]
     for number, metrics, score in [*models, (len(rounds), final["metrics"], final["score"])]:
         if score is not None and TOGETHER in scores:

@@ -41,7 +41,7 @@ def draw_reliability(hospitals: Sequence[Mapping[str, Any]]) -> dict[str, list[R
     """
     drawn: dict[str, list[Reliability]] = {}
     for row in hospitals:
-        for name, bins in ((row.get("shared") or {}).get("reliability") or {}).items():
+        for name, bins in ((row.get("federated") or {}).get("reliability") or {}).items():
             drawn.setdefault(name, []).append(_draw(row["name"], bins))
     return drawn
 

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.orchestration.recovery import BROKE, LEAVE_OUT, NEXT, OUTCOME, is_broken, link_of
+from consortium.orchestration.recovery import (
+    FAILED_SITE,
+    LEAVE_OUT,
+    NEXT,
+    OUTCOME,
+    attempt_of,
+    is_broken,
+)
 
 _ABSENT = re.compile(r"missing required site (\S+)")
 _SCARCE = re.compile(r"enough resources \(ok sites (\d+) < min sites (\d+)\)")
@@ -98,12 +105,13 @@ def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) 
         reasons += _waiting(record)
     if outcome.get("reason"):
         reasons.append(str(outcome["reason"]))
-    link = link_of(record)
-    if record.get(BROKE):
-        reasons.append(f"the process of {record[BROKE]} ended it")
-    if link is not None and link.left_out:
+    attempt = attempt_of(record)
+    if record.get(FAILED_SITE):
+        reasons.append(f"the process of {record[FAILED_SITE]} ended it")
+    if attempt is not None and attempt.left_out:
         reasons.append(
-            f"it goes on without {', '.join(link.left_out)}, which broke {LEAVE_OUT} jobs in a row"
+            f"it goes on without {', '.join(attempt.left_out)}, which broke {LEAVE_OUT} jobs"
+            " in a row"
         )
     if state == "continued":
         reasons.append(f"the run goes on as {record[NEXT]}")

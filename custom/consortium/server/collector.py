@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from consortium.aggregation import RULES
-from consortium.aggregation.rule import Treatment, Unfit
+from consortium.aggregation.rule import InvalidUpdate, Treatment
 from consortium.core.errors import Failure, Incomplete
 from consortium.orchestration.records import Refusal
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Expected, Layout, Update, UpdateRefused, validate
+from consortium.protocol.update import Expected, ModelSchema, Update, UpdateRefused, validate
 from consortium.settings.base import Settings
 
 
@@ -43,31 +43,31 @@ class Report:
     treatment: dict[str, Treatment] = field(default_factory=dict)
 
 
-class Intake:
+class UpdateCollector:
     """Takes the updates of a round and gives their aggregate.
 
     Args:
         settings: rule and bounds.
-        layout: of the model.
+        schema: of the model.
     """
 
-    def __init__(self, settings: Settings, layout: Layout):
+    def __init__(self, settings: Settings, schema: ModelSchema):
         chosen = settings.rule
         self._rule = RULES[chosen.rule](
-            layout, max_change=settings.update.max_change, **chosen.options
+            schema, max_change=settings.update.max_change, **chosen.options
         )
         self._bounds = settings.update
         self._scored = settings.scored
-        self._layout = layout
+        self._schema = schema
         self._asked: tuple[str, ...] = ()
         self._known: set[str] = set()
         self._expected: Expected | None = None
         self._report = Report()
 
     @property
-    def holds_updates(self) -> bool:
+    def buffers_updates(self) -> bool:
         """Whether the rule keeps updates in memory until the round closes."""
-        return self._rule.holds_updates
+        return self._rule.buffers_updates
 
     def open(self, round_number: int, base_sha256: str, asked: Sequence[str]) -> None:
         """Starts a round; what an unclosed one had taken is forgotten."""
@@ -79,13 +79,13 @@ class Intake:
         self._expected = Expected(
             round_number,
             base_sha256,
-            self._layout,
+            self._schema,
             self._bounds.max_cases,
             self._bounds.max_change,
             self._scored,
         )
 
-    def offer(self, update: Update) -> None:
+    def submit(self, update: Update) -> None:
         """Takes an update.
 
         Raises:
@@ -105,7 +105,7 @@ class Intake:
             validate(update, self._expected, values=False)
             try:
                 self._rule.add(update.hospital, update.tensors, update.cases)
-            except Unfit as unfit:
+            except InvalidUpdate as unfit:
                 raise UpdateRefused(update.hospital, unfit.code, unfit.tensor) from None
         except UpdateRefused as refusal:
             self.refuse(refusal)

@@ -1,9 +1,9 @@
 """The orchestrator's side of a run, without FLARE.
 
-It joins what the rooms do: hands out the model, takes updates through the intake, chooses the model
-that is kept, journals every round, and writes what a run leaves. FLARE's components call it, and so
-can a loop in a test. What always holds: a round that is closed is on disk, and a run that is
-resumed from there ends with the same bytes as one that never stopped.
+It joins what the rooms do: hands out the model, takes updates through the collector, chooses the
+model that is kept, checkpoints every round, and writes what a run leaves. FLARE's components call
+it, and so can a loop in a test. What always holds: a round that is closed is on disk, and a run
+that is resumed from there ends with the same bytes as one that never stopped.
 """
 
 import json
@@ -20,17 +20,21 @@ from torch import Tensor
 
 from consortium.aggregation.adaptive_server import AdaptiveServer
 from consortium.aggregation.server_momentum import ServerMomentum
-from consortium.confounding.statement import Statement
-from consortium.confounding.weigh import weigh
+from consortium.confounding.probe_statistics import ProbeStatistics
+from consortium.confounding.run_probe import run_probe
 from consortium.core.errors import ConsortiumError, Failure, Refused
 from consortium.core.files import write_json, write_text
 from consortium.core.seeds import derive_seed
 from consortium.models.averaging import ModelAverage, first_averaged
 from consortium.models.bundle import load_start, load_state, write_bundle
 from consortium.models.networks import build_network
-from consortium.orchestration.checkpoints import Entry, Journal
-from consortium.orchestration.flagging import find_conspicuous
-from consortium.orchestration.model_selection import HospitalScore, Selection, Verdict
+from consortium.orchestration.checkpoints import Checkpoint, CheckpointStore
+from consortium.orchestration.flagging import find_flagged
+from consortium.orchestration.model_selection import (
+    HospitalScore,
+    ModelSelection,
+    SelectionDecision,
+)
 from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
@@ -42,19 +46,19 @@ from consortium.protocol.update import (
     UpdateRefused,
     apply_change,
     bytes_of,
-    crossing,
     digest,
-    layout_of,
+    schema_of,
+    shared_tensors,
     validate,
 )
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
-from consortium.server.collector import Intake, Report
+from consortium.server.collector import Report, UpdateCollector
 from consortium.settings.base import Model, Settings
 
 AVERAGE, SERVER = "average", "velocity"
 FINAL, ALONE, CROSS_SITE = "the final scoring", "the baseline", "the cross-site evaluation"
-PROVENANCE, WITHOUT = "the provenance probe", "the training without one hospital"
+CONFOUNDING, WITHOUT = "the confounding probe", "the training without one hospital"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,68 +91,70 @@ class Coordinator:
     Args:
         study: what the job declares.
         results: folder for what the run leaves.
-        journal: folder for what survives a kill; its content is continued where there is any.
+        checkpoints: folder for what survives a kill; its content is continued where there is any.
 
     Raises:
-        Refused: the journal is of another run or of other settings, or the start model does not
+        Refused: the checkpoints is of another run or of other settings, or the start model does not
             fit.
     """
 
-    def __init__(self, study: Study, *, results: Path, journal: Path):
-        self._study, self._results, self._journal = study, results, Journal(journal)
+    def __init__(self, study: Study, *, results: Path, checkpoints: Path):
+        self._study, self._results, self._checkpoints = study, results, CheckpointStore(checkpoints)
         settings = study.settings
         network = build_network(settings, seed=derive_seed(settings.seed, "model"))
-        self._layout = layout_of(network, local_buffers=settings.update.buffers == "local")
+        self._schema = schema_of(network, local_buffers=settings.update.buffers == "local")
         fresh = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         self.run = Run(study.run, study.job, list(study.hospitals), settings.rounds)
-        self._selection = Selection(settings.selection.keep, settings.selection.patience)
-        self._intake = Intake(settings, self._layout)
-        self._more: dict[str, str] = {}  # files of the journal, as of the last round
+        self._selection = ModelSelection(settings.selection.keep, settings.selection.patience)
+        self._collector = UpdateCollector(settings, self._schema)
+        self._more: dict[str, str] = {}  # files of the checkpoints, as of the last round
         self._averaged = 0
         self._asked: tuple[str, ...] = ()
         self._trainable = [name for name, p in network.named_parameters() if p.requires_grad]
         self._cross_site: dict[str, dict[str, Any]] = {}
         self._final_score: float | None = None
-        self._statements: dict[str, Statement] = {}
+        self._statements: dict[str, ProbeStatistics] = {}
         self._without: dict[str, dict[str, Any] | None] = {}
-        entry = self._journal.read()
-        if entry is None:
+        checkpoint = self._checkpoints.read()
+        if checkpoint is None:
             if settings.model.from_ is not None:
                 fresh = load_start(Path(settings.model.from_), settings)
             self.model = fresh
             self._start_file, self._best_file = _model_file(0), ""
         else:
-            self._continue(entry, fresh)
+            self._continue(checkpoint, fresh)
         closed = [record.to_dict() for record in self.run.records]
         self._curves = CurveWriter(results / "tensorboard", closed, settings.task)
         self._model_sha256 = digest(self.model)
 
-    def _continue(self, entry: Entry, fresh: Mapping[str, Tensor]) -> None:
+    def _continue(self, checkpoint: Checkpoint, fresh: Mapping[str, Tensor]) -> None:
         rounds = self._study.settings.rounds
-        same = {**entry.settings, "rounds": rounds} == self._dump_settings()
-        if entry.run != self._study.run or not same:
+        same = {**checkpoint.settings, "rounds": rounds} == self._dump_settings()
+        if checkpoint.run != self._study.run or not same:
             raise Refused(
                 "other-run",
                 "the workspace holds a run of other settings",
-                str(self._journal.folder),
+                str(self._checkpoints.folder),
                 "resume with the same settings (but for the rounds) or use a new workspace",
             )
-        self.model = load_state(self._journal.folder / entry.model, fresh)
-        if digest(self.model) != entry.model_sha256:
+        self.model = load_state(self._checkpoints.folder / checkpoint.model, fresh)
+        if digest(self.model) != checkpoint.model_sha256:
             raise Refused(
                 "torn-model",
-                "the journal's model is not the one its record names",
-                str(self._journal.folder / entry.model),
+                "the checkpoints's model is not the one its record names",
+                str(self._checkpoints.folder / checkpoint.model),
                 "use a new workspace",
             )
-        self._start_file, self._best_file = entry.start, entry.best
-        self.run.records = list(entry.records)
-        self._selection = Selection.from_dict(entry.selection)
-        self.run.stopped_early = entry.stopped_early and rounds <= entry.settings["rounds"]
+        self._start_file, self._best_file = checkpoint.start, checkpoint.best
+        self.run.records = list(checkpoint.records)
+        self._selection = ModelSelection.from_dict(checkpoint.selection)
+        self.run.stopped_early = (
+            checkpoint.stopped_early and rounds <= checkpoint.settings["rounds"]
+        )
         # Of a run that is extended so far that the last rounds are all ahead, it begins again.
-        self._more = dict(entry.more)
-        if AVERAGE in entry.more and self.rounds_done > self._averaged_from:
-            self._averaged = entry.averaged
+        self._more = dict(checkpoint.more)
+        if AVERAGE in checkpoint.more and self.rounds_done > self._averaged_from:
+            self._averaged = checkpoint.averaged
 
     # What is kept beside the model is several times its size, and in memory only at a round's end.
 
@@ -163,8 +169,8 @@ class Coordinator:
                 chosen.adaptive.method,
                 momentum=chosen.momentum,
                 learning_rate=chosen.learning_rate,
-                second=chosen.adaptive.second,
-                floor=chosen.adaptive.floor,
+                beta2=chosen.adaptive.beta2,
+                tau=chosen.adaptive.tau,
                 trainable=self._trainable,
             )
         if SERVER in self._more:
@@ -179,7 +185,7 @@ class Coordinator:
         return ModelAverage(self._averaged, sums)
 
     def _load(self, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return load_state(self._journal.folder / name, like)
+        return load_state(self._checkpoints.folder / name, like)
 
     @property
     def settings(self) -> Settings:
@@ -187,19 +193,19 @@ class Coordinator:
         return self._study.settings
 
     @property
-    def holds_updates(self) -> bool:
+    def buffers_updates(self) -> bool:
         """Whether updates stay in memory until their round closes."""
-        return self._intake.holds_updates
+        return self._collector.buffers_updates
 
     @property
     def update_bytes(self) -> int:
         """Of the tensors of an update."""
-        return bytes_of(crossing(self._layout))
+        return bytes_of(shared_tensors(self._schema))
 
     @property
     def notes(self) -> list[str]:
         """What was found wrong and did not stop the run, in words."""
-        return list(self._journal.notes)
+        return list(self._checkpoints.notes)
 
     @property
     def quorum(self) -> Quorum:
@@ -255,10 +261,10 @@ class Coordinator:
             Its number and the digest of the model to hand out.
         """
         self._asked = choose(self.quorum, self.settings.seed, self.rounds_done)
-        self._intake.open(self.rounds_done, self._model_sha256, self._asked)
+        self._collector.open(self.rounds_done, self._model_sha256, self._asked)
         return self.rounds_done, self._model_sha256
 
-    def offer(self, answer: Update | UpdateRefused | Failure) -> UpdateRefused | None:
+    def submit(self, answer: Update | UpdateRefused | Failure) -> UpdateRefused | None:
         """Takes an answer to the open round.
 
         Args:
@@ -268,45 +274,45 @@ class Coordinator:
             The refusal, where the answer is not taken; it is recorded.
         """
         if isinstance(answer, Failure):
-            self._intake.fail(answer)
+            self._collector.fail(answer)
             return None
         if isinstance(answer, UpdateRefused):
-            self._intake.refuse(answer)
+            self._collector.refuse(answer)
             return answer
         try:
-            self._intake.offer(answer)
+            self._collector.submit(answer)
         except UpdateRefused as refusal:
             return refusal
         return None
 
     def late(self, hospital: str) -> None:
         """Records that a hospital's update comes after its round has closed."""
-        self._intake.late(hospital)
+        self._collector.late(hospital)
 
     def close_round(self) -> Mapping[str, Tensor]:
-        """Aggregates, chooses, journals and records the open round.
+        """Aggregates, chooses, checkpoints and records the open round.
 
         Returns:
             The new model.
 
         Raises:
             Incomplete: fewer updates were taken than the quorum needs.
-            EnvironmentProblem: the disk is full; the round before stands in the journal.
+            EnvironmentProblem: the disk is full; the round before stands in the checkpoints.
         """
         number = self.rounds_done
-        change, report = self._intake.close(self.quorum.minimum, self.quorum.mandatory)
+        change, report = self._collector.close(self.quorum.minimum, self.quorum.mandatory)
         base = self.model
         before = (base, self._model_sha256, self._best_file, self._more, self._averaged)
         try:
             self._advance(number, change)
-            verdict = self._selection.observe(number, _scores(report.metrics))
-            record = self._record(number, before[1], report, verdict)
+            decision = self._selection.observe(number, _scores(report.metrics))
+            record = self._record(number, before[1], report, decision)
             self.run.records.append(record)
-            self.run.stopped_early = verdict.stop
+            self.run.stopped_early = decision.stop
             files = {self._start_file: base} if number == 0 else {}
-            if verdict.best:
+            if decision.best:
                 self._best_file = _model_file(number)
-            self._write_journal(files)
+            self._write_checkpoint(files)
         except ConsortiumError:
             # The round did not happen: what is written now must not say that it did.
             del self.run.records[number:]
@@ -317,28 +323,28 @@ class Coordinator:
         return self.model
 
     def _advance(self, number: int, change: Mapping[str, Tensor]) -> None:
-        """Makes the next model, and puts what is kept beside it into the journal's folder."""
+        """Makes the next model, and puts what is kept beside it into the checkpoints's folder."""
         more: dict[str, str] = {}
         server = self._server()
         self.model = apply_change(self.model, server.step(change))
         with ThreadPoolExecutor(1) as beside:
             model_sha256 = beside.submit(digest, self.model)
-            self._journal.keep(_model_file(number + 1), _writer(self.model))
+            self._checkpoints.keep(_model_file(number + 1), _writer(self.model))
             self._model_sha256 = model_sha256.result()
         if server.keeps:
             more[SERVER] = f"velocity-{number + 1:06d}.safetensors"
-            self._journal.keep(more[SERVER], _writer(server.state))
+            self._checkpoints.keep(more[SERVER], _writer(server.state))
         del server
         if self._study.settings.selection.keep == "average" and number >= self._averaged_from:
             average = self._average()
             average.add(self.model)
             more[AVERAGE] = f"average-{number + 1:06d}.safetensors"
-            self._journal.keep(more[AVERAGE], _writer(average.sums))
+            self._checkpoints.keep(more[AVERAGE], _writer(average.sums))
             self._averaged = average.count
         self._more = more
 
     def _record(
-        self, number: int, base_sha256: str, report: Report, verdict: Verdict
+        self, number: int, base_sha256: str, report: Report, decision: SelectionDecision
     ) -> RoundRecord:
         return RoundRecord(
             round=number,
@@ -352,8 +358,8 @@ class Coordinator:
             cases=report.cases,
             metrics={name: said.model_dump() for name, said in report.metrics.items()},
             treatment={name: asdict(said) for name, said in report.treatment.items()},
-            score=verdict.score,
-            best=verdict.best,
+            score=decision.score,
+            best=decision.best,
             result_sha256=self._model_sha256,
         )
 
@@ -382,13 +388,13 @@ class Coordinator:
                 missing[hospital] = answer.code if answer is not None else "no answer"
         plain = {name: metrics.model_dump() for name, metrics in told.items()}
         if question == FINAL:
-            verdict = self._selection.observe(self.rounds_done, _scores(told))
+            decision = self._selection.observe(self.rounds_done, _scores(told))
             self.run.final = plain
-            self._final_score = verdict.score
-            if verdict.best:
+            self._final_score = decision.score
+            if decision.best:
                 self._best_file = _model_file(self.rounds_done)
         elif question == ALONE:
-            self.run.alone = plain
+            self.run.local = plain
         return told
 
     def _fits(self, answer: Metrics) -> bool:
@@ -407,7 +413,7 @@ class Coordinator:
         expected = Expected(
             self.rounds_done,
             self._model_sha256,
-            self._layout,
+            self._schema,
             self._study.settings.update.max_cases,
             self._study.settings.update.max_change,
             self._study.settings.scored,
@@ -441,7 +447,7 @@ class Coordinator:
         return hospitals if wanted else ()
 
     def without(self, hospital: str) -> "Coordinator":
-        """Leads the same study without a hospital, with a journal and results of its own."""
+        """Leads the same study without a hospital, with a checkpoints and results of its own."""
         study = replace(
             self._study,
             run=f"{self._study.run} without {hospital}",
@@ -449,7 +455,7 @@ class Coordinator:
         )
         folder = Path("without") / hospital
         return Coordinator(
-            study, results=self._results / folder, journal=self._journal.folder / folder
+            study, results=self._results / folder, checkpoints=self._checkpoints.folder / folder
         )
 
     def answer_without(self, hospital: str, answer: Metrics | Failure | str | None) -> None:
@@ -466,19 +472,19 @@ class Coordinator:
         code = code.code if isinstance(code, Failure) else code
         self.run.missing.setdefault(WITHOUT, {})[hospital] = code
 
-    def answer_provenance(self, answers: Mapping[str, Metrics | Failure | None]) -> None:
-        """Takes what the hospitals tell the provenance probe."""
+    def answer_confounding(self, answers: Mapping[str, Metrics | Failure | None]) -> None:
+        """Takes what the hospitals tell the confounding probe."""
         probe, labels = self.settings.probe, self.settings.scored.classes
         assert probe is not None
-        for name, told in self.answer(PROVENANCE, answers).items():
-            if told.provenance is not None and told.provenance.fits(labels, probe.dimensions):
-                self._statements[name] = told.provenance
+        for name, told in self.answer(CONFOUNDING, answers).items():
+            if told.confounding is not None and told.confounding.fits(labels, probe.dimensions):
+                self._statements[name] = told.confounding
             else:
-                self.run.missing[PROVENANCE][name] = "wrong-metrics"
+                self.run.missing[CONFOUNDING][name] = "wrong-metrics"
 
-    def _provenance(self) -> dict[str, Any]:
+    def _confounding(self) -> dict[str, Any]:
         """What was found out about what the model learned."""
-        told = weigh(self._statements, self.settings.scored.classes)
+        told = run_probe(self._statements, self.settings.scored.classes)
         return {**told, "told": sorted(self._statements), "without": self._without}
 
     def finish(self, trouble: str = "") -> dict[str, Any]:
@@ -493,14 +499,14 @@ class Coordinator:
         self.run.trouble = trouble or self.run.trouble
         reason = self.run.reason()
         records = [record.to_dict() for record in self.run.records]
-        found = {"provenance": self._provenance()} if self.settings.probe and records else {}
+        found = {"confounding": self._confounding()} if self.settings.probe and records else {}
         model_sha256 = self._write_model(found) if records else None
         result: dict[str, Any] = {
             "run": self.run.name,
             "job": self.run.job,
             "complete": not reason,
             "reason": reason,
-            "notes": list(self._journal.notes),
+            "notes": list(self._checkpoints.notes),
             "seed": self._study.settings.seed,
             "versions": _versions(),
             "hospitals": self._hospital_rows(),
@@ -512,7 +518,7 @@ class Coordinator:
         }
         if self._study.settings.cross_site:
             result["cross_site"] = self._cross_site
-        result["conspicuous"] = [asdict(one) for one in find_conspicuous(self.run.records)]
+        result["flagged"] = [asdict(one) for one in find_flagged(self.run.records)]
         final = {"metrics": self.run.final or {}, "score": self._final_score}
         result["final"] = final
         self._write_rounds()
@@ -532,7 +538,7 @@ class Coordinator:
         for name in self._study.hospitals:
             training = [record.cases[name] for record in self.run.records if name in record.cases]
             score = shared.get(name)
-            alone = (self.run.alone or {}).get(name)
+            alone = (self.run.local or {}).get(name)
             rows.append(
                 {
                     "name": name,
@@ -540,8 +546,8 @@ class Coordinator:
                         "training": training[-1] if training else None,
                         "validation": score["patients"] if score else None,
                     },
-                    "alone": alone["validation"] if alone else None,
-                    "shared": score,
+                    "local": alone["validation"] if alone else None,
+                    "federated": score,
                 }
             )
         return rows
@@ -571,9 +577,9 @@ class Coordinator:
             },
         )
 
-    def _write_journal(self, models: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self._journal.write(
-            Entry(
+    def _write_checkpoint(self, models: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self._checkpoints.write(
+            Checkpoint(
                 run=self.run.name,
                 settings=self._dump_settings(),
                 records=self.run.records,

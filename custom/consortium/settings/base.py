@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from consortium.core.errors import UsageError
-from consortium.protocol.metrics import FIGURES, Scored, film_figures
+from consortium.protocol.metrics import FIGURES, Scored, radiograph_figures
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -184,18 +184,18 @@ class Table(Section):
         return (*self.numbers, *later)
 
 
-class Films(Section):
-    """What a hospital's folder of X-rays holds and how a film becomes a tensor.
+class Radiographs(Section):
+    """What a hospital's folder of X-rays holds and how an X-ray becomes a tensor.
 
     Attributes:
         classes: name of each class, two or more, and the values of the column `label` that make it
             up.
         views: values of the column `view`, or of a DICOM header, that are frontal, whatever their
-            case; films of other views are left out.
-        size: pixels, the side of the square that films are resized to.
+            case; X-rays of other views are left out.
+        size: pixels, the side of the square that X-rays are resized to.
         border: share of the side that is cut off all around.
         lungs: whether only the box of the lungs is kept.
-        intensity: normalisation of each film: `zscore`, `percentiles` (the 1st and 99th become 0
+        intensity: normalisation of each X-ray: `zscore`, `percentiles` (the 1st and 99th become 0
             and 1), or `equalise`, which makes its histogram flat.
         source: column by whose values `training.sampling` `sources` draws, or null.
         validation_fraction: share of patients, chosen by a hash of the patient's id, where
@@ -218,7 +218,7 @@ class Films(Section):
     specificity: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Films":
+    def _consistent(self) -> "Radiographs":
         values = [value for group in self.classes.values() for value in group]
         if len(set(values)) < len(values):
             raise ValueError("classes: a value belongs to one class")
@@ -226,10 +226,10 @@ class Films(Section):
 
 
 class Classifier(Section):
-    """A network that classifies films.
+    """A network that classifies X-rays.
 
     Attributes:
-        name: `small`, convolutions and a mean over the film, or MONAI's `densenet121`.
+        name: `small`, convolutions and a mean over the X-ray, or MONAI's `densenet121`.
         features: channels of each level of `small`, top to bottom.
         normalisation: normalisation layers.
         dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
@@ -289,7 +289,7 @@ class Training(Section):
     mixed_precision: bool = True
 
 
-class TableTraining(Training):
+class TabularTraining(Training):
     """A hospital's work in one round, on a table.
 
     Attributes:
@@ -304,11 +304,11 @@ class TableTraining(Training):
     optimiser: Optimiser = "sgd"
 
 
-class FilmTraining(Training):
-    """A hospital's work in one round, on films.
+class RadiographTraining(Training):
+    """A hospital's work in one round, on X-rays.
 
     Attributes:
-        batch: films a step.
+        batch: X-rays a step.
         sampling: `patients` draws every training patient as often as another; `classes` every
             class of the hospital; `sources` every value of `data.source` within a class.
         loss: `plain` cross-entropy; `weighted` by the inverse of the hospital's class shares;
@@ -323,7 +323,7 @@ class FilmTraining(Training):
     loss: Literal["plain", "weighted", "adjusted"] = "plain"
 
 
-class Provenance(Section):
+class Confounding(Section):
     """How it is found out whether the model learned the disease or the hospital.
 
     Attributes:
@@ -333,7 +333,7 @@ class Provenance(Section):
         most: see there.
         dimensions: of the model's features that are told, of a seeded random projection; fewer
             than the patients of the smallest group that a hospital lets out.
-        pictures: films of each class of which a hospital draws for itself where the model looks.
+        pictures: X-rays of each class of which a hospital draws for itself where the model looks.
     """
 
     leave_one_out: bool = True
@@ -416,13 +416,13 @@ class Adaptive(Section):
 
     Attributes:
         method: FedAdagrad, FedAdam or FedYogi.
-        second: share of the squares' mean that is kept each round; FedAdagrad keeps all.
-        floor: what a step is divided by at least, in units of a change.
+        beta2: share of the squares' mean that is kept each round; FedAdagrad keeps all.
+        tau: what a step is divided by at least, in units of a change.
     """
 
     method: Literal["adagrad", "adam", "yogi"]
-    second: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    floor: Positive = 1e-3
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
 
 
 class Server(Section):
@@ -518,7 +518,7 @@ class Settings(Section, ABC):
         """What a hospital's score is of."""
 
     @property
-    def probe(self) -> Provenance | None:
+    def probe(self) -> Confounding | None:
         """How it is found out what the model learned, where the task asks."""
         return None
 
@@ -558,7 +558,7 @@ class TabularSettings(Settings):
     task: Literal["tabular"]
     data: Table
     network: Logistic = Logistic()
-    training: TableTraining = TableTraining()
+    training: TabularTraining = TabularTraining()
 
     @property
     def scored(self) -> Scored:
@@ -575,10 +575,10 @@ class ClassificationSettings(Settings):
     """Of a job that tells classes of X-rays apart."""
 
     task: Literal["classification"]
-    data: Films
+    data: Radiographs
     network: Classifier = Classifier()
-    training: FilmTraining = FilmTraining()
-    provenance: Provenance = Provenance()
+    training: RadiographTraining = RadiographTraining()
+    confounding: Confounding = Confounding()
 
     @model_validator(mode="after")
     def _consistent(self) -> "ClassificationSettings":
@@ -590,12 +590,12 @@ class ClassificationSettings(Settings):
     def scored(self) -> Scored:
         """The figures of each class, and the classes."""
         classes = tuple(self.data.classes)
-        return Scored("classes", film_figures(classes), classes)
+        return Scored("classes", radiograph_figures(classes), classes)
 
     @property
-    def probe(self) -> Provenance:
+    def probe(self) -> Confounding:
         """Asked of every run."""
-        return self.provenance
+        return self.confounding
 
     @property
     def has_statistics(self) -> bool:

@@ -167,7 +167,7 @@ def _gpu_request(asked: dict[str, Any]) -> dict[str, Any]:
     return {**request, "mem_per_gpu_in_GiB": memory} if memory else request
 
 
-def bundle_job(
+def export_job(
     source: Path,
     out: Path,
     *,

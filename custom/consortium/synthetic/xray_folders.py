@@ -1,11 +1,11 @@
 """Folders of chest X-rays that look like those of several hospitals; none of the patients exists.
 
-What a film shows is drawn in `consortium.synthetic.xrays`. The hospitals differ in size, in their
-mix of labels, in age, and with a `shortcut` above 0 in how their films are made. One of them,
-harbour, keeps its films as DICOM, inverted (MONOCHROME1) and with a window, and says the view in
-the header alone; the others keep PNG. Some patients have a second film of the same chest, some a
+What an X-ray shows is drawn in `consortium.synthetic.xrays`. The hospitals differ in size, in their
+mix of labels, in age, and with a `shortcut` above 0 in how their X-rays are made. One of them,
+harbour, keeps its X-rays as DICOM, inverted (MONOCHROME1) and with a window, and says the view in
+the header alone; the others keep PNG. Some patients have a second X-ray of the same chest, some a
 lateral one. A patient is a function of (seed, hospital, number), the hospital's description and the
-side; the shortcut changes how films are made and nothing else of a patient.
+side; the shortcut changes how X-rays are made and nothing else of a patient.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from consortium.synthetic.xrays import (
     Label,
     XrayScanner,
     between,
-    draw_film,
+    draw_radiograph,
     stream,
 )
 from consortium.tasks.classification.dataset import IMAGES, LABELS
@@ -38,7 +38,7 @@ from consortium.tasks.tabular.dataset import SIDES, write_table
 COLUMNS = ["file", "patient", "label", "view", "split", "age", "sex", "scanner"]
 
 LATERAL = "LL"
-"""The view of a film that no job takes."""
+"""The view of an X-ray that no job takes."""
 
 _GOLDEN = (np.sqrt(5) - 1) / 2
 _BLACK, _STEP, _BITS = 500, 10, 12  # of DICOM: the least stored value, values a grey, bits stored
@@ -55,9 +55,9 @@ class XrayClinic:
         mix: shares of the labels, in the order of `xrays.LABELS`.
         scanner: its own, which is met at a shortcut of 1.
         age: mean, years.
-        again: share of the patients with a second film.
-        lateral: share of the patients with a lateral film too.
-        archive: what its films are kept as.
+        again: share of the patients with a second X-ray.
+        lateral: share of the patients with a lateral X-ray too.
+        archive: what its X-rays are kept as.
     """
 
     name: str
@@ -91,24 +91,24 @@ CLINICS = (
 
 @dataclass(frozen=True, slots=True)
 class XrayPatient:
-    """A patient and the films.
+    """A patient and the X-rays.
 
     Attributes:
         name: the id.
         label: what the patient has.
         age: years.
         sex: F or M.
-        films: view and pixels of each, uint8 (side, side), bright where dense.
+        radiographs: view and pixels of each, uint8 (side, side), bright where dense.
     """
 
     name: str
     label: Label
     age: int
     sex: str
-    films: tuple[tuple[str, npt.NDArray[np.uint8]], ...]
+    radiographs: tuple[tuple[str, npt.NDArray[np.uint8]], ...]
 
 
-def generate_films(
+def generate_radiographs(
     out: Path,
     *,
     seed: int = 0,
@@ -121,8 +121,8 @@ def generate_films(
     Args:
         out: new or empty.
         seed: of all randomness.
-        shortcut: from 0, all hospitals make films alike, to 1, each unlike the others.
-        side: of a film, pixels.
+        shortcut: from 0, all hospitals make X-rays alike, to 1, each unlike the others.
+        side: of an X-ray, pixels.
         clinics: the hospitals.
 
     Raises:
@@ -151,7 +151,7 @@ def draw_patient(
     Args:
         clinic: where the patient is treated.
         number: of the patient, from 0.
-        seed: see `generate_films`.
+        seed: see `generate_radiographs`.
         shortcut: see there.
         side: see there.
     """
@@ -165,12 +165,14 @@ def draw_patient(
     if rng.random() < clinic.lateral:
         views.append(LATERAL)
     scanner = between(clinic.scanner, shortcut)
-    films = []
-    for film, view in enumerate(views):
-        chest, exposure = (stream(seed, clinic.name, number, what) for what in ("chest", film))
-        pixels = draw_film(chest, label, scanner, side, exposure=exposure)
-        films.append((view, _from_the_side(pixels) if view == LATERAL else pixels))
-    return XrayPatient(f"{clinic.name}-{number + 1:03d}", label, age, sex, tuple(films))
+    radiographs = []
+    for radiograph, view in enumerate(views):
+        chest, exposure = (
+            stream(seed, clinic.name, number, what) for what in ("chest", radiograph)
+        )
+        pixels = draw_radiograph(chest, label, scanner, side, exposure=exposure)
+        radiographs.append((view, _from_the_side(pixels) if view == LATERAL else pixels))
+    return XrayPatient(f"{clinic.name}-{number + 1:03d}", label, age, sex, tuple(radiographs))
 
 
 def _label(clinic: XrayClinic, number: int, seed: int) -> Label:
@@ -183,10 +185,10 @@ def _label(clinic: XrayClinic, number: int, seed: int) -> Label:
     return DISEASES[int(place)]
 
 
-def _from_the_side(film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Stands for a lateral film: one lung behind the other, so nothing is sharp across."""
-    side = film.shape[1]
-    blurred = gaussian_filter(film[:, ::-1].astype(float), (0.01 * side, 0.06 * side))
+def _from_the_side(radiograph: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Stands for a lateral X-ray: one lung behind the other, so nothing is sharp across."""
+    side = radiograph.shape[1]
+    blurred = gaussian_filter(radiograph[:, ::-1].astype(float), (0.01 * side, 0.06 * side))
     stored: npt.NDArray[np.uint8] = np.rint(blurred).astype(np.uint8)
     return stored
 
@@ -194,10 +196,10 @@ def _from_the_side(film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _write_patient(
     folder: Path, clinic: XrayClinic, number: int, patient: XrayPatient
 ) -> list[list[str]]:
-    """Writes the films and returns their rows."""
+    """Writes the X-rays and returns their rows."""
     rows = []
-    for film, (view, pixels) in enumerate(patient.films, start=1):
-        name = f"{patient.name}-{film}"
+    for radiograph, (view, pixels) in enumerate(patient.radiographs, start=1):
+        name = f"{patient.name}-{radiograph}"
         if clinic.archive == "dicom":
             file, told = f"{name}.dcm", ""
             _write_dicom(folder / file, pixels, patient, view)
@@ -210,11 +212,15 @@ def _write_patient(
     return rows
 
 
-def _write_dicom(path: Path, film: npt.NDArray[np.uint8], patient: XrayPatient, view: str) -> None:
+def _write_dicom(
+    path: Path, radiograph: npt.NDArray[np.uint8], patient: XrayPatient, view: str
+) -> None:
     """A computed radiograph (DICOM PS3.3, A.2) in 12 bits, of which a window is to be shown."""
     dataset: Any = pydicom.Dataset()
     dataset.SOPClassUID = ComputedRadiographyImageStorage
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=["film", path.name, film.tobytes().hex()])
+    dataset.SOPInstanceUID = generate_uid(
+        entropy_srcs=["xray", path.name, radiograph.tobytes().hex()]
+    )
     dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study", patient.name])
     dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["series", path.name])
     dataset.PatientID = dataset.PatientName = patient.name
@@ -227,13 +233,13 @@ def _write_dicom(path: Path, film: npt.NDArray[np.uint8], patient: XrayPatient, 
     dataset.SeriesNumber = dataset.InstanceNumber = 1
     dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "CR", "CHEST", view
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME1"
-    dataset.Rows, dataset.Columns = film.shape
+    dataset.Rows, dataset.Columns = radiograph.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, _BITS, _BITS - 1
     dataset.PixelRepresentation = 0
     # From the least to the largest value of the window (PS3.3, C.11.2.1.2.1).
     dataset.WindowWidth = 255 * _STEP + 1
     dataset.WindowCenter = _BLACK + (255 * _STEP + 1) / 2
-    stored = _BLACK + _STEP * (255 - film.astype(np.uint16))
+    stored = _BLACK + _STEP * (255 - radiograph.astype(np.uint16))
     dataset.PixelData = stored.astype("<u2").tobytes()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -1,16 +1,16 @@
 """Chest X-rays of patients who never lived, from hospitals with more or less of a shortcut.
 
-A film is drawn in coordinates that run from -1 to 1 along both sides: to the patient's left and to
-the feet. Tissue adds up along the ray, and the film is bright where much was absorbed. What a
+An X-ray is drawn in coordinates that run from -1 to 1 along both sides: to the patient's left and
+to the feet. Tissue adds up along the ray, and the X-ray is bright where much was absorbed. What a
 disease looks like is a caricature of the textbook: COVID-19, hazy patches in both lungs, at the
 sides and low; other pneumonia, one dense patch on one side; normal, neither.
 
 A scanner has its own grey curve, blur, collimation, slope of brightness and marker. With a
 `shortcut` of 0 all hospitals scan alike, with 1 each unlike the others. What always holds: nothing
-else of a patient depends on the shortcut, and a film is a function of (seed, hospital, number), its
-hospital's mix, severities and scanner, and of nothing else. When to use it: to see what a check for
-shortcuts finds where the shortcut is known. What it does not show: how well a disease is told on
-real films.
+else of a patient depends on the shortcut, and an X-ray is a function of (seed, hospital, number),
+its hospital's mix, severities and scanner, and of nothing else. When to use it: to see what a check
+for shortcuts finds where the shortcut is known. What it does not show: how well a disease is told
+on real X-rays.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ LABELS: tuple[Label, ...] = ("covid", "pneumonia", "normal")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XrayScanner:
-    """How a machine and its archive make a film.
+    """How a machine and its archive make an X-ray.
 
     Attributes:
-        gamma: exponent on the film's grey.
+        gamma: exponent on the X-ray's grey.
         blur: standard deviation of the point spread, as a share of the side.
         collimation: share of the side that is black at the top and bottom, and at the sides.
-        slope: how much brighter the film's left and lower edges are than its middle (heel effect).
+        slope: how much brighter the X-ray's left and lower edges are than its middle (heel effect).
         marker: position (x, y) of the letter of lead.
         noise: standard deviation, of a range of 1.
 
@@ -96,7 +96,7 @@ def between(own: XrayScanner, shortcut: float) -> XrayScanner:
     )
 
 
-def draw_film(
+def draw_radiograph(
     rng: np.random.Generator,
     label: Label,
     scanner: XrayScanner,
@@ -104,7 +104,7 @@ def draw_film(
     severity: float = 1.0,
     exposure: np.random.Generator | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """One frontal film of shape (side, side), grey, rows from head to feet.
+    """One frontal X-ray of shape (side, side), grey, rows from head to feet.
 
     Args:
         rng: source of randomness.
@@ -112,7 +112,7 @@ def draw_film(
         scanner: what it is made with.
         side: pixels.
         severity: of the disease; its opacities are that much denser.
-        exposure: source of what differs between two films of one chest; `rng` where None.
+        exposure: source of what differs between two X-rays of one chest; `rng` where None.
 
     Returns:
         Of shape (side, side), uint8. How many values are taken from `rng` depends neither on the
@@ -152,7 +152,7 @@ def draw_film(
     absorbed += 0.035 * _waves(rng, line, line, 0.16, 16) * lungs
     absorbed += severity * _lesions(rng, x, y, line, label) * lungs
 
-    # The film: each is exposed a little differently, at every hospital.
+    # The X-ray: each is exposed a little differently, at every hospital.
     if exposure is not None:
         rng = exposure
     jitter = rng.normal(0, 1, 6)
@@ -177,8 +177,8 @@ def draw_film(
 
 
 @dataclass(frozen=True, slots=True)
-class Films:
-    """Films of several hospitals, one a patient.
+class Radiographs:
+    """Radiographs of several hospitals, one a patient.
 
     Attributes:
         images: of shape (n, side, side).
@@ -191,7 +191,7 @@ class Films:
     hospitals: npt.NDArray[np.int64]
 
 
-def draw_films(
+def draw_radiographs(
     seed: int,
     patients: int,
     shortcut: float,
@@ -200,8 +200,8 @@ def draw_films(
     mixes: Sequence[Sequence[float]] = MIXED,
     severities: Sequence[Sequence[float]] | None = None,
     first: int = 0,
-) -> Films:
-    """One film of each of `patients` patients at each hospital.
+) -> Radiographs:
+    """One X-ray of each of `patients` patients at each hospital.
 
     Args:
         seed: of everything.
@@ -224,10 +224,10 @@ def draw_films(
             rng = stream(seed, hospital, number)
             label = int(rng.choice(len(LABELS), p=mix))
             severity = 1.0 if severities is None else severities[hospital][label]
-            images.append(draw_film(rng, LABELS[label], scanner, side, severity))
+            images.append(draw_radiograph(rng, LABELS[label], scanner, side, severity))
             labels.append(label)
             hospitals.append(hospital)
-    return Films(np.stack(images), np.array(labels), np.array(hospitals))
+    return Radiographs(np.stack(images), np.array(labels), np.array(hospitals))
 
 
 def stream(seed: int, *parts: str | int) -> np.random.Generator:

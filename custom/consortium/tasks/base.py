@@ -1,9 +1,9 @@
 """What a task is at a hospital, and what else of the package depends on the task.
 
-`Hospital` (see `consortium.client.trainer`) leads the rounds of every task; a `Work` is what it
-asks of one. A further task is a class of settings, a `Task` in a module of its own in this room,
-its folder in `consortium.tasks.folders` and its words in `consortium.report.words`; rounds,
-aggregation, journal and kits know none of it.
+`LocalTrainer` (see `consortium.client.trainer`) leads the rounds of every task; a `LocalTask` is
+what it asks of one. A further task is a class of settings, a `Task` in a module of its own in this
+room, its folder in `consortium.tasks.folders` and its words in `consortium.report.task_text`;
+rounds, aggregation, checkpoints and kits know none of it.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consortium.confounding.statement import Statement
+from consortium.confounding.probe_statistics import ProbeStatistics
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import AnyScore
 from consortium.protocol.update import State
@@ -25,7 +25,7 @@ from consortium.settings.base import Settings
 CheckProgress = Callable[[int, int], None]
 
 
-class Work(ABC):
+class LocalTask(ABC):
     """A hospital's patients as a task sees them; it has checked that they are fit for the job.
 
     Attributes:
@@ -78,8 +78,8 @@ class Work(ABC):
         """
         return {}
 
-    def testify(self, network: torch.nn.Module) -> Statement | None:
-        """What the provenance probe is told of a network, where the task has such a question."""
+    def probe_statistics(self, network: torch.nn.Module) -> ProbeStatistics | None:
+        """What the confounding probe is told of a network, where the task has such a question."""
         return None
 
     def own_statistics(self) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ class Task:
         inference: a MONAI bundle configuration that needs nothing but MONAI.
     """
 
-    open: Callable[[Site, Any, torch.device, CheckProgress], Work]
+    open: Callable[[Site, Any, torch.device, CheckProgress], LocalTask]
     network: Callable[[Any], dict[str, Any]]
     initialise: Callable[[torch.nn.Module], None]
     take: Callable[[State, State], State]

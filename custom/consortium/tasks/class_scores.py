@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from consortium.protocol.metrics import CLASS_FIGURES, FIGURES, Classification, film_figures
+from consortium.protocol.metrics import CLASS_FIGURES, FIGURES, Classification, radiograph_figures
 from consortium.tasks.segmentation.scores import summarise
 
 RESAMPLES = 2_000
 """Of an interval of two classes."""
 
-FILM_RESAMPLES = 1_000
-"""Of an interval of films, which have many figures; drawn in ten parts, to spare memory."""
+RADIOGRAPH_RESAMPLES = 1_000
+"""Of an interval of X-rays, which have many figures; drawn in ten parts, to spare memory."""
 
 CUT = 0.5
 """The probability above which the second class is predicted."""
@@ -214,7 +214,7 @@ def classify(
     )
 
 
-def classify_films(
+def classify_radiographs(
     probabilities: NDArray[Any],
     truth: NDArray[Any],
     patients: Sequence[str],
@@ -225,16 +225,16 @@ def classify_films(
 ) -> tuple[float, Classification]:
     """The accuracy, for the hospital's own use, and the score that may leave.
 
-    What is counted is the patient with a label: probabilities are averaged over a patient's films
+    What is counted is the patient with a label: probabilities are averaged over a patient's X-rays
     of one label. Of a class with fewer such patients than `smallest_group`, none or some, nothing
     is told, and nothing of what is told depends on them: it is the score of the other classes'
     patients. Intervals are 95 % percentile bootstraps over patients; the bins of the calibration
     error stay where they are.
 
     Args:
-        probabilities: of each class (films, C), of one film at least.
-        truth: number of the class (films,).
-        patients: whose film it is.
+        probabilities: of each class (X-rays, C), of one X-ray at least.
+        truth: number of the class (X-rays,).
+        patients: whose X-ray it is.
         classes: names of the C classes.
         smallest_group: of patients, of which something may leave.
         specificity: at which the sensitivity is told.
@@ -253,7 +253,7 @@ def classify_films(
         if len(told) > 1
     ]
     right = means.argmax(1) == truth
-    figures: dict[str, float | None] = dict.fromkeys(film_figures(classes))
+    figures: dict[str, float | None] = dict.fromkeys(radiograph_figures(classes))
     for name, values in _figures(right, sides, np.ones((1, len(truth)))):
         figures[name] = float(values[0])
     return value, Classification(
@@ -269,11 +269,11 @@ def _by_patient(
     probabilities: NDArray[Any], truth: NDArray[Any], patients: Sequence[str]
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Mean probabilities (units, C) and class (units,) of each patient with a label."""
-    films: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for film, unit in enumerate(zip(patients, truth.tolist(), strict=True)):
-        films[unit].append(film)
-    units = sorted(films)
-    means = [np.asarray(probabilities[films[unit]], np.float64).mean(0) for unit in units]
+    radiographs: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for radiograph, unit in enumerate(zip(patients, truth.tolist(), strict=True)):
+        radiographs[unit].append(radiograph)
+    units = sorted(radiographs)
+    means = [np.asarray(probabilities[radiographs[unit]], np.float64).mean(0) for unit in units]
     return np.array(means), np.array([label for _, label in units], np.int64)
 
 
@@ -335,7 +335,7 @@ def _intervals(
     sides = [side for side in sides if side.fewest > 1]
     draws: dict[str, list[Floats]] = defaultdict(list)
     for _ in range(10):
-        weights = resample(len(truth), FILM_RESAMPLES // 10, generator)
+        weights = resample(len(truth), RADIOGRAPH_RESAMPLES // 10, generator)
         for name, values in _figures(right, sides, weights):
             draws[name].append(values)
     found = {name: np.concatenate(parts) for name, parts in draws.items()}

@@ -10,7 +10,7 @@ from consortium.settings.base import (
     Settings,
     TabularSettings,
 )
-from consortium.tasks.classification.checks import check_films
+from consortium.tasks.classification.checks import check_radiographs
 from consortium.tasks.classification.dataset import LABELS
 from consortium.tasks.segmentation import checks
 from consortium.tasks.segmentation.datalist import read_datalist
@@ -35,12 +35,12 @@ def check_folder(
     if settings is None:
         kind = _list_of(folder)
         if kind == LABELS:
-            return check_films(folder, None, progress)
+            return check_radiographs(folder, None, progress)
         return (check_table if kind == TABLE else checks.check_folder)(folder, None, progress)
     if isinstance(settings, TabularSettings):
         return check_table(folder, settings, progress)
     if isinstance(settings, ClassificationSettings):
-        return check_films(folder, settings, progress)
+        return check_radiographs(folder, settings, progress)
     assert isinstance(settings, SegmentationSettings)
     return checks.check_folder(folder, settings, progress)
 

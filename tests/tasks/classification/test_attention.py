@@ -16,7 +16,7 @@ def _as_in_training():
     torch.use_deterministic_algorithms(False)
 
 
-def film(size: int = 64) -> torch.Tensor:
+def radiograph(size: int = 64) -> torch.Tensor:
     """Grey, with a bright patch in its upper left corner and a dark one in its lower right."""
     values = torch.zeros(1, size, size)
     values[:, 4:14, 4:14], values[:, -14:-4, -14:-4] = 1, -1
@@ -40,7 +40,7 @@ def corner_network() -> torch.nn.Module:
 
 
 def picture(network: torch.nn.Module, seen: torch.Tensor, number: int) -> np.ndarray:
-    """RGB of the film and of the overlay."""
+    """RGB of the X-ray and of the overlay."""
     image = Image.open(io.BytesIO(draw_attention(network, seen, number)))
     assert (image.format, image.mode) == ("PNG", "RGB")
     return np.stack(np.split(np.asarray(image, float), 2, axis=1))
@@ -49,18 +49,18 @@ def picture(network: torch.nn.Module, seen: torch.Tensor, number: int) -> np.nda
 def test_it_is_warm_where_the_network_looks_and_nowhere_else():
     network = corner_network()
     for number, corner, other in ((0, slice(0, 16), slice(48, 64)), (1, slice(48, 64), slice(16))):
-        warmth = attention(network, film(), number)
+        warmth = attention(network, radiograph(), number)
         assert warmth.shape == (64, 64)
         assert (warmth.min(), warmth.max()) == (0, 1)
         assert warmth[corner, corner].mean() > 0.2
         assert warmth.mean() < 0.05
         assert warmth[other, other].max() == 0
         assert warmth[:16, 48:].max() == 0
-    assert attention(network, film(), 2).max() == 0
+    assert attention(network, radiograph(), 2).max() == 0
 
 
-def test_the_picture_has_the_film_on_the_left_and_its_warm_places_on_the_right():
-    plain, overlay = picture(corner_network(), film(), 0)
+def test_the_picture_has_the_radiograph_on_the_left_and_its_warm_places_on_the_right():
+    plain, overlay = picture(corner_network(), radiograph(), 0)
     assert plain.shape == (256, 256, 3)
     assert plain.shape[0] >= LEAST
     assert (plain[..., 0] == plain[..., 1]).all()
@@ -70,17 +70,17 @@ def test_the_picture_has_the_film_on_the_left_and_its_warm_places_on_the_right()
     assert red[28:44, 28:44].min() > 50
     assert red[80:].max() == red[:, 80:].max() == 0
     np.testing.assert_array_equal(overlay[80:], plain[80:])
-    cold = picture(corner_network(), film(), 2)
+    cold = picture(corner_network(), radiograph(), 2)
     np.testing.assert_array_equal(cold[0], cold[1])
 
 
 @pytest.mark.parametrize(("size", "side"), [(32, 224), (100, 300), (224, 224), (300, 300)])
 def test_a_pixel_is_drawn_as_a_square_of_whole_pixels(size, side):
-    drawn = picture(corner_network(), film(size), 0)
+    drawn = picture(corner_network(), radiograph(size), 0)
     assert drawn.shape == (2, side, side, 3)
 
 
-def test_a_film_of_one_grey_is_drawn_too():
+def test_a_radiograph_of_one_grey_is_drawn_too():
     assert picture(corner_network(), torch.zeros(1, 64, 64), 0).max() == 0
 
 

@@ -1,79 +1,88 @@
-"""Which films of a folder a job takes, and which of them validate."""
+"""Which X-rays of a folder a job takes, and which of them validate."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.xrays import HEADER, film, rows, write_dicom, write_films
+from tests.xrays import HEADER, radiograph, rows, write_dicom, write_radiographs
 
 from consortium.core.errors import Refused, UsageError
-from consortium.settings.base import Films
-from consortium.tasks.classification.dataset import Film, FilmList, read_films, split_films
+from consortium.settings.base import Radiographs
+from consortium.tasks.classification.dataset import (
+    Radiograph,
+    RadiographList,
+    read_radiographs,
+    split_radiographs,
+)
 from consortium.tasks.tabular.dataset import write_table
 
 CLASSES = {"COVID-19": ["covid"], "other": ["pneumonia"], "normal": ["normal", "none"]}
-DATA = Films(classes=CLASSES, validation_fraction=0.3)
+DATA = Radiographs(classes=CLASSES, validation_fraction=0.3)
 
 
-def names(films):
-    return [each.file for each in films]
+def names(radiographs):
+    return [each.file for each in radiographs]
 
 
-def test_films_are_taken_in_the_order_of_the_file(tmp_path):
-    folder = write_films(tmp_path)
-    found = read_films(folder, DATA)
+def test_radiographs_are_taken_in_the_order_of_the_file(tmp_path):
+    folder = write_radiographs(tmp_path)
+    found = read_radiographs(folder, DATA)
     assert (found.folder, found.left_out, found.validation) == (folder, 0, frozenset())
-    assert names(found.films) == [row[0] for row in rows()]
-    first = Film(folder / "images/00.png", "00.png", "P00", 0, "")
-    assert found.films[0] == first
-    assert [each.label for each in found.films[:4]] == [0, 1, 2, 0]
+    assert names(found.radiographs) == [row[0] for row in rows()]
+    first = Radiograph(folder / "images/00.png", "00.png", "P00", 0, "")
+    assert found.radiographs[0] == first
+    assert [each.label for each in found.radiographs[:4]] == [0, 1, 2, 0]
 
 
 def test_several_values_make_up_a_class_and_a_column_is_the_source(tmp_path):
     listed = [[*row[:2], "none", "", "north"] for row in rows(3)]
-    folder = write_films(tmp_path, listed, [*HEADER, "scanner"])
-    films = read_films(folder, DATA.model_copy(update={"source": "scanner"})).films
-    assert {(each.label, each.source) for each in films} == {(2, "north")}
+    folder = write_radiographs(tmp_path, listed, [*HEADER, "scanner"])
+    radiographs = read_radiographs(
+        folder, DATA.model_copy(update={"source": "scanner"})
+    ).radiographs
+    assert {(each.label, each.source) for each in radiographs} == {(2, "north")}
 
 
 def test_other_views_are_left_out_whatever_their_case(tmp_path):
     views = ["PA", " ap  Supine ", "Lateral", "L", "", "?"]
     listed = [[*row[:3], view] for row, view in zip(rows(6), views, strict=True)]
-    found = read_films(write_films(tmp_path, listed), DATA)
-    assert names(found.films) == ["00.png", "01.png", "04.png", "05.png"]
+    found = read_radiographs(write_radiographs(tmp_path, listed), DATA)
+    assert names(found.radiographs) == ["00.png", "01.png", "04.png", "05.png"]
     assert found.left_out == 2
 
 
 def test_where_the_file_says_no_view_the_header_does(tmp_path):
     listed = [["a.dcm", "A", "covid", ""], ["b.dcm", "B", "covid", ""], ["c.dcm", "C", "covid", ""]]
     listed += [["a.dcm", "A", "covid", "LL"], ["b.dcm", "B", "covid", "PA"]]
-    folder = write_films(tmp_path, listed, pictures={})
+    folder = write_radiographs(tmp_path, listed, pictures={})
     for name, view in (("a", "PA"), ("b", "LL"), ("c", "")):
-        write_dicom(folder / "images" / f"{name}.dcm", film(1).astype("u2"), ViewPosition=view)
-    found = read_films(folder, DATA)
-    assert names(found.films) == ["a.dcm", "c.dcm", "b.dcm"]
+        write_dicom(
+            folder / "images" / f"{name}.dcm", radiograph(1).astype("u2"), ViewPosition=view
+        )
+    found = read_radiographs(folder, DATA)
+    assert names(found.radiographs) == ["a.dcm", "c.dcm", "b.dcm"]
     assert found.left_out == 2
 
 
-def test_without_a_label_or_a_patient_a_film_is_left_out(tmp_path):
+def test_without_a_label_or_a_patient_a_radiograph_is_left_out(tmp_path):
     listed = rows(5)
     listed[1][2], listed[2][2], listed[3][1] = "", "?", ""
-    found = read_films(write_films(tmp_path, listed), DATA)
-    assert names(found.films) == ["00.png", "04.png"]
+    found = read_radiographs(write_radiographs(tmp_path, listed), DATA)
+    assert names(found.radiographs) == ["00.png", "04.png"]
     assert found.left_out == 3
 
 
-def test_films_without_labels_need_their_file_alone(tmp_path):
+def test_radiographs_without_labels_need_their_file_alone(tmp_path):
     write_table(tmp_path / "labels.csv", ["file"], [["a.png"], ["b.png"]])
     data = DATA.model_copy(update={"source": "scanner"})
-    films = read_films(tmp_path, data, labelled=False).films
-    assert [(each.patient, each.label, each.source) for each in films] == [
+    radiographs = read_radiographs(tmp_path, data, labelled=False).radiographs
+    assert [(each.patient, each.label, each.source) for each in radiographs] == [
         ("a.png", -1, ""),
         ("b.png", -1, ""),
     ]
     listed = [["a.png", "A", "nonsense"], ["b.png", "", ""]]
     write_table(tmp_path / "labels.csv", ["file", "patient", "label"], listed)
-    films = read_films(tmp_path, DATA, labelled=False).films
-    assert [(each.patient, each.label) for each in films] == [("A", -1), ("b.png", -1)]
+    radiographs = read_radiographs(tmp_path, DATA, labelled=False).radiographs
+    assert [(each.patient, each.label) for each in radiographs] == [("A", -1), ("b.png", -1)]
 
 
 @pytest.mark.parametrize(
@@ -86,40 +95,42 @@ def test_films_without_labels_need_their_file_alone(tmp_path):
 )
 def test_what_no_job_can_take_is_refused_in_one_line(tmp_path, row, code, what):
     with pytest.raises(Refused) as refusal:
-        read_films(write_films(tmp_path, [*rows(), row]), DATA)
+        read_radiographs(write_radiographs(tmp_path, [*rows(), row]), DATA)
     assert refusal.value.code == code
     assert what in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_column_or_file_is_refused(tmp_path):
-    folder = write_films(tmp_path, [row[:2] for row in rows()], HEADER[:2])
+    folder = write_radiographs(tmp_path, [row[:2] for row in rows()], HEADER[:2])
     with pytest.raises(Refused, match="no column label"):
-        read_films(folder, DATA)
+        read_radiographs(folder, DATA)
     with pytest.raises(Refused, match="no column label, scanner"):
-        read_films(folder, DATA.model_copy(update={"source": "scanner"}))
+        read_radiographs(folder, DATA.model_copy(update={"source": "scanner"}))
     (folder / "labels.csv").unlink()
     with pytest.raises(UsageError, match=r"labels\.csv"):
-        read_films(folder, DATA)
+        read_radiographs(folder, DATA)
 
 
 def listing(tmp_path, patients, validation=()):
-    films = [Film(tmp_path / str(n), str(n), patient, 0, "") for n, patient in enumerate(patients)]
-    return FilmList(tmp_path, tuple(films), 0, frozenset(validation))
+    radiographs = [
+        Radiograph(tmp_path / str(n), str(n), patient, 0, "") for n, patient in enumerate(patients)
+    ]
+    return RadiographList(tmp_path, tuple(radiographs), 0, frozenset(validation))
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=30), st.floats(0.05, 0.95))
 def test_a_patient_is_on_one_side_and_a_newcomer_moves_nobody(tmp_path_factory, patients, fraction):
     folder = tmp_path_factory.getbasetemp()
     data = DATA.model_copy(update={"validation_fraction": fraction})
-    training, validation = split_films(listing(folder, patients), data)
+    training, validation = split_radiographs(listing(folder, patients), data)
     sides = [{each.patient for each in side} for side in (training, validation)]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == set(patients)
     assert len(training) + len(validation) == len(patients)
     assert training
     assert validation or len(set(patients)) == 1
-    assert (training, validation) == split_films(listing(folder, patients), data)
+    assert (training, validation) == split_radiographs(listing(folder, patients), data)
     for side in (training, validation):
         assert list(side) == sorted(side, key=lambda each: (each.patient, each.file))
 
@@ -127,7 +138,7 @@ def test_a_patient_is_on_one_side_and_a_newcomer_moves_nobody(tmp_path_factory, 
 def test_adding_a_patient_moves_none_of_the_others(tmp_path):
     patients = [f"P{number}" for number in range(60)]
     before, after = (
-        {each.patient for each in split_films(listing(tmp_path, whom), DATA)[1]}
+        {each.patient for each in split_radiographs(listing(tmp_path, whom), DATA)[1]}
         for whom in (patients, [*patients, "new"])
     )
     assert after - {"new"} == before
@@ -136,6 +147,6 @@ def test_adding_a_patient_moves_none_of_the_others(tmp_path):
 def test_the_file_itself_may_say_who_validates(tmp_path):
     sides = ["validation" if number in (2, 5) else "training" for number in range(12)]
     listed = [[*row, side] for row, side in zip(rows(), sides, strict=True)]
-    found = read_films(write_films(tmp_path, listed, [*HEADER, "split"]), DATA)
+    found = read_radiographs(write_radiographs(tmp_path, listed, [*HEADER, "split"]), DATA)
     assert found.validation == {"P02", "P05"}
-    assert names(split_films(found, DATA)[1]) == ["02.png", "05.png"]
+    assert names(split_radiographs(found, DATA)[1]) == ["02.png", "05.png"]

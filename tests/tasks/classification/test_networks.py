@@ -82,7 +82,7 @@ def test_dropout_is_where_the_settings_say(name):
         (63, {"name": "densenet121"}, "set data.size to 64 or more"),
     ],
 )
-def test_films_too_small_for_the_levels_are_refused(size, network, least):
+def test_radiographs_too_small_for_the_levels_are_refused(size, network, least):
     with pytest.raises(UsageError, match=f"bad-setting: .*data.size.*{least}"):
         network_config(settings(size, **network))
     least_size = settings(64, normalisation="instance", **network)
@@ -92,10 +92,10 @@ def test_films_too_small_for_the_levels_are_refused(size, network, least):
 @pytest.mark.parametrize(("name", "width"), [("small", 32), ("densenet121", 1024)])
 def test_the_features_are_what_the_last_layer_sees(name, width):
     network = build(settings(name=name)).eval()
-    films = torch.randn(3, 1, 64, 64)
+    radiographs = torch.randn(3, 1, 64, 64)
     with pooled_features(network) as found:
-        logits = [network(films), network(films[:2])]
-    network(films)
+        logits = [network(radiographs), network(radiographs[:2])]
+    network(radiographs)
     assert [each.shape for each in found] == [(3, width), (2, width)]
     last = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)][-1]
     for features, given in zip(found, logits, strict=True):

@@ -1,4 +1,4 @@
-"""Films at a hospital, and a whole run of hospitals with films without FLARE."""
+"""Radiographs at a hospital, and a whole run of hospitals with X-rays without FLARE."""
 
 import json
 import shutil
@@ -10,25 +10,30 @@ import pytest
 import torch
 from tests.conftest import ROOT
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Failure, Refused
 from consortium.core.site_policy import Site
 from consortium.models.bundle import load_bundle, require_match
 from consortium.models.networks import build_network
 from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.metrics import Metrics
-from consortium.runs.pooled import pool_hospitals
+from consortium.runs.centralised import pool_hospitals
 from consortium.server.run import FINAL, WITHOUT, Coordinator, Study
 from consortium.settings.base import override, parse_settings, read_json_object
-from consortium.synthetic.xray_folders import CLINICS, generate_films
-from consortium.tasks.classification.dataset import LABELS, read_films, split_films
-from consortium.tasks.classification.task import PICTURES, Classifying, _Draw, predict_films
+from consortium.synthetic.xray_folders import CLINICS, generate_radiographs
+from consortium.tasks.classification.dataset import LABELS, read_radiographs, split_radiographs
+from consortium.tasks.classification.task import (
+    PICTURES,
+    ClassificationTask,
+    _Draw,
+    predict_radiographs,
+)
 from consortium.tasks.tabular.dataset import read_table, write_table
 
 CPU = torch.device("cpu")
 JOB = ROOT / "jobs" / "covid_detection"
 SMALL = ["rounds=2", "training.local_steps=2", "training.batch=8", "data.size=32"]
-SMALL += ["network.features=[8,8]", "provenance.pictures=1"]
+SMALL += ["network.features=[8,8]", "confounding.pictures=1"]
 NAMES = [clinic.name for clinic in CLINICS]
 
 
@@ -38,37 +43,45 @@ def covid(*assignments):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def radiographs(tmp_path_factory):
     """Four hospitals of 30 and 24 patients; shared, so not to be written into."""
-    folder = tmp_path_factory.mktemp("films") / "hospitals"
+    folder = tmp_path_factory.mktemp("xrays") / "hospitals"
     clinics = [replace(clinic, patients=30, held_out=24) for clinic in CLINICS]
-    generate_films(folder, seed=1, side=48, clinics=clinics)
+    generate_radiographs(folder, seed=1, side=48, clinics=clinics)
     return folder
 
 
-def work_of(films, tmp_path, settings, name="north", smallest_group=5):
-    site = Site(name, films / name, tmp_path / name, smallest_group=smallest_group)
-    return Classifying(site, settings, CPU, lambda done, of: None)
+def work_of(radiographs, tmp_path, settings, name="north", smallest_group=5):
+    site = Site(name, radiographs / name, tmp_path / name, smallest_group=smallest_group)
+    return ClassificationTask(site, settings, CPU, lambda done, of: None)
 
 
-def test_a_patient_counts_once_for_each_label(films, tmp_path):
+def test_a_patient_counts_once_for_each_label(radiographs, tmp_path):
     settings = covid()
-    work = work_of(films, tmp_path, settings)
-    training, _ = split_films(read_films(films / "north", settings.data), settings.data)
-    assert len(training) > work.cases  # some have two films
-    assert work.cases == work.samples == len({(film.patient, film.label) for film in training})
+    work = work_of(radiographs, tmp_path, settings)
+    training, _ = split_radiographs(
+        read_radiographs(radiographs / "north", settings.data), settings.data
+    )
+    assert len(training) > work.cases  # some have two X-rays
+    assert (
+        work.cases
+        == work.samples
+        == len({(radiograph.patient, radiograph.label) for radiograph in training})
+    )
     one_pass = _Draw(training, "patients").batches(10_000, np.random.default_rng(0))
     drawn = [training[place].patient for place in next(one_pass)]
-    assert sorted(drawn) == sorted({film.patient for film in training})
+    assert sorted(drawn) == sorted({radiograph.patient for radiograph in training})
 
 
 @pytest.mark.parametrize("sampling", ["classes", "sources"])
-def test_classes_and_sources_are_drawn_alike(films, tmp_path, sampling):
+def test_classes_and_sources_are_drawn_alike(radiographs, tmp_path, sampling):
     settings = covid("data.source=scanner")
-    training, _ = split_films(read_films(films / "north", settings.data), settings.data)
+    training, _ = split_radiographs(
+        read_radiographs(radiographs / "north", settings.data), settings.data
+    )
     training = [
-        replace(film, source="rare" if film.patient.endswith(("2", "7")) else "common")
-        for film in training
+        replace(radiograph, source="rare" if radiograph.patient.endswith(("2", "7")) else "common")
+        for radiograph in training
     ]
     draws = next(_Draw(training, sampling).batches(6000, np.random.default_rng(0)))
     labels = np.array([training[place].label for place in draws])
@@ -76,27 +89,29 @@ def test_classes_and_sources_are_drawn_alike(films, tmp_path, sampling):
     if sampling == "classes":
         np.testing.assert_allclose(shares, 1 / len(shares), atol=0.03)
         return
-    units = {(film.patient, film.label) for film in training}
+    units = {(radiograph.patient, radiograph.label) for radiograph in training}
     held = np.bincount([label for _, label in units]) / len(units)
     np.testing.assert_allclose(shares, held, atol=0.03)
     sources = np.array([training[place].source == "rare" for place in draws])
     for label in range(3):
-        held = {film.source for film in training if film.label == label}
+        held = {radiograph.source for radiograph in training if radiograph.label == label}
         if held == {"common", "rare"}:
             assert sources[labels == label].mean() == pytest.approx(0.5, abs=0.1)
     assert sources.any()
 
 
-def test_batches_are_a_function_of_the_seed(films, tmp_path):
-    batches = [next(work_of(films, tmp_path, covid()).batches(8, seed)) for seed in (3, 3, 4)]
+def test_batches_are_a_function_of_the_seed(radiographs, tmp_path):
+    batches = [next(work_of(radiographs, tmp_path, covid()).batches(8, seed)) for seed in (3, 3, 4)]
     assert torch.equal(batches[0][0], batches[1][0])
     assert torch.equal(batches[0][1], batches[1][1])
     assert not torch.equal(batches[0][0], batches[2][0])
     assert batches[0][0].shape == (8, 1, 32, 32)
 
 
-def test_an_adjusted_loss_leaves_a_class_that_the_hospital_lacks_to_the_others(films, tmp_path):
-    work = work_of(films, tmp_path, covid("training.loss=adjusted"))
+def test_an_adjusted_loss_leaves_a_class_that_the_hospital_lacks_to_the_others(
+    radiographs, tmp_path
+):
+    work = work_of(radiographs, tmp_path, covid("training.loss=adjusted"))
     work._shares = np.array([0.75, 0.25, 0.0])
     logits = torch.tensor([[0.0, 0.0, 50.0], [0.0, 0.0, 50.0]], requires_grad=True)
     loss = work.loss(logits, torch.tensor([0, 1]))
@@ -107,8 +122,8 @@ def test_an_adjusted_loss_leaves_a_class_that_the_hospital_lacks_to_the_others(f
     assert logits.grad[:, :2].abs().min() > 0
 
 
-def test_a_weighted_loss_counts_every_class_alike(films, tmp_path):
-    work = work_of(films, tmp_path, covid("training.loss=weighted"))
+def test_a_weighted_loss_counts_every_class_alike(radiographs, tmp_path):
+    work = work_of(radiographs, tmp_path, covid("training.loss=weighted"))
     work._shares = np.array([0.75, 0.25, 0.0])
     logits = torch.tensor([[1.0, 0.0, 0.0]] * 3 + [[0.0, 2.0, 0.0]])
     each = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1]), reduction="none")
@@ -116,63 +131,66 @@ def test_a_weighted_loss_counts_every_class_alike(films, tmp_path):
     assert float(work.loss(logits, torch.tensor([0, 0, 0, 1]))) == pytest.approx(float(expected))
 
 
-def test_a_class_that_is_withheld_is_not_what_the_others_leave_of_the_weight(films, tmp_path):
+def test_a_class_that_is_withheld_is_not_what_the_others_leave_of_the_weight(radiographs, tmp_path):
     settings = covid()
-    work = work_of(films, tmp_path, settings)
+    work = work_of(radiographs, tmp_path, settings)
     work._units = [(str(n), label) for label, of in enumerate((15, 18, 2)) for n in range(of)]
-    told = work.testify(build_network(settings)).shares
+    told = work.probe_statistics(build_network(settings)).shares
     assert told == {"COVID-19": 16, "pneumonia": 19}  # 35 in all, at the ratio of 15 to 18
 
 
-def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(films, tmp_path):
+def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(radiographs, tmp_path):
     settings = covid()
     network = build_network(settings)
-    work = work_of(films, tmp_path, settings)
-    told = work.testify(network)
-    assert told.fits(list(settings.data.classes), settings.provenance.dimensions)
-    held_out = split_films(read_films(films / "north", settings.data), settings.data)[1]
+    work = work_of(radiographs, tmp_path, settings)
+    told = work.probe_statistics(network)
+    assert told.fits(list(settings.data.classes), settings.confounding.dimensions)
+    held_out = split_radiographs(
+        read_radiographs(radiographs / "north", settings.data), settings.data
+    )[1]
     patients = {
-        name: len({film.patient for film in held_out if film.label == number})
+        name: len({radiograph.patient for radiograph in held_out if radiograph.label == number})
         for number, name in enumerate(settings.data.classes)
     }
     enough = {name: count for name, count in patients.items() if count >= 5}
     assert {name: said.count for name, said in told.scores.items()} == enough
-    assert told.features.keys() == told.surface.keys() == enough.keys()
+    assert told.features.keys() == told.acquisition.keys() == enough.keys()
     pictures = sorted(path.name for path in (tmp_path / "north" / PICTURES).iterdir())
     assert pictures == sorted(f"{name}-1.png" for name, count in patients.items() if count)
     assert sum(told.shares.values()) == work.cases
-    few = work_of(films, tmp_path, settings, smallest_group=100).testify(network)
-    assert few.model_dump() == {"shares": {}, "scores": {}, "features": {}, "surface": {}}
+    few = work_of(radiographs, tmp_path, settings, smallest_group=100).probe_statistics(network)
+    assert few.model_dump() == {"shares": {}, "scores": {}, "features": {}, "acquisition": {}}
 
 
-def test_a_film_says_the_same_alone_as_among_others(films):
+def test_a_radiograph_says_the_same_alone_as_among_others(radiographs):
     settings = covid()
     network = build_network(settings).eval()
-    several = read_films(films / "harbour", settings.data).films[:5]
-    together = predict_films(network, several, settings, CPU)
-    alone = [predict_films(network, [film], settings, CPU)[0] for film in several]
+    several = read_radiographs(radiographs / "harbour", settings.data).radiographs[:5]
+    together = predict_radiographs(network, several, settings, CPU)
+    alone = [predict_radiographs(network, [radiograph], settings, CPU)[0] for radiograph in several]
     np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(together.sum(1), 1)
 
 
-def test_all_hospitals_patients_in_one_folder_keep_their_side(films, tmp_path):
+def test_all_hospitals_patients_in_one_folder_keep_their_side(radiographs, tmp_path):
     settings = covid()
-    folders = {name: films / name for name in NAMES}
+    folders = {name: radiographs / name for name in NAMES}
     pool_hospitals(folders, tmp_path / "pooled", settings)
-    training, validation = split_films(
-        read_films(tmp_path / "pooled", settings.data), settings.data
+    training, validation = split_radiographs(
+        read_radiographs(tmp_path / "pooled", settings.data), settings.data
     )
     sides = [
-        split_films(read_films(folder, settings.data), settings.data) for folder in folders.values()
+        split_radiographs(read_radiographs(folder, settings.data), settings.data)
+        for folder in folders.values()
     ]
     assert len(training) == sum(len(side[0]) for side in sides)
     assert len(validation) == sum(len(side[1]) for side in sides)
-    assert all(film.path.is_file() for film in training)
+    assert all(radiograph.path.is_file() for radiograph in training)
 
 
-def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(films, tmp_path):
-    [name] = {path.parts[-3] for path in films.glob("*/images/*.dcm")}
-    shutil.copytree(films / name, tmp_path / name)
+def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(radiographs, tmp_path):
+    [name] = {path.parts[-3] for path in radiographs.glob("*/images/*.dcm")}
+    shutil.copytree(radiographs / name, tmp_path / name)
     for path in (tmp_path / name / "images").glob("*.dcm"):
         dataset = pydicom.dcmread(path)
         dataset.ViewPosition = "LL"
@@ -183,20 +201,24 @@ def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(films, 
     write_table(tmp_path / name / LABELS, columns, rows)
     settings = covid()
     pool_hospitals({name: tmp_path / name}, tmp_path / "pooled", settings)
-    found = read_films(tmp_path / "pooled", settings.data).films
+    found = read_radiographs(tmp_path / "pooled", settings.data).radiographs
     assert len(found) == len(table.rows)
 
 
 class Run:
     """A run in memory, up to where hospitals are asked what the model learned."""
 
-    def __init__(self, films, place, settings):
+    def __init__(self, radiographs, place, settings):
         self.hospitals = {
-            name: Hospital(Site(name, films / name, place / "state" / name), settings, device=CPU)
+            name: LocalTrainer(
+                Site(name, radiographs / name, place / "state" / name), settings, device=CPU
+            )
             for name in NAMES
         }
         study = Study("run", "covid_detection", declare_quorum(NAMES, {}), settings)
-        self.coordinator = Coordinator(study, results=place / "run", journal=place / "journal")
+        self.coordinator = Coordinator(
+            study, results=place / "run", checkpoints=place / "checkpoints"
+        )
         self.train(self.coordinator)
         model = self.coordinator.final_model
         self.coordinator.answer(FINAL, {n: h.validate(model) for n, h in self.hospitals.items()})
@@ -206,18 +228,18 @@ class Run:
             number, _ = coordinator.open_round()
             for name in coordinator.asked:
                 update = self.hospitals[name].train(coordinator.model, number, keep=keep)
-                assert coordinator.offer(update) is None
+                assert coordinator.submit(update) is None
             coordinator.close_round()
 
-    def testify(self):
+    def probe_statistics(self):
         model = self.coordinator.final_model
-        return {name: hospital.testify(model) for name, hospital in self.hospitals.items()}
+        return {name: hospital.probe_statistics(model) for name, hospital in self.hospitals.items()}
 
 
-def test_a_run_says_what_its_model_learned_in_result_model_and_page(films, tmp_path):
-    run = Run(films, tmp_path, covid())
+def test_a_run_says_what_its_model_learned_in_result_model_and_page(radiographs, tmp_path):
+    run = Run(radiographs, tmp_path, covid())
     assert run.coordinator.to_leave_out == tuple(sorted(NAMES))
-    run.coordinator.answer_provenance(run.testify())
+    run.coordinator.answer_confounding(run.probe_statistics())
     for name in run.coordinator.to_leave_out:
         other = run.coordinator.without(name)
         assert name not in other.quorum.hospitals
@@ -225,13 +247,13 @@ def test_a_run_says_what_its_model_learned_in_result_model_and_page(films, tmp_p
         run.coordinator.answer_without(name, run.hospitals[name].validate(other.final_model))
     result = run.coordinator.finish()
     assert (result["complete"], result["reason"]) == (True, "")
-    found = result["provenance"]
+    found = result["confounding"]
     assert found["verdict"] in ("confounded", "no sign", "not estimable")
     assert found["told"] == sorted(NAMES)
     assert found["without"].keys() == set(NAMES)
     assert all(score["figures"]["accuracy"] is not None for score in found["without"].values())
     metadata = json.loads((tmp_path / "run" / "model" / "configs" / "metadata.json").read_text())
-    assert metadata["consortium"]["trained"]["provenance"] == found
+    assert metadata["consortium"]["trained"]["confounding"] == found
     assert found["verdict"].capitalize() in (tmp_path / "run" / "report.html").read_text()
     settings, _ = load_bundle(tmp_path / "run" / "model", CPU)
     assert settings == covid()
@@ -239,8 +261,8 @@ def test_a_run_says_what_its_model_learned_in_result_model_and_page(films, tmp_p
         require_match(settings, covid('data.classes={"a": ["covid"], "b": ["normal"]}'))
 
 
-def test_a_training_without_a_hospital_goes_on_where_it_was_killed(films, tmp_path):
-    run = Run(films, tmp_path, covid("rounds=3"))
+def test_a_training_without_a_hospital_goes_on_where_it_was_killed(radiographs, tmp_path):
+    run = Run(radiographs, tmp_path, covid("rounds=3"))
     other = run.coordinator.without("valley")
     run.train(other, keep=False)
     killed = run.coordinator.without("valley")
@@ -249,24 +271,27 @@ def test_a_training_without_a_hospital_goes_on_where_it_was_killed(films, tmp_pa
     assert run.coordinator.model_sha256 != other.model_sha256
 
 
-def test_who_says_nothing_or_nonsense_is_named(films, tmp_path):
-    run = Run(films, tmp_path, covid("provenance.leave_one_out=false"))
+def test_who_says_nothing_or_nonsense_is_named(radiographs, tmp_path):
+    run = Run(radiographs, tmp_path, covid("confounding.leave_one_out=false"))
     assert run.coordinator.to_leave_out == ()
-    answers = run.testify() | {"valley": Failure("valley", "training-died"), "north": Metrics()}
-    run.coordinator.answer_provenance(answers)
+    answers = run.probe_statistics() | {
+        "valley": Failure("valley", "training-died"),
+        "north": Metrics(),
+    }
+    run.coordinator.answer_confounding(answers)
     run.coordinator.answer_without("harbour", None)
     result = run.coordinator.finish()
     assert not result["complete"]
     assert (
-        "the provenance probe from north (wrong-metrics), valley (training-died)"
+        "the confounding probe from north (wrong-metrics), valley (training-died)"
         in (result["reason"])
     )
     assert f"{WITHOUT} from harbour (no answer)" in result["reason"]
-    assert result["provenance"]["told"] == ["harbour", "hillside"]
+    assert result["confounding"]["told"] == ["harbour", "hillside"]
 
 
-def test_a_labelled_folder_of_other_classes_is_refused(films, tmp_path):
+def test_a_labelled_folder_of_other_classes_is_refused(radiographs, tmp_path):
     settings = covid('data.classes={"a": ["cov"], "b": ["normal"]}')
     with pytest.raises(Exception, match="unknown-label"):
-        Hospital(Site("north", films / "north", tmp_path), settings, device=CPU)
-    assert (films / "north" / LABELS).is_file()
+        LocalTrainer(Site("north", radiographs / "north", tmp_path), settings, device=CPU)
+    assert (radiographs / "north" / LABELS).is_file()

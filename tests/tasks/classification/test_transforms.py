@@ -8,8 +8,8 @@ from monai.transforms import Compose
 from PIL import ExifTags, Image
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import Films
-from consortium.synthetic.xrays import LABELS, OWN, draw_film
+from consortium.settings.base import Radiographs
+from consortium.synthetic.xrays import LABELS, OWN, draw_radiograph
 from consortium.tasks.classification.transforms import (
     SHIFT,
     augment,
@@ -21,17 +21,19 @@ from consortium.tasks.classification.transforms import (
 INTENSITIES = ("zscore", "percentiles", "equalise")
 
 
-def films(**changes: object) -> Films:
-    return Films.model_validate({"classes": {"ill": ["a"], "well": ["b"]}, "size": 32} | changes)
+def radiographs(**changes: object) -> Radiographs:
+    return Radiographs.model_validate(
+        {"classes": {"ill": ["a"], "well": ["b"]}, "size": 32} | changes
+    )
 
 
 def drawn(rows: int = 90, columns: int = 130) -> np.ndarray:
     """Of unequal sides, so that one who takes rows for columns is found."""
-    film = draw_film(np.random.default_rng(1), "covid", OWN[0], 130)
-    return film[:rows, :columns]
+    radiograph = draw_radiograph(np.random.default_rng(1), "covid", OWN[0], 130)
+    return radiograph[:rows, :columns]
 
 
-def run_config(path, data: Films) -> torch.Tensor:
+def run_config(path, data: Radiographs) -> torch.Tensor:
     config = ConfigParser({"steps": preprocessing_config(data)})
     return Compose(config.get_parsed_content("steps"))({"image": str(path)})["image"]
 
@@ -45,8 +47,8 @@ def run_config(path, data: Films) -> torch.Tensor:
 def test_the_bundles_preprocessing_of_a_file_is_that_of_training(
     tmp_path, intensity, border, size, kind
 ):
-    data = films(intensity=intensity, border=border, size=size)
-    stored, path = drawn(), tmp_path / f"film{kind}"
+    data = radiographs(intensity=intensity, border=border, size=size)
+    stored, path = drawn(), tmp_path / f"X-ray{kind}"
     image = Image.fromarray(stored.astype(np.uint16) * 257 if kind == "16.png" else stored)
     exif = Image.Exif()
     if kind == "turned.jpg":
@@ -66,49 +68,49 @@ def test_the_bundles_preprocessing_of_a_file_is_that_of_training(
 
 def test_the_configuration_is_monais_alone_and_json():
     for intensity in INTENSITIES:
-        steps = preprocessing_config(films(intensity=intensity, border=0.1))
+        steps = preprocessing_config(radiographs(intensity=intensity, border=0.1))
         assert all(step["_target_"].startswith("monai.") for step in steps)
         assert "consortium" not in str(steps)
 
 
-def test_a_zscored_film_has_mean_0_and_deviation_1():
-    film = prepare(drawn().astype(np.float32), films())
-    assert film.mean() == pytest.approx(0, abs=1e-5)
-    assert film.std() == pytest.approx(1, abs=1e-5)
+def test_a_zscored_radiograph_has_mean_0_and_deviation_1():
+    radiograph = prepare(drawn().astype(np.float32), radiographs())
+    assert radiograph.mean() == pytest.approx(0, abs=1e-5)
+    assert radiograph.std() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_percentiles_become_0_and_1_and_what_is_beyond_is_cut():
-    film = prepare(drawn().astype(np.float32), films(intensity="percentiles"))
-    assert (film.min(), film.max()) == (0, 1)
+    radiograph = prepare(drawn().astype(np.float32), radiographs(intensity="percentiles"))
+    assert (radiograph.min(), radiograph.max()) == (0, 1)
     for end in (0, 1):
-        assert (film == end).mean() == pytest.approx(0.01, abs=0.003)
+        assert (radiograph == end).mean() == pytest.approx(0.01, abs=0.003)
 
 
 def test_equalising_makes_the_histogram_flat():
     values = drawn().astype(np.float32) / 255
-    film = prepare(values, films(intensity="equalise"))
-    assert 0 <= film.min() < 0.05 < 0.95 < film.max() <= 1
-    counts, _ = np.histogram(film, 8, (0, 1))
-    np.testing.assert_allclose(counts / film.size, 1 / 8, atol=0.02)
-    bent = prepare(values**1.5, films(intensity="equalise"))
-    plain = prepare(values, films()), prepare(values**1.5, films())
-    assert np.abs(bent - film).mean() < 0.3 * np.abs(plain[0] - plain[1]).mean()
+    radiograph = prepare(values, radiographs(intensity="equalise"))
+    assert 0 <= radiograph.min() < 0.05 < 0.95 < radiograph.max() <= 1
+    counts, _ = np.histogram(radiograph, 8, (0, 1))
+    np.testing.assert_allclose(counts / radiograph.size, 1 / 8, atol=0.02)
+    bent = prepare(values**1.5, radiographs(intensity="equalise"))
+    plain = prepare(values, radiographs()), prepare(values**1.5, radiographs())
+    assert np.abs(bent - radiograph).mean() < 0.3 * np.abs(plain[0] - plain[1]).mean()
 
 
 @pytest.mark.parametrize(("intensity", "grey"), [*zip(INTENSITIES, (0, 0, 0.5), strict=True)])
-def test_a_film_of_one_grey_becomes_one_number(intensity, grey):
+def test_a_radiograph_of_one_grey_becomes_one_number(intensity, grey):
     for value in (0.0, 0.3, 1.0):
         values = np.full((70, 50), value, np.float32)
-        film = prepare(values, films(intensity=intensity, lungs=True))
-        np.testing.assert_allclose(film, grey, atol=1e-3)
+        radiograph = prepare(values, radiographs(intensity=intensity, lungs=True))
+        np.testing.assert_allclose(radiograph, grey, atol=1e-3)
 
 
 def test_stripes_finer_than_a_pixel_become_grey_and_no_pattern():
     values = np.zeros((256, 256), np.float32)
     values[:128, ::2] = 1  # one pixel wide, of which eight make one
     values[128:] = np.linspace(0, 1, 256, dtype=np.float32)
-    film = prepare(values, films())
-    assert film[:14].std() < 0.05 * film[18:].std()
+    radiograph = prepare(values, radiographs())
+    assert radiograph[:14].std() < 0.05 * radiograph[18:].std()
 
 
 def test_what_lies_on_the_border_is_not_seen():
@@ -116,21 +118,21 @@ def test_what_lies_on_the_border_is_not_seen():
     marked = values.copy()
     marked[:8, 60:80], marked[20:60, -12:] = 3, -2
     for lungs in (False, True):
-        data = films(border=0.1, lungs=lungs)
+        data = radiographs(border=0.1, lungs=lungs)
         np.testing.assert_array_equal(prepare(marked, data), prepare(values, data))
-    assert np.abs(prepare(marked, films()) - prepare(values, films())).max() > 1
+    assert np.abs(prepare(marked, radiographs()) - prepare(values, radiographs())).max() > 1
 
 
 def test_only_the_box_of_the_lungs_is_seen():
     values = drawn().astype(np.float32) / 255
     top, left, bottom, right = lung_box(values)
-    boxed = prepare(values[top:bottom, left:right], films())
-    np.testing.assert_array_equal(prepare(values, films(lungs=True)), boxed)
+    boxed = prepare(values[top:bottom, left:right], radiographs())
+    np.testing.assert_array_equal(prepare(values, radiographs(lungs=True)), boxed)
 
 
 def test_a_bundle_cannot_find_the_lungs_and_says_so():
     with pytest.raises(UsageError, match=r"needs-consortium: .*use consortium predict"):
-        preprocessing_config(films(lungs=True))
+        preprocessing_config(radiographs(lungs=True))
 
 
 def test_the_lungs_lie_in_their_box_whatever_the_scanner():
@@ -141,8 +143,8 @@ def test_the_lungs_lie_in_their_box_whatever_the_scanner():
     for scanner in OWN:
         for label in LABELS:
             for seed in range(6):
-                film = draw_film(np.random.default_rng(seed), label, scanner, side)
-                box = np.array(lung_box(film.astype(np.float32))) / side
+                radiograph = draw_radiograph(np.random.default_rng(seed), label, scanner, side)
+                box = np.array(lung_box(radiograph.astype(np.float32))) / side
                 cut.append(((box - lungs) * [1, 1, -1, -1]).max())
                 assert box[2] - box[0] < 0.95
     assert max(cut) < 0.16
@@ -163,8 +165,10 @@ def test_there_is_always_a_plausible_box(seed, rows, columns, contrast):
 
 def batch(count: int = 6) -> torch.Tensor:
     found = [
-        prepare(draw_film(np.random.default_rng(n), "normal", OWN[0], 64).astype(np.float32), data)
-        for n, data in zip(range(count), [films(size=64)] * count, strict=True)
+        prepare(
+            draw_radiograph(np.random.default_rng(n), "normal", OWN[0], 64).astype(np.float32), data
+        )
+        for n, data in zip(range(count), [radiographs(size=64)] * count, strict=True)
     ]
     return torch.from_numpy(np.stack(found))[:, None]
 
@@ -174,33 +178,33 @@ def seeded(seed: int = 3) -> torch.Generator:
 
 
 def test_the_random_changes_are_a_function_of_the_generator_alone():
-    given_films = batch()
-    kept = given_films.clone()
-    first = augment(given_films, seeded())
+    given_radiographs = batch()
+    kept = given_radiographs.clone()
+    first = augment(given_radiographs, seeded())
     torch.manual_seed(99)
-    assert torch.equal(augment(given_films, seeded()), first)
-    assert torch.equal(given_films, kept)
+    assert torch.equal(augment(given_radiographs, seeded()), first)
+    assert torch.equal(given_radiographs, kept)
     assert first.shape == kept.shape
     assert first.isfinite().all()
-    assert not torch.allclose(augment(given_films, seeded(4)), first, atol=0.1)
+    assert not torch.allclose(augment(given_radiographs, seeded(4)), first, atol=0.1)
     same = augment(kept[:1].expand(2, -1, -1, -1).contiguous(), seeded())
     assert not torch.allclose(same[0], same[1], atol=0.1)
 
 
-def test_no_film_is_mirrored_and_each_stays_itself():
-    given_films = batch()
+def test_no_radiograph_is_mirrored_and_each_stays_itself():
+    given_radiographs = batch()
     for seed in range(5):
-        changed = augment(given_films, seeded(seed))
-        for film, other in zip(given_films, changed, strict=True):
+        changed = augment(given_radiographs, seeded(seed))
+        for radiograph, other in zip(given_radiographs, changed, strict=True):
             alike, mirrored = (
-                torch.corrcoef(torch.stack([film.flatten(), way.flatten()]))[0, 1]
+                torch.corrcoef(torch.stack([radiograph.flatten(), way.flatten()]))[0, 1]
                 for way in (other, other.flip(-1))
             )
             assert alike > 0.6
             assert alike > mirrored
 
 
-def test_films_move_and_grow_within_what_is_said():
+def test_radiographs_move_and_grow_within_what_is_said():
     size, radius = 64, 8
     line = torch.arange(size) + 0.5 - size / 2
     disc = ((line[None] ** 2 + line[:, None] ** 2) < radius**2).float()

@@ -12,7 +12,7 @@ SHAPE = (6, 5, 4)
 
 
 @dataclass
-class Hospital:
+class LocalTrainer:
     """A folder of tiny cases: two channels, one label; sound unless a test changes it."""
 
     folder: Path
@@ -53,9 +53,9 @@ class Hospital:
 
 
 @pytest.fixture
-def hospital(tmp_path: Path) -> Hospital:
+def hospital(tmp_path: Path) -> LocalTrainer:
     """Eight sound patients, P0 to P7."""
-    made = Hospital(tmp_path / "hospital")
+    made = LocalTrainer(tmp_path / "hospital")
     for number in range(8):
         made.add(f"P{number}", number)
     return made

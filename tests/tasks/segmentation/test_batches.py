@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from consortium.tasks.segmentation.batches import Cohort
+from consortium.tasks.segmentation.batches import VolumeBatches
 from consortium.tasks.segmentation.datalist import read_datalist
 
 
@@ -21,7 +21,7 @@ def cases(generated):
 
 def test_a_batch_has_the_declared_shape_and_share_of_tumour(cases, tiny):
     data = tiny("data.tumour_fraction=0.5", "data.augment=false").data
-    for images, masks in take(Cohort(cases, data), 5):
+    for images, masks in take(VolumeBatches(cases, data), 5):
         assert (images.shape, masks.shape) == ((6, 3, 32, 32), (6, 1, 32, 32))
         assert images.dtype == masks.dtype == torch.float32
         found = masks.flatten(1).any(dim=1).tolist()
@@ -30,16 +30,20 @@ def test_a_batch_has_the_declared_shape_and_share_of_tumour(cases, tiny):
 
 
 def test_masks_stay_zeros_and_ones_under_augmentation(cases, tiny):
-    for _, masks in take(Cohort(cases, tiny().data), 5):
+    for _, masks in take(VolumeBatches(cases, tiny().data), 5):
         assert set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
 def test_the_stream_depends_on_the_seed_and_on_nothing_else(cases, tiny):
     data = tiny().data
-    cohort = Cohort(cases, data)
+    cohort = VolumeBatches(cases, data)
     first = take(cohort, 4)
     torch.manual_seed(99)
-    for again in (cohort, Cohort(cases, data), Cohort(cases, tiny("data.cache=0").data)):
+    for again in (
+        cohort,
+        VolumeBatches(cases, data),
+        VolumeBatches(cases, tiny("data.cache=0").data),
+    ):
         for (images, masks), (same_images, same_masks) in zip(first, take(again, 4), strict=True):
             assert torch.equal(images, same_images)
             assert torch.equal(masks, same_masks)
@@ -48,7 +52,7 @@ def test_the_stream_depends_on_the_seed_and_on_nothing_else(cases, tiny):
 
 def test_every_slice_with_tumour_comes_before_any_comes_again(cases, tiny):
     data = tiny("data.tumour_fraction=1.0", "data.augment=false").data
-    cohort = Cohort(cases, data)
+    cohort = VolumeBatches(cases, data)
     slices = len(cohort._with_tumour)
     seen = {masks[0].numpy().tobytes() for _, masks in take(cohort, slices, batch=1)}
     assert len(seen) > 0.9 * slices
@@ -58,14 +62,14 @@ def test_patches_in_3d_are_on_a_structure_as_often_as_declared(cases, tiny):
     settings = tiny(
         "data.spatial_dims=3", "data.size=[8,8,4]", "data.augment=false", "data.tumour_fraction=0.5"
     )
-    for images, masks in take(Cohort(cases, settings.data), 4, batch=4):
+    for images, masks in take(VolumeBatches(cases, settings.data), 4, batch=4):
         assert (images.shape, masks.shape) == ((4, 3, 8, 8, 4), (4, 1, 8, 8, 4))
         assert masks[:2].flatten(1).any(dim=1).all()
 
 
 def test_a_patch_larger_than_the_volume_is_padded_on_both_sides(cases, tiny):
     settings = tiny("data.spatial_dims=3", "data.size=[48,48,16]", "data.augment=false")
-    images, _ = take(Cohort(cases, settings.data), 1, batch=2)[0]
+    images, _ = take(VolumeBatches(cases, settings.data), 1, batch=2)[0]
     assert images.shape == (2, 3, 48, 48, 16)
     for image in images:
         filled = (image != 0).any(dim=0)
@@ -95,7 +99,7 @@ def test_a_patch_is_a_piece_of_image_and_mask_at_one_place_and_reaches_every_edg
     ):
         settings = tiny(*sizes, "data.intensity=none", f"data.tumour_fraction={share}")
         seen = set()
-        for images, masks in take(Cohort([case], settings.data), 300, batch=2):
+        for images, masks in take(VolumeBatches([case], settings.data), 300, batch=2):
             for image, found in zip(images, masks, strict=True):
                 corner = np.unravel_index(int(image[0, 0, 0, 0]), numbers.shape)
                 window = tuple(
@@ -121,7 +125,7 @@ def test_in_3d_volumes_without_a_structure_are_visited_too(cases, tiny, tmp_path
         nibabel.Nifti1Image(np.zeros(image.shape[:3], np.uint8), image.affine).to_filename(names[1])
         empty.append(dataclasses.replace(case, image=names[0], label=names[1]))
     visited = []
-    cohort = Cohort([*cases[3:], *empty], data)
+    cohort = VolumeBatches([*cases[3:], *empty], data)
     volumes = cohort._volumes
     cohort._volumes = Watched(volumes, visited)
     take(cohort, 20)
@@ -143,4 +147,4 @@ def test_the_reading_of_the_volumes_can_be_stopped(cases, tiny):
             raise InterruptedError(f"{done} of {of}")
 
     with pytest.raises(InterruptedError, match=f"2 of {len(cases)}"):
-        Cohort(cases, tiny().data, progress=stop)
+        VolumeBatches(cases, tiny().data, progress=stop)

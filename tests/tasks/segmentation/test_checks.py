@@ -76,7 +76,9 @@ def test_a_file_with_fewer_voxels_than_its_header_says_is_unreadable(hospital):
     assert finding.detail == "damaged: fewer voxels than its header says"
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff not a scan", gzip.compress(b"not a scan", mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8\xff not a scan", gzip.compress(b"not a scan", mtime=0)]
+)
 def test_a_file_of_another_kind_is_unreadable(hospital, content):
     (hospital.folder / P3_IMAGE).write_bytes(content)
     finding = only(hospital)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import UsageError
 from consortium.core.site_policy import Site
 from consortium.imaging.dicom import open_series
@@ -78,7 +78,7 @@ def test_a_round_on_dicom_is_the_very_round_on_nifti(folders):
         assert check_folder(folders / name, job) == []
         (folders / f"state-{name}").mkdir()
         site = Site("north", folders / name, folders / f"state-{name}", smallest_group=1)
-        hospital = Hospital(site, job, device=torch.device("cpu"))
+        hospital = LocalTrainer(site, job, device=torch.device("cpu"))
         answers.append(hospital.train(base, 0))
     nifti, dicom = answers
     assert digest(dicom.tensors) == digest(nifti.tensors)
@@ -93,7 +93,7 @@ def test_a_broken_series_stops_the_hospital_with_its_code(folders):
     (folders / "state").mkdir()
     site = Site("north", folders / "dicom", folders / "state")
     with pytest.raises(UsageError) as refusal:
-        Hospital(site, parse_settings(JOB), device=torch.device("cpu"))
+        LocalTrainer(site, parse_settings(JOB), device=torch.device("cpu"))
     assert refusal.value.code == "empty-series"
 
 

@@ -57,7 +57,7 @@ def test_hd95_without_masks_is_zero_and_with_one_mask_unknown():
 
 def test_a_case_is_scored_by_structure_with_volumes_in_millilitres():
     scores = score_case(
-        torch.cat([CUBE, EMPTY]), torch.cat([CUBE, CUBE]), (1, 2, 5), ["a", "b"], surface=True
+        torch.cat([CUBE, EMPTY]), torch.cat([CUBE, CUBE]), (1, 2, 5), ["a", "b"], distances=True
     )
     assert scores == {
         "dice": {"a": 1.0, "b": 0.0},
@@ -67,7 +67,7 @@ def test_a_case_is_scored_by_structure_with_volumes_in_millilitres():
             "b": {"predicted": 0.0, "true": 0.64},
         },
     }
-    assert score_case(CUBE, CUBE, (1, 1, 1), ["a"], surface=False) == {"dice": {"a": 1.0}}
+    assert score_case(CUBE, CUBE, (1, 1, 1), ["a"], distances=False) == {"dice": {"a": 1.0}}
 
 
 def test_the_interval_is_the_same_every_time_and_holds_the_mean():

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tests.conftest import ROOT
 
-from consortium.client.trainer import Hospital
+from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Refused
 from consortium.core.site_policy import Site
 from consortium.models.bundle import load_bundle, load_model, require_match, write_bundle
 from consortium.models.networks import build_network
 from consortium.orchestration.quorum import declare_quorum
-from consortium.protocol.update import crossing, digest, layout_of
-from consortium.runs.pooled import pool_hospitals
+from consortium.protocol.update import digest, schema_of, shared_tensors
+from consortium.runs.centralised import pool_hospitals
 from consortium.server.run import FINAL, Coordinator, Study
 from consortium.settings.base import override, parse_settings, read_json_object
 from consortium.synthetic.tables import CLINICS, generate_tables
@@ -40,7 +40,7 @@ def heart(*assignments):
 
 def open_hospital(tables, tmp_path, settings, name="north", smallest_group=5):
     site = Site(name, tables / name, tmp_path / "state" / name, smallest_group=smallest_group)
-    return Hospital(site, settings, device=CPU)
+    return LocalTrainer(site, settings, device=CPU)
 
 
 def start_of(settings):
@@ -51,13 +51,13 @@ def run(tables, tmp_path, settings):
     """All rounds and the final scoring, without FLARE."""
     names = tuple(clinic.name for clinic in CLINICS)
     study = Study("r", "heart_disease", declare_quorum(names, {}), settings)
-    coordinator = Coordinator(study, results=tmp_path / "run", journal=tmp_path / "journal")
+    coordinator = Coordinator(study, results=tmp_path / "run", checkpoints=tmp_path / "checkpoints")
     hospitals = {name: open_hospital(tables, tmp_path, settings, name) for name in names}
     models = [dict(coordinator.model)]
     for _ in range(settings.rounds):
         number, _ = coordinator.open_round()
         for name in names:
-            assert coordinator.offer(hospitals[name].train(coordinator.model, number)) is None
+            assert coordinator.submit(hospitals[name].train(coordinator.model, number)) is None
         models.append(dict(coordinator.close_round()))
     coordinator.answer(
         FINAL, {n: h.validate(coordinator.final_model) for n, h in hospitals.items()}
@@ -87,8 +87,8 @@ def test_statistics_that_stay_here_never_leave(tables, tmp_path):
     settings = heart('update.buffers="local"')
     hospital = open_hospital(tables, tmp_path, settings)
     update = hospital.train(start_of(settings), 0)
-    layout = layout_of(build_network(settings), local_buffers=True)
-    assert set(update.tensors) == set(crossing(layout))
+    schema = schema_of(build_network(settings), local_buffers=True)
+    assert set(update.tensors) == set(shared_tensors(schema))
     assert not any("running" in name for name in update.tensors)
     own = hospital.with_own_buffers(start_of(settings))
     patients = split_table(read_table(tables / "north"), settings.data)[0].inputs
@@ -129,7 +129,7 @@ def test_a_run_learns_and_says_so_in_the_words_of_its_task(tables, tmp_path):
 def test_alone_it_takes_its_own_statistics(tables, tmp_path):
     settings = heart()
     hospital = open_hospital(tables, tmp_path, settings)
-    score = hospital.train_alone(start_of(settings), 2).validation
+    score = hospital.train_local(start_of(settings), 2).validation
     assert score.patients == 60
     assert hospital.own_model.is_file()
 

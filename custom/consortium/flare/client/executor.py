@@ -18,7 +18,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from consortium.client.process import Failed, IsolatedHospital, Stopped
+from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.core.errors import Refused, UsageError, failure_of
 from consortium.core.site_policy import ERRORS, Site, note_error
 from consortium.flare.array_streaming import make_arrays, place_arrays, register_arrays
@@ -34,31 +34,31 @@ from consortium.flare.wire import (
 from consortium.protocol.metrics import Metrics
 
 TRAIN, VALIDATE, ALONE, LOCAL_MODEL = "train", "validate", "baseline", "local_model"
-WITHOUT, PROVENANCE = "without", "provenance"
+WITHOUT, CONFOUNDING = "without", "confounding"
 _CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
     TRAIN: lambda meta: ("train", {"round_number": int(meta["round"])}),
     LOCAL_MODEL: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
     WITHOUT: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
-    PROVENANCE: lambda meta: ("testify", {}),
+    CONFOUNDING: lambda meta: ("probe_statistics", {}),
     VALIDATE: lambda meta: ("validate", {}),
-    ALONE: lambda meta: ("train_alone", {"rounds": int(meta["rounds"])}),
+    ALONE: lambda meta: ("train_local", {"rounds": int(meta["rounds"])}),
 }
-"""The method of `Hospital` that answers a task, and its arguments beside the model."""
+"""The method of `LocalTrainer` that answers a task, and its arguments beside the model."""
 
 
 class HospitalExecutor(Executor):
-    """Answers the tasks `train`, `validate`, `baseline`, `local_model`, `without` and `provenance`.
+    """Answers `train`, `validate`, `baseline`, `local_model`, `without` and `confounding`.
 
     Attributes:
         hospital: where the class is that trains; no job can say it.
     """
 
-    hospital = "consortium.client.trainer:Hospital"
+    hospital = "consortium.client.trainer:LocalTrainer"
 
     def __init__(self) -> None:
         super().__init__()
         self._site: Site | None = None
-        self._isolated: IsolatedHospital | None = None
+        self._trainer: TrainerProcess | None = None
         self._sent: Shareable = Shareable()
         self._log = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ class HospitalExecutor(Executor):
                 self._open(fl_ctx)
             except Exception as error:  # said again in answer to the first task
                 self._log.error("error %s", failure_of(error, "").code)
-        elif event_type == EventType.END_RUN and self._isolated is not None:
+        elif event_type == EventType.END_RUN and self._trainer is not None:
             place_arrays(make_arrays)
-            self._isolated.close()
+            self._trainer.close()
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -94,7 +94,7 @@ class HospitalExecutor(Executor):
     def _answer(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort: Signal
     ) -> Shareable:
-        isolated, site = self._open(fl_ctx)
+        trainer, site = self._open(fl_ctx)
         model, meta = model_from_shareable(shareable)
         if task_name == LOCAL_MODEL and not site.share_local_model:
             raise Refused(
@@ -105,18 +105,18 @@ class HospitalExecutor(Executor):
                 "unknown-task", "no such task", task_name, "use the job's own configuration"
             )
         method, arguments = _CALLS[task_name](meta)
-        found = isolated.ask(method, model, lambda: abort.triggered, **arguments)
+        found = trainer.ask(method, model, lambda: abort.triggered, **arguments)
         if isinstance(found, Metrics):
             return metrics_to_shareable(found)
         return update_to_shareable(*found)
 
-    def _open(self, fl_ctx: FLContext) -> tuple[IsolatedHospital, Site]:
-        if self._isolated is None or self._site is None:
+    def _open(self, fl_ctx: FLContext) -> tuple[TrainerProcess, Site]:
+        if self._trainer is None or self._site is None:
             job = read_job(fl_ctx)
             self._site = find_site(job, fl_ctx)
-            self._isolated = IsolatedHospital(self.hospital, self._site, job.settings)
-            place_arrays(self._isolated.make)
-        return self._isolated, self._site
+            self._trainer = TrainerProcess(self.hospital, self._site, job.settings)
+            place_arrays(self._trainer.make)
+        return self._trainer, self._site
 
     def _folder(self, fl_ctx: FLContext) -> Path:
         """Where the people at the hospital look for what went wrong."""

@@ -57,7 +57,7 @@ def _has_token(fl_ctx: FLContext) -> bool:
     return bool(fl_ctx.get_prop(FLContextKey.CLIENT_TOKEN))
 
 
-class OneCopyOfAKit(FLComponent):
+class DuplicateKitGuard(FLComponent):
     """At the orchestrator: while one copy of a hospital's kit runs, no other is admitted.
 
     FLARE lets the second take over without a word. What always holds: the same copy, started again

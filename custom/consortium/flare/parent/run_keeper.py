@@ -28,15 +28,15 @@ from nvflare.private.defs import (
     JobFailureMsgKey,
 )
 
-from consortium.flare.job import journal_folder
+from consortium.flare.job import checkpoint_folder
 from consortium.orchestration.checkpoints import count_rounds
 from consortium.orchestration.recovery import (
-    BROKE,
+    FAILED_SITE,
     NEXT,
     OUTCOME,
+    attempt_of,
     follow,
     is_broken,
-    link_of,
     why_given_up,
 )
 
@@ -52,10 +52,10 @@ _GATHER = 60.0  # seconds to wait for the sites that the job needs, before FLARE
 
 
 class RunKeeper(FLComponent):
-    """Marks jobs that died for what they are, and submits the next link of their chain.
+    """Marks jobs that died for what they are, and submits the next attempt of their chain.
 
     Args:
-        keep_runs: journals that are kept, the newest.
+        keep_runs: checkpoints that are kept, the newest.
     """
 
     def __init__(self, keep_runs: int = 50):
@@ -63,14 +63,14 @@ class RunKeeper(FLComponent):
         self._keep = keep_runs
         self._broken: dict[str, float] = {}  # job: since when it is waited for its sites
         self._failed: set[str] = set()
-        self._broke: dict[str, str] = {}  # job: the hospital that ended it
+        self._failed_site: dict[str, str] = {}  # job: the hospital that ended it
         self._ended = threading.Event()
         self._log = logging.getLogger(__name__)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Acts at the start, and when a job has ended."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            self._bury(fl_ctx)
+            self._mark_interrupted(fl_ctx)
         elif event_type == EventType.SYSTEM_START:
             engine = fl_ctx.get_engine()
             engine.server.cell.core_cell.add_incoming_request_filter(
@@ -85,7 +85,7 @@ class RunKeeper(FLComponent):
         elif event_type == EventType.SYSTEM_END:
             self._ended.set()
 
-    def _bury(self, fl_ctx: FLContext) -> None:
+    def _mark_interrupted(self, fl_ctx: FLContext) -> None:
         """Before FLARE looks at its jobs: none of those that ran before this process runs now."""
         manager = fl_ctx.get_engine().get_component(SystemComponents.JOB_MANAGER)
         for job in manager.get_all_jobs(fl_ctx):
@@ -96,8 +96,8 @@ class RunKeeper(FLComponent):
         self._prune(Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir()))
 
     def _prune(self, root: Path) -> None:
-        journals = [path.parent for path in (root / "consortium").glob("*/journal")]
-        for old in sorted(journals, key=lambda path: path.stat().st_mtime)[: -self._keep]:
+        checkpoints = [path.parent for path in (root / "consortium").glob("*/checkpoints")]
+        for old in sorted(checkpoints, key=lambda path: path.stat().st_mtime)[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _watch(self, engine: Any) -> None:
@@ -118,7 +118,7 @@ class RunKeeper(FLComponent):
         job_id = str(said.get(JobFailureMsgKey.JOB_ID))
         running = job_id in engine.run_processes and job_id not in engine.exception_run_processes
         if running and client is not None and said.get(JobFailureMsgKey.CODE) in _BREAKS:
-            self._broke.setdefault(job_id, client.name)
+            self._failed_site.setdefault(job_id, client.name)
 
     def _fail_deserted(self, engine: Any, fl_ctx: FLContext) -> None:
         """Ends jobs that wait for a site which was restarted since."""
@@ -130,7 +130,7 @@ class RunKeeper(FLComponent):
                 if now is not None and now.token != token:
                     self._log.warning("%s was restarted; job %s is ended", client.name, job_id)
                     self._failed.add(job_id)
-                    self._broke.setdefault(job_id, client.name)
+                    self._failed_site.setdefault(job_id, client.name)
                     code = ProcessExitCode.INFRASTRUCTURE_ERROR
                     engine.job_runner.fail_run(job_id, code, fl_ctx)
                     break
@@ -141,26 +141,26 @@ class RunKeeper(FLComponent):
         if job is None or not is_broken(job.meta):
             del self._broken[job_id]
             return
-        link = link_of(job.meta)
-        assert link is not None
-        broke = self._broke.pop(job_id, None)
-        if broke is not None:
-            job.meta[BROKE] = broke
-            manager.update_meta(job_id, {BROKE: broke}, fl_ctx)
+        attempt = attempt_of(job.meta)
+        assert attempt is not None
+        failed_site = self._failed_site.pop(job_id, None)
+        if failed_site is not None:
+            job.meta[FAILED_SITE] = failed_site
+            manager.update_meta(job_id, {FAILED_SITE: failed_site}, fl_ctx)
         root = Path(engine.get_workspace().get_root_dir())
-        rounds = count_rounds(journal_folder(root, link.run))
+        rounds = count_rounds(checkpoint_folder(root, attempt.run))
         following = follow(job.meta, rounds)
         if following is None:
             told = why_given_up(job.meta)
             stopped = {"complete": False, "reason": told, "stopped": True}
             manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
-            self._log.error("run %s: %s", link.run, told)
+            self._log.error("run %s: %s", attempt.run, told)
         elif self._gathered(engine, job.meta) or time.monotonic() > self._broken[job_id] + _GATHER:
             created = manager.clone(job_id, following, fl_ctx)
             next_id = created[JobMetaKey.JOB_ID.value]
             manager.update_meta(job_id, {NEXT: next_id}, fl_ctx)
             self._log.warning(
-                "run %s: job %s goes on after %d rounds as %s", link.run, job_id, rounds, next_id
+                "run %s: job %s goes on after %d rounds as %s", attempt.run, job_id, rounds, next_id
             )
         else:
             return

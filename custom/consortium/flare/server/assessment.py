@@ -29,7 +29,7 @@ from consortium.server.run import ALONE, FINAL, Coordinator
 
 class Assessment(StudyWorkflow):
     """Scores the model that the run leaves at every hospital; then, where the job asks, the
-    provenance probe, the baseline and the cross-site evaluation.
+    confounding probe, the baseline and the cross-site evaluation.
 
     Args:
         study: id of the `StudyRun` component.
@@ -54,9 +54,9 @@ class Assessment(StudyWorkflow):
             return
         coordinator.answer(FINAL, _metrics(answers))
         if settings.probe is not None:
-            answers = ask.model(executor.PROVENANCE, coordinator.final_model)
+            answers = ask.model(executor.CONFOUNDING, coordinator.final_model)
             if not abort.triggered:
-                coordinator.answer_provenance(_metrics(answers))
+                coordinator.answer_confounding(_metrics(answers))
         for hospital in coordinator.to_leave_out:
             if not abort.triggered:
                 _train_without(hospital, coordinator, ask, abort)
@@ -92,7 +92,7 @@ def _train_without(
                 executor.WITHOUT,
                 other.model,
                 targets=other.asked,
-                take=lambda name, said: other.offer(answer_from_shareable(said, name)),
+                take=lambda name, said: other.submit(answer_from_shareable(said, name)),
                 round=number,
             )
             if not abort.triggered:

@@ -66,7 +66,7 @@ class StudyRounds(StudyWorkflow):
         if task_name == executor.TRAIN:
             with self._border:
                 coordinator = self.study(fl_ctx).coordinator
-                coordinator.offer(answer_from_shareable(result, client.name))
+                coordinator.submit(answer_from_shareable(result, client.name))
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listens to hospitals that ask whether their answer is still wanted."""
@@ -145,7 +145,7 @@ class StudyRounds(StudyWorkflow):
             if name not in there:
                 code = "left-out" if name in coordinator.left_out else NOT_CONNECTED
                 with self._border:
-                    coordinator.offer(Failure(name, code))
+                    coordinator.submit(Failure(name, code))
                 self._events.put(partial(_fail, number, name, code))
         self._asked.update(dict.fromkeys(there, time.monotonic()))
         if there:
@@ -163,7 +163,7 @@ class StudyRounds(StudyWorkflow):
         answer = answer_from_shareable(client_task.result, name)
         client_task.result = None
         with self._border:
-            refusal = self.study(fl_ctx).coordinator.offer(answer)
+            refusal = self.study(fl_ctx).coordinator.submit(answer)
         if isinstance(answer, Failure):
             self._events.put(partial(_fail, number, name, answer.code))
         elif refusal is not None:

@@ -38,7 +38,7 @@ from consortium.orchestration.quorum import declare_quorum
 from consortium.server.run import Coordinator, Study
 
 T = TypeVar("T")
-_PATIENCE = 60.0  # seconds that another process may take to let go of the journal
+_PATIENCE = 60.0  # seconds that another process may take to let go of the checkpoints
 
 
 class StudyRun(FLComponent):
@@ -46,7 +46,7 @@ class StudyRun(FLComponent):
 
     Args:
         training: id of the workflow of the rounds; of a `ScatterAndGather`, the number of rounds
-            and the first one are set from the job's settings and the journal.
+            and the first one are set from the job's settings and the checkpoints.
     """
 
     def __init__(self, training: str = "training"):
@@ -108,8 +108,8 @@ class StudyRun(FLComponent):
 
     def _open(self, fl_ctx: FLContext) -> None:
         job = read_job(fl_ctx)
-        self._results, journal = result_folders(job)
-        self._hold = _hold(journal)
+        self._results, checkpoints = result_folders(job)
+        self._hold = _hold(checkpoints)
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or [client.name for client in engine.get_clients()]
         self._coordinator = Coordinator(
@@ -121,13 +121,13 @@ class StudyRun(FLComponent):
                 job.left_out,
             ),
             results=self._results,
-            journal=journal,
+            checkpoints=checkpoints,
         )
         limit_arrays(self._coordinator.update_bytes)
-        if not self._coordinator.holds_updates:
+        if not self._coordinator.buffers_updates:
             fetch_few_at_a_time()
         for note in self._coordinator.notes:
-            self._log.warning("journal: %s", note)
+            self._log.warning("checkpoints: %s", note)
         training = engine.get_component(self._training_id)
         if isinstance(training, ScatterAndGather):
             self._set_rounds(training, fl_ctx)
@@ -149,20 +149,22 @@ class StudyRun(FLComponent):
             training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
 
 
-def _hold(journal: Path) -> IO[str]:
-    """Keeps another process out of a journal until this one ends.
+def _hold(checkpoints: Path) -> IO[str]:
+    """Keeps another process out of a checkpoints until this one ends.
 
     Raises:
-        Refused: `journal-in-use`.
+        Refused: `checkpoints-in-use`.
     """
-    journal.mkdir(parents=True, exist_ok=True)
+    checkpoints.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + _PATIENCE
     while True:
-        held = lock_file(journal / ".lock")
+        held = lock_file(checkpoints / ".lock")
         if held is not None:
             return held
         if time.monotonic() > until:
-            raise Refused("journal-in-use", "another process has it", str(journal), "end that one")
+            raise Refused(
+                "checkpoints-in-use", "another process has it", str(checkpoints), "end that one"
+            )
         # The job before this one, whose parent died, is still ending.
         time.sleep(0.2)
 
@@ -221,14 +223,14 @@ class StudyWorkflow(StudyPart, Controller):
 
 
 class ModelPersistor(StudyPart, LearnablePersistor):
-    """Gives FLARE the run's model; the journal keeps it."""
+    """Gives FLARE the run's model; the checkpoints keeps it."""
 
     def load(self, fl_ctx: FLContext) -> ModelLearnable:
         """The model that the next round starts from."""
         return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
 
     def save(self, learnable: Learnable, fl_ctx: FLContext) -> None:
-        """Nothing: a round was journalled when it was closed."""
+        """Nothing: a round was saved when it was closed."""
 
 
 class ModelShareableGenerator(StudyPart, ShareableGenerator):
@@ -257,7 +259,7 @@ class UpdateAggregator(StudyPart, Aggregator):
         study = self.study(fl_ctx)
         sender = fl_ctx.get_peer_context().get_identity_name()
         answer = answer_from_shareable(shareable, sender)
-        refusal = study.coordinator.offer(answer)
+        refusal = study.coordinator.submit(answer)
         if refusal is not None:
             self.log_warning(fl_ctx, str(refusal))
         return refusal is None

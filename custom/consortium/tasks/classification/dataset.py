@@ -1,4 +1,4 @@
-"""The films of one hospital: `labels.csv`, one row a film, and the folder `images`.
+"""The X-rays of one hospital: `labels.csv`, one row an X-ray, and the folder `images`.
 
     file,patient,label,view,split,scanner
     a1.png,P001,covid,pa,training,north
@@ -8,9 +8,9 @@
 
 * A patient is never on both sides of the split; without `split` a hash of the patient's id decides,
   as for scans.
-* A film of another view than the job's is left out, and so is one whose label or patient is missing
-  (empty or `?`). Where the file says no view, the header of a DICOM film does; a film whose view
-  nobody says is taken.
+* An X-ray of another view than the job's is left out, and so is one whose label or patient is
+  missing (empty or `?`). Where the file says no view, the header of a DICOM X-ray does; an X-ray
+  whose view nobody says is taken.
 * No file outside `images` is opened but through links that the hospital made.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from consortium.core.errors import Refused
 from consortium.imaging.radiographs import read_view
 from consortium.imaging.volumes import name_inside
-from consortium.settings.base import Films
+from consortium.settings.base import Radiographs
 from consortium.tasks.segmentation.datalist import validation_patients
 from consortium.tasks.tabular.dataset import (
     MISSING,
@@ -39,8 +39,8 @@ FILE, LABEL, VIEW = "file", "label", "view"
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """A film that the job takes.
+class Radiograph:
+    """An X-ray that the job takes.
 
     Attributes:
         path: of its file.
@@ -58,25 +58,25 @@ class Film:
 
 
 @dataclass(frozen=True, slots=True)
-class FilmList:
+class RadiographList:
     """What `labels.csv` says.
 
     Attributes:
         folder: the hospital's.
-        films: that the job takes, in the file's order.
-        left_out: films of other views and those without label or patient.
+        radiographs: that the job takes, in the file's order.
+        left_out: X-rays of other views and those without label or patient.
         validation: patients that the file itself puts aside; empty if it names none.
     """
 
     folder: Path
-    films: tuple[Film, ...]
+    radiographs: tuple[Radiograph, ...]
     left_out: int
     validation: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A row of a film that the job takes.
+    """A row of an X-ray that the job takes.
 
     Attributes:
         line: of the file, from 2.
@@ -94,7 +94,7 @@ class Listed:
 
     @property
     def name(self) -> str:
-        """What findings call the film."""
+        """What findings call the X-ray."""
         return f"{IMAGES}/{self.row[FILE]}"
 
 
@@ -103,18 +103,18 @@ class Choice:
     """The rows that a job takes, and how many it does not.
 
     Attributes:
-        films: that it takes.
+        radiographs: that it takes.
         incomplete: rows without label or patient.
-        others: views of the films of other views.
+        others: views of the X-rays of other views.
     """
 
-    films: tuple[Listed, ...]
+    radiographs: tuple[Listed, ...]
     incomplete: int
     others: tuple[str, ...]
 
 
 def missing_columns(
-    table: PatientTable, data: Films | None, *, labelled: bool = True
+    table: PatientTable, data: Radiographs | None, *, labelled: bool = True
 ) -> tuple[str, ...]:
     """Columns that a job needs and the file lacks."""
     needed = [FILE, PATIENT, LABEL] if labelled else [FILE]
@@ -123,12 +123,12 @@ def missing_columns(
     return tuple(name for name in needed if name not in table.columns)
 
 
-def choose_rows(table: PatientTable, data: Films | None, *, labelled: bool = True) -> Choice:
-    """The rows of the films that a job takes; without a job, films of all views.
+def choose_rows(table: PatientTable, data: Radiographs | None, *, labelled: bool = True) -> Choice:
+    """The rows of the X-rays that a job takes; without a job, X-rays of all views.
 
     Args:
         table: that has the columns.
-        data: what the job makes of films.
+        data: what the job makes of X-rays.
         labelled: whether label and patient must be there; else the file stands for the patient.
     """
     taken, others = [], []
@@ -156,8 +156,8 @@ def _complete(table: PatientTable, *, labelled: bool) -> Iterator[Listed]:
         yield Listed(line, row, patient, inside, view)
 
 
-def takes_view(view: str, data: Films) -> bool:
-    """Whether a job takes films of a view, whatever its case; one that nobody says is taken."""
+def takes_view(view: str, data: Radiographs) -> bool:
+    """Whether a job takes X-rays of a view, whatever its case; one that nobody says is taken."""
     return not view or _plain(view) in map(_plain, data.views)
 
 
@@ -165,19 +165,19 @@ def _plain(view: str) -> str:
     return " ".join(view.casefold().split())
 
 
-def class_numbers(data: Films) -> dict[str, int]:
+def class_numbers(data: Radiographs) -> dict[str, int]:
     """The number of the class of each value of the column `label`."""
     return {
         value: number for number, values in enumerate(data.classes.values()) for value in values
     }
 
 
-def read_films(folder: Path, data: Films, *, labelled: bool = True) -> FilmList:
-    """Reads a hospital's `labels.csv`. Of the films themselves at most headers are read.
+def read_radiographs(folder: Path, data: Radiographs, *, labelled: bool = True) -> RadiographList:
+    """Reads a hospital's `labels.csv`. Of the X-rays themselves at most headers are read.
 
     Args:
         folder: the hospital's.
-        data: what the job makes of films.
+        data: what the job makes of X-rays.
         labelled: whether label and patient are there; else the column `file` is enough.
 
     Raises:
@@ -190,40 +190,48 @@ def read_films(folder: Path, data: Films, *, labelled: bool = True) -> FilmList:
         raise _refused(table, "missing-column", f"no column {', '.join(lacking)}", "add it")
     chosen = choose_rows(table, data, labelled=labelled)
     numbers = class_numbers(data)
-    outside = [listed.line for listed in chosen.films if listed.path is None]
+    outside = [listed.line for listed in chosen.radiographs if listed.path is None]
     if outside:
         told = f"a path that is not inside {IMAGES} in {lines_of(outside)}"
         raise _refused(table, "outside-folder", told, f"put the file into {IMAGES}")
-    strange = [listed.line for listed in chosen.films if listed.row.get(LABEL) not in numbers]
+    strange = [listed.line for listed in chosen.radiographs if listed.row.get(LABEL) not in numbers]
     if labelled and strange:
         told = f"{LABEL} is none of {', '.join(numbers)} in {lines_of(strange)}"
         raise _refused(table, "unknown-label", told, "correct it, or name it in data.classes")
-    films = tuple(
-        Film(
+    radiographs = tuple(
+        Radiograph(
             listed.path,
             listed.row[FILE],
             listed.patient,
             numbers[listed.row[LABEL]] if labelled else -1,
             listed.row.get(data.source, "") if data.source else "",
         )
-        for listed in chosen.films
+        for listed in chosen.radiographs
         if listed.path is not None
     )
-    aside = {listed.patient for listed in chosen.films if listed.row.get(SPLIT) == SIDES[1]}
-    return FilmList(table.path.parent, films, len(table.rows) - len(films), frozenset(aside))
+    aside = {listed.patient for listed in chosen.radiographs if listed.row.get(SPLIT) == SIDES[1]}
+    return RadiographList(
+        table.path.parent, radiographs, len(table.rows) - len(radiographs), frozenset(aside)
+    )
 
 
 def _refused(table: PatientTable, code: str, what: str, todo: str) -> Refused:
     return Refused(code, what, str(table.path), todo)
 
 
-def split_films(found: FilmList, data: Films) -> tuple[tuple[Film, ...], tuple[Film, ...]]:
-    """The films that train and those that validate, each sorted by patient and file."""
+def split_radiographs(
+    found: RadiographList, data: Radiographs
+) -> tuple[tuple[Radiograph, ...], tuple[Radiograph, ...]]:
+    """The X-rays that train and those that validate, each sorted by patient and file."""
     chosen = validation_patients(
-        {film.patient for film in found.films}, found.validation, data.validation_fraction
+        {radiograph.patient for radiograph in found.radiographs},
+        found.validation,
+        data.validation_fraction,
     )
-    ordered = sorted(found.films, key=lambda film: (film.patient, film.file))
+    ordered = sorted(
+        found.radiographs, key=lambda radiograph: (radiograph.patient, radiograph.file)
+    )
     return (
-        tuple(film for film in ordered if film.patient not in chosen),
-        tuple(film for film in ordered if film.patient in chosen),
+        tuple(radiograph for radiograph in ordered if radiograph.patient not in chosen),
+        tuple(radiograph for radiograph in ordered if radiograph.patient in chosen),
     )

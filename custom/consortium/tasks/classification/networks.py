@@ -1,7 +1,7 @@
 """The networks that tell classes of X-rays apart, each as a MONAI bundle configuration.
 
 Every network maps (N, 1, size, size) to (N, classes), one logit a class, and ends alike: a mean
-over the film, which gives the features, and one linear layer. So features are collected and
+over the X-ray, which gives the features, and one linear layer. So features are collected and
 pictures drawn without asking which network it is.
 """
 
@@ -27,7 +27,7 @@ def network_config(settings: ClassificationSettings) -> dict[str, Any]:
     """See `consortium.models.networks.network_config`.
 
     Raises:
-        UsageError: `bad-setting` for films of which the network's levels leave no 2 x 2 places.
+        UsageError: `bad-setting` for X-rays of which the network's levels leave no 2 x 2 places.
     """
     network, classes = settings.network, len(settings.data.classes)
     _check(settings)
@@ -105,23 +105,23 @@ def _check(settings: ClassificationSettings) -> None:
 
 
 def last_level(network: torch.nn.Module) -> str:
-    """The name of the layer before the mean over the film; its output is (N, features, r, c)."""
+    """The name of the layer before the mean over the X-ray; its output is (N, features, r, c)."""
     for name, module in network.named_modules():
         before = ""
         for child, layer in module.named_children():
             if isinstance(layer, torch.nn.AdaptiveAvgPool2d):
                 return f"{name}.{before}" if name else before
             before = child
-    raise ValueError("a network without a mean over the film")
+    raise ValueError("a network without a mean over the X-ray")
 
 
 @contextmanager
 def pooled_features(network: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the features of all films that the network sees within.
+    """Collects the features of all X-rays that the network sees within.
 
     Args:
         network: of `network_config`, in any mode; dropout of `small` comes before the features, so
-            they are the films' own in evaluation mode alone.
+            they are the X-rays' own in evaluation mode alone.
 
     Yields:
         A list that grows by one tensor (N, features) for each call of the network, without
@@ -140,10 +140,10 @@ def take_pretrained(state: State, fresh: State) -> dict[str, Tensor]:
     """Fits weights from elsewhere to a job's network, as far as they are of its architecture.
 
     Taken are our names and MONAI's, which are the same, and torchvision's of a DenseNet-121. A
-    first convolution of three channels is summed to one, which is the same for a film that is grey
-    in all three. Where the last layer is of another number of classes it stays fresh. Counters of
-    batches, which torchvision's older files lack, stay fresh too. Everything else is left as it is:
-    whoever loads the result refuses what does not fit.
+    first convolution of three channels is summed to one, which is the same for an X-ray that is
+    grey in all three. Where the last layer is of another number of classes it stays fresh. Counters
+    of batches, which torchvision's older files lack, stay fresh too. Everything else is left as it
+    is: whoever loads the result refuses what does not fit.
 
     Args:
         state: the weights, of any names and shapes.

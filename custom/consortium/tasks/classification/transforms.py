@@ -2,9 +2,9 @@
 
 The preprocessing is one list of MONAI dictionary transforms written as configuration: `prepare`,
 which training and prediction use, runs the very list that the MONAI bundle holds, but for the
-loading. It is deterministic. Films of 8 bits, 16 bits and of greys from 0 to 1 come out alike, as
-the greys' range is brought to 0..1 first. The result is square whatever the film: the aspect is not
-kept, so a chest is stretched as its film was collimated.
+loading. It is deterministic. Radiographs of 8 bits, 16 bits and of greys from 0 to 1 come out
+alike, as the greys' range is brought to 0..1 first. The result is square whatever the X-ray: the
+aspect is not kept, so a chest is stretched as its X-ray was collimated.
 """
 
 import math
@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import Films
+from consortium.settings.base import Radiographs
 
 Array = npt.NDArray[np.float32]
 Profile = npt.NDArray[np.float64]
@@ -33,23 +33,23 @@ ZOOM = 1.1
 CONTRAST = 1.25
 BRIGHTNESS = 0.2
 """Largest changes of training: radians; a share of the side; factors, up or down alike; a share of
-the film's deviation."""
+the X-ray's deviation."""
 
 _BINS = 256  # of greys, between which MONAI's equalisation is linear
 _INTENSITIES = {
-    "zscore": "$lambda film: (film - film.mean()) / film.std(correction=0).clamp(min=1e-6)",
-    "percentiles": "$lambda film: ((film - film.quantile(0.01)) / (film.quantile(0.99)"
-    " - film.quantile(0.01)).clamp(min=1e-6)).clamp(0, 1)",
+    "zscore": "$lambda X-ray: (X-ray - X-ray.mean()) / X-ray.std(correction=0).clamp(min=1e-6)",
+    "percentiles": "$lambda X-ray: ((X-ray - X-ray.quantile(0.01)) / (X-ray.quantile(0.99)"
+    " - X-ray.quantile(0.01)).clamp(min=1e-6)).clamp(0, 1)",
 }
 
-# Of `lung_box`: the grid, and where a limit may lie, as shares of the film.
+# Of `lung_box`: the grid, and where a limit may lie, as shares of the X-ray.
 _GRID = 96
 _FRAME = 4  # cells, often of white or black lines
 _SIDE, _ABOVE, _BELOW = 0.04, 0.05, 0.08  # beyond half-way: the lungs narrow to their ends
 _TOP, _LEFT, _BOTTOM, _RIGHT = (0.0, 0.25), (0.0, 0.25), (0.6, 1.0), (0.75, 1.0)
 
 
-def preprocessing_config(data: Films) -> list[dict[str, Any]]:
+def preprocessing_config(data: Radiographs) -> list[dict[str, Any]]:
     """The preprocessing of {"image": path} as MONAI bundle configuration.
 
     Args:
@@ -84,33 +84,33 @@ def preprocessing_config(data: Films) -> list[dict[str, Any]]:
     return [load, *_crop(data.border), *_intensity(data.size, data.intensity)]
 
 
-def prepare(values: Array, data: Films) -> Array:
-    """What a network sees of a film.
+def prepare(values: Array, data: Radiographs) -> Array:
+    """What a network sees of an X-ray.
 
     Args:
         values: greys of shape (rows, columns), float32, bright is dense.
         data: the job's data settings.
 
     Returns:
-        Of shape (size, size), float32; all 0 for a film of one grey, a half with `equalise`.
+        Of shape (size, size), float32; all 0 for an X-ray of one grey, a half with `equalise`.
     """
-    film = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
+    radiograph = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
     crop, intensity = _composed(data.border, data.size, data.intensity)
-    film = crop({KEY: film})[KEY]
+    radiograph = crop({KEY: radiograph})[KEY]
     if data.lungs:
-        top, left, bottom, right = lung_box(film[0].numpy())
-        film = film[:, top:bottom, left:right]
-    prepared: Array = intensity({KEY: film})[KEY][0].numpy()
+        top, left, bottom, right = lung_box(radiograph[0].numpy())
+        radiograph = radiograph[:, top:bottom, left:right]
+    prepared: Array = intensity({KEY: radiograph})[KEY][0].numpy()
     return prepared
 
 
 def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Every film turned, shifted, zoomed and of another contrast and brightness, each by its draw.
+    """Every X-ray turned, shifted, zoomed and of another contrast and brightness, each by its draw.
 
-    No film is mirrored: the heart is on the left. Beyond a film its border continues.
+    No X-ray is mirrored: the heart is on the left. Beyond an X-ray its border continues.
 
     Args:
-        batch: prepared films (n, 1, size, size); left as they are.
+        batch: prepared X-rays (n, 1, size, size); left as they are.
         generator: of the CPU; the changes are a function of it and of n alone.
     """
     count = len(batch)
@@ -151,9 +151,9 @@ def _crop(border: float) -> list[dict[str, Any]]:
 
 
 def _intensity(size: int, intensity: str) -> list[dict[str, Any]]:
-    """The rest, after what is cut off: the range first, which makes a film of one grey all 0."""
+    """The rest, after what is cut off: the range first, which makes an X-ray of one grey all 0."""
     resize = (
-        f"$lambda film: torch.nn.functional.interpolate(film[None], size=({size}, {size}),"
+        f"$lambda X-ray: torch.nn.functional.interpolate(X-ray[None], size=({size}, {size}),"
         " mode='bilinear', antialias=True)[0]"
     )
     if intensity == "equalise":
@@ -198,15 +198,16 @@ def _composed(border: float, size: int, intensity: str) -> tuple[Compose, Compos
 
 
 def lung_box(values: Array) -> tuple[int, int, int, int]:
-    """Where the lungs are on a frontal film: top, left, bottom, right in pixels.
+    """Where the lungs are on a frontal X-ray: top, left, bottom, right in pixels.
 
     The profile of the middle rows has two dark fields beside the bright middle; the box goes out
     from the darkest place of each to where the profile has risen half-way to the chest wall. Then
     the rows of the two fields: up from the darkest to half-way to the shoulders, down to half-way
     to the belly. Every limit is held to where it may plausibly be, so that there is always a box.
 
-    What it is: what makes films of different collimation alike, and cuts off markers and text. What
-    it is not: an outline of the lungs. Where a lung is as white as the belly, its edge is missed.
+    What it is: what makes X-rays of different collimation alike, and cuts off markers and text.
+    What it is not: an outline of the lungs. Where a lung is as white as the belly, its edge is
+    missed.
 
     Args:
         values: greys of shape (rows, columns), in any unit, bright is dense.
@@ -234,8 +235,10 @@ def lung_box(values: Array) -> tuple[int, int, int, int]:
 
 
 def _small(values: Array) -> Profile:
-    film = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
-    small = torch.nn.functional.interpolate(film, (_GRID, _GRID), mode="bilinear", antialias=True)
+    radiograph = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
+    small = torch.nn.functional.interpolate(
+        radiograph, (_GRID, _GRID), mode="bilinear", antialias=True
+    )
     return small[0, 0].double().numpy()
 
 

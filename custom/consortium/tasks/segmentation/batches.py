@@ -17,7 +17,7 @@ from consortium.tasks.segmentation.datalist import Case
 from consortium.tasks.segmentation.transforms import build_augmentation, build_preprocessing
 
 
-class Cohort:
+class VolumeBatches:
     """Training cases of one hospital.
 
     Args:

@@ -89,7 +89,7 @@ def score_case(
     spacing: Sequence[float],
     names: Sequence[str],
     *,
-    surface: bool,
+    distances: bool,
 ) -> dict[str, dict[str, Any]]:
     """The scores of one patient.
 
@@ -98,18 +98,18 @@ def score_case(
         truth: binary (L, x, y, z).
         spacing: size of a voxel, mm.
         names: of the L structures.
-        surface: whether to measure HD95 and volumes too; Dice alone is cheap.
+        distances: whether to measure HD95 and volumes too; Dice alone is cheap.
 
     Returns:
-        {"dice": {name: value}} and, with `surface`, "hd95" in mm (see `hausdorff95`) and
+        {"dice": {name: value}} and, with `distances`, "hd95" in mm (see `hausdorff95`) and
         "volume_ml": {name: {"predicted": mL, "true": mL}}.
     """
     scores: dict[str, dict[str, Any]] = {
         "dice": dict(zip(names, dice(predicted, truth), strict=True))
     }
-    if surface:
-        distances = hausdorff95(predicted, truth, spacing)
-        scores["hd95"] = dict(zip(names, distances, strict=True))
+    if distances:
+        measured = hausdorff95(predicted, truth, spacing)
+        scores["hd95"] = dict(zip(names, measured, strict=True))
         millilitres = math.prod(spacing) / 1000
         scores["volume_ml"] = {
             name: {

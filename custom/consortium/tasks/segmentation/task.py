@@ -18,8 +18,8 @@ from consortium.core.files import whole_folder, write_json
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
 from consortium.settings.base import SegmentationSettings, Settings
-from consortium.tasks.base import CheckProgress, Task, Work
-from consortium.tasks.segmentation.batches import Cohort
+from consortium.tasks.base import CheckProgress, LocalTask, Task
+from consortium.tasks.segmentation.batches import VolumeBatches
 from consortium.tasks.segmentation.datalist import Datalist, read_datalist, split_cases
 from consortium.tasks.segmentation.inference import (
     THRESHOLD,
@@ -34,8 +34,8 @@ from consortium.tasks.segmentation.scores import group_score, score_case
 from consortium.tasks.segmentation.transforms import preprocessing_config
 
 
-class Outlining(Work):
-    """The scans of one hospital; see `Work`.
+class SegmentationTask(LocalTask):
+    """The scans of one hospital; see `LocalTask`.
 
     Args:
         site: the hospital's own choices.
@@ -60,17 +60,17 @@ class Outlining(Work):
         two = settings.data.spatial_dims == 2
         self.format = torch.channels_last if two else torch.channels_last_3d
         self._dice = DiceLoss(sigmoid=True, batch=True)
-        self._cohort: Cohort | None = None
+        self._cohort: VolumeBatches | None = None
         self._validation: list[tuple[str, PreparedCase]] | None = None
 
     @property
     def samples(self) -> int:
         """Slices, or volumes in 3-D."""
-        return self._training_cohort().samples
+        return self._training_batches().samples
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and masks; see `Cohort`."""
-        return self._training_cohort().batches(size, seed)
+        """Images and masks; see `VolumeBatches`."""
+        return self._training_batches().batches(size, seed)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Dice of the batch plus cross-entropy."""
@@ -91,15 +91,15 @@ class Outlining(Work):
             predicted = predict_case(network, case, self._settings, self._device, pulse)
             assert case.label_original is not None
             scores = score_case(
-                predicted, case.label_original, case.spacing_original, names, surface=False
+                predicted, case.label_original, case.spacing_original, names, distances=False
             )
             found.setdefault(patient, []).append(scores["dice"])
         return group_score(list(found.values()), self._site.smallest_group)
 
-    def _training_cohort(self) -> Cohort:
+    def _training_batches(self) -> VolumeBatches:
         if self._cohort is None:
             data = self._settings.data
-            self._cohort = Cohort(self._split.training, data, progress=self._progress)
+            self._cohort = VolumeBatches(self._split.training, data, progress=self._progress)
         return self._cohort
 
     def _validation_cases(self) -> list[tuple[str, PreparedCase]]:
@@ -334,7 +334,7 @@ def _inference(settings: SegmentationSettings) -> dict[str, Any]:
 
 
 TASK = Task(
-    open=Outlining,
+    open=SegmentationTask,
     network=network_config,
     initialise=initialise,
     take=lambda state, fresh: state,

@@ -24,7 +24,7 @@ from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Classification
 from consortium.protocol.update import State
 from consortium.settings.base import Settings, TabularSettings
-from consortium.tasks.base import CheckProgress, Task, Work
+from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.class_scores import classify
 from consortium.tasks.tabular.dataset import (
     PATIENT,
@@ -42,8 +42,8 @@ from consortium.tasks.tabular.dataset import (
 _MEAN, _VARIANCE = "0.running_mean", "0.running_var"
 
 
-class Predicting(Work):
-    """The table of one hospital; see `Work`.
+class TabularTask(LocalTask):
+    """The table of one hospital; see `LocalTask`.
 
     Args:
         site: the hospital's own choices.
@@ -263,7 +263,7 @@ def _inference(settings: TabularSettings) -> dict[str, Any]:
 
 
 TASK = Task(
-    open=Predicting,
+    open=TabularTask,
     network=network_config,
     initialise=lambda network: None,
     take=lambda state, fresh: state,

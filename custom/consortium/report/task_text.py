@@ -1,7 +1,7 @@
 """What a task's scores are called, and how they are read from `result.json` and `rounds.jsonl`.
 
 A score holds figures: the Dice of each structure, a classification's accuracy and AUROC, or of
-films the accuracy and figures of each class. One of them, or their mean, is the headline by which
+X-rays the accuracy and figures of each class. One of them, or their mean, is the headline by which
 models are compared and chosen.
 """
 
@@ -25,7 +25,7 @@ FEW = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TaskText:
     """Of one task.
 
     Attributes:
@@ -50,7 +50,7 @@ class Words:
 
 
 _WORDS = {
-    "segmentation": Words(
+    "segmentation": TaskText(
         key="dice",
         tag=("dice_validation", "mean"),
         headline="Dice",
@@ -61,7 +61,7 @@ _WORDS = {
         own="batch-norm statistics",
         reads="reads its scans:",
     ),
-    "tabular": Words(
+    "tabular": TaskText(
         key="accuracy",
         tag=("validation", "accuracy"),
         headline="accuracy",
@@ -73,7 +73,7 @@ _WORDS = {
         own="means and deviations of the inputs",
         reads="reads its table:",
     ),
-    "classification": Words(
+    "classification": TaskText(
         key="auroc",
         tag=("validation", "mean_AUROC"),
         headline="AUROC",
@@ -89,7 +89,7 @@ _WORDS = {
 }
 
 
-def words_of(task: str) -> Words:
+def text_of_task(task: str) -> TaskText:
     """The words of a task."""
     return _WORDS[task]
 
@@ -112,7 +112,7 @@ def value_of(score: Score | None, figure: str | None = None) -> float | None:
 
 
 def parts_of(figure: str) -> tuple[str, str]:
-    """What a figure is and the class of films it is of, empty where it is not of one."""
+    """What a figure is and the class of X-rays it is of, empty where it is not of one."""
     what, _, name = figure.partition(", ")
     return (what, name) if what in CLASS_FIGURES else (figure, "")
 
@@ -125,7 +125,7 @@ def descriptive(score: Score, figure: str) -> bool:
     return bool(name) and min(of_class, sum(support.values()) - of_class) < FEW
 
 
-def tell_task(settings: Mapping[str, Any]) -> str:
+def describe_task(settings: Mapping[str, Any]) -> str:
     """What the model is and does, for a sentence."""
     data = settings["data"]
     if settings.get("task") == "tabular":

@@ -1,4 +1,4 @@
-"""What a hospital tells for the provenance probe.
+"""What a hospital tells for the confounding probe.
 
 What always holds: a hospital tells of groups of its held-out patients alone, of no group smaller
 than it lets out, and of each group once a run. What hospitals tell is taken only where it can be
@@ -15,7 +15,7 @@ from consortium.confounding.moments import Moments
 
 Vector = Annotated[list[float], Field(min_length=1, max_length=64)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
-_KINDS = ("scores", "features", "surface")
+_KINDS = ("scores", "features", "acquisition")
 
 
 class GroupMoments(BaseModel):
@@ -43,28 +43,28 @@ class GroupMoments(BaseModel):
 ByLabel = Mapping[str, GroupMoments]
 
 
-class Statement(BaseModel):
+class ProbeStatistics(BaseModel):
     """Of one hospital; labels with fewer patients than it lets out are not there.
 
     Attributes:
         shares: training patients by label, scaled to the weight that the hospital has in the mean.
         scores: moments of the log-odds that the model gives each label, by true label.
         features: of the model's features on a few directions.
-        surface: of what borders, histogram and sharpness show, on as many.
+        acquisition: of what borders, histogram and sharpness show, on as many.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     shares: dict[str, Count] = {}
     scores: dict[str, GroupMoments] = {}
     features: dict[str, GroupMoments] = {}
-    surface: dict[str, GroupMoments] = {}
+    acquisition: dict[str, GroupMoments] = {}
 
     def fits(self, labels: Sequence[str], dimensions: int) -> bool:
         """Whether it can be an answer to a job's question.
 
         Args:
             labels: of the job.
-            dimensions: most of features and surface.
+            dimensions: most of features and acquisition.
         """
         if not self.shares.keys() <= set(labels):
             return False

@@ -1,7 +1,7 @@
 """The reference that no federation has: one model trained on all hospitals' patients in one place.
 
-Only where all folders lie on one machine, in a simulation or a benchmark. The pooled model has the
-same settings, starts from the same weights and is kept by the same rule as the shared one.
+Only where all folders lie on one machine, in a simulation or a benchmark. The centralised model has
+the same settings, starts from the same weights and is kept by the same rule as the shared one.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consortium.client.trainer import Hospital, Progress
+from consortium.client.trainer import LocalTrainer, Progress
 from consortium.core.files import write_json, write_text
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
@@ -24,7 +24,7 @@ from consortium.report.page import render_report
 from consortium.settings.base import Settings, parse_settings, read_json_object
 from consortium.tasks.base import task_of
 
-POOLED = "pooled"
+_SITE = "pooled"  # part of the seeds of its batches
 CPU = torch.device("cpu")
 
 
@@ -41,7 +41,7 @@ def pool_hospitals(folders: Mapping[str, Path], out: Path, settings: Settings) -
     task_of(settings).pool(folders, out, settings)
 
 
-def train_pooled(
+def train_centralised(
     folders: Mapping[str, Path],
     settings: Settings,
     workspace: Path,
@@ -50,7 +50,7 @@ def train_pooled(
     device: torch.device = CPU,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Tensor]:
-    """Trains the pooled model.
+    """Trains the centralised model.
 
     Args:
         folders: of the hospitals, by name.
@@ -60,7 +60,7 @@ def train_pooled(
             as many samples are seen as in the federation. Passes over the patients
             (`local_epochs`) are as many as there anyway.
         device: where to train.
-        report: see `Hospital`.
+        report: see `LocalTrainer`.
 
     Returns:
         The model's state, on the CPU.
@@ -74,10 +74,10 @@ def train_pooled(
     training = settings.training.model_copy(update=work)
     settings = settings.model_copy(update={"training": training})
     pool_hospitals(folders, workspace / "data", settings)
-    site = Site(POOLED, workspace / "data", workspace / "state")
-    hospital = Hospital(site, settings, device=device, report=report)
+    site = Site(_SITE, workspace / "data", workspace / "state")
+    hospital = LocalTrainer(site, settings, device=device, report=report)
     start = build_network(settings, seed=derive_seed(settings.seed, "model")).state_dict()
-    hospital.train_alone(start, settings.rounds)
+    hospital.train_local(start, settings.rounds)
     return load_file(hospital.own_model)
 
 
@@ -94,37 +94,37 @@ def score_at_hospitals(
     scores = {}
     for name, folder in folders.items():
         site = Site(name, folder, workspace / "state" / name, smallest_group=smallest_group)
-        scores[name] = Hospital(site, settings, device=device).validate(model).validation
+        scores[name] = LocalTrainer(site, settings, device=device).validate(model).validation
     return scores
 
 
-def add_pooled(
+def add_centralised(
     run: Path,
     folders: Mapping[str, Path],
     *,
     smallest_group: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Trains the pooled model of a finished run and writes its scores into result, page and curves.
+    """Trains the centralised model of a finished run and writes its scores into result, page and curves.
 
     Args:
-        run: the workspace of the run; the model goes to `pooled/` in it.
+        run: the workspace of the run; the model goes to `centralised/` in it.
         folders: of the hospitals, by name.
         smallest_group: a score over fewer patients is withheld.
-        report: see `Hospital`.
+        report: see `LocalTrainer`.
 
     Returns:
         The new content of `result.json`.
     """
     result = read_json_object(run / "result.json")
     settings = parse_settings(result["settings"], "result.json")
-    model = train_pooled(folders, settings, run / "pooled", report=report)
+    model = train_centralised(folders, settings, run / "centralised", report=report)
     scores = score_at_hospitals(
-        model, folders, settings, run / "pooled", smallest_group=smallest_group
+        model, folders, settings, run / "centralised", smallest_group=smallest_group
     )
     for row in result["hospitals"]:
         score = scores[row["name"]]
-        row["pooled"] = None if score is None else score.model_dump()
+        row["centralised"] = None if score is None else score.model_dump()
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     write_json(run / "result.json", result)

@@ -1,15 +1,15 @@
-"""What is made of all that hospitals told for the provenance probe."""
+"""What is made of all that hospitals told for the confounding probe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from consortium.confounding.moments import Group, Groups
-from consortium.confounding.probe import Told, cramers_v, hospital_told, judge, lean
-from consortium.confounding.statement import Statement
+from consortium.confounding.probe import Told, cramers_v, judge, site_association, site_separation
+from consortium.confounding.probe_statistics import ProbeStatistics
 
 
-def weigh(statements: Mapping[str, Statement], labels: Sequence[str]) -> dict[str, Any]:
+def run_probe(statements: Mapping[str, ProbeStatistics], labels: Sequence[str]) -> dict[str, Any]:
     """What all hospitals' words say of a model, as JSON values.
 
     Args:
@@ -18,21 +18,23 @@ def weigh(statements: Mapping[str, Statement], labels: Sequence[str]) -> dict[st
 
     Returns:
         `verdict` and `reason` (see `judge`); `mix`, Cramer's V of hospital and label in training;
-        `lean`, `features` and `surface` (see `Lean` and `Told`), each null where it cannot be
-        estimated.
+        `site_association`, `features` and `acquisition` (see `SiteAssociation` and `Told`), each
+        null where it cannot be estimated.
     """
     shares = {name: told.shares for name, told in statements.items()}
-    leaning = lean(_groups(statements, "scores"), shares, labels)
-    features = hospital_told(_groups(statements, "features"))
-    surface = hospital_told(_groups(statements, "surface"))
-    found = judge(leaning, shares, surface)
+    association = site_association(_groups(statements, "scores"), shares, labels)
+    features = site_separation(_groups(statements, "features"))
+    acquisition = site_separation(_groups(statements, "acquisition"))
+    found = judge(association, shares, acquisition)
     return {
         "verdict": found.verdict,
         "reason": found.reason,
         "mix": cramers_v(shares),
-        "lean": asdict(leaning) | {"labels": list(leaning.labels)} if leaning else None,
+        "site_association": asdict(association) | {"labels": list(association.labels)}
+        if association
+        else None,
         "features": _plain(features),
-        "surface": _plain(surface),
+        "acquisition": _plain(acquisition),
     }
 
 
@@ -40,7 +42,7 @@ def _plain(told: Told | None) -> dict[str, Any] | None:
     return asdict(told) if told is not None else None
 
 
-def _groups(statements: Mapping[str, Statement], kind: str) -> Groups:
+def _groups(statements: Mapping[str, ProbeStatistics], kind: str) -> Groups:
     """Those of one size: a hospital that lets out fewer dimensions than others is left out."""
     every = {
         Group(name, label): told.moments()

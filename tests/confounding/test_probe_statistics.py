@@ -4,9 +4,9 @@ from pydantic import ValidationError
 from tests.confounding.test_probe import LABELS, SHARES, Cases
 
 from consortium.confounding.moments import LIMIT
-from consortium.confounding.probe import judge, lean
-from consortium.confounding.statement import GroupMoments, Statement
-from consortium.confounding.weigh import weigh
+from consortium.confounding.probe import judge, site_association
+from consortium.confounding.probe_statistics import GroupMoments, ProbeStatistics
+from consortium.confounding.run_probe import run_probe
 from consortium.protocol.metrics import Metrics
 
 SOUND = {
@@ -23,7 +23,9 @@ def told_by(cases):
     for group, found in cases.groups().items():
         told.setdefault(group.hospital, {})[group.label] = GroupMoments.of(found)
     return {
-        name: Statement(shares=SHARES[name], scores=scores, features=scores, surface=scores)
+        name: ProbeStatistics(
+            shares=SHARES[name], scores=scores, features=scores, acquisition=scores
+        )
         for name, scores in told.items()
     }
 
@@ -34,21 +36,26 @@ def test_what_hospitals_tell_is_weighed_as_their_patients_would_be(slope):
     told = told_by(cases)
     # They travel as JSON.
     carried = {
-        name: Statement.model_validate_json(said.model_dump_json()) for name, said in told.items()
+        name: ProbeStatistics.model_validate_json(said.model_dump_json())
+        for name, said in told.items()
     }
-    found = weigh(carried, LABELS)
-    straight = lean(cases.groups(), SHARES, LABELS)
+    found = run_probe(carried, LABELS)
+    straight = site_association(cases.groups(), SHARES, LABELS)
     assert found["verdict"] == judge(straight, SHARES).verdict
-    assert found["lean"]["z"] == pytest.approx(straight.z)
-    assert found["lean"]["labels"] == list(straight.labels)
+    assert found["site_association"]["z"] == pytest.approx(straight.z)
+    assert found["site_association"]["labels"] == list(straight.labels)
     assert 0 <= found["features"]["auc"] <= 1
     assert (found["verdict"] == "confounded") == (slope == 2.0)
 
 
 def test_where_nothing_was_told_nothing_is_said():
-    found = weigh({}, LABELS)
+    found = run_probe({}, LABELS)
     assert found["verdict"] == "not estimable"
-    assert (found["lean"], found["features"], found["surface"]) == (None, None, None)
+    assert (found["site_association"], found["features"], found["acquisition"]) == (
+        None,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,16 +68,16 @@ def test_where_nothing_was_told_nothing_is_said():
         {"scores": {"covid": {**SOUND, "scatter": np.diag([-1.0, 1.0, 1.0]).tolist()}}},
         # Fewer than the labels: no score of each.
         {"scores": {"covid": {**FLAT, "scatter": [[1.0, 0.0], [0.0, 1.0]]}}},
-        {"surface": {"covid": FLAT}},  # no spread, and yet a covariance
-        {"surface": {"covid": {**FLAT, "scatter": [[1.0, 0.0]]}}},
-        {"surface": {"covid": {**FLAT, "scatter": [[1.0, 0.5], [0.1, 1.0]]}}},
+        {"acquisition": {"covid": FLAT}},  # no spread, and yet a covariance
+        {"acquisition": {"covid": {**FLAT, "scatter": [[1.0, 0.0]]}}},
+        {"acquisition": {"covid": {**FLAT, "scatter": [[1.0, 0.5], [0.1, 1.0]]}}},
     ],
 )
 def test_what_cannot_be_true_does_not_fit(spoil):
-    assert Statement.model_validate({"scores": {"covid": SOUND}}).fits(LABELS, 4)
-    assert not Statement.model_validate(spoil).fits(LABELS, 4)
+    assert ProbeStatistics.model_validate({"scores": {"covid": SOUND}}).fits(LABELS, 4)
+    assert not ProbeStatistics.model_validate(spoil).fits(LABELS, 4)
 
 
 def test_no_number_is_no_statement():
     with pytest.raises(ValidationError):
-        Metrics.model_validate({"provenance": {"scores": {"covid": {**SOUND, "mean": [np.nan]}}}})
+        Metrics.model_validate({"confounding": {"scores": {"covid": {**SOUND, "mean": [np.nan]}}}})

@@ -1,7 +1,12 @@
 import json
 
 from consortium.models.networks import build_network
-from consortium.runs.pooled import add_pooled, pool_hospitals, score_at_hospitals, train_pooled
+from consortium.runs.centralised import (
+    add_centralised,
+    pool_hospitals,
+    score_at_hospitals,
+    train_centralised,
+)
 from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist, split_cases
 
 
@@ -9,8 +14,8 @@ def test_the_pooled_folder_holds_every_patient_on_the_side_its_hospital_puts_it(
     generated, tmp_path, tiny
 ):
     folders = hospital_folders(generated)
-    pool_hospitals(folders, tmp_path / "pooled", tiny())
-    pooled = split_cases(read_datalist(tmp_path / "pooled"), 0.2)
+    pool_hospitals(folders, tmp_path / "centralised", tiny())
+    pooled = split_cases(read_datalist(tmp_path / "centralised"), 0.2)
     for side in ("training", "validation"):
         expected = {
             f"{name}/{case.patient}"
@@ -23,11 +28,11 @@ def test_the_pooled_folder_holds_every_patient_on_the_side_its_hospital_puts_it(
 
 def test_the_pooled_model_sees_as_many_samples_as_all_hospitals_together(generated, tmp_path, tiny):
     settings = tiny("selection.keep=last")
-    model = train_pooled(hospital_folders(generated), settings, tmp_path)
+    model = train_centralised(hospital_folders(generated), settings, tmp_path)
     steps = settings.rounds * settings.training.local_steps
     counts = {int(value) for name, value in model.items() if "num_batches" in name}
     assert counts == {3 * steps}
-    few = train_pooled(hospital_folders(generated), settings, tmp_path / "few", steps=1)
+    few = train_centralised(hospital_folders(generated), settings, tmp_path / "few", steps=1)
     assert {int(value) for name, value in few.items() if "num_batches" in name} == {settings.rounds}
 
 
@@ -36,7 +41,7 @@ def test_its_scores_stand_beside_the_others_in_result_and_page(generated, tmp_pa
     folders = hospital_folders(generated)
     names = sorted(folders)
     rows = [
-        {"name": name, "cases": {"training": 5, "validation": 1}, "alone": None, "shared": None}
+        {"name": name, "cases": {"training": 5, "validation": 1}, "local": None, "federated": None}
         for name in names
     ]
     result = {
@@ -55,12 +60,12 @@ def test_its_scores_stand_beside_the_others_in_result_and_page(generated, tmp_pa
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
     (tmp_path / "rounds.jsonl").write_text("")
-    told = add_pooled(tmp_path, folders, smallest_group=1)
+    told = add_centralised(tmp_path, folders, smallest_group=1)
     assert json.loads((tmp_path / "result.json").read_text()) == told
-    scores = [row["pooled"]["dice"]["tumour"] for row in told["hospitals"]]
+    scores = [row["centralised"]["dice"]["tumour"] for row in told["hospitals"]]
     assert all(0 <= value <= 1 for value in scores)
-    assert "pooled" in (tmp_path / "report.html").read_text()
-    assert (tmp_path / "tensorboard" / names[0] / "pooled").is_dir()
+    assert "centralised" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "tensorboard" / names[0] / "centralised").is_dir()
 
 
 def test_a_pooled_score_over_few_patients_is_withheld(generated, tmp_path, tiny):
