@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from hypothesis import settings
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from tests.tiny_hospital import TinyHospital
 
 from consortium.cli.main import app
 from consortium.cli.run import run_app
@@ -59,6 +60,15 @@ def hospitals(generated, tmp_path):
     """A copy of the hospitals to damage."""
     shutil.copytree(generated, tmp_path / "hospitals")
     return tmp_path / "hospitals"
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    """Eight sound patients, P0 to P7."""
+    made = TinyHospital(tmp_path / "hospital")
+    for number in range(8):
+        made.add(f"P{number}", number)
+    return made
 
 
 @pytest.fixture(scope="session")

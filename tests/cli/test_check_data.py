@@ -79,7 +79,8 @@ def test_findings_are_printed_by_kind_with_what_to_do(consortium, folder):
 def test_every_finding_is_in_the_table_and_has_advice():
     table = set(re.findall(r"^\| ([a-z-]+) +\| (?:error|warning)", checks.__doc__, re.MULTILINE))
     raised = set()
-    for module in (CHECKOUT / "custom/consortium/data").glob("*.py"):
+    rooms = [CHECKOUT / "custom/consortium" / room for room in ("imaging", "tasks", "core")]
+    for module in (path for room in rooms for path in room.rglob("*.py")):
         text = module.read_text(encoding="utf-8")
         raised |= set(re.findall(r"\b(?:error|warning)\(\s*\"([a-z-]+)\"", text))
     outliers = {"spacing-outlier", "size-outlier", "intensity-outlier"}

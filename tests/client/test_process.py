@@ -48,7 +48,7 @@ def calm(generated, settings, tmp_path_factory):
     state = tmp_path_factory.mktemp("calm")
     site = Site("north", generated / "north", state, smallest_group=1)
     trainer = TrainerProcess(OURS, site, settings)
-    yield SimpleNamespace(isolated=trainer, state=state)
+    yield SimpleNamespace(trainer=trainer, state=state)
     trainer.close()
 
 
@@ -98,7 +98,7 @@ def alike(one, other):
 def test_its_answers_are_those_of_a_hospital_in_this_process(calm, site, settings, base):
     torch.use_deterministic_algorithms(False)
     hospital = LocalTrainer(site, settings, device=torch.device("cpu"))
-    trainer = calm.isolated
+    trainer = calm.trainer
     for number in (0, 1):
         here = hospital.train(base, number)
         there = trainer.ask("train", pack(base), never, round_number=number)
@@ -118,7 +118,7 @@ def test_its_answers_are_those_of_a_hospital_in_this_process(calm, site, setting
 
 
 def test_an_answer_stands_when_the_next_one_has_come(calm, base):
-    trainer = calm.isolated
+    trainer = calm.trainer
     first = trainer.ask("train", pack(base), never, round_number=0)[0]["float32"]
     before = first.copy()
     trainer.ask("train", pack(base), never, round_number=1)

@@ -44,7 +44,7 @@ def test_the_last_is_kept_where_the_job_says_so():
 
 
 def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
-    selection = ModelSelection("best", deadline_factor=2)
+    selection = ModelSelection("best", patience=2)
     stops = [
         selection.observe(k, scores(a=(v, 5))).stop for k, v in enumerate([0.5, 0.4, 0.6, 0.5])
     ]
@@ -59,7 +59,7 @@ def test_patience_zero_never_stops():
 
 
 def test_it_continues_from_its_written_state():
-    one = ModelSelection("best", deadline_factor=3)
+    one = ModelSelection("best", patience=3)
     one.observe(0, scores(a=(0.5, 5)))
     other = ModelSelection.from_dict(one.to_dict())
     assert other.observe(1, scores(a=(0.4, 5))) == one.observe(1, scores(a=(0.4, 5)))

@@ -271,9 +271,13 @@ def test_in_every_order_nothing_is_closed_without_its_quorum(
 
 
 @pytest.mark.parametrize("clients_per_round", [None, 2])
-def test_a_study_without_a_hospital_needs_no_more_than_the_others(sample):
-    declared = {"mandatory": ["a", "b"], "clients_per_round": sample}
+def test_a_study_without_a_hospital_needs_no_more_than_the_others(clients_per_round):
+    declared = {"mandatory": ["a", "b"], "clients_per_round": clients_per_round}
     quorum = declare_quorum("abc", declared).without("b")
     assert quorum.hospitals == ("a", "c")
-    assert (quorum.minimum, quorum.mandatory, quorum.clients_per_round) == (2, ("a",), sample)
+    assert (quorum.minimum, quorum.mandatory, quorum.clients_per_round) == (
+        2,
+        ("a",),
+        clients_per_round,
+    )
     assert Quorum.model_validate(quorum.model_dump()) == quorum

@@ -179,7 +179,9 @@ def test_the_digest_depends_on_names_dtypes_shapes_and_values_and_not_on_order_o
 def test_the_layout_follows_the_declared_rules():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     network[0].bias.requires_grad_(False)
-    shared = {name: spec.rule for name, spec in schema_of(network, local_buffers=False).items()}
+    shared = {
+        name: spec.reduction for name, spec in schema_of(network, local_buffers=False).items()
+    }
     assert shared == {
         "0.bias": Reduction.LOCAL,
         "0.weight": Reduction.MEAN,

@@ -79,10 +79,10 @@ def test_hyper_parameters_stand_with_their_results(run, tmp_path):
     assert start.hparams["network.name"].string_value == "unet"
     experiment = HParamsPluginData.FromString(said["_hparams_/experiment"]).experiment
     results = {info.name.tag for info in experiment.metric_infos}
-    assert results == {"hparam/dice_shared", "hparam/dice_alone"}
+    assert results == {"hparam/dice_federated", "hparam/dice_local"}
     told = scalars(tmp_path / "global")
-    assert told["hparam/dice_shared"] == [(2, 0.5625)]
-    assert told["hparam/dice_alone"] == [(2, 0.59375)]
+    assert told["hparam/dice_federated"] == [(2, 0.5625)]
+    assert told["hparam/dice_local"] == [(2, 0.59375)]
 
 
 def test_pictures_are_read_back_to_the_byte_and_once(run, tmp_path):

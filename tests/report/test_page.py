@@ -105,8 +105,10 @@ def test_a_model_trained_on_all_cases_is_compared_where_it_is_known(run):
     assert "and a model trained on all cases in one place reaches 0.875." in page.text
     assert "stayed where they were" not in page.text
     assert "all of them in one place, which only a simulation can do." in page.text
-    assert "east 10 training cases, 8 patients alone 0.500 0.25\u20130.62 shared 0.750" in page.text
-    assert "pooled 0.875 0.75\u20131.00" in page.text
+    assert (
+        "east 10 training cases, 8 patients local 0.500 0.25\u20130.62 federated 0.750" in page.text
+    )
+    assert "centralised 0.875 0.75\u20131.00" in page.text
 
 
 def test_a_score_of_the_patients_that_chose_the_model_is_called_too_good(run):
@@ -118,16 +120,16 @@ def test_a_score_of_the_patients_that_chose_the_model_is_called_too_good(run):
 def test_each_hospital_has_its_figures_and_the_withheld_ones_are_words(run):
     text = render(run).text
     assert (
-        "east 10 training cases, 8 patients alone 0.500 0.25\u20130.62 shared 0.750 0.50\u20130.88"
-        " north 20 training cases, 24 patients alone 0.625 0.50\u20130.75 shared 0.500"
+        "east 10 training cases, 8 patients local 0.500 0.25\u20130.62 federated 0.750"
+        " 0.50\u20130.88 north 20 training cases, 24 patients local 0.625 0.50\u20130.75 federated 0.500"
         " 0.38\u20130.62 west 4 training cases withheld by the hospital: fewer than 5 patients"
     ) in text
 
 
 def test_the_means_of_all_have_no_interval_and_say_how_many_hospitals_they_are_of(run):
     text = render(run).text
-    assert "2 of 3 hospitals 32 patients alone 0.594 \u2013 shared 0.562 \u2013" in text
-    assert "all 2 hospitals 16 patients alone 0.500 \u2013" in render(large_run(run, 2, 2)).text
+    assert "2 of 3 hospitals 32 patients local 0.594 \u2013 federated 0.562 \u2013" in text
+    assert "all 2 hospitals 16 patients local 0.500 \u2013" in render(large_run(run, 2, 2)).text
     text = render(large_run(run, 1, 2)).text
     assert "all 1" not in text
     assert "all hospitals" not in text
@@ -140,12 +142,12 @@ def test_the_dots_and_whiskers_stand_where_the_figures_are(run):
         (tag["href"], tag["x"]) for tag in page.all("use") if tag.get("y") and tag["x"] != "50%"
     ]
     assert dots == [
-        ("#alone", "50.00%"),
-        ("#shared", "75.00%"),
-        ("#alone", "62.50%"),
-        ("#shared", "50.00%"),
-        ("#alone", "59.38%"),
-        ("#shared", "56.25%"),
+        ("#local", "50.00%"),
+        ("#federated", "75.00%"),
+        ("#local", "62.50%"),
+        ("#federated", "50.00%"),
+        ("#local", "59.38%"),
+        ("#federated", "56.25%"),
     ]
     spans = [
         (tag["x1"], tag["x2"]) for tag in page.all("line", "whisker") if tag["x1"] != tag["x2"]
@@ -173,14 +175,14 @@ def test_a_result_without_intervals_has_no_column_for_them(run):
             row[model] = {k: v for k, v in row[model].items() if k != "interval"}
         del row["centralised"]
     page = render(run)
-    assert "alone 0.500 shared 0.750 north" in page.text
+    assert "local 0.500 federated 0.750 north" in page.text
     assert "95 % interval" not in page.text
     assert not page.all("line", "whisker")
 
 
 def test_one_missing_interval_is_a_dash_beside_the_others(run):
     run["result"]["hospitals"][0]["federated"]["interval"] = None
-    assert "shared 0.750 \u2013 north" in render(run).text
+    assert "federated 0.750 \u2013 north" in render(run).text
 
 
 def test_every_structure_has_a_table_of_its_own(run):
@@ -191,15 +193,15 @@ def test_every_structure_has_a_table_of_its_own(run):
     page = render(run)
     core = page.text.index(" core hospital model")
     rim = page.text.index(" rim hospital model")
-    assert "8 patients shared 0.250" in page.text[core:rim]
-    assert "8 patients shared 0.750" in page.text[rim:]
+    assert "8 patients federated 0.250" in page.text[core:rim]
+    assert "8 patients federated 0.750" in page.text[rim:]
     assert "withheld by the hospital: fewer than 5 patients" in page.text[core:rim]
     assert "trained alone" not in page.text
 
 
 def test_a_hospital_that_scored_one_of_two_models_says_which_is_missing(run):
     run["result"]["hospitals"][0]["local"] = None
-    assert "east 10 training cases, 8 patients alone not scored shared 0.750" in render(run).text
+    assert "east 10 training cases, 8 patients local not scored federated 0.750" in render(run).text
 
 
 def test_a_run_in_which_all_is_withheld_says_so_and_draws_no_dot(run):

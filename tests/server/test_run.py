@@ -315,7 +315,7 @@ def test_after_a_torn_entry_the_round_before_is_used_and_the_run_ends_with_the_s
     result = federation.rest()
     assert (result["complete"], result["model_sha256"]) == (True, undisturbed["model_sha256"])
     assert result["notes"] == [
-        "entry-000002.json is left out: model-000002.safetensors is not as it was written"
+        "checkpoint-000002.json is left out: model-000002.safetensors is not as it was written"
     ]
 
 

@@ -105,7 +105,7 @@ def add_centralised(
     smallest_group: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Trains the centralised model of a finished run and writes its scores into result, page and curves.
+    """Trains the centralised model of a finished run; its scores go to result, page and curves.
 
     Args:
         run: the workspace of the run; the model goes to `centralised/` in it.

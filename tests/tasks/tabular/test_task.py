@@ -117,9 +117,9 @@ def test_a_run_learns_and_says_so_in_the_words_of_its_task(tables, tmp_path):
     _, result = run(tables, tmp_path, settings)
     assert result["complete"] is True, result["reason"]
     north = next(row for row in result["hospitals"] if row["name"] == "north")
-    assert north["shared"]["figures"]["accuracy"] > 0.65
-    assert north["shared"]["figures"]["AUROC"] > 0.7
-    assert sum(north["shared"]["support"].values()) == north["shared"]["patients"] == 60
+    assert north["federated"]["figures"]["accuracy"] > 0.65
+    assert north["federated"]["figures"]["AUROC"] > 0.7
+    assert sum(north["federated"]["support"].values()) == north["federated"]["patients"] == 60
     page = (tmp_path / "run" / "report.html").read_text()
     for word in ("logistic regression that predicts heart disease", "AUROC", "accuracy"):
         assert word in page

@@ -37,9 +37,9 @@ the X-ray's deviation."""
 
 _BINS = 256  # of greys, between which MONAI's equalisation is linear
 _INTENSITIES = {
-    "zscore": "$lambda X-ray: (X-ray - X-ray.mean()) / X-ray.std(correction=0).clamp(min=1e-6)",
-    "percentiles": "$lambda X-ray: ((X-ray - X-ray.quantile(0.01)) / (X-ray.quantile(0.99)"
-    " - X-ray.quantile(0.01)).clamp(min=1e-6)).clamp(0, 1)",
+    "zscore": "$lambda image: (image - image.mean()) / image.std(correction=0).clamp(min=1e-6)",
+    "percentiles": "$lambda image: ((image - image.quantile(0.01)) / (image.quantile(0.99)"
+    " - image.quantile(0.01)).clamp(min=1e-6)).clamp(0, 1)",
 }
 
 # Of `lung_box`: the grid, and where a limit may lie, as shares of the X-ray.
@@ -153,7 +153,7 @@ def _crop(border: float) -> list[dict[str, Any]]:
 def _intensity(size: int, intensity: str) -> list[dict[str, Any]]:
     """The rest, after what is cut off: the range first, which makes an X-ray of one grey all 0."""
     resize = (
-        f"$lambda X-ray: torch.nn.functional.interpolate(X-ray[None], size=({size}, {size}),"
+        f"$lambda image: torch.nn.functional.interpolate(image[None], size=({size}, {size}),"
         " mode='bilinear', antialias=True)[0]"
     )
     if intensity == "equalise":

@@ -5,14 +5,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 SHAPE = (6, 5, 4)
 
 
 @dataclass
-class LocalTrainer:
+class TinyHospital:
     """A folder of tiny cases: two channels, one label; sound unless a test changes it."""
 
     folder: Path
@@ -50,12 +49,3 @@ class LocalTrainer:
 
     def save(self) -> None:
         (self.folder / "dataset.json").write_text(json.dumps(self.content))
-
-
-@pytest.fixture
-def hospital(tmp_path: Path) -> LocalTrainer:
-    """Eight sound patients, P0 to P7."""
-    made = LocalTrainer(tmp_path / "hospital")
-    for number in range(8):
-        made.add(f"P{number}", number)
-    return made
