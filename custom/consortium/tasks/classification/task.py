@@ -418,8 +418,8 @@ def _inference(settings: ClassificationSettings) -> dict[str, Any]:
             "_target_": "monai.transforms.Compose",
             "transforms": preprocessing_config(settings.data),
         },
-        "radiograph": "$@preprocessing({'image': @image})['image'].as_tensor()[None]",
-        "probabilities": "$torch.softmax(@network(@radiograph.to(@device)).detach(), 1)[0].tolist()",
+        "xray": "$@preprocessing({'image': @image})['image'].as_tensor()[None]",
+        "probabilities": "$torch.softmax(@network(@xray.to(@device)).detach(), 1)[0].tolist()",
         "run": [
             f"$[print(name, round(p, 6), sep=',') for name, p in zip({names}, @probabilities)]"
         ],
