@@ -13,8 +13,9 @@ from torch import Tensor
 from consortium.client.trainer import LocalTrainer
 from consortium.core.site_policy import Site
 from consortium.orchestration.quorum import declare_quorum
+from consortium.protocol.codec import pack, unpack
 from consortium.protocol.compression import ErrorFeedbackCompressor, decompress
-from consortium.protocol.update import Update, pack, unpack
+from consortium.protocol.update import Update
 from consortium.server.run import Coordinator, Study
 from consortium.settings.base import Settings
 

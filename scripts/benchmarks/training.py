@@ -46,7 +46,9 @@ from consortium.flare.client.executor import TRAIN, HospitalExecutor
 from consortium.flare.client.site import SiteData
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.models.networks import build_network
-from consortium.protocol.update import State, Update, digest
+from consortium.protocol.codec import digest
+from consortium.protocol.schema import State
+from consortium.protocol.update import Update
 from consortium.settings.base import Settings, override, parse_settings, read_json_object
 from consortium.study.job_folder import SETTINGS
 from consortium.synthetic.dataset import generate

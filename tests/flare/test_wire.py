@@ -16,8 +16,9 @@ from consortium.flare.wire import (
     take_arrays,
     update_to_shareable,
 )
+from consortium.protocol.codec import digest, unpack
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Update, UpdateRefused, digest, unpack, update_to_wire
+from consortium.protocol.update import Update, UpdateRefused, update_to_wire
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from consortium.protocol.codec import pack, unpack
 from consortium.protocol.compression import BLOCK, FEWEST, ErrorFeedbackCompressor, decompress
-from consortium.protocol.update import pack, unpack
 
 KINDS = ["bfloat16", "int8"]
 CONTENTS = [("small", "float32", [3]), ("w", "float32", [2, 600]), ("n", "int64", [1])]

@@ -15,15 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortium.protocol.update import (
-    MAX_CHANGE,
-    ModelSchema,
-    Reduction,
-    State,
-    TensorSpec,
-    check_values,
-    shared_tensors,
-)
+from consortium.protocol.schema import ModelSchema, Reduction, State, TensorSpec, shared_tensors
+from consortium.protocol.update import MAX_CHANGE, check_values
 
 BLOCK = 1 << 16
 """Elements that are worked on at a time, so that they stay in the cache."""

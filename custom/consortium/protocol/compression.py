@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consortium.protocol.buffers import Buffers, Contents
+
 BLOCK = 256
 """Elements that share a scale."""
 FEWEST = 1024
 """Elements of a tensor from which it is made smaller."""
 _WHOLE, _CODES, _SCALES = "float32", "float32.codes", "float32.scales"
 _STEPS = 127
-
-Buffers = dict[str, NDArray[Any]]
-Contents = list[tuple[str, str, list[int]]]
 
 
 class ErrorFeedbackCompressor:
@@ -51,7 +50,7 @@ class ErrorFeedbackCompressor:
         """An update's buffers, smaller.
 
         Args:
-            contents: as of `consortium.protocol.update.pack`.
+            contents: as of `consortium.protocol.codec.pack`.
             buffers: by dtype; not changed.
         """
         whole = buffers.get(_WHOLE)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from consortium.core.errors import Failure, failure_from_wire
 from consortium.flare.wire import FAILURE, METRICS, put_arrays, take_arrays
+from consortium.protocol.codec import pack
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Update, UpdateRefused, pack, update_from_wire
+from consortium.protocol.update import Update, UpdateRefused, update_from_wire
 
 
 def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:

@@ -22,8 +22,8 @@ from consortium.flare.server.answers import (
 )
 from consortium.flare.server.study import StudyWorkflow
 from consortium.flare.wire import drop_arrays
+from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import digest
 from consortium.server.run import ALONE, FINAL, Coordinator
 
 
