@@ -77,9 +77,11 @@ class AggregationRule(Protocol):
 
     Attributes:
         buffers_updates: whether updates stay in memory until the round closes.
+        needs_plain_updates: whether single updates are inspected, not their sum alone.
     """
 
     buffers_updates: bool
+    needs_plain_updates: bool
 
     def reset(self) -> None:
         """Forgets all updates and keeps the memory."""
@@ -120,6 +122,7 @@ class Collected(ABC):
     """
 
     buffers_updates = True
+    needs_plain_updates = True
 
     def __init__(
         self, schema: ModelSchema, *, max_change: float = MAX_CHANGE, max_share: float = 1.0

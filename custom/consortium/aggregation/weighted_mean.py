@@ -47,6 +47,7 @@ class WeightedMean:
     """
 
     buffers_updates = False
+    needs_plain_updates = False
 
     def __init__(
         self,
