@@ -21,7 +21,7 @@ from scripts.benchmarks.report import Row, make_row
 from torch import Tensor
 
 from consortium.aggregation.weighted_mean import WeightedMean
-from consortium.protocol.update import ModelSchema, Reduction, TensorSpec
+from consortium.protocol.schema import ModelSchema, Reduction, TensorSpec
 
 _MODELS = {
     "60M in 49": (60_000_000, 49),

@@ -41,7 +41,7 @@ from scripts.benchmarks.report import describe_machine
 from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.files import write_json
 from consortium.models.networks import build_network
-from consortium.protocol.update import digest
+from consortium.protocol.codec import digest
 from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import TabularSettings, override, parse_settings, read_json_object

@@ -13,8 +13,8 @@ from torch import Tensor
 from consortium.client.trainer import LocalTrainer
 from consortium.core.site_policy import Site
 from consortium.orchestration.quorum import declare_quorum
-from consortium.protocol.compression import ErrorFeedbackCompressor, decompress
-from consortium.protocol.update import Update, pack, unpack
+from consortium.protocol.pipeline import Pipeline, build_pipeline
+from consortium.protocol.update import Update, update_from_wire, update_to_wire
 from consortium.server.run import Coordinator, Study
 from consortium.settings.base import Settings
 
@@ -52,13 +52,12 @@ def federate(
         )
         for name in names
     }
-    shrinkers = {name: ErrorFeedbackCompressor(settings.update.compression or "") for name in names}
+    pipeline = build_pipeline(settings.update)
     while coordinator.rounds_done < settings.rounds:
         number, _ = coordinator.open_round()
         for name in names:
-            update = hospitals[name].train(coordinator.model, number)
-            if settings.update.compression is not None:
-                update = _through(shrinkers[name], settings.update.compression, update)
+            trained = hospitals[name].train(coordinator.model, number)
+            update = _through(pipeline, trained, workspace / "state" / name)
             if attack and name in attack:
                 update = _times(attack[name], update)
             refusal = coordinator.submit(update)
@@ -78,8 +77,7 @@ def _times(factor: float, update: Update) -> Update:
     return replace(update, tensors=tensors)
 
 
-def _through(compressor: ErrorFeedbackCompressor, kind: str, update: Update) -> Update:
-    """An update as it is when it has travelled in fewer bytes."""
-    contents, buffers = pack(update.tensors)
-    expanded = decompress(kind, contents, compressor.compress(contents, buffers))
-    return replace(update, tensors=unpack(contents, expanded))
+def _through(pipeline: Pipeline, update: Update, folder: Path) -> Update:
+    """An update as the orchestrator receives it."""
+    sent = pipeline.client(*update_to_wire(update), folder)
+    return update_from_wire(*pipeline.server(*sent), update.hospital)

@@ -30,7 +30,7 @@ from scripts.benchmarks.report import LEAST, Row, make_row
 
 from consortium.aggregation import RULES
 from consortium.aggregation.rule import InvalidUpdate
-from consortium.protocol.update import Reduction, TensorSpec
+from consortium.protocol.schema import Reduction, TensorSpec
 
 _CASES = np.array([17800, 6130, 3600, 3450, 1780, 1120, 350, 190])
 _MIXES = np.array(

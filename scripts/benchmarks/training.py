@@ -42,11 +42,15 @@ from scripts.benchmarks.report import LEAST, Row, make_row
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import write_json
-from consortium.flare.client.executor import TRAIN, HospitalExecutor
+from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.client.site import SiteData
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
+from consortium.flare.task_names import TRAIN
 from consortium.models.networks import build_network
-from consortium.protocol.update import State, Update, digest
+from consortium.protocol.codec import digest
+from consortium.protocol.pipeline import Pipeline
+from consortium.protocol.schema import State
+from consortium.protocol.update import Update
 from consortium.settings.base import Settings, override, parse_settings, read_json_object
 from consortium.study.job_folder import SETTINGS
 from consortium.synthetic.dataset import generate
@@ -222,7 +226,7 @@ class _ExecutorRound:
         started = time.perf_counter()
         reply = self._executor.execute(TRAIN, task, self._fl_ctx, Signal())
         total = time.perf_counter() - started
-        answer = answer_from_shareable(reply, _SITE)
+        answer = answer_from_shareable(reply, _SITE, Pipeline())
         if not isinstance(answer, Update):
             raise EnvironmentProblem("no-update", f"the Executor answered {answer.code}", TRAIN)
         [times] = self._state.glob(f"*/{_TIMES}")

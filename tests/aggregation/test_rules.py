@@ -14,7 +14,8 @@ from consortium.aggregation import RULES, exact_sum
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import InvalidUpdate, cap_shares, weighted_median
 from consortium.aggregation.sorting import network
-from consortium.protocol.update import Reduction, TensorSpec, digest
+from consortium.protocol.codec import digest
+from consortium.protocol.schema import Reduction, TensorSpec
 
 COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
 SIZE = 5

@@ -11,7 +11,8 @@ from consortium.aggregation.weighted_mean import (
     MAX_TOTAL_CASES,
     WeightedMean,
 )
-from consortium.protocol.update import Reduction, TensorSpec, digest
+from consortium.protocol.codec import digest
+from consortium.protocol.schema import Reduction, TensorSpec
 
 LAYOUT = {
     "count": TensorSpec(torch.int64, (), Reduction.INTEGER),

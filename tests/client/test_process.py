@@ -20,8 +20,9 @@ from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Incomplete
 from consortium.core.site_policy import ERRORS, Site
 from consortium.models.networks import build_network
+from consortium.protocol.codec import pack
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import pack, update_from_wire
+from consortium.protocol.update import update_from_wire
 
 OURS = "consortium.client.trainer:LocalTrainer"
 
@@ -187,7 +188,7 @@ from consortium.settings.base import load_settings
 from consortium.client.process import TrainerProcess
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.protocol.update import pack
+from consortium.protocol.codec import pack
 settings = load_settings(Path(sys.argv[3]))
 site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
 trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)

@@ -8,7 +8,8 @@ from consortium.client.trainer import Aborted, LocalTrainer
 from consortium.core.errors import UsageError
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.protocol.update import digest, schema_of, shared_tensors
+from consortium.protocol.codec import digest
+from consortium.protocol.schema import schema_of, shared_tensors
 from consortium.tasks.segmentation.datalist import read_datalist, split_cases
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from tests.conftest import JOB, TINY
 from consortium.core.errors import EnvironmentProblem, Incomplete, UsageError
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import override, read_json_object
-from consortium.study.job_folder import export_job
+from consortium.study.job_folder import add_configuration, export_job
 from consortium.tasks.segmentation.datalist import read_datalist
 
 NAMES = ["harbour", "north", "valley"]
@@ -218,11 +218,12 @@ def job_with(executor, tmp_path):
     """The job, with an executor of `faulty_executor` that travels in its own code."""
     job = tmp_path / "changed"
     shutil.copytree(JOB, job)
+    add_configuration(job)
     custom = job / "app" / "custom"
     custom.mkdir()
     shutil.copy(Path(__file__).with_name("faulty_executor.py"), custom)
     config = job / "app" / "config" / "config_fed_client.json"
-    ours = "consortium.flare.client.executor.HospitalExecutor"
+    ours = "consortium.flare.client.components.HospitalExecutor"
     config.write_text(config.read_text().replace(ours, f"faulty_executor.{executor}"))
     return job
 
@@ -286,7 +287,7 @@ def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
     config = job / "app" / "config" / "config_fed_server.json"
     content = read_json_object(config)
     for name in ("UpdateAggregator", "ModelPersistor", "ModelShareableGenerator"):
-        component = {"id": name, "path": f"consortium.flare.server.study.{name}", "args": {}}
+        component = {"id": name, "path": f"consortium.flare.server.components.{name}", "args": {}}
         content["components"].append(component)
     content["workflows"][0] = {
         "id": "training",
@@ -444,6 +445,7 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
 def test_a_job_may_build_nothing_but_the_shells(identified, tmp_path):
     job = tmp_path / "greedy"
     shutil.copytree(JOB, job)
+    add_configuration(job)
     config = job / "app" / "config" / "config_fed_server.json"
     content = read_json_object(config)
     content["components"].append({"id": "more", "path": "consortium.core.files.Path", "args": {}})

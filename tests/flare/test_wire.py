@@ -16,8 +16,11 @@ from consortium.flare.wire import (
     take_arrays,
     update_to_shareable,
 )
+from consortium.protocol.codec import digest, unpack
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Update, UpdateRefused, digest, unpack, update_to_wire
+from consortium.protocol.pipeline import Pipeline, build_pipeline
+from consortium.protocol.update import Update, UpdateRefused, update_to_wire
+from consortium.settings.base import Update as Choices
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +46,28 @@ def test_what_was_sent_is_what_comes(side):
     assert digest(unpack(contents, buffers)) == digest(model)
     update = Update("north", 3, "a" * 64, 5, model, Metrics(loss=0.5))
     back = fobs.loads(fobs.dumps(update_to_shareable(*update_to_wire(update))))
-    answer = answer_from_shareable(back, "north")
+    answer = answer_from_shareable(back, "north", Pipeline())
     assert digest(answer.tensors) == digest(model)
     assert (answer.metrics, answer.cases) == (update.metrics, 5)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize("side", [40, 1200])  # in one message, and fetched
+def test_a_compressed_update_is_rebuilt_from_what_comes(kind, side, tmp_path):
+    pipeline = build_pipeline(Choices(compression=kind))
+    update = Update("north", 3, "a" * 64, 5, state(side), Metrics())
+    sent = update_to_shareable(*pipeline.client(*update_to_wire(update), tmp_path))
+    back = fobs.loads(fobs.dumps(sent))
+    answer = answer_from_shareable(back, "north", pipeline)
+    for name, tensor in update.tensors.items():
+        torch.testing.assert_close(answer.tensors[name], tensor, atol=0.05, rtol=0)
+    for other in (Pipeline(), build_pipeline(Choices(compression=OTHER[kind]))):
+        assert answer_from_shareable(back, "north", other).code == "malformed"
+    plain = update_to_shareable(*update_to_wire(update))
+    assert answer_from_shareable(plain, "north", pipeline).code == "malformed"
+
+
+OTHER = {"bfloat16": "int8", "int8": "bfloat16"}
 
 
 def test_few_bytes_travel_in_the_message_and_many_are_fetched():
@@ -60,7 +82,7 @@ def test_what_is_no_array_is_refused(carried):
     update = Update("north", 3, "a" * 64, 5, {"weight": torch.zeros(2)}, Metrics())
     plain = update_to_wire(update)[1]
     sent = DXO(DataKind.WEIGHT_DIFF, {"float32": carried}, {"update": plain}).to_shareable()
-    refusal = answer_from_shareable(sent, "north")
+    refusal = answer_from_shareable(sent, "north", Pipeline())
     assert isinstance(refusal, UpdateRefused)
     assert refusal.code == "malformed"
 

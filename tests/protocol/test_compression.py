@@ -5,8 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from consortium.protocol.compression import BLOCK, FEWEST, ErrorFeedbackCompressor, decompress
-from consortium.protocol.update import pack, unpack
+from consortium.core.errors import EnvironmentProblem
+from consortium.protocol.codec import pack, unpack
+from consortium.protocol.compression import (
+    BLOCK,
+    FEWEST,
+    Compression,
+    ErrorFeedbackCompressor,
+    ResidualStore,
+    decompress,
+)
 
 KINDS = ["bfloat16", "int8"]
 CONTENTS = [("small", "float32", [3]), ("w", "float32", [2, 600]), ("n", "int64", [1])]
@@ -100,6 +108,7 @@ def test_a_model_without_large_tensors_is_as_it_was(kind):
     found = decompress(kind, contents, ErrorFeedbackCompressor(kind).compress(contents, buffers))
     assert found["float32"].tolist() == [1, 2, 3]
     assert ErrorFeedbackCompressor(kind).compress([], {}) == {}
+    assert decompress(kind, [], {}) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,6 +122,7 @@ def test_a_model_without_large_tensors_is_as_it_was(kind):
         lambda small: small.update({"float32": np.ones(9, np.float32)}),
         lambda small: small.update({"float32": np.ones(3)}),
         lambda small: small.update({"float32": "x"}),
+        lambda small: small.clear(),
     ],
 )
 def test_what_does_not_fit_is_refused(kind, spoil):
@@ -129,3 +139,54 @@ def test_contents_that_are_none_are_refused(contents):
     )
     with pytest.raises(ValueError, match=r"fit|malformed"):
         decompress("int8", contents, small)
+
+
+def test_contents_that_announce_more_than_arrived_cost_no_memory():
+    small = ErrorFeedbackCompressor("int8").compress(
+        CONTENTS, buffers_of(np.ones(1203, np.float32))
+    )
+    with pytest.raises(ValueError, match="fit"):
+        decompress("int8", [("w", "float32", [2**50])], small)
+
+
+def test_a_round_that_is_asked_for_again_starts_from_the_one_before(tmp_path):
+    residuals = ResidualStore(tmp_path)
+    for number in (0, 1, 4):
+        residuals.save(number, np.full(3, number, np.float32))
+    assert residuals.load(before_round=0) is None
+    assert residuals.load(before_round=1) is None  # two are kept
+    assert residuals.load(before_round=4)[0] == 1
+    assert residuals.load(before_round=5)[0] == 4
+    (tmp_path / "residual-000004.safetensors").write_bytes(b"torn")
+    assert residuals.load(before_round=5) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_gives_the_same_bytes_when_a_round_is_asked_for_again(kind, tmp_path):
+    step = Compression(kind)
+    rng = np.random.default_rng(0)
+    rounds = [buffers_of(rng.standard_normal(1203).astype(np.float32)) for _ in range(3)]
+
+    def send(number):
+        plain = {"round": number, "contents": CONTENTS}
+        return step.client(rounds[number], plain, tmp_path)[0]["float32.codes"].tobytes()
+
+    sent = [send(number) for number in range(3)]
+    assert send(2) == sent[2]
+    fresh = ErrorFeedbackCompressor(kind).compress(CONTENTS, rounds[2])
+    assert fresh["float32.codes"].tobytes() != sent[2]  # the residual of the round before counts
+
+
+def test_the_residual_is_on_disk_before_the_update_leaves(tmp_path):
+    (tmp_path / "state").write_text("a file where the folder should be")
+    plain = {"round": 0, "contents": CONTENTS}
+    with pytest.raises(EnvironmentProblem, match="cannot-write"):
+        Compression("int8").client(buffers_of(np.ones(1203, np.float32)), plain, tmp_path / "state")
+
+
+@pytest.mark.parametrize("field", [{}, {"compression": "int8"}, {"compression": ["bfloat16"]}])
+def test_an_update_that_is_not_compressed_as_the_job_says_is_refused(field):
+    with pytest.raises(ValueError, match="not compressed as bfloat16"):
+        Compression("bfloat16").server(
+            buffers_of(np.ones(1203, np.float32)), {"contents": CONTENTS, **field}
+        )

@@ -5,19 +5,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from consortium.core.errors import Failure, UsageError, failure_from_wire, failure_of
+from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics, Score, Scored
+from consortium.protocol.schema import Reduction, TensorSpec
 from consortium.protocol.update import (
     Expected,
-    Reduction,
-    TensorSpec,
     Update,
     UpdateRefused,
     apply_change,
     difference,
-    digest,
-    pack,
-    schema_of,
-    unpack,
     update_from_wire,
     update_to_wire,
     validate,
@@ -135,24 +131,6 @@ def test_a_malformed_update_is_refused_and_never_raises_anything_else(spoil):
     assert refusal.value.code == "malformed"
 
 
-def test_packing_joins_tensors_of_a_dtype_into_one_buffer():
-    tensors = {
-        "a": torch.arange(6.0).view(2, 3),
-        "b": torch.tensor(5),
-        "c": torch.tensor(2.0),
-        "d": torch.zeros(0, 4),
-        "e": torch.randn(3).bfloat16(),
-    }
-    contents, buffers = pack(tensors)
-    assert {dtype: buffer.shape for dtype, buffer in buffers.items()} == {
-        "float32": (7,),
-        "int64": (1,),
-        "bfloat16": (3,),
-    }
-    back = unpack(contents, buffers)
-    assert digest(back) == digest(tensors)
-
-
 def test_the_change_brings_the_base_to_the_local_model():
     base = {"weight": torch.randn(2, 3), "count": torch.tensor(4), "kept": torch.zeros(2)}
     local = {"weight": torch.randn(2, 3), "count": torch.tensor(24), "kept": torch.ones(2)}
@@ -161,43 +139,6 @@ def test_the_change_brings_the_base_to_the_local_model():
     result = apply_change(base, change)
     assert torch.allclose(result["weight"], local["weight"], atol=1e-6)
     assert (int(result["count"]), result["kept"].tolist()) == (24, [0, 0])
-
-
-def test_the_digest_depends_on_names_dtypes_shapes_and_values_and_not_on_order_or_strides():
-    state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1)}
-    assert digest(state) == digest(dict(reversed(state.items())))
-    assert digest(state) == digest({**state, "a": state["a"].t().contiguous().t()})
-    for other in (
-        {"c": state["a"], "b": state["b"]},
-        {**state, "a": state["a"].view(3, 2)},
-        {**state, "a": state["a"] + 1},
-        {**state, "b": state["b"].int()},
-    ):
-        assert digest(state) != digest(other)
-
-
-def test_the_layout_follows_the_declared_rules():
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    network[0].bias.requires_grad_(False)
-    shared = {
-        name: spec.reduction for name, spec in schema_of(network, local_buffers=False).items()
-    }
-    assert shared == {
-        "0.bias": Reduction.LOCAL,
-        "0.weight": Reduction.MEAN,
-        "1.bias": Reduction.MEAN,
-        "1.num_batches_tracked": Reduction.INTEGER,
-        "1.running_mean": Reduction.MEAN,
-        "1.running_var": Reduction.MEAN,
-        "1.weight": Reduction.MEAN,
-    }
-    local = schema_of(network, local_buffers=True)
-    assert {name for name, spec in local.items() if spec.reduction is Reduction.LOCAL} == {
-        "0.bias",
-        "1.num_batches_tracked",
-        "1.running_mean",
-        "1.running_var",
-    }
 
 
 @pytest.mark.parametrize(

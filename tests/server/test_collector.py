@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from consortium.core.errors import Failure, Incomplete
+from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Reduction, TensorSpec, Update, UpdateRefused, digest
+from consortium.protocol.schema import Reduction, TensorSpec
+from consortium.protocol.update import Update, UpdateRefused
 from consortium.server.collector import UpdateCollector
 from consortium.settings.base import SegmentationSettings
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.conftest import JOB, ROOT
@@ -7,7 +8,15 @@ from tests.conftest import JOB, ROOT
 from consortium import __version__
 from consortium.core.errors import Refused, UsageError
 from consortium.settings.base import load_settings, read_json_object
-from consortium.study.job_folder import export_job, find_job, prepare_job
+from consortium.study import job_folder
+from consortium.study.job_folder import (
+    CLIENT_CONFIG,
+    SERVER_CONFIG,
+    add_configuration,
+    export_job,
+    find_job,
+    prepare_job,
+)
 
 SETTINGS = JOB / "app" / "config" / "settings.json"
 
@@ -32,6 +41,28 @@ def test_a_prepared_job_declares_its_hospitals(tmp_path):
     assert meta["resource_spec"] == {"east": one, "west": one}
     assert (meta["mandatory_clients"], meta["min_clients"]) == (["east", "west"], 2)
     assert load_settings(tmp_path / "job" / "app" / "config" / "settings.json").rounds == 3
+
+
+@pytest.mark.parametrize("job", sorted(path.name for path in (ROOT / "jobs").iterdir()))
+def test_the_configuration_of_every_job_is_the_one_of_the_package(job, tmp_path):
+    source = ROOT / "jobs" / job
+    assert not list(source.rglob("config_fed_*"))
+    export_job(source, tmp_path / "job", with_package=False)
+    for path in (CLIENT_CONFIG, SERVER_CONFIG):
+        ours = Path(job_folder.__file__).with_name(path.name)
+        assert (tmp_path / "job" / path).read_bytes() == ours.read_bytes()
+
+
+def test_a_job_with_a_configuration_of_its_own_keeps_it(tmp_path):
+    source = tmp_path / "job"
+    shutil.copytree(JOB, source)
+    add_configuration(source)
+    (source / SERVER_CONFIG).write_text('{"format_version": 2}')
+    add_configuration(source)
+    export_job(source, tmp_path / "out", with_package=False)
+    assert (tmp_path / "out" / SERVER_CONFIG).read_text() == '{"format_version": 2}'
+    client = read_json_object(tmp_path / "out" / CLIENT_CONFIG)
+    assert client["executors"][0]["executor"]["path"].endswith(".HospitalExecutor")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from torch import Tensor
 from consortium.aggregation import exact_sum
 from consortium.aggregation.rule import STEPS, Collected, Factors, Weights, as_floats
 from consortium.aggregation.sorting import Quantiles, Row, quantile_ranks, sort_rows, step_table
-from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
+from consortium.protocol.schema import ModelSchema, State
+from consortium.protocol.update import MAX_CHANGE
 
 _MOST = 2**31 - 1  # sum of weights
 _CACHED = 1 << 20  # values of all hospitals' blocks together

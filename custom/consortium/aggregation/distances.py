@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.aggregation.rule import as_floats, squared_norm
-from consortium.protocol.update import ModelSchema, State
+from consortium.protocol.schema import ModelSchema, State
 
 _BLOCK = 1 << 13  # of every hospital, in the cache together
 

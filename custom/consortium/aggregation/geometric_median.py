@@ -17,7 +17,7 @@ from torch import Tensor
 
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
-from consortium.protocol.update import ModelSchema, State
+from consortium.protocol.schema import ModelSchema, State
 
 _SMOOTHING = 1e-6  # of the median distance
 _TOLERANCE = 1e-9  # change of a factor after which it ends

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
-from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
+from consortium.protocol.schema import ModelSchema, State
+from consortium.protocol.update import MAX_CHANGE
 
 
 class MultiKrum(Collected):

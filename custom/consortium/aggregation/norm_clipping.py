@@ -27,7 +27,8 @@ from consortium.aggregation.rule import (
     weighted_median,
     weighted_sum,
 )
-from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
+from consortium.protocol.schema import ModelSchema, State
+from consortium.protocol.update import MAX_CHANGE
 
 
 class NormClipping(Collected):

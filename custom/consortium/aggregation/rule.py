@@ -15,15 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortium.protocol.update import (
-    MAX_CHANGE,
-    ModelSchema,
-    Reduction,
-    State,
-    TensorSpec,
-    check_values,
-    shared_tensors,
-)
+from consortium.protocol.schema import ModelSchema, Reduction, State, TensorSpec, shared_tensors
+from consortium.protocol.update import MAX_CHANGE, check_values
 
 BLOCK = 1 << 16
 """Elements that are worked on at a time, so that they stay in the cache."""
@@ -84,9 +77,11 @@ class AggregationRule(Protocol):
 
     Attributes:
         buffers_updates: whether updates stay in memory until the round closes.
+        needs_plain_updates: whether single updates are inspected, not their sum alone.
     """
 
     buffers_updates: bool
+    needs_plain_updates: bool
 
     def reset(self) -> None:
         """Forgets all updates and keeps the memory."""
@@ -127,6 +122,7 @@ class Collected(ABC):
     """
 
     buffers_updates = True
+    needs_plain_updates = True
 
     def __init__(
         self, schema: ModelSchema, *, max_change: float = MAX_CHANGE, max_share: float = 1.0

@@ -17,7 +17,8 @@ import numpy as np
 
 from consortium.aggregation.coordinates import Coordinates, Workplace
 from consortium.aggregation.sorting import Row
-from consortium.protocol.update import MAX_CHANGE, ModelSchema
+from consortium.protocol.schema import ModelSchema
+from consortium.protocol.update import MAX_CHANGE
 
 
 class TrimmedMean(Coordinates):

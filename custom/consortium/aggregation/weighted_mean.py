@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from consortium.aggregation.exact_sum import MANY, ExactSum, Scratch
 from consortium.aggregation.rule import BLOCK, Aggregate, InvalidUpdate
-from consortium.protocol.update import MAX_CHANGE, ModelSchema, Reduction, State, shared_tensors
+from consortium.protocol.schema import ModelSchema, Reduction, State, shared_tensors
+from consortium.protocol.update import MAX_CHANGE
 
 MAX_TOTAL_CASES = 2**27
 """The sum of weights stays below; then no sum can overflow."""
@@ -46,6 +47,7 @@ class WeightedMean:
     """
 
     buffers_updates = False
+    needs_plain_updates = False
 
     def __init__(
         self,

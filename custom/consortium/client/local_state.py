@@ -15,7 +15,8 @@ from torch import Tensor
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import replace_file
 from consortium.core.site_policy import note_error
-from consortium.protocol.update import State, digest
+from consortium.protocol.codec import digest
+from consortium.protocol.schema import State
 
 _DIGEST = "sha256"
 

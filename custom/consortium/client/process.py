@@ -68,7 +68,7 @@ class TrainerProcess:
 
         Args:
             method: of `LocalTrainer`.
-            model: as `consortium.protocol.update.pack` gives it.
+            model: as `consortium.protocol.codec.pack` gives it.
             stop: whether the work is to stop.
             arguments: of the method, beside the model.
 

@@ -25,17 +25,11 @@ from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.models.averaging import ModelAverage, first_averaged
 from consortium.models.networks import build_network
+from consortium.protocol.buffers import Make, make_buffers
+from consortium.protocol.codec import digest
 from consortium.protocol.metrics import AnyScore, Metrics
-from consortium.protocol.update import (
-    Make,
-    Reduction,
-    State,
-    Update,
-    difference,
-    digest,
-    make_buffers,
-    schema_of,
-)
+from consortium.protocol.schema import Reduction, State, schema_of
+from consortium.protocol.update import Update, difference
 from consortium.settings.base import Settings, Training
 from consortium.tasks.base import task_of
 from consortium.tasks.folders import check_folder

@@ -28,7 +28,8 @@ from consortium.client.trainer import Aborted, LocalTrainer, Progress
 from consortium.core.errors import failure_of
 from consortium.core.files import write_text
 from consortium.core.site_policy import Site, note_error
-from consortium.protocol.update import Update, unpack, update_to_wire
+from consortium.protocol.codec import unpack
+from consortium.protocol.update import Update, update_to_wire
 from consortium.settings.base import Settings
 
 _INTERVAL = 0.5  # seconds between two writes of the progress file

@@ -9,7 +9,7 @@ from pathlib import Path
 from consortium.core.files import write_json
 from consortium.flare import job as flare_job
 from consortium.flare.client import site
-from consortium.kits.site_defaults import ALLOWED_CLASSES
+from consortium.kits.site_defaults import HOSPITAL_CLASSES, ORCHESTRATOR_CLASSES
 
 
 def start_simulator(
@@ -59,7 +59,7 @@ def start_simulator(
     # FLARE wipes its workspace and keeps `local/`, from which it serves every site.
     write_json(
         workspace / "federation" / "local" / "resources.json",
-        {"format_version": 2, "class_allow_list": ALLOWED_CLASSES},
+        {"format_version": 2, "class_allow_list": HOSPITAL_CLASSES + ORCHESTRATOR_CLASSES},
     )
     with (workspace / "federation.log").open("ab") as log:
         return subprocess.Popen(

@@ -63,7 +63,7 @@ def drop_arrays(shareable: Shareable) -> None:
 def model_from_shareable(
     shareable: Shareable,
 ) -> tuple[tuple[Any, dict[str, NDArray[Any]]], dict[str, Any]]:
-    """The model as `consortium.protocol.update.pack` gave it, and what goes with it.
+    """The model as `consortium.protocol.codec.pack` gave it, and what goes with it.
 
     Raises:
         ValueError: it holds no model.

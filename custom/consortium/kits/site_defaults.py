@@ -1,6 +1,7 @@
 """What the coordinator ships in a kit's `local/` beside FLARE's own files: safe defaults.
 
-* `byoc: none`: no job brings code; its configuration may build `ALLOWED_CLASSES` and nothing else.
+* `byoc: none`: no job brings code. Its configuration may build `HOSPITAL_CLASSES` at a hospital,
+  `ORCHESTRATOR_CLASSES` at the orchestrator, and nothing else.
 * No shell command reads a hospital's files; only its own steward operates it, but for a shutdown.
 * A hospital's logs are not streamed; where its data lie stands in its own `local/hospital.json`.
 """
@@ -9,8 +10,22 @@ from typing import Any
 
 from consortium.kits.hospital import HOSPITAL, HospitalFile
 
-ALLOWED_CLASSES = ["consortium.flare."]
-"""All that a job's configuration may build: these shells."""
+HOSPITAL_CLASSES = ["consortium.flare.client.components.HospitalExecutor"]
+"""All that a job's configuration may build at a hospital, by exact name. FLARE holds only jobs to
+this list: what a kit's own files name is not on it, `SiteData` least of all, for a job must not say
+where a hospital's data lie."""
+ORCHESTRATOR_CLASSES = [
+    f"consortium.flare.server.components.{name}"
+    for name in (
+        "Assessment",
+        "ModelPersistor",
+        "ModelShareableGenerator",
+        "StudyRounds",
+        "StudyRun",
+        "UpdateAggregator",
+    )
+]
+"""The same at the orchestrator."""
 
 _NOTHING_MORE = {"byoc": "none", "server-predeployed-flwr": "none", "shell_commands": "none"}
 
@@ -56,17 +71,17 @@ PRIVACY: dict[str, Any] = {
     "scopes": [{"name": "default"}],
     "default_scope": "default",
     "components": [
-        {"id": "site_data", "path": "consortium.flare.client.site.SiteData", "args": {}}
+        {"id": "site_data", "path": "consortium.flare.client.components.SiteData", "args": {}}
     ],
 }
 """FLARE builds a site's components only where there is a scope."""
 
-_GUARD = {"id": "kit_guard", "path": "consortium.flare.parent.guard.KitGuard", "args": {}}
-_OUTCOME = {"id": "outcome", "path": "consortium.flare.parent.outcome.OutcomeKeeper", "args": {}}
-_KEEPER = {"id": "run_keeper", "path": "consortium.flare.parent.run_keeper.RunKeeper", "args": {}}
+_GUARD = {"id": "kit_guard", "path": "consortium.flare.parent.components.KitGuard", "args": {}}
+_OUTCOME = {"id": "outcome", "path": "consortium.flare.parent.components.OutcomeKeeper", "args": {}}
+_KEEPER = {"id": "run_keeper", "path": "consortium.flare.parent.components.RunKeeper", "args": {}}
 _ONE_COPY = {
     "id": "duplicate_kit_guard",
-    "path": "consortium.flare.parent.guard.DuplicateKitGuard",
+    "path": "consortium.flare.parent.components.DuplicateKitGuard",
     "args": {},
 }
 
@@ -79,17 +94,17 @@ def _parent(*components: dict[str, Any]) -> dict[str, Any]:
 _BASE: dict[str, Any] = {
     "format_version": 2,
     "class_list_enforcement_mode": "enforce",
-    "class_allow_list": ALLOWED_CLASSES,
 }
 
 HOSPITAL_RESOURCES: dict[str, Any] = {
     **_BASE,
+    "class_allow_list": HOSPITAL_CLASSES,
     "allow_log_streaming": False,
     "client": {"retry_timeout": 30, "compression": "Gzip"},
     "components": [
         {
             "id": "resource_manager",
-            "path": "consortium.flare.parent.gpus.HospitalGPUs",
+            "path": "consortium.flare.parent.components.HospitalGPUs",
             "args": {},
         },
         {
@@ -111,6 +126,7 @@ _STORE = "nvflare.app_common.storages.filesystem_storage.FilesystemStorage"
 
 SERVER_RESOURCES: dict[str, Any] = {
     **_BASE,
+    "class_allow_list": ORCHESTRATOR_CLASSES,
     "servers": [
         {
             "admin_storage": "transfer",
@@ -145,7 +161,7 @@ SERVER_RESOURCES: dict[str, Any] = {
         },
         {
             "id": "job_manager",
-            "path": "consortium.flare.parent.archive.CheckedJobs",
+            "path": "consortium.flare.parent.components.CheckedJobs",
             "args": {"uri_root": "{$WORKSPACE}/jobs", "job_store_id": "job_store"},
         },
         {"id": "job_store", "path": _STORE},

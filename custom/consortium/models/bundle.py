@@ -21,7 +21,7 @@ import consortium
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder
 from consortium.models.networks import build_network, network_config
-from consortium.protocol.update import State
+from consortium.protocol.schema import State
 from consortium.settings.base import Settings, parse_settings, read_json_object
 from consortium.tasks.base import task_of
 from consortium.tasks.segmentation.datalist import Datalist

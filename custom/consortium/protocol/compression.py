@@ -1,24 +1,34 @@
-"""Updates in fewer bytes, with what was residual on the way given back in the next round.
+"""Updates in fewer bytes; what rounding removes is added to the hospital's next update.
 
 `bfloat16` keeps 8 bits of a number's significand, in half of the bytes. `int8` keeps, of each block
 of 256 elements of a tensor, the largest magnitude m and every element as a whole number of m / 127,
-in a quarter of the bytes. What rounding took is kept at the hospital and added to its next update
-(error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019, algorithm 2), so
-that over rounds nothing is residual, only late. When to use it: a slow network, a model of some
-size. What it does not do: hide anything. It is off unless the settings ask for it
+in a quarter of the bytes. The residual, which rounding removes, stays at the hospital and is added
+to its next update (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019,
+algorithm 2), so that over rounds nothing is lost, only late. When to use it: a slow network, a
+model of some size. What it does not do: hide anything. It is off unless the settings ask for it
 (`update.compression`).
 
 What always holds: tensors of fewer than 1,024 elements (batch-norm statistics among them) and those
-that are not float32 travel as they are; and what is rebuilt has the sizes that the contents say, or
-is refused. Nothing here needs torch.
+that are not float32 travel as they are; the residual of a round is on the hospital's disk before
+the update leaves; and what is rebuilt has the sizes that the contents declare, or is refused.
+Nothing here needs torch.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from consortium.core.files import replace_file
+from consortium.protocol.buffers import Buffers, Contents
+from consortium.protocol.step import Plain, Step
 
 BLOCK = 256
 """Elements that share a scale."""
@@ -27,20 +37,92 @@ FEWEST = 1024
 _WHOLE, _CODES, _SCALES = "float32", "float32.codes", "float32.scales"
 _STEPS = 127
 
-Buffers = dict[str, NDArray[Any]]
-Contents = list[tuple[str, str, list[int]]]
+
+@dataclass(frozen=True, slots=True)
+class Compression(Step):
+    """The step of a pipeline that makes updates smaller.
+
+    Attributes:
+        kind: `bfloat16` or `int8`.
+    """
+
+    name: ClassVar[str] = "compression"
+    needs_plain_updates: ClassVar[bool] = True
+    keeps_state: ClassVar[bool] = True
+
+    kind: str
+
+    def client(self, buffers: Buffers, plain: Plain, folder: Path) -> tuple[Buffers, Plain]:
+        """Compresses an update and stores the residual of its round."""
+        residuals, number = ResidualStore(folder), plain["round"]
+        compressor = ErrorFeedbackCompressor(self.kind, residuals.load(before_round=number))
+        compressed = compressor.compress(plain["contents"], buffers)
+        if compressor.residual is not None:
+            residuals.save(number, compressor.residual)
+        return compressed, {**plain, self.name: self.kind}
+
+    def server(
+        self, buffers: Mapping[str, NDArray[Any]], plain: Plain
+    ) -> tuple[Mapping[str, NDArray[Any]], Plain]:
+        """Decompresses an update.
+
+        Raises:
+            ValueError: it was not compressed this way, or its parts do not fit.
+        """
+        if plain.get(self.name) != self.kind:
+            raise ValueError(f"the update is not compressed as {self.kind}")
+        rest = {key: value for key, value in plain.items() if key != self.name}
+        return decompress(self.kind, plain.get("contents"), buffers), rest
+
+
+class ResidualStore:
+    """The residuals of one run at a hospital, one file a round.
+
+    The last two rounds are kept, for a run that goes on after a kill may ask for a round again.
+
+    Args:
+        folder: of the run, at the hospital.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def load(self, before_round: int) -> NDArray[np.float32] | None:
+        """The residual of the last round before one; None where there is none that can be read."""
+        before = [path for path in self._files() if path.name < _file_name(before_round)]
+        with suppress(OSError, SafetensorError, KeyError, IndexError):
+            residual: NDArray[np.float32] = load_file(before[-1])["residual"]
+            return residual
+        return None
+
+    def save(self, round_number: int, residual: NDArray[np.float32]) -> None:
+        """Stores the residual of a round and removes all but the last round before.
+
+        Raises:
+            EnvironmentProblem: `disk-full` or `cannot-write`.
+        """
+        path = self._folder / _file_name(round_number)
+        replace_file(path, lambda partial: save_file({"residual": residual}, partial))
+        for stale in [other for other in self._files() if other.name <= path.name][:-2]:
+            stale.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("residual-*.safetensors"))
+
+
+def _file_name(round_number: int) -> str:
+    return f"residual-{round_number:06d}.safetensors"
 
 
 class ErrorFeedbackCompressor:
-    """Makes a hospital's updates smaller, and keeps what that takes.
+    """Compresses a hospital's updates with error feedback.
 
     Args:
         kind: `bfloat16` or `int8`.
-        residual: what rounding took from the last update that was made smaller, flat, as
-            `residual`.
+        residual: what rounding removed from the last update, flat; None for the first one.
 
     Attributes:
-        residual: the same after `compress`.
+        residual: what rounding removed, as of the last `compress`.
     """
 
     def __init__(self, kind: str, residual: NDArray[np.float32] | None = None):
@@ -48,10 +130,10 @@ class ErrorFeedbackCompressor:
         self.residual = residual
 
     def compress(self, contents: Contents, buffers: Buffers) -> Buffers:
-        """An update's buffers, smaller.
+        """Makes an update's buffers smaller.
 
         Args:
-            contents: as of `consortium.protocol.update.pack`.
+            contents: as of `consortium.protocol.codec.pack`.
             buffers: by dtype; not changed.
         """
         whole = buffers.get(_WHOLE)
@@ -72,19 +154,22 @@ class ErrorFeedbackCompressor:
 
 
 def decompress(kind: str, contents: Any, buffers: Mapping[str, NDArray[Any]]) -> Buffers:
-    """Undoes `ErrorFeedbackCompressor.compress`, but for what rounding took.
+    """Undoes `ErrorFeedbackCompressor.compress`, but for the residual.
 
     Raises:
         ValueError: the contents and the buffers do not fit exactly.
     """
     try:
         large, small = _split(contents)
+        if not large and not small and _CODES not in buffers:
+            return dict(buffers)  # no tensor of float32: `compress` left it alone
         rest, codes, scales = buffers[_WHOLE], buffers[_CODES], buffers[_SCALES]
         lengths = [stop - start for start, stop in large]
-        whole = np.empty(sum(stop - start for start, stop in (*large, *small)), np.float32)
-        _scatter(whole, small, rest)
         with np.errstate(all="ignore"):
-            _scatter(whole, large, _decode(kind, codes, scales, lengths))
+            values = _decode(kind, codes, scales, lengths)
+        whole = np.empty(values.size + rest.size, np.float32)  # as many as arrived, no more
+        _scatter(whole, small, rest)
+        _scatter(whole, large, values)
     except (TypeError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(f"malformed ({type(error).__name__})") from None
     others = {key: flat for key, flat in buffers.items() if key not in (_CODES, _SCALES)}

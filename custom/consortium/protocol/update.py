@@ -8,102 +8,22 @@ cannot answer sends a `consortium.core.errors.Failure` instead: a code and a ten
 text.
 """
 
-import hashlib
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
 from consortium.core.errors import ConsortiumError
+from consortium.protocol.buffers import Buffers, Make, make_buffers
+from consortium.protocol.codec import describe, pack, unpack
 from consortium.protocol.metrics import Metrics, Scored
+from consortium.protocol.schema import ModelSchema, Reduction, State, TensorSpec, shared_tensors
 
-State = Mapping[str, Tensor]
-
-
-class Reduction(StrEnum):
-    """What becomes of a tensor of the model between rounds.
-
-    `MEAN`: its change is averaged over hospitals. `INTEGER`: the same, in integers, rounded half
-    up. `LOCAL`: every hospital keeps its own; it never crosses.
-    """
-
-    MEAN = "mean"
-    INTEGER = "integer"
-    LOCAL = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor of the model.
-
-    Attributes:
-        dtype: of its elements.
-        shape: of it.
-        rule: what becomes of it between rounds.
-        trainable: whether it is learned, not a buffer (batch-norm statistics, counters).
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    reduction: Reduction
-    trainable: bool = True
-
-
-ModelSchema = Mapping[str, TensorSpec]
 MAX_CHANGE = 65536.0
 """Largest magnitude of an element of a change that any study may allow."""
-
-
-def schema_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, TensorSpec]:
-    """The schema of a network's state, sorted by name.
-
-    Args:
-        network: parameters that need no gradient stay local, as do floating-point buffers where
-            `local_buffers` says so; integer buffers follow the integer rule.
-        local_buffers: whether floating-point buffers stay at the hospital.
-    """
-    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    frozen = {name for name, _ in network.named_parameters()} - trainable
-    specs = {}
-    for name, tensor in sorted(network.state_dict().items()):
-        if name in frozen or (name not in trainable and local_buffers):
-            rule = Reduction.LOCAL
-        else:
-            rule = Reduction.MEAN if tensor.is_floating_point() else Reduction.INTEGER
-        specs[name] = TensorSpec(tensor.dtype, tuple(tensor.shape), rule, name in trainable)
-    return specs
-
-
-def shared_tensors(schema: ModelSchema) -> dict[str, TensorSpec]:
-    """The part of a schema that crosses the border, in the schema's order."""
-    return {name: spec for name, spec in schema.items() if spec.reduction is not Reduction.LOCAL}
-
-
-def bytes_of(schema: ModelSchema) -> int:
-    """Of all tensors."""
-    return sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in schema.values())
-
-
-def digest(state: State) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        total.update(as_bytes(tensor))
-    return total.hexdigest()
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The tensor's bytes in C order; no copy where it is contiguous on the CPU."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +33,7 @@ class Update:
     Attributes:
         hospital: who made it.
         round: the round it answers, from 0.
-        base_sha256: `digest` of the model it started from.
+        base_sha256: `consortium.protocol.codec.digest` of the model it started from.
         cases: training cases it stands for; its weight.
         tensors: `local - base`, named and shaped as the model.
         metrics: see `Metrics`.
@@ -222,76 +142,6 @@ def check_values(tensor: Tensor, spec: TensorSpec, max_change: float) -> str | N
     return None
 
 
-# One flat buffer a dtype travels faster than many small tensors, so that is the wire form; they are
-# numpy's, so that the process that carries them at a hospital needs no torch.
-
-Contents = list[tuple[str, str, list[int]]]
-Buffers = dict[str, NDArray[Any]]
-Sizes = dict[str, tuple[str, int]]
-"""Of each buffer numpy's name of its dtype and its elements."""
-
-
-def make_buffers(sizes: Sizes) -> Buffers:
-    """Buffers in memory of their own."""
-    return {key: np.empty(count, dtype) for key, (dtype, count) in sizes.items()}
-
-
-Make = Callable[[Sizes], Buffers]
-
-
-def pack(tensors: State, make: Make | None = None) -> tuple[Contents, Buffers]:
-    """Joins tensors into one flat buffer a dtype.
-
-    Args:
-        tensors: of any device.
-        make: gives the buffers to fill; tensors that lie there already are not copied. Without it
-            they are new ones, but for tensors that are a flat buffer's in this order already.
-
-    Returns:
-        The contents as (name, dtype, shape) in order, and the buffers by dtype; bfloat16, which
-        numpy does not know, as int16 of the same bits.
-    """
-    contents, sizes = _describe(tensors)
-    buffers = make(sizes) if make else _flat_already(tensors, sizes) or make_buffers(sizes)
-    for target, tensor in zip(unpack(contents, buffers).values(), tensors.values(), strict=True):
-        if target.data_ptr() != tensor.data_ptr():
-            target.copy_(tensor.detach())
-    return contents, buffers
-
-
-def _describe(tensors: Mapping[str, Tensor | TensorSpec]) -> tuple[Contents, Sizes]:
-    contents: Contents = []
-    sizes: Sizes = {}
-    for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        contents.append((name, dtype, list(tensor.shape)))
-        wire = "int16" if dtype == "bfloat16" else dtype
-        sizes[dtype] = (wire, sizes.get(dtype, (wire, 0))[1] + math.prod(tensor.shape))
-    return contents, sizes
-
-
-def _flat_already(tensors: State, sizes: Sizes) -> Buffers | None:
-    """The buffers that tensors fill one after the other; None where they do not."""
-    flats: dict[str, Tensor] = {}
-    position: dict[str, int] = {}
-    for tensor in tensors.values():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if tensor.device.type != "cpu" or not tensor.is_contiguous():
-            return None
-        if dtype not in flats:
-            storage = tensor.untyped_storage()
-            flats[dtype] = torch.empty(0, dtype=tensor.dtype).set_(storage)
-            position[dtype] = storage.data_ptr()
-        if tensor.numel() and tensor.data_ptr() != position[dtype]:
-            return None
-        position[dtype] += tensor.numel() * tensor.element_size()
-    if any(flat.numel() != sizes[dtype][1] for dtype, flat in flats.items()):
-        return None
-    return {
-        dtype: flat.view(getattr(torch, sizes[dtype][0])).numpy() for dtype, flat in flats.items()
-    }
-
-
 def difference(
     local: State, base: State, schema: ModelSchema, make: Make = make_buffers
 ) -> dict[str, Tensor]:
@@ -303,7 +153,7 @@ def difference(
         schema: of them.
         make: gives the buffers that they fill, as `pack` does.
     """
-    contents, sizes = _describe(shared_tensors(schema))
+    contents, sizes = describe(shared_tensors(schema))
     changes = unpack(contents, make(sizes))
     for name, change in changes.items():
         torch.sub(local[name].detach().cpu(), base[name].cpu(), out=change)
@@ -312,7 +162,7 @@ def difference(
 
 def apply_change(base: State, change: State) -> dict[str, Tensor]:
     """`base + change` in flat buffers; tensors without a change are as they were."""
-    contents, sizes = _describe(base)
+    contents, sizes = describe(base)
     model = unpack(contents, make_buffers(sizes))
     for name, tensor in model.items():
         if name in change:
@@ -322,42 +172,8 @@ def apply_change(base: State, change: State) -> dict[str, Tensor]:
     return model
 
 
-def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
-    """Undoes `pack`; the tensors are views of the buffers.
-
-    Raises:
-        ValueError: the contents and the buffers do not fit exactly, or a name comes twice.
-    """
-    try:
-        position = dict.fromkeys(buffers, 0)
-        flats = {dtype: _tensor_of(dtype, buffer) for dtype, buffer in buffers.items()}
-        tensors: dict[str, Tensor] = {}
-        for name, dtype, shape in contents:
-            size = int(np.prod(shape, dtype=np.int64)) if all(side >= 0 for side in shape) else -1
-            start = position[dtype]
-            flat = flats[dtype][start : start + size]
-            if size < 0 or flat.numel() != size or not isinstance(name, str) or name in tensors:
-                raise ValueError("contents do not fit")
-            tensors[name] = flat.view(*shape) if shape else flat[0]
-            position[dtype] += size
-        if any(position[dtype] != flat.numel() for dtype, flat in flats.items()):
-            raise ValueError("bytes are left over")
-    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"malformed ({type(error).__name__})") from None
-    return tensors
-
-
-def _tensor_of(dtype: str, buffer: NDArray[Any]) -> Tensor:
-    flat = torch.from_numpy(buffer)
-    if dtype == "bfloat16":
-        flat = flat.view(torch.bfloat16)
-    if flat.dim() != 1 or str(flat.dtype) != f"torch.{dtype}":
-        raise ValueError("dtype does not fit")
-    return flat
-
-
 def update_to_wire(update: Update, make: Make | None = None) -> tuple[Buffers, dict[str, Any]]:
-    """An update as flat buffers and a plain dictionary; see `pack` and `update_from_wire`."""
+    """An update as flat buffers and a plain dictionary; `update_from_wire` undoes it."""
     contents, buffers = pack(update.tensors, make)
     return buffers, {
         "hospital": update.hospital,

@@ -14,7 +14,8 @@ from consortium.aggregation.rule import InvalidUpdate, Treatment
 from consortium.core.errors import Failure, Incomplete
 from consortium.orchestration.records import Refusal
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Expected, ModelSchema, Update, UpdateRefused, validate
+from consortium.protocol.schema import ModelSchema
+from consortium.protocol.update import Expected, Update, UpdateRefused, validate
 from consortium.settings.base import Settings
 
 

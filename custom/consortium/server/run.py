@@ -39,18 +39,10 @@ from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.orchestration.run import Run
+from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import (
-    Expected,
-    Update,
-    UpdateRefused,
-    apply_change,
-    bytes_of,
-    digest,
-    schema_of,
-    shared_tensors,
-    validate,
-)
+from consortium.protocol.schema import bytes_of, schema_of, shared_tensors
+from consortium.protocol.update import Expected, Update, UpdateRefused, apply_change, validate
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.server.collector import Report, UpdateCollector

@@ -23,6 +23,7 @@ from pydantic import (
 
 from consortium.core.errors import UsageError
 from consortium.protocol.metrics import FIGURES, Scored, radiograph_figures
+from consortium.protocol.pipeline import build_pipeline
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -402,6 +403,11 @@ class Aggregation(Section):
         """That are set."""
         return self.model_dump(exclude={"rule"}, exclude_none=True)
 
+    @property
+    def needs_plain_updates(self) -> bool:
+        """Whether the rule inspects single updates; the mean needs their sum alone."""
+        return self.rule != "weighted_mean"
+
 
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "max_share": tuple(name for name in get_args(RuleName) if name != "weighted_mean"),
@@ -505,6 +511,12 @@ class Settings(Section, ABC):
     model: Model = Model()
     baseline: bool = False
     cross_site: bool = False
+
+    @model_validator(mode="after")
+    def _pipeline_fits(self) -> "Settings":
+        needs = self.rule.needs_plain_updates
+        build_pipeline(self.update).check(self.rule.rule, needs_plain_updates=needs)
+        return self
 
     @property
     def rule(self) -> Aggregation:

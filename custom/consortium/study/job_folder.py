@@ -1,7 +1,8 @@
 """FLARE job folders: found, filled in for a study, and bundled with the package.
 
 A job of ours is configuration only. `prepare_job` makes the copy that is submitted: the hospitals
-that the study declares stand in its `meta.json`, the settings in its `settings.json`.
+that the study declares stand in its `meta.json`, the settings in its `settings.json`. The rest of
+FLARE's configuration is the same for every job; it lies here once and is added to the copy.
 """
 
 import re
@@ -19,6 +20,8 @@ from consortium.orchestration.quorum import declare_quorum
 from consortium.settings.base import Aggregation, override, parse_settings, read_json_object
 
 SETTINGS = Path("app/config/settings.json")
+CLIENT_CONFIG = Path("app/config/config_fed_client.json")
+SERVER_CONFIG = Path("app/config/config_fed_server.json")
 STUDY = Path("app/config/study.json")
 """What of `meta.json` the study rests on, once more where FLARE's signature of a job covers it:
 FLARE does not notice a `meta.json` that was altered after signing."""
@@ -83,8 +86,6 @@ def prepare_job(
         UsageError: a setting, a hospital's name or the quorum is refused.
     """
     parsed = parse_settings(settings)
-    if parsed.update.compression is not None:
-        _check_filters(source)
     if hospitals:
         _check_rule(parsed.rule, len(hospitals))
     for hospital in hospitals:
@@ -112,9 +113,20 @@ def prepare_job(
         meta["mandatory_clients"], meta["min_clients"] = [], 1
     with whole_folder(out) as beside:
         shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
+        add_configuration(beside)
         write_json(beside / "meta.json", meta)
         write_json(beside / STUDY, {key: meta[key] for key in BOUND})
         write_json(beside / SETTINGS, settings)
+
+
+def add_configuration(job: Path) -> None:
+    """Writes FLARE's configuration of a hospital and of the orchestrator into a job's folder.
+
+    A file that the folder has already is left as it is.
+    """
+    for path in (CLIENT_CONFIG, SERVER_CONFIG):
+        if not (job / path).exists():
+            shutil.copyfile(Path(__file__).with_name(path.name), job / path)
 
 
 def _check_rule(rule: Aggregation, hospitals: int) -> None:
@@ -132,32 +144,6 @@ def _check_rule(rule: Aggregation, hospitals: int) -> None:
             "settings.json",
             "take fewer attackers or another rule",
         )
-
-
-def _check_filters(source: Path) -> None:
-    """Compressed updates are made behind every other filter, and rebuilt before any.
-
-    Raises:
-        UsageError: `bad-filters`, where the job's configuration says otherwise.
-    """
-    for side, name, place in (("client", "CompressUpdate", -1), ("server", "ExpandUpdate", 0)):
-        file = source / f"app/config/config_fed_{side}.json"
-        chains = read_json_object(file).get("task_result_filters", [])
-        paths = [
-            [each.get("path") for each in chain.get("filters", [])]
-            for chain in chains
-            if "train" in chain.get("tasks", [])
-        ]
-        ours = f"consortium.flare.compression.{name}"
-        flat = [path for chain in paths for path in chain]
-        if not flat or flat[place] != ours or flat.count(ours) > 1:
-            raise UsageError(
-                "bad-filters",
-                f"with update.compression {ours} is the {'last' if place else 'first'} of the"
-                " task_result_filters of train",
-                str(file),
-                "put it there, or set update.compression to null",
-            )
 
 
 def _gpu_request(asked: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from consortium.confounding.probe_statistics import ProbeStatistics
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import AnyScore
-from consortium.protocol.update import State
+from consortium.protocol.schema import State
 from consortium.settings.base import Settings
 
 CheckProgress = Callable[[int, int], None]

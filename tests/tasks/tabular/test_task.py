@@ -13,7 +13,8 @@ from consortium.core.site_policy import Site
 from consortium.models.bundle import load_bundle, load_model, require_match, write_bundle
 from consortium.models.networks import build_network
 from consortium.orchestration.quorum import declare_quorum
-from consortium.protocol.update import digest, schema_of, shared_tensors
+from consortium.protocol.codec import digest
+from consortium.protocol.schema import schema_of, shared_tensors
 from consortium.runs.centralised import pool_hospitals
 from consortium.server.run import FINAL, Coordinator, Study
 from consortium.settings.base import override, parse_settings, read_json_object

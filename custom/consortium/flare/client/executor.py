@@ -2,8 +2,9 @@
 
 What always holds: nothing but an update, metrics or a failure's code leaves; the text of an error
 is written to the hospital's own `errors.log` and to nowhere else, for FLARE streams a site's own
-logs to the server unless the site forbids it; an abort is obeyed within one batch; and training
-runs in a process of its own, so that its crash costs a second try and not the job.
+logs to the server unless the site forbids it; an abort is obeyed within one batch;
+training runs in a process of its own, so that its crash costs a second try and not the job; and an
+update leaves as the job's pipeline makes it.
 """
 
 import logging
@@ -24,6 +25,14 @@ from consortium.core.site_policy import ERRORS, Site, note_error
 from consortium.flare.array_streaming import make_arrays, place_arrays, register_arrays
 from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
+from consortium.flare.task_names import (
+    BASELINE,
+    CONFOUNDING,
+    LOCAL_MODEL,
+    TRAIN,
+    VALIDATE,
+    WITHOUT,
+)
 from consortium.flare.wire import (
     drop_arrays,
     failure_to_shareable,
@@ -32,16 +41,15 @@ from consortium.flare.wire import (
     update_to_shareable,
 )
 from consortium.protocol.metrics import Metrics
+from consortium.protocol.pipeline import Pipeline, build_pipeline
 
-TRAIN, VALIDATE, ALONE, LOCAL_MODEL = "train", "validate", "baseline", "local_model"
-WITHOUT, CONFOUNDING = "without", "confounding"
 _CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
     TRAIN: lambda meta: ("train", {"round_number": int(meta["round"])}),
     LOCAL_MODEL: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
     WITHOUT: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
     CONFOUNDING: lambda meta: ("probe_statistics", {}),
     VALIDATE: lambda meta: ("validate", {}),
-    ALONE: lambda meta: ("train_local", {"rounds": int(meta["rounds"])}),
+    BASELINE: lambda meta: ("train_local", {"rounds": int(meta["rounds"])}),
 }
 """The method of `LocalTrainer` that answers a task, and its arguments beside the model."""
 
@@ -59,6 +67,7 @@ class HospitalExecutor(Executor):
         super().__init__()
         self._site: Site | None = None
         self._trainer: TrainerProcess | None = None
+        self._pipeline = Pipeline()
         self._sent: Shareable = Shareable()
         self._log = logging.getLogger(__name__)
 
@@ -108,12 +117,15 @@ class HospitalExecutor(Executor):
         found = trainer.ask(method, model, lambda: abort.triggered, **arguments)
         if isinstance(found, Metrics):
             return metrics_to_shareable(found)
-        return update_to_shareable(*found)
+        # The rounds of a training without one hospital have the numbers of the run's own rounds.
+        pipeline = self._pipeline.without_state() if task_name == WITHOUT else self._pipeline
+        return update_to_shareable(*pipeline.client(*found, site.state))
 
     def _open(self, fl_ctx: FLContext) -> tuple[TrainerProcess, Site]:
         if self._trainer is None or self._site is None:
             job = read_job(fl_ctx)
             self._site = find_site(job, fl_ctx)
+            self._pipeline = build_pipeline(job.settings.update)
             self._trainer = TrainerProcess(self.hospital, self._site, job.settings)
             place_arrays(self._trainer.make)
         return self._trainer, self._site

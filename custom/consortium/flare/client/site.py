@@ -5,7 +5,7 @@ server; the component `site_data` in the kit's `local/privacy.json` reads it. In
 component says it itself:
 
     {"scopes": [{"name": "default"}], "default_scope": "default",
-     "components": [{"id": "site_data", "path": "consortium.flare.client.site.SiteData",
+     "components": [{"id": "site_data", "path": "consortium.flare.client.components.SiteData",
                      "args": {"data": "/srv/tumours"}}]}
 
 FLARE builds the components only where there is a scope. Elsewhere, environment variables of the

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from consortium.core.errors import Failure, failure_from_wire
 from consortium.flare.wire import FAILURE, METRICS, put_arrays, take_arrays
+from consortium.protocol.codec import pack
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import Update, UpdateRefused, pack, update_from_wire
+from consortium.protocol.pipeline import Pipeline
+from consortium.protocol.update import Update, UpdateRefused, update_from_wire
 
 
 def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:
@@ -21,19 +23,23 @@ def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:
     return DXO(DataKind.WEIGHTS, carried, {"contents": contents, **meta}).to_shareable()
 
 
-def answer_from_shareable(shareable: Shareable, sender: str) -> Update | UpdateRefused | Failure:
+def answer_from_shareable(
+    shareable: Shareable, sender: str, pipeline: Pipeline
+) -> Update | UpdateRefused | Failure:
     """What a hospital sent in answer to a round.
 
     Args:
         shareable: as received.
         sender: the hospital as the channel authenticated it.
+        pipeline: what the hospital applied to its update, undone here.
     """
     failure = shareable.get_header(FAILURE)
     if failure is not None:
         return failure_from_wire(failure, sender)
     try:
         dxo = from_shareable(shareable)
-        return update_from_wire(take_arrays(dxo.data), dxo.meta.get("update"), sender)
+        received = pipeline.server(take_arrays(dxo.data), dxo.meta.get("update"))
+        return update_from_wire(*received, sender)
     except UpdateRefused as refusal:
         return refusal
     except Exception:  # whatever a hospital sent, it must not break the round of the others

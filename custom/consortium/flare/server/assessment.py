@@ -14,16 +14,23 @@ from nvflare.apis.signal import Signal
 from torch import Tensor
 
 from consortium.core.errors import Failure, Incomplete
-from consortium.flare.client import executor
 from consortium.flare.server.answers import (
     answer_from_shareable,
     metrics_from_shareable,
     model_to_shareable,
 )
 from consortium.flare.server.study import StudyWorkflow
+from consortium.flare.task_names import (
+    BASELINE,
+    CONFOUNDING,
+    LOCAL_MODEL,
+    VALIDATE,
+    WITHOUT,
+)
 from consortium.flare.wire import drop_arrays
+from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics
-from consortium.protocol.update import digest
+from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.server.run import ALONE, FINAL, Coordinator
 
 
@@ -48,40 +55,44 @@ class Assessment(StudyWorkflow):
 
     def _assess(self, coordinator: Coordinator, abort: Signal, fl_ctx: FLContext) -> None:
         settings = coordinator.settings
+        pipeline = build_pipeline(settings.update)
         ask = _Questions(self, coordinator.run.hospitals, self._timeout, abort, fl_ctx)
-        answers = ask.model(executor.VALIDATE, coordinator.final_model)
+        answers = ask.model(VALIDATE, coordinator.final_model)
         if abort.triggered:
             return
         coordinator.answer(FINAL, _metrics(answers))
         if settings.probe is not None:
-            answers = ask.model(executor.CONFOUNDING, coordinator.final_model)
+            answers = ask.model(CONFOUNDING, coordinator.final_model)
             if not abort.triggered:
                 coordinator.answer_confounding(_metrics(answers))
         for hospital in coordinator.to_leave_out:
             if not abort.triggered:
-                _train_without(hospital, coordinator, ask, abort)
+                _train_without(hospital, coordinator, ask, pipeline.without_state(), abort)
         if settings.baseline:
             rounds = coordinator.rounds_done
-            answers = ask.model(executor.ALONE, coordinator.start_model, rounds=rounds)
+            answers = ask.model(BASELINE, coordinator.start_model, rounds=rounds)
             if not abort.triggered:
                 coordinator.answer(ALONE, _metrics(answers))
         if settings.cross_site and not abort.triggered:
             trained: dict[str, Mapping[str, Tensor] | None] = {}
 
             def take(name: str, said: Shareable) -> None:
-                trained[name] = coordinator.local_model(answer_from_shareable(said, name))
+                answer = answer_from_shareable(said, name, pipeline)
+                trained[name] = coordinator.local_model(answer)
 
-            ask.model(
-                executor.LOCAL_MODEL, coordinator.model, take=take, round=coordinator.rounds_done
-            )
+            ask.model(LOCAL_MODEL, coordinator.model, take=take, round=coordinator.rounds_done)
             for hospital, model in sorted(trained.items()):
                 if model is not None and not abort.triggered:
-                    answers = ask.model(executor.VALIDATE, model)
+                    answers = ask.model(VALIDATE, model)
                     coordinator.answer_cross_site(hospital, _metrics(answers))
 
 
 def _train_without(
-    hospital: str, coordinator: Coordinator, ask: "_Questions", abort: Signal
+    hospital: str,
+    coordinator: Coordinator,
+    ask: "_Questions",
+    pipeline: Pipeline,
+    abort: Signal,
 ) -> None:
     """Trains the model again without a hospital, and has it scored there."""
     other = coordinator.without(hospital)
@@ -89,10 +100,10 @@ def _train_without(
         while not (other.is_done or abort.triggered):
             number, _ = other.open_round()
             ask.model(
-                executor.WITHOUT,
+                WITHOUT,
                 other.model,
                 targets=other.asked,
-                take=lambda name, said: other.submit(answer_from_shareable(said, name)),
+                take=lambda name, said: other.submit(answer_from_shareable(said, name, pipeline)),
                 round=number,
             )
             if not abort.triggered:
@@ -101,7 +112,7 @@ def _train_without(
         coordinator.answer_without(hospital, incomplete.code)
         return
     if not abort.triggered:
-        answers = ask.model(executor.VALIDATE, other.final_model, targets=[hospital])
+        answers = ask.model(VALIDATE, other.final_model, targets=[hospital])
         coordinator.answer_without(hospital, _metrics(answers).get(hospital))
 
 

@@ -19,9 +19,9 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from consortium.core.errors import Failure, Incomplete
-from consortium.flare.client import executor
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.server.study import StudyWorkflow
+from consortium.flare.task_names import TRAIN
 from consortium.flare.wire import drop_arrays
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,
@@ -63,10 +63,11 @@ class StudyRounds(StudyWorkflow):
         fl_ctx: FLContext,
     ) -> None:
         """An answer that came after its round had closed: refused, and on record as late."""
-        if task_name == executor.TRAIN:
+        if task_name == TRAIN:
             with self._border:
-                coordinator = self.study(fl_ctx).coordinator
-                coordinator.submit(answer_from_shareable(result, client.name))
+                study = self.study(fl_ctx)
+                answer = answer_from_shareable(result, client.name, study.pipeline)
+                study.coordinator.submit(answer)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listens to hospitals that ask whether their answer is still wanted."""
@@ -152,7 +153,7 @@ class StudyRounds(StudyWorkflow):
             data = model_to_shareable(
                 coordinator.model, round=number, base_sha256=coordinator.model_sha256
             )
-            task = Task(name=executor.TRAIN, data=data, result_received_cb=self._take)
+            task = Task(name=TRAIN, data=data, result_received_cb=self._take)
             task.props["round"] = number
             self._standing.append(task)
             self.broadcast(task, fl_ctx, targets=there, min_responses=len(there))
@@ -160,10 +161,11 @@ class StudyRounds(StudyWorkflow):
     def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Takes a hospital's answer, in a thread of FLARE's."""
         name, number = client_task.client.name, client_task.task.props["round"]
-        answer = answer_from_shareable(client_task.result, name)
+        study = self.study(fl_ctx)
+        answer = answer_from_shareable(client_task.result, name, study.pipeline)
         client_task.result = None
         with self._border:
-            refusal = self.study(fl_ctx).coordinator.submit(answer)
+            refusal = study.coordinator.submit(answer)
         if isinstance(answer, Failure):
             self._events.put(partial(_fail, number, name, answer.code))
         elif refusal is not None:

@@ -35,6 +35,7 @@ from consortium.flare.job import TROUBLE, read_job, result_folders
 from consortium.flare.parent.outcome import note_outcome
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.orchestration.quorum import declare_quorum
+from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.server.run import Coordinator, Study
 
 T = TypeVar("T")
@@ -69,6 +70,15 @@ class StudyRun(FLComponent):
         if self._coordinator is None:
             raise UsageError("no-run", "the run could not be opened", "", self._trouble)
         return self._coordinator
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What hospitals apply to their updates.
+
+        Raises:
+            UsageError: as of `coordinator`.
+        """
+        return build_pipeline(self.coordinator.settings.update)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Opens the run when the job starts and writes its results when it ends."""
@@ -258,7 +268,7 @@ class UpdateAggregator(StudyPart, Aggregator):
         """Takes one hospital's answer; False where it is refused or a failure."""
         study = self.study(fl_ctx)
         sender = fl_ctx.get_peer_context().get_identity_name()
-        answer = answer_from_shareable(shareable, sender)
+        answer = answer_from_shareable(shareable, sender, study.pipeline)
         refusal = study.coordinator.submit(answer)
         if refusal is not None:
             self.log_warning(fl_ctx, str(refusal))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from consortium.core.errors import UsageError
-from consortium.protocol.update import State
+from consortium.protocol.schema import State
 from consortium.settings.base import ClassificationSettings
 
 _GROUPS = 8

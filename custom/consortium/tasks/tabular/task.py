@@ -22,7 +22,7 @@ from consortium.core.errors import Refused
 from consortium.core.files import whole_folder
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Classification
-from consortium.protocol.update import State
+from consortium.protocol.schema import State
 from consortium.settings.base import Settings, TabularSettings
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.class_scores import classify

@@ -1,0 +1,73 @@
+"""What a model is made of, tensor by tensor, and what becomes of each between rounds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+
+
+class Reduction(StrEnum):
+    """What becomes of a tensor of the model between rounds.
+
+    `MEAN`: its change is averaged over hospitals. `INTEGER`: the same, in integers, rounded half
+    up. `LOCAL`: every hospital keeps its own; it never crosses.
+    """
+
+    MEAN = "mean"
+    INTEGER = "integer"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of the model.
+
+    Attributes:
+        dtype: of its elements.
+        shape: of it.
+        reduction: what becomes of it between rounds.
+        trainable: whether it is learned, not a buffer (batch-norm statistics, counters).
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    reduction: Reduction
+    trainable: bool = True
+
+
+ModelSchema = Mapping[str, TensorSpec]
+
+
+def schema_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, TensorSpec]:
+    """The schema of a network's state, sorted by name.
+
+    Args:
+        network: parameters that need no gradient stay local, as do floating-point buffers where
+            `local_buffers` says so; integer buffers follow the integer rule.
+        local_buffers: whether floating-point buffers stay at the hospital.
+    """
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    frozen = {name for name, _ in network.named_parameters()} - trainable
+    specs = {}
+    for name, tensor in sorted(network.state_dict().items()):
+        if name in frozen or (name not in trainable and local_buffers):
+            rule = Reduction.LOCAL
+        else:
+            rule = Reduction.MEAN if tensor.is_floating_point() else Reduction.INTEGER
+        specs[name] = TensorSpec(tensor.dtype, tuple(tensor.shape), rule, name in trainable)
+    return specs
+
+
+def shared_tensors(schema: ModelSchema) -> dict[str, TensorSpec]:
+    """The part of a schema that crosses the border, in the schema's order."""
+    return {name: spec for name, spec in schema.items() if spec.reduction is not Reduction.LOCAL}
+
+
+def bytes_of(schema: ModelSchema) -> int:
+    """Bytes of all tensors of a schema."""
+    return sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in schema.values())
