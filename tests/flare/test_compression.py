@@ -8,9 +8,9 @@ import pytest
 from tests.conftest import JOB, TINY
 
 from consortium.core.errors import UsageError
+from consortium.core.json_files import read_json_object
 from consortium.flare import compression
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import read_json_object
 from consortium.study.job_folder import export_job
 
 NAMES = ["harbour", "north", "valley"]

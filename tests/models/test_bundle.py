@@ -14,7 +14,8 @@ from tests.conftest import LGG, needs_real_data
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.models.bundle import load_bundle, load_state, require_match, write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import Settings, Update, parse_settings
+from consortium.settings.base import Settings, Update
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.datalist import Datalist
 from consortium.tasks.segmentation.inference import (
     load_case,

@@ -5,7 +5,7 @@ from consortium.core.errors import Failure, Incomplete
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.update import Reduction, TensorSpec, Update, UpdateRefused, digest
 from consortium.server.collector import UpdateCollector
-from consortium.settings.base import SegmentationSettings
+from consortium.tasks.segmentation.settings import SegmentationSettings
 
 LAYOUT = {"w": TensorSpec(torch.float32, (2,), Reduction.MEAN)}
 SETTINGS = SegmentationSettings.model_validate(

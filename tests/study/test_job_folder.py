@@ -6,8 +6,9 @@ from tests.conftest import JOB, ROOT
 
 from consortium import __version__
 from consortium.core.errors import Refused, UsageError
-from consortium.settings.base import load_settings, read_json_object
+from consortium.core.json_files import read_json_object
 from consortium.study.job_folder import export_job, find_job, prepare_job
+from consortium.tasks.registry import load_settings
 
 SETTINGS = JOB / "app" / "config" / "settings.json"
 

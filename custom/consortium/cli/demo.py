@@ -16,12 +16,12 @@ from consortium.cli.scan_pictures import add_pictures
 from consortium.core.errors import Incomplete, Refused
 from consortium.runs.centralised import add_centralised
 from consortium.runs.federated import FederatedRun
-from consortium.settings.base import load_settings
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.synthetic.dataset import generate
-from consortium.synthetic.tables import generate_tables
-from consortium.synthetic.xray_folders import generate_radiographs
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.classification.synthetic import generate_radiographs
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import load_settings
+from consortium.tasks.tabular.synthetic import generate_tables
 
 app = typer.Typer(add_completion=False)
 _MARK = "made-by-demo"

@@ -16,8 +16,8 @@ from consortium.cli.table import evaluate_table
 from consortium.cli.xrays import evaluate_radiographs
 
 if TYPE_CHECKING:
+    from consortium.tasks.scores import Summary
     from consortium.tasks.segmentation.datalist import Datalist
-    from consortium.tasks.segmentation.scores import Summary
 
 METRICS = ("dice", "hd95")
 
@@ -43,15 +43,13 @@ def evaluate(
     import torch
 
     from consortium.models.bundle import load_bundle, require_match
-    from consortium.settings.base import (
-        ClassificationSettings,
-        SegmentationSettings,
-        TabularSettings,
-    )
     from consortium.tasks.classification.dataset import LABELS
+    from consortium.tasks.classification.settings import ClassificationSettings
     from consortium.tasks.segmentation.inference import load_case, predict_case
     from consortium.tasks.segmentation.scores import score_case
+    from consortium.tasks.segmentation.settings import SegmentationSettings
     from consortium.tasks.tabular.dataset import TABLE
+    from consortium.tasks.tabular.settings import TabularSettings
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)
@@ -114,7 +112,7 @@ def _hospitals(folder: Path) -> "dict[str, Datalist]":
 
 def _folders(folder: Path, file: str) -> dict[str, Path]:
     """The hospital's, where it holds the file, or those of the hospitals in it."""
-    from consortium.tasks.segmentation.datalist import hospital_folders
+    from consortium.tasks.folders import hospital_folders
 
     if (folder / file).is_file():
         return {folder.resolve().name: folder}
@@ -125,7 +123,7 @@ def _summaries(
     cases: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> "dict[str, dict[str, Summary]]":
     """By metric and structure."""
-    from consortium.tasks.segmentation.scores import summarise
+    from consortium.tasks.scores import summarise
 
     return {
         metric: {name: summarise(case[metric][name] for case in cases) for name in names}

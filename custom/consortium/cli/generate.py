@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from consortium.cli.run import DebugOption, run_app
-from consortium.synthetic import tables
-from consortium.synthetic import xray_folders as radiograph_folders
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS, Hospital
 from consortium.synthetic.protocols import PROTOCOLS
+from consortium.tasks.classification import synthetic as radiograph_folders
+from consortium.tasks.tabular import synthetic as tables
 
 app = typer.Typer(add_completion=False)
 _TABLES, _RADIOGRAPHS = "heart", "chest"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.nn import Module
 
-    from consortium.settings.base import SegmentationSettings
+    from consortium.tasks.segmentation.settings import SegmentationSettings
 
 NIFTI = (".nii", ".nii.gz")
 DICOM = ".dcm"
@@ -61,7 +61,8 @@ def predict(
     import torch
 
     from consortium.models.bundle import load_bundle, require_task
-    from consortium.settings.base import ClassificationSettings, SegmentationSettings
+    from consortium.tasks.classification.settings import ClassificationSettings
+    from consortium.tasks.segmentation.settings import SegmentationSettings
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, network = load_bundle(model, device)

@@ -13,10 +13,10 @@ from consortium.models.bundle import load_model
 from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.report.pictures import Picture, side_by_side
-from consortium.settings.base import SegmentationSettings
 from consortium.tasks.segmentation.datalist import read_datalist, split_cases
 from consortium.tasks.segmentation.inference import load_case, predict_case
 from consortium.tasks.segmentation.scores import dice
+from consortium.tasks.segmentation.settings import SegmentationSettings
 
 
 def add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:

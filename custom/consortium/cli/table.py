@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from consortium.protocol.metrics import Classification
-    from consortium.settings.base import TabularSettings
+    from consortium.tasks.tabular.settings import TabularSettings
 
 
 def predict_table(model: Path, table_file: Path, output: Path) -> None:
@@ -24,20 +24,15 @@ def predict_table(model: Path, table_file: Path, output: Path) -> None:
     import torch
 
     from consortium.models.bundle import load_model, require_match
-    from consortium.settings.base import TabularSettings
-    from consortium.tasks.class_scores import CUT
-    from consortium.tasks.tabular.dataset import (
-        PATIENT,
-        check_values,
-        encode,
-        read_table,
-        write_table,
-    )
+    from consortium.tasks.tables import PATIENT, write_table
+    from consortium.tasks.tabular.dataset import check_values, encode, read_patients
+    from consortium.tasks.tabular.scores import CUT
+    from consortium.tasks.tabular.settings import TabularSettings
     from consortium.tasks.tabular.task import predict
 
     require_csv(output, [table_file])
     settings, network = load_model(model, torch.device("cpu"), TabularSettings)
-    table = read_table(table_file)
+    table = read_patients(table_file)
     require_match(settings, table)
     for finding in check_values(table, settings.data, outcome=False):
         if finding.severity == "error":
@@ -99,8 +94,8 @@ def evaluate_table(
     import numpy as np
     import torch
 
-    from consortium.tasks.class_scores import classify
-    from consortium.tasks.tabular.dataset import check_table, encode, read_table
+    from consortium.tasks.tabular.dataset import check_table, encode, read_patients
+    from consortium.tasks.tabular.scores import classify
     from consortium.tasks.tabular.task import predict
 
     cases: list[dict[str, Any]] = []
@@ -113,7 +108,7 @@ def evaluate_table(
             split = finding.code in ("one-class", "empty-validation", "nothing-to-train")
             if finding.severity == "error" and not split:
                 raise UsageError(finding.code, finding.detail, name, "see consortium check-data")
-        patients = encode(read_table(folder), settings.data)
+        patients = encode(read_patients(folder), settings.data)
         if not len(patients):
             raise UsageError("empty-hospital", "no patient is complete", name, "complete them")
         found.append(predict(network, patients, torch.device("cpu")))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from consortium.protocol.metrics import Classification
-    from consortium.settings.base import ClassificationSettings
     from consortium.tasks.classification.dataset import Radiograph
+    from consortium.tasks.classification.settings import ClassificationSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 """Of the files of a folder that are X-rays; DICOM is told by its content too."""
@@ -52,7 +52,7 @@ def predict_radiographs(
     """
     from consortium.imaging.radiographs import read_view
     from consortium.tasks.classification.dataset import Radiograph, takes_view
-    from consortium.tasks.tabular.dataset import write_table
+    from consortium.tasks.tables import write_table
 
     files = list(_files(images))
     require_csv(output, files)
@@ -196,7 +196,7 @@ def _score(
 ) -> "Classification":
     import numpy as np
 
-    from consortium.tasks.class_scores import classify_radiographs
+    from consortium.tasks.classification.scores import classify_radiographs
 
     return classify_radiographs(
         probabilities,

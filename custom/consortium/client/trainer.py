@@ -37,8 +37,8 @@ from consortium.protocol.update import (
     schema_of,
 )
 from consortium.settings.base import Settings, Training
-from consortium.tasks.base import task_of
 from consortium.tasks.folders import check_folder
+from consortium.tasks.registry import task_of
 
 
 class Aborted(Exception):

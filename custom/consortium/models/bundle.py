@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 import consortium
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder
+from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network, network_config
 from consortium.protocol.update import State
-from consortium.settings.base import Settings, parse_settings, read_json_object
-from consortium.tasks.base import task_of
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings, task_of
 from consortium.tasks.segmentation.datalist import Datalist
-from consortium.tasks.tabular.dataset import PatientTable
+from consortium.tasks.tables import PatientTable
 
 METADATA = Path("configs/metadata.json")
 INFERENCE = Path("configs/inference.json")

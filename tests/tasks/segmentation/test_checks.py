@@ -8,7 +8,8 @@ from tests.conftest import LGG, needs_real_data
 
 from consortium.core.errors import UsageError
 from consortium.core.outliers import far_from_median
-from consortium.settings.base import Settings, load_settings, parse_settings
+from consortium.settings.base import Settings
+from consortium.tasks.registry import load_settings, parse_settings
 from consortium.tasks.segmentation import checks
 from consortium.tasks.segmentation.checks import Finding, check_folder
 

@@ -24,10 +24,9 @@ from consortium.core.files import replace_file, whole_folder
 from consortium.core.site_policy import Site
 from consortium.imaging.radiographs import read_pixels
 from consortium.protocol.metrics import Classification
-from consortium.settings.base import ClassificationSettings, Radiographs
 from consortium.tasks.base import CheckProgress, LocalTask, Task
-from consortium.tasks.class_scores import classify_radiographs
 from consortium.tasks.classification.attention import draw_attention
+from consortium.tasks.classification.checks import check_radiographs
 from consortium.tasks.classification.dataset import (
     IMAGES,
     LABELS,
@@ -42,8 +41,10 @@ from consortium.tasks.classification.networks import (
     pooled_features,
     take_pretrained,
 )
+from consortium.tasks.classification.scores import classify_radiographs
+from consortium.tasks.classification.settings import ClassificationSettings, Radiographs
 from consortium.tasks.classification.transforms import augment, prepare, preprocessing_config
-from consortium.tasks.tabular.dataset import PATIENT, SIDES, SPLIT, write_table
+from consortium.tasks.tables import PATIENT, SIDES, SPLIT, read_table, write_table
 
 PICTURES = "attention"
 """Folder of a hospital's own, with X-rays and where the model looks."""
@@ -426,12 +427,19 @@ def _inference(settings: ClassificationSettings) -> dict[str, Any]:
     }
 
 
+def _count(folder: Path) -> tuple[int, int]:
+    patients = [row.get(PATIENT, "") for row in read_table(folder, LABELS).rows]
+    return len(patients), len(set(patients))
+
+
 TASK = Task(
     open=ClassificationTask,
     network=network_config,
     initialise=lambda network: None,
     require_folder=_require_folder,
     require_match=_require_match,
+    check=check_radiographs,
+    count=_count,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,

@@ -17,9 +17,10 @@ from consortium.core.errors import Refused
 from consortium.core.files import whole_folder, write_json
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
-from consortium.settings.base import SegmentationSettings, Settings
+from consortium.settings.base import Settings
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.segmentation.batches import VolumeBatches
+from consortium.tasks.segmentation.checks import check_folder
 from consortium.tasks.segmentation.datalist import Datalist, read_datalist, split_cases
 from consortium.tasks.segmentation.inference import (
     THRESHOLD,
@@ -31,6 +32,7 @@ from consortium.tasks.segmentation.inference import (
 )
 from consortium.tasks.segmentation.networks import initialise, network_config
 from consortium.tasks.segmentation.scores import group_score, score_case
+from consortium.tasks.segmentation.settings import SegmentationSettings
 from consortium.tasks.segmentation.transforms import preprocessing_config
 
 
@@ -333,6 +335,11 @@ def _inference(settings: SegmentationSettings) -> dict[str, Any]:
     }
 
 
+def _count(folder: Path) -> tuple[int, int]:
+    patients = [case.patient for case in read_datalist(folder).cases]
+    return len(patients), len(set(patients))
+
+
 TASK = Task(
     open=SegmentationTask,
     network=network_config,
@@ -340,6 +347,8 @@ TASK = Task(
     take=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
+    check=check_folder,
+    count=_count,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,

@@ -23,21 +23,19 @@ from consortium.core.files import whole_folder
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Classification
 from consortium.protocol.update import State
-from consortium.settings.base import Settings, TabularSettings
+from consortium.settings.base import Settings
 from consortium.tasks.base import CheckProgress, LocalTask, Task
-from consortium.tasks.class_scores import classify
+from consortium.tasks.tables import PATIENT, SIDES, SPLIT, PatientTable, write_table
 from consortium.tasks.tabular.dataset import (
-    PATIENT,
-    SIDES,
-    SPLIT,
     TABLE,
     Patients,
-    PatientTable,
-    read_table,
+    check_table,
+    read_patients,
     require_columns,
     split_table,
-    write_table,
 )
+from consortium.tasks.tabular.scores import classify
+from consortium.tasks.tabular.settings import TabularSettings
 
 _MEAN, _VARIANCE = "0.running_mean", "0.running_var"
 
@@ -66,7 +64,7 @@ class TabularTask(LocalTask):
         progress: CheckProgress,
     ):
         self._site, self._settings, self._device = site, settings, device
-        self._training, self._validation = split_table(read_table(site.data), settings.data)
+        self._training, self._validation = split_table(read_patients(site.data), settings.data)
         self.cases = self.patients = len(self._training)
         self._own = settings.update.buffers == "local"
         if not self._own and self.patients < site.smallest_group:
@@ -159,7 +157,7 @@ def network_config(settings: TabularSettings) -> dict[str, Any]:
 
 
 def _require_folder(name: str, folder: Path, settings: TabularSettings) -> None:
-    require_columns(read_table(folder), settings.data, outcome=True)
+    require_columns(read_patients(folder), settings.data, outcome=True)
 
 
 def _require_match(
@@ -196,7 +194,7 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: TabularSettings) -> 
     columns = settings.data.columns
     rows = []
     for name, folder in sorted(folders.items()):
-        table = read_table(folder)
+        table = read_patients(folder)
         for patients, side in zip(split_table(table, settings.data), SIDES, strict=True):
             chosen = set(patients.names)
             rows += [
@@ -262,6 +260,11 @@ def _inference(settings: TabularSettings) -> dict[str, Any]:
     }
 
 
+def _count(folder: Path) -> tuple[int, int]:
+    patients = [row.get(PATIENT, "") for row in read_patients(folder).rows]
+    return len(patients), len(set(patients))
+
+
 TASK = Task(
     open=TabularTask,
     network=network_config,
@@ -269,6 +272,8 @@ TASK = Task(
     take=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
+    check=check_table,
+    count=_count,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,

@@ -14,7 +14,8 @@ import numpy as np
 from consortium.core.errors import UsageError
 from consortium.core.files import whole_folder
 from consortium.core.seeds import derive_seed
-from consortium.tasks.tabular.dataset import PATIENT, SPLIT, TABLE, write_table
+from consortium.tasks.tables import PATIENT, SPLIT, write_table
+from consortium.tasks.tabular.dataset import TABLE
 
 COLUMNS = [
     "age",

@@ -33,7 +33,7 @@ from consortium.synthetic.xrays import (
     stream,
 )
 from consortium.tasks.classification.dataset import IMAGES, LABELS
-from consortium.tasks.tabular.dataset import SIDES, write_table
+from consortium.tasks.tables import SIDES, write_table
 
 COLUMNS = ["file", "patient", "label", "view", "split", "age", "sex", "scanner"]
 
