@@ -44,8 +44,9 @@ from consortium.tasks.classification.dataset import (
     read_radiographs,
     split_radiographs,
 )
+from consortium.tasks.classification.loading import class_probabilities
 from consortium.tasks.classification.settings import ClassificationSettings
-from consortium.tasks.classification.task import ClassificationTask, predict_radiographs
+from consortium.tasks.classification.task import ClassificationTask
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.scores import auroc
 from consortium.tasks.tables import write_table
@@ -205,7 +206,7 @@ def examine(
     ill, truth, statements = [], [], {}
     for name, folder in folders.items():
         radiographs = split_radiographs(read_radiographs(folder, settings.data), settings.data)[1]
-        found = predict_radiographs(network, radiographs, settings, CPU)
+        found = class_probabilities(network, radiographs, settings.data, CPU)
         units: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
         for radiograph, probabilities in zip(radiographs, found, strict=True):
             units.setdefault((radiograph.patient, radiograph.label), []).append(probabilities)

@@ -52,9 +52,9 @@ from consortium.tasks.registry import parse_settings
 from consortium.tasks.scores import auroc
 from consortium.tasks.tables import PATIENT, SPLIT, write_table
 from consortium.tasks.tabular.dataset import TABLE, read_patients, split_table
+from consortium.tasks.tabular.predict import predict
 from consortium.tasks.tabular.settings import TabularSettings
 from consortium.tasks.tabular.synthetic import generate_tables
-from consortium.tasks.tabular.task import predict
 
 JOB = "heart_disease"
 FLAMBY = "variants/flamby.json"

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.conftest import JOB, ROOT
 
 from consortium.core.json_files import read_json_object
-from consortium.report.pictures import Picture, side_by_side
+from consortium.imaging.pictures import Picture, side_by_side
 from consortium.tasks.classification.scores import classify_radiographs
 
 NAMES = ["east", "north", "west"]

@@ -277,6 +277,11 @@ class Settings(Section, ABC):
     def has_statistics(self) -> bool:
         """Whether the network holds statistics of the patients that it was trained on."""
 
+    @property
+    def needs_own_statistics(self) -> bool:
+        """Whether a model serves only the hospitals that trained it, each with what it kept."""
+        return self.update.buffers == "local" and self.has_statistics
+
 
 def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Applies `KEY=VALUE` assignments to the content of a settings file.

@@ -6,7 +6,7 @@ what it asks of one. A further task is one folder beside those that are there an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from consortium.core.findings import Finding
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import AnyScore
 from consortium.protocol.update import State
+from consortium.tasks.evaluation import Evaluation
 
 CheckProgress = Callable[[int, int], None]
 
@@ -86,6 +87,23 @@ class LocalTask(ABC):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A model that was opened for use.
+
+    Attributes:
+        settings: that it was trained with.
+        network: in evaluation mode.
+        device: where the network is.
+        identify: its name and its version, for what is made with it.
+    """
+
+    settings: Any
+    network: torch.nn.Module
+    device: torch.device
+    identify: Callable[[], tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What of the package depends on the task.
 
@@ -100,6 +118,10 @@ class Task:
         check: what is wrong with a hospital's folder, given the settings of a job or None and what
             is called with the number of cases done and of all.
         count: the cases and the patients that a hospital's folder lists.
+        takes: whether a file or folder may be what a model of the task is given, by its name.
+        predict: writes what a model says of inputs to a file. It takes the model, the inputs, the
+            file, what is called with the progress, and what takes lines for people.
+        evaluate: scores a model on every labelled case of the hospitals' folders, by name.
         pool: writes a folder that holds the cases of all hospitals, for the pooled reference.
         metadata: what MONAI's metadata of a model say of the task.
         inference: a MONAI bundle configuration that needs nothing but MONAI.
@@ -113,6 +135,11 @@ class Task:
     require_match: Callable[[Any, Any, str], None]
     check: Callable[[Path, Any, CheckProgress | None], list[Finding]]
     count: Callable[[Path], tuple[int, int]]
+    takes: Callable[[Path], bool]
+    predict: Callable[
+        [TrainedModel, Sequence[Path], Path, CheckProgress, Callable[[str], None]], None
+    ]
+    evaluate: Callable[[TrainedModel, Mapping[str, Path], CheckProgress], Evaluation]
     pool: Callable[[Mapping[str, Path], Path, Any], None]
     metadata: Callable[[Any], dict[str, Any]]
     inference: Callable[[Any], dict[str, Any]]

@@ -63,3 +63,18 @@ def hospital_folders(root: Path) -> dict[str, Path]:
             "no-hospitals", "no folder of a hospital", str(root), "give one folder a hospital"
         )
     return found
+
+
+def folders_with(folder: Path, listing: str) -> dict[str, Path]:
+    """One hospital's folder, where it lists its cases itself, or those of the hospitals in it.
+
+    Args:
+        folder: a hospital's, or one that holds hospitals' folders.
+        listing: see `Settings.listing`.
+
+    Raises:
+        UsageError: see `hospital_folders`.
+    """
+    if (folder / listing).is_file():
+        return {folder.resolve().name: folder}
+    return hospital_folders(folder)

@@ -4,12 +4,16 @@ A folder is a package of at least these modules, which are imported when they ar
 
 * `settings`, with `SETTINGS`, the class of its settings; it imports neither torch nor MONAI, as the
   process of a job at a hospital reads settings and does without them;
-* `task`, with `TASK`, a `consortium.tasks.base.Task`: data, network, training and scores.
+* `text`, with `TEXT`, a `consortium.tasks.text.TaskText`, which needs neither of them either;
+* `task`, with `TASK`, a `consortium.tasks.base.Task`: data, network, training and scores;
+* `synthetic`, with `SYNTHETIC`, a `consortium.tasks.synthetic.Synthetic`, where the task can
+  make up patients.
 """
 
 import json
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +22,11 @@ from pydantic import ValidationError
 from consortium.core.errors import UsageError
 from consortium.core.json_files import read_json_object
 from consortium.settings.base import CHOICE, SWITCH, Settings
+from consortium.tasks.text import TaskText
 
 if TYPE_CHECKING:
     from consortium.tasks.base import Task
+    from consortium.tasks.synthetic import Synthetic
 
 TASKS = {
     "segmentation": "consortium.tasks.segmentation",
@@ -34,6 +40,21 @@ def settings_of(task: str) -> type[Settings]:
     """The class of a task's settings."""
     kind: type[Settings] = import_module(f"{TASKS[task]}.settings").SETTINGS
     return kind
+
+
+def text_of_task(task: str) -> TaskText:
+    """What people read of a task."""
+    text: TaskText = import_module(f"{TASKS[task]}.text").TEXT
+    return text
+
+
+def synthetic_of(task: str) -> "Synthetic | None":
+    """The patients that a task makes up, or None where it makes up none."""
+    module = f"{TASKS[task]}.synthetic"
+    if find_spec(module) is None:
+        return None
+    synthetic: Synthetic = import_module(module).SYNTHETIC
+    return synthetic
 
 
 def task_named(name: str) -> "Task":

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consortium.core.errors import UsageError
+from consortium.core.errors import Refused, UsageError
 from consortium.core.files import write_text
+from consortium.tasks.registry import TASKS, settings_of
 
 PATIENT, SPLIT = "patient", "split"
 SIDES = ("training", "validation")
@@ -91,3 +92,24 @@ def lines_of(numbers: Sequence[int]) -> str:
     """Lines of a file, in words."""
     more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
     return f"line {numbers[0]}{more}"
+
+
+def require_csv(output: Path, inputs: Sequence[Path]) -> None:
+    """Refuses a path where predictions cannot be written, before there are any.
+
+    Args:
+        output: the path.
+        inputs: files that are read.
+
+    Raises:
+        UsageError: `bad-output` or `missing-folder`.
+        Refused: `same-file`.
+    """
+    if output.suffix.lower() != ".csv":
+        raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
+    if not output.parent.is_dir():
+        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
+    if output.resolve() in [path.resolve() for path in inputs]:
+        raise Refused("same-file", "it would replace what is read", str(output), "name another")
+    if output.name in {settings_of(task).listing for task in TASKS} and output.exists():
+        raise Refused("same-file", "a hospital's table has that name", str(output), "name another")

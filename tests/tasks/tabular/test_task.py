@@ -7,11 +7,12 @@ import pytest
 import torch
 from tests.conftest import ROOT
 
+from consortium.cli.models import require_inputs
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Refused
 from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import Site
-from consortium.models.bundle import load_bundle, load_model, require_match, write_bundle
+from consortium.models.bundle import load_bundle, require_match, write_bundle
 from consortium.models.networks import build_network
 from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.update import digest, schema_of, shared_tensors
@@ -21,8 +22,8 @@ from consortium.settings.base import override
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.tables import write_table
 from consortium.tasks.tabular.dataset import read_patients, split_table
+from consortium.tasks.tabular.predict import predict
 from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
-from consortium.tasks.tabular.task import predict
 
 CPU = torch.device("cpu")
 JOB = ROOT / "jobs" / "heart_disease"
@@ -179,9 +180,8 @@ def test_a_model_of_other_columns_or_another_task_is_refused(tables, tmp_path, t
         require_match(other, settings)
     with pytest.raises(Refused, match="wrong-task"):
         require_match(tiny(), settings)
-    write_bundle(tmp_path / "model", settings, start_of(settings), trained={})
     with pytest.raises(Refused, match="wrong-task"):
-        load_model(tmp_path / "model", CPU, type(tiny()))
+        require_inputs(settings, [tmp_path / "scan.nii.gz"], tmp_path / "model")
 
 
 def test_a_model_that_needs_a_hospitals_own_statistics_serves_nobody_else(tmp_path):

@@ -23,17 +23,17 @@ from consortium.core.files import whole_folder
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Classification
 from consortium.protocol.update import State
-from consortium.settings.base import Settings
 from consortium.tasks.base import CheckProgress, LocalTask, Task
-from consortium.tasks.tables import PATIENT, SIDES, SPLIT, PatientTable, write_table
+from consortium.tasks.tables import PATIENT, SIDES, SPLIT, write_table
 from consortium.tasks.tabular.dataset import (
     TABLE,
-    Patients,
     check_table,
     read_patients,
     require_columns,
     split_table,
 )
+from consortium.tasks.tabular.evaluate import evaluate_tables
+from consortium.tasks.tabular.predict import predict, predict_table
 from consortium.tasks.tabular.scores import classify
 from consortium.tasks.tabular.settings import TabularSettings
 
@@ -133,14 +133,6 @@ class TabularTask(LocalTask):
         return {_MEAN: mean, _VARIANCE: variance}
 
 
-def predict(network: torch.nn.Module, patients: Patients, device: torch.device) -> Any:
-    """The probability of the second class, float64 (patients,)."""
-    network.eval()
-    with torch.no_grad():
-        logits = network(torch.from_numpy(patients.inputs).to(device))
-    return torch.sigmoid(logits.double()).cpu().numpy()[:, 0]
-
-
 def network_config(settings: TabularSettings) -> dict[str, Any]:
     """A logistic regression as a MONAI bundle configuration."""
     inputs = len(settings.data.inputs)
@@ -160,17 +152,12 @@ def _require_folder(name: str, folder: Path, settings: TabularSettings) -> None:
     require_columns(read_patients(folder), settings.data, outcome=True)
 
 
-def _require_match(
-    model: TabularSettings, other: TabularSettings | PatientTable, where: str
-) -> None:
+def _require_match(model: TabularSettings, other: TabularSettings, where: str) -> None:
     """Refuses a model of other columns, categories or classes.
 
     Raises:
-        Refused: `wrong-columns` or `missing-column`.
+        Refused: `wrong-columns`.
     """
-    if not isinstance(other, Settings):
-        require_columns(other, model.data, outcome=False)
-        return
     ours, theirs = (
         [
             list(each.data.numbers),
@@ -274,6 +261,9 @@ TASK = Task(
     require_match=_require_match,
     check=check_table,
     count=_count,
+    takes=lambda path: path.suffix.lower() == ".csv",
+    predict=predict_table,
+    evaluate=evaluate_tables,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,
