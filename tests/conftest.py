@@ -16,9 +16,11 @@ from tests.tiny_hospital import TinyHospital
 
 from consortium.cli.main import app
 from consortium.cli.run import run_app
-from consortium.settings.base import override, parse_settings, read_json_object
+from consortium.core.json_files import read_json_object
+from consortium.settings.base import override
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.registry import parse_settings
 
 # No test asserts a time, and what is compiled at its first use takes some.
 settings.register_profile("without a clock", deadline=None)

@@ -45,10 +45,12 @@ from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import Settings, load_settings
+from consortium.settings.base import Settings
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.synthetic.dataset import generate
-from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import load_settings
+from consortium.tasks.segmentation.datalist import read_datalist
 
 JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "accuracy.jsonl"

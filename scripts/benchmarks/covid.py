@@ -32,25 +32,24 @@ from scripts.benchmarks.lgg import ROOT, deal, find_data
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 
 from consortium.confounding.run_probe import run_probe
+from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.runs.centralised import train_centralised
-from consortium.settings.base import (
-    ClassificationSettings,
-    override,
-    parse_settings,
-    read_json_object,
-)
+from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, find_job
-from consortium.tasks.class_scores import auroc
 from consortium.tasks.classification.dataset import (
     IMAGES,
     LABELS,
     read_radiographs,
     split_radiographs,
 )
-from consortium.tasks.classification.task import ClassificationTask, predict_radiographs
-from consortium.tasks.tabular.dataset import write_table
+from consortium.tasks.classification.loading import class_probabilities
+from consortium.tasks.classification.settings import ClassificationSettings
+from consortium.tasks.classification.task import ClassificationTask
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.scores import auroc
+from consortium.tasks.tables import write_table
 
 JOB = "covid_detection"
 RECORDS = ROOT / "jobs" / JOB / "covid.jsonl"
@@ -207,7 +206,7 @@ def examine(
     ill, truth, statements = [], [], {}
     for name, folder in folders.items():
         radiographs = split_radiographs(read_radiographs(folder, settings.data), settings.data)[1]
-        found = predict_radiographs(network, radiographs, settings, CPU)
+        found = class_probabilities(network, radiographs, settings.data, CPU)
         units: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
         for radiograph, probabilities in zip(radiographs, found, strict=True):
             units.setdefault((radiograph.patient, radiograph.label), []).append(probabilities)

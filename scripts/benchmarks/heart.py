@@ -40,24 +40,21 @@ from scripts.benchmarks.report import describe_machine
 
 from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network
 from consortium.protocol.codec import digest
 from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import TabularSettings, override, parse_settings, read_json_object
+from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, find_job
-from consortium.synthetic.tables import generate_tables
-from consortium.tasks.class_scores import auroc
-from consortium.tasks.segmentation.datalist import hospital_folders
-from consortium.tasks.tabular.dataset import (
-    PATIENT,
-    SPLIT,
-    TABLE,
-    read_table,
-    split_table,
-    write_table,
-)
-from consortium.tasks.tabular.task import predict
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.scores import auroc
+from consortium.tasks.tables import PATIENT, SPLIT, write_table
+from consortium.tasks.tabular.dataset import TABLE, read_patients, split_table
+from consortium.tasks.tabular.predict import predict
+from consortium.tasks.tabular.settings import TabularSettings
+from consortium.tasks.tabular.synthetic import generate_tables
 
 JOB = "heart_disease"
 FLAMBY = "variants/flamby.json"
@@ -320,7 +317,7 @@ def _inner(folders: Mapping[str, Path], fold: int, place: Path) -> dict[str, Pat
     """
     out = place / f"inner-{fold}"
     for name, folder in folders.items():
-        table = read_table(folder)
+        table = read_patients(folder)
         kept = [row for row in table.rows if row[SPLIT] == "training"]
         if len({row["num"] == "0" for row in kept}) < 2:
             continue
@@ -390,7 +387,7 @@ def _by_hospital(found: Mapping[str, float], hospital_of: Mapping[str, str]) -> 
 
 
 def _test(folder: Path, settings: TabularSettings) -> Any:
-    return split_table(read_table(folder), settings.data)[1]
+    return split_table(read_patients(folder), settings.data)[1]
 
 
 def _probabilities(state: Mapping[str, Any], patients: Any, settings: TabularSettings) -> Any:

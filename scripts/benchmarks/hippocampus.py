@@ -36,14 +36,17 @@ from scripts.benchmarks.scoring import Examiner
 
 from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.core.seeds import derive_seed
 from consortium.runs.centralised import train_centralised
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.settings.base import Settings, override
 from consortium.study.job_folder import find_job
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
-from consortium.tasks.segmentation.datalist import Case, hospital_folders, patient_of, read_datalist
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.segmentation.datalist import Case, patient_of, read_datalist
 
 JOB = "tumor_segmentation"
 VARIANT = "variants/hippocampus.json"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from consortium.core.errors import UsageError
 from consortium.core.files import write_json
-from consortium.settings.base import read_json_object
-from consortium.tasks.segmentation.datalist import Case, hospital_folders, patient_of, read_datalist
+from consortium.core.json_files import read_json_object
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.segmentation.datalist import Case, patient_of, read_datalist
 
 Folds = Mapping[str, list[str]]
 """Patients of one fold, by hospital."""

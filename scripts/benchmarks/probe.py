@@ -35,10 +35,12 @@ from consortium.confounding.probe import (
     site_association,
     site_separation,
 )
+from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network
-from consortium.settings.base import override, parse_settings, read_json_object
+from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.synthetic.xrays import LABELS, MIXED, Radiographs, draw_radiographs
+from consortium.tasks.registry import parse_settings
 
 _RUNS, _QUICK_RUNS = 200, 5
 _TRAINING, _HELD_OUT, _SMALLEST_GROUP = 160, 120, 10

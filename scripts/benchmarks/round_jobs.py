@@ -15,10 +15,12 @@ from scripts.benchmarks import round_parts, scale_parts
 from scripts.benchmarks.training import JOB
 
 from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network
-from consortium.settings.base import override, parse_settings, read_json_object
+from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, prepare_job
 from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.registry import parse_settings
 
 _SERVER = Path("app/config/config_fed_server.json")
 _CLIENT = Path("app/config/config_fed_client.json")

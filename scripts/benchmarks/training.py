@@ -42,6 +42,7 @@ from scripts.benchmarks.report import LEAST, Row, make_row
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.client.site import SiteData
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
@@ -51,10 +52,11 @@ from consortium.protocol.codec import digest
 from consortium.protocol.pipeline import Pipeline
 from consortium.protocol.schema import State
 from consortium.protocol.update import Update
-from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.settings.base import Settings, override
 from consortium.study.job_folder import SETTINGS
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.datalist import read_datalist, split_cases
 from consortium.tasks.segmentation.transforms import build_augmentation, build_preprocessing
 

@@ -23,10 +23,12 @@ from scripts.benchmarks.paired import paired_difference
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 from scripts.benchmarks.scoring import Examiner
 
+from consortium.core.json_files import read_json_object
 from consortium.protocol.update import UpdateRefused
 from consortium.runs.centralised import train_centralised
-from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.settings.base import Settings, override
 from consortium.study.job_folder import SETTINGS, find_job
+from consortium.tasks.registry import parse_settings
 
 JOB = "tumor_segmentation"
 RECORDS = ROOT / "jobs" / JOB / "variants.jsonl"

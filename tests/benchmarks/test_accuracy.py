@@ -7,7 +7,8 @@ from scripts.benchmarks import accuracy, records, variants
 from scripts.benchmarks.lgg import choose, deal, find_data, read_folds
 
 from consortium.core.errors import Incomplete, Refused, UsageError
-from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.segmentation.datalist import read_datalist
 
 
 def test_the_committed_folds_are_dealt_by_the_rule_and_hold_every_patient_once():

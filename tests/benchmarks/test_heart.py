@@ -9,7 +9,7 @@ from scripts.benchmarks.__main__ import app
 from tests.conftest import needs_real_data
 
 from consortium.cli.run import run_app
-from consortium.tasks.tabular.dataset import read_table, split_table
+from consortium.tasks.tabular.dataset import read_patients, split_table
 
 
 def test_every_strategy_is_held_against_every_hospital():
@@ -31,7 +31,7 @@ def test_the_hospitals_are_as_large_as_published(tmp_path):
     folders = heart.write_hospitals(tmp_path)
     settings = heart._flamby(42, (), tmp_path, False)
     sizes = {
-        name: tuple(len(part) for part in split_table(read_table(folder), settings.data))
+        name: tuple(len(part) for part in split_table(read_patients(folder), settings.data))
         for name, folder in folders.items()
     }
     assert sizes == {
@@ -43,8 +43,8 @@ def test_the_hospitals_are_as_large_as_published(tmp_path):
     inner = heart._inner(folders, 0, tmp_path)
     assert set(inner) == {"cleveland", "hungarian", "va"}
     for name, folder in inner.items():
-        tests = split_table(read_table(folders[name]), settings.data)[1].names
-        assert not {*tests} & {row["patient"] for row in read_table(folder).rows}
+        tests = split_table(read_patients(folders[name]), settings.data)[1].names
+        assert not {*tests} & {row["patient"] for row in read_patients(folder).rows}
 
 
 @needs_real_data

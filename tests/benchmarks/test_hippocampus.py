@@ -9,8 +9,9 @@ from scripts.benchmarks.hippocampus import FEDERATED, PASSES, STEPS, Plan, compa
 from tests.conftest import JOB, ROOT
 
 from consortium.cli.run import run_app
-from consortium.settings.base import load_settings
-from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import load_settings
+from consortium.tasks.segmentation.datalist import read_datalist
 
 PATIENTS = ("a", "b", "c", "d")
 

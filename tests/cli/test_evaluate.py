@@ -9,7 +9,8 @@ from tests.conftest import LGG, needs_real_data
 
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import Settings, parse_settings
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.inference import load_case, predict_case
 from consortium.tasks.segmentation.scores import score_case
 

@@ -11,7 +11,7 @@ import torch
 
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import parse_settings
+from consortium.tasks.registry import parse_settings
 
 
 @pytest.fixture

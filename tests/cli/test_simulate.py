@@ -15,7 +15,7 @@ from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import load_settings
+from consortium.tasks.registry import load_settings
 
 
 @pytest.fixture

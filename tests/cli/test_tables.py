@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from consortium.cli.generate import app
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import load_settings
-from consortium.synthetic.tables import CLINICS, generate_tables
+from consortium.tasks.registry import load_settings
+from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
 
 SETTINGS = load_settings(ROOT / "jobs/heart_disease/app/config/settings.json")
 

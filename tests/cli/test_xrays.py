@@ -13,12 +13,13 @@ from PIL import Image
 from tests.conftest import ROOT
 from typer.testing import CliRunner
 
-from consortium.cli.demo import _KINDS
 from consortium.cli.generate import app
+from consortium.core.json_files import read_json_object
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import TASKS, override, parse_settings, read_json_object
-from consortium.synthetic.xray_folders import CLINICS, draw_patient, generate_radiographs
+from consortium.settings.base import override
+from consortium.tasks.classification.synthetic import CLINICS, draw_patient, generate_radiographs
+from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
 
 SIDE = 48
 FEW = [replace(one, patients=8, held_out=4, again=0.5, lateral=0.5) for one in CLINICS]
@@ -75,7 +76,7 @@ def test_generate_writes_the_shipped_hospitals(tmp_path):
 
 
 def test_the_demo_knows_every_task():
-    assert set(_KINDS) == set(TASKS)
+    assert all(synthetic_of(task) is not None for task in TASKS)
 
 
 def test_evaluate_says_the_figures_of_each_class_at_each_hospital(

@@ -184,7 +184,7 @@ def test_what_does_not_hear_a_stop_is_killed(open_isolated, site, base, monkeypa
 PARENT = """
 import sys, time
 from pathlib import Path
-from consortium.settings.base import load_settings
+from consortium.tasks.registry import load_settings
 from consortium.client.process import TrainerProcess
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network

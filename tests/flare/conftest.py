@@ -7,8 +7,9 @@ import psutil
 import pytest
 from tests.conftest import JOB, TINY
 
+from consortium.core.json_files import read_json_object
 from consortium.runs import local_federation as federation
-from consortium.settings.base import override, read_json_object
+from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, prepare_job
 
 HOSPITALS = ["harbour", "north", "valley"]

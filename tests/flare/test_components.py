@@ -12,9 +12,9 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from tests.conftest import JOB
 
+from consortium.core.json_files import read_json_object
 from consortium.flare import task_names
 from consortium.kits.site_defaults import HOSPITAL_CLASSES, ORCHESTRATOR_CLASSES, local_files
-from consortium.settings.base import read_json_object
 from consortium.study.job_folder import CLIENT_CONFIG, SERVER_CONFIG, SETTINGS, prepare_job
 
 OURS = "consortium."

@@ -18,11 +18,11 @@ from consortium.cli.federation import app
 from consortium.cli.run import run_app
 from consortium.core.errors import Refused
 from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.flare.session import open_session
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
 from consortium.runs import local_federation as federation
-from consortium.settings.base import read_json_object
 from consortium.study.job_folder import STUDY, export_job
 
 

@@ -6,9 +6,9 @@ import pytest
 from tests.conftest import JOB
 
 from consortium.core.errors import Refused
+from consortium.core.json_files import read_json_object
 from consortium.flare.job import check_as_submitted
 from consortium.orchestration.recovery import ATTEMPT
-from consortium.settings.base import read_json_object
 from consortium.study.job_folder import BOUND, SETTINGS, STUDY, prepare_job
 
 

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from tests.conftest import JOB, TINY
 
 from consortium.core.errors import EnvironmentProblem, Incomplete, UsageError
+from consortium.core.json_files import read_json_object
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import override, read_json_object
+from consortium.settings.base import override
 from consortium.study.job_folder import add_configuration, export_job
 from consortium.tasks.segmentation.datalist import read_datalist
 

@@ -4,7 +4,7 @@ from tests.conftest import ROOT
 
 from consortium.models.bundle import load_bundle
 from consortium.runs.simulator import Simulation
-from consortium.synthetic.tables import CLINICS, generate_tables
+from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
 
 
 def test_four_hospitals_with_tables_train_one_model(tmp_path, consortium):

@@ -12,9 +12,9 @@ from tests.conftest import JOB
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
 from consortium.runs.simulator import Simulation
-from consortium.settings.base import load_settings
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
+from consortium.tasks.registry import load_settings
 from consortium.tasks.segmentation.datalist import read_datalist
 from consortium.tasks.segmentation.inference import load_case, predict_case
 

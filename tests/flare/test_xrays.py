@@ -5,7 +5,7 @@ from dataclasses import replace
 from tests.conftest import ROOT
 
 from consortium.runs.simulator import Simulation
-from consortium.synthetic.xray_folders import CLINICS, generate_radiographs
+from consortium.tasks.classification.synthetic import CLINICS, generate_radiographs
 
 PLANTED = "PLANTED-Jane-Doe"
 

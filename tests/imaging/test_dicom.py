@@ -15,7 +15,7 @@ from consortium.imaging.dicom import open_series
 from consortium.imaging.dicom_seg import Algorithm, write_segmentation
 from consortium.imaging.grids import on_grid, place
 from consortium.imaging.volumes import read_image, read_mask
-from consortium.settings.base import parse_settings
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.checks import check_folder
 from consortium.tasks.segmentation.inference import load_case
 

@@ -14,7 +14,8 @@ from tests.conftest import LGG, needs_real_data
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.models.bundle import load_bundle, load_state, require_match, write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import Settings, Update, parse_settings
+from consortium.settings.base import Settings, Update
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.datalist import Datalist
 from consortium.tasks.segmentation.inference import (
     load_case,
@@ -22,6 +23,7 @@ from consortium.tasks.segmentation.inference import (
     predict_probabilities,
     to_mask,
 )
+from consortium.tasks.segmentation.match import require_data
 
 JEFFERSON = LGG / "thomas_jefferson"
 SHAPE = (20, 18, 10)
@@ -282,9 +284,9 @@ def datalist(channels: list[str], labels: dict[int, str]) -> Datalist:
 def test_data_of_the_same_channels_and_labels_match_the_model():
     job = settings({"labels": {"whole": [1, 2], "enhancing": [2]}})
     require_match(job, job)
-    require_match(job, datalist(["t1", "Flair"], {1: "edema", 2: "Enhancing tumor"}))
+    require_data(job, datalist(["t1", "Flair"], {1: "edema", 2: "Enhancing tumor"}))
     american = settings({"labels": {"tumour": [1, 2]}})
-    require_match(american, datalist(["T1", "FLAIR"], {1: "Tumor"}))
+    require_data(american, datalist(["T1", "FLAIR"], {1: "Tumor"}))
 
 
 @pytest.mark.parametrize(
@@ -297,9 +299,12 @@ def test_data_of_the_same_channels_and_labels_match_the_model():
     ],
 )
 def test_data_of_other_channels_or_another_order_are_refused(channels, message):
-    for other in (datalist(channels, {1: "tumour"}), settings({"channels": channels})):
+    for require, other in (
+        (require_data, datalist(channels, {1: "tumour"})),
+        (require_match, settings({"channels": channels})),
+    ):
         with pytest.raises(Refused) as caught:
-            require_match(settings(), other)
+            require(settings(), other)
         assert caught.value.code == "wrong-channels"
         assert message in str(caught.value)
 
@@ -314,7 +319,7 @@ def test_data_of_other_channels_or_another_order_are_refused(channels, message):
 )
 def test_data_of_other_labels_are_refused(labels, message):
     with pytest.raises(Refused) as caught:
-        require_match(settings(), datalist(["T1", "FLAIR"], labels))
+        require_data(settings(), datalist(["T1", "FLAIR"], labels))
     assert caught.value.code == "wrong-labels"
     assert message in str(caught.value)
 

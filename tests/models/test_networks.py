@@ -6,7 +6,8 @@ import torch
 
 from consortium.core.errors import UsageError
 from consortium.models.networks import build_network, network_config
-from consortium.settings.base import Settings, parse_settings
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings
 
 BY_NAME = [*itertools.product(("unet", "segresnet", "dynunet"), ("batch", "group", "instance"))]
 

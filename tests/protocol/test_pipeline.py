@@ -10,6 +10,7 @@ from tests.conftest import JOB
 
 from consortium.aggregation import RULES
 from consortium.core.errors import UsageError
+from consortium.core.json_files import read_json_object
 from consortium.protocol import pipeline as pipelines
 from consortium.protocol.codec import digest
 from consortium.protocol.compression import Compression
@@ -17,9 +18,10 @@ from consortium.protocol.metrics import Metrics
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.step import Step
 from consortium.protocol.update import Update, update_from_wire, update_to_wire
-from consortium.settings.base import Aggregation, parse_settings, read_json_object
+from consortium.settings.base import Aggregation
 from consortium.settings.base import Update as Choices
 from consortium.study.job_folder import SETTINGS, prepare_job
+from consortium.tasks.registry import parse_settings
 
 UPDATE = Update(
     "north", 3, "a" * 64, 5, {"w": torch.randn(40, 40), "n": torch.tensor(7)}, Metrics()

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from tests.conftest import JOB, ROOT
 
-from consortium.report.pictures import Picture, side_by_side
-from consortium.settings.base import read_json_object
-from consortium.tasks.class_scores import classify_radiographs
+from consortium.core.json_files import read_json_object
+from consortium.imaging.pictures import Picture, side_by_side
+from consortium.tasks.classification.scores import classify_radiographs
 
 NAMES = ["east", "north", "west"]
 RADIOGRAPHS = ROOT / "jobs" / "covid_detection" / "app" / "config" / "settings.json"

@@ -5,9 +5,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import ROOT
 
 from consortium.cli.outcome import score_text
+from consortium.core.json_files import read_json_object
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
-from consortium.settings.base import load_settings, read_json_object
+from consortium.tasks.registry import load_settings
 
 SETTINGS = ROOT / "jobs" / "heart_disease" / "app" / "config" / "settings.json"
 

@@ -10,7 +10,7 @@ from consortium.cli.outcome import score_text
 from consortium.report.comparison import compare
 from consortium.report.page import render_report
 from consortium.report.reliability import SIDE, draw_reliability
-from consortium.report.task_text import descriptive, parts_of
+from consortium.tasks.evaluation import descriptive, parts_of
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from consortium.runs.centralised import (
     score_at_hospitals,
     train_centralised,
 )
-from consortium.tasks.segmentation.datalist import hospital_folders, read_datalist, split_cases
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.segmentation.datalist import read_datalist, split_cases
 
 
 def test_the_pooled_folder_holds_every_patient_on_the_side_its_hospital_puts_it(

@@ -7,7 +7,7 @@ from consortium.protocol.metrics import Metrics
 from consortium.protocol.schema import Reduction, TensorSpec
 from consortium.protocol.update import Update, UpdateRefused
 from consortium.server.collector import UpdateCollector
-from consortium.settings.base import SegmentationSettings
+from consortium.tasks.segmentation.settings import SegmentationSettings
 
 LAYOUT = {"w": TensorSpec(torch.float32, (2,), Reduction.MEAN)}
 SETTINGS = SegmentationSettings.model_validate(

@@ -4,8 +4,10 @@ import pytest
 from tests.conftest import JOB, ROOT
 
 from consortium.core.errors import UsageError
+from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network
-from consortium.settings.base import load_settings, override, parse_settings, read_json_object
+from consortium.settings.base import override
+from consortium.tasks.registry import load_settings, parse_settings
 
 SETTINGS = JOB / "app" / "config" / "settings.json"
 
@@ -29,8 +31,8 @@ def test_the_settings_of_a_job_of_tables_are_whole_too(file):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("task=x", 'setting task: there is no "x", --set, name segmentation or tabular'),
-        ("task=[1]", "setting task: there is no [1], --set, name segmentation or tabular"),
+        ("task=x", 'setting task: there is no "x", --set, name segmentation or classification'),
+        ("task=[1]", "setting task: there is no [1], --set, name segmentation or classification"),
         ("data.channels=3", "error unknown-setting: there is no setting data.channels"),
         ('data.numbers={"age": [9, 1]}', "setting data: numbers.age: the least value, then"),
         ('data.categories={"num": ["0", "1"]}', "setting data: a column has one use"),

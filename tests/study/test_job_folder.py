@@ -7,7 +7,7 @@ from tests.conftest import JOB, ROOT
 
 from consortium import __version__
 from consortium.core.errors import Refused, UsageError
-from consortium.settings.base import load_settings, read_json_object
+from consortium.core.json_files import read_json_object
 from consortium.study import job_folder
 from consortium.study.job_folder import (
     CLIENT_CONFIG,
@@ -17,6 +17,7 @@ from consortium.study.job_folder import (
     find_job,
     prepare_job,
 )
+from consortium.tasks.registry import load_settings
 
 SETTINGS = JOB / "app" / "config" / "settings.json"
 

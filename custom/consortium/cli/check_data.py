@@ -107,9 +107,9 @@ def check_data(
             "inside-data", "nothing is written into DIR", str(json_file), "choose a file elsewhere"
         )
     from consortium.core.files import write_json
-    from consortium.settings.base import load_settings
     from consortium.study.job_folder import find_settings
     from consortium.tasks.folders import check_folder, count_cases
+    from consortium.tasks.registry import load_settings
 
     settings = load_settings(find_settings(job)) if job is not None else None
     cases, patients = count_cases(folder, settings)

@@ -1,80 +1,32 @@
 """`scripts/demo`: four generated hospitals train together, and what came out is shown."""
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from consortium.cli.models import open_model
 from consortium.cli.outcome import print_outcome
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
-from consortium.cli.scan_pictures import add_pictures
-from consortium.core.errors import Incomplete, Refused
+from consortium.core.errors import Incomplete, Refused, UsageError
+from consortium.core.files import write_text
+from consortium.imaging.pictures import Picture
+from consortium.report.curves import write_pictures
+from consortium.report.page import render_report
 from consortium.runs.centralised import add_centralised
 from consortium.runs.federated import FederatedRun
-from consortium.settings.base import load_settings
 from consortium.study.job_folder import SETTINGS, find_job
-from consortium.synthetic.dataset import generate
-from consortium.synthetic.tables import generate_tables
-from consortium.synthetic.xray_folders import generate_radiographs
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import load_settings, synthetic_of
+from consortium.tasks.synthetic import Request, Synthetic
 
 app = typer.Typer(add_completion=False)
 _MARK = "made-by-demo"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """What of the demo depends on the job's task.
-
-    Attributes:
-        patients: what is generated, in words.
-        generate: fills a folder, given the seed and the shortcut.
-        rounds: of training; the job's where None.
-        assignments: settings of the demo's own.
-        finish: adds to the report of a run, given its result, the hospitals and its folder.
-    """
-
-    patients: str
-    generate: Callable[[Path, int, float], None]
-    rounds: int | None = None
-    assignments: Sequence[str] = ()
-    finish: Callable[[dict[str, Any], Path, Path], None] | None = None
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "segmentation": _Kind(
-        patients="scans",
-        generate=lambda out, seed, shortcut: generate(out, seed=seed),
-        # Short rounds: the page shall show how a model grows.
-        rounds=24,
-        assignments=["training.local_steps=20"],
-        finish=add_pictures,
-    ),
-    "tabular": _Kind(
-        patients="tables",
-        generate=lambda out, seed, shortcut: generate_tables(out, seed=seed),
-    ),
-    "classification": _Kind(
-        patients="X-rays",
-        generate=lambda out, seed, shortcut: generate_radiographs(
-            out, seed=seed, shortcut=shortcut
-        ),
-        # A tenth of the job's rounds, once more without each hospital: what learns fastest where
-        # every hospital has every class.
-        rounds=8,
-        assignments=[
-            *("network.normalisation=batch", "training.loss=adjusted", "training.local_steps=20"),
-            *("training.optimiser=adamw", "training.learning_rate=0.001"),
-            *("training.weight_decay=0.01", "server.adaptive=null", "server.learning_rate=1"),
-            "server.momentum=0",
-        ],
-    ),
-}
 
 
 @app.command()
@@ -107,13 +59,14 @@ def demo(
     """Generate the patients of four hospitals, train one model over them, show what came out."""
     console, started = stderr_console(), time.monotonic()
     folder = find_job(job)
-    kind = _KINDS[load_settings(folder / SETTINGS).task]
+    synthetic = _synthetic(load_settings(folder / SETTINGS).task, job)
     _clear(workspace)
     data, run = workspace / "hospitals", workspace / "run"
-    console.print(f"Generating the {kind.patients} of four hospitals")
-    kind.generate(data, seed, shortcut)
-    rounds = rounds or kind.rounds
-    assignments = [*kind.assignments, *([f"rounds={rounds}"] if rounds else [])]
+    console.print(f"Generating the {synthetic.patients} of four hospitals")
+    request = Request(like=synthetic.likes[0], seed=seed, shortcut=shortcut)
+    synthetic.generate(data, request)
+    rounds = rounds or synthetic.rounds
+    assignments = [*synthetic.assignments, *([f"rounds={rounds}"] if rounds else [])]
     console.print(
         "Training in NVIDIA FLARE: orchestrator and hospitals each start their own signed kit"
     )
@@ -130,13 +83,30 @@ def demo(
         result = add_centralised(
             run, hospital_folders(data), smallest_group=federated.smallest_group
         )
-    if (run / "model").is_dir() and kind.finish:
-        kind.finish(result, data, run)
+    if (run / "model").is_dir() and synthetic.pictures is not None:
+        folders = {row["name"]: data / row["name"] for row in result["hospitals"]}
+        _add_pictures(result, synthetic.pictures(open_model(run / "model", "cpu"), folders), run)
     print_outcome(result, run)
     console.print(f"{time.monotonic() - started:.0f} s in all")
     if not result["complete"]:
         action = "see errors.log below federation/machines/ there, then the logs beside"
         raise Incomplete("incomplete", result["reason"], str(run), action)
+
+
+def _synthetic(task: str, job: str) -> Synthetic:
+    synthetic = synthetic_of(task)
+    if synthetic is None:
+        raise UsageError("no-synthetic", f"no patients are made up for {task}", job, "name another")
+    return synthetic
+
+
+def _add_pictures(result: dict[str, Any], pictures: Sequence[Picture], run: Path) -> None:
+    """Puts pictures into the page of a run and beside its curves."""
+    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    page = render_report(result, records, final=result["final"], pictures=pictures)
+    write_text(run / "report.html", page)
+    write_pictures(run / "tensorboard", pictures, result["best_round"])
 
 
 def _clear(workspace: Path) -> None:

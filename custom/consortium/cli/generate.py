@@ -1,20 +1,26 @@
 """`scripts/generate OUT`: patients that look like those of several hospitals; none exists."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from consortium.cli.run import DebugOption, run_app
-from consortium.synthetic import tables
-from consortium.synthetic import xray_folders as radiograph_folders
-from consortium.synthetic.dataset import generate
-from consortium.synthetic.hospitals import HOSPITALS, Hospital
-from consortium.synthetic.protocols import PROTOCOLS
+from consortium.core.errors import UsageError
+from consortium.tasks.registry import TASKS, synthetic_of
+from consortium.tasks.synthetic import Request, Synthetic
 
 app = typer.Typer(add_completion=False)
-_TABLES, _RADIOGRAPHS = "heart", "chest"
+
+
+def _makers() -> dict[str, Synthetic]:
+    """What patients may be like, and who makes them."""
+    known = [synthetic for task in TASKS if (synthetic := synthetic_of(task)) is not None]
+    return {like: synthetic for synthetic in known for like in synthetic.likes}
+
+
+def _described() -> str:
+    return "; ".join(f"{like}: {each.patients}" for like, each in _makers().items())
 
 
 @app.command("generate")
@@ -26,10 +32,7 @@ def write(
     ] = 2,
     like: Annotated[
         str,
-        typer.Option(
-            help=f"Channels and structures: {' or '.join(PROTOCOLS)}; {_TABLES}: tables;"
-            f" {_RADIOGRAPHS}: X-rays."
-        ),
+        typer.Option(help=f"Which patients: {_described()}."),
     ] = "lgg",
     shortcut: Annotated[
         float, typer.Option(help="Of X-rays: how unlike the hospitals make X-rays, from 0 to 1.")
@@ -37,16 +40,12 @@ def write(
     debug: DebugOption = False,
 ) -> None:
     """Write patients that look like those of several hospitals, one folder a hospital."""
-    hospitals: Sequence[Hospital | tables.Clinic | radiograph_folders.XrayClinic]
-    if like == _TABLES:
-        hospitals = tables.CLINICS
-        tables.generate_tables(out, seed=seed)
-    elif like == _RADIOGRAPHS:
-        hospitals = radiograph_folders.CLINICS
-        radiograph_folders.generate_radiographs(out, seed=seed, shortcut=shortcut)
-    else:
-        hospitals = HOSPITALS
-        generate(out, HOSPITALS, seed=seed, spatial_dims=2 if dims == 2 else 3, like=like)
+    makers = _makers()
+    if like not in makers:
+        known = " or ".join(makers)
+        raise UsageError("unknown-protocol", "there is no such protocol", like, f"name {known}")
+    request = Request(like=like, seed=seed, dims=2 if dims == 2 else 3, shortcut=shortcut)
+    hospitals = makers[like].generate(out, request)
     for hospital in hospitals:
         print(f"{out / hospital.name}: {hospital.patients + hospital.held_out} patients")
 

@@ -41,7 +41,7 @@ def _options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """LocalTask with the models and the data of a consortium of hospitals, at one hospital."""
+    """Work with the models and the data of a consortium of hospitals, at one hospital."""
 
 
 def main() -> None:

@@ -9,7 +9,9 @@ from rich.table import Table
 from consortium.protocol.metrics import FIGURES
 from consortium.report.attendance import describe_flagged
 from consortium.report.confounding import describe_verdict
-from consortium.report.task_text import figures_of, parts_of, text_of_task, value_of
+from consortium.report.figures import figures_of, value_of
+from consortium.tasks.evaluation import parts_of
+from consortium.tasks.registry import text_of_task
 
 LEFT_BEHIND = {
     "result.json": "result",

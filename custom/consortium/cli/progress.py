@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from consortium.report.task_text import TaskText, text_of_task
 from consortium.runs.base import View
+from consortium.tasks.registry import text_of_task
+from consortium.tasks.text import TaskText
 
 _STAGES = {
     "train": "trains",

@@ -1,17 +1,14 @@
-"""What `consortium evaluate` writes and prints, whatever the patients are kept as."""
+"""How the commands show progress and tables of scores."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from consortium.protocol.metrics import Classification
-
-ALL = "all"
-"""What the patients of all hospitals together are called."""
+    from consortium.tasks.evaluation import ScoreTable
 
 
 @contextmanager
@@ -24,8 +21,28 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def print_table(scores: "ScoreTable") -> None:
+    """Prints a table of scores and the notes below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for title in scores.names:
+        table.add_column(Text(plain(title)), overflow="fold")
+    for title in scores.figures:
+        table.add_column(Text(plain(title)), justify="right")
+    for section in scores.sections:
+        table.add_section()
+        for row in section:
+            table.add_row(*(Text(plain(cell)) for cell in row))
+    console = table_console()
+    console.print(table)
+    for note in scores.notes:
+        console.print(Text(plain(note)))
 
 
 def table_console() -> "Console":
@@ -39,40 +56,3 @@ def table_console() -> "Console":
 def plain(text: str) -> str:
     """Without what would steer a terminal: names come from files that others wrote."""
     return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def estimate(score: "Classification", figure: str) -> str:
-    """A figure with its interval, for a table.
-
-    Args:
-        score: that holds it.
-        figure: its name.
-    """
-    from consortium.report.task_text import descriptive
-
-    value, interval = (score.figures or {}).get(figure), (score.interval or {}).get(figure)
-    if value is None:
-        return "not estimable"
-    told = f"{value:.3f}"
-    if interval is not None:
-        told += " [{:.3f}, {:.3f}]".format(*interval)
-    return told + (", descriptive" if descriptive(score.model_dump(), figure) else "")
-
-
-def all_scores(
-    cases: Sequence[Mapping[str, Any]],
-    hospitals: "Mapping[str, Classification]",
-    total: "Classification",
-) -> dict[str, Any]:
-    """As JSON values.
-
-    Args:
-        cases: what is said of each patient or X-ray.
-        hospitals: the score of each.
-        total: that of all patients.
-    """
-    return {
-        "cases": cases,
-        **total.model_dump(),
-        "hospitals": {name: score.model_dump() for name, score in hospitals.items()},
-    }

@@ -12,7 +12,7 @@ from consortium.core.errors import Incomplete
 from consortium.runs.centralised import add_centralised
 from consortium.runs.simulator import Simulation
 from consortium.study.job_folder import find_job
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.folders import hospital_folders
 
 app = typer.Typer(add_completion=False)
 

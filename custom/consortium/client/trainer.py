@@ -31,8 +31,8 @@ from consortium.protocol.metrics import AnyScore, Metrics
 from consortium.protocol.schema import Reduction, State, schema_of
 from consortium.protocol.update import Update, difference
 from consortium.settings.base import Settings, Training
-from consortium.tasks.base import task_of
 from consortium.tasks.folders import check_folder
+from consortium.tasks.registry import task_of
 
 
 class Aborted(Exception):

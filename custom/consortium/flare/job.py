@@ -13,9 +13,11 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
 from consortium import __version__
 from consortium.core.errors import Refused
+from consortium.core.json_files import read_json_object
 from consortium.orchestration.recovery import attempt_of, exclude_sites
-from consortium.settings.base import Settings, load_settings, read_json_object
+from consortium.settings.base import Settings
 from consortium.study.job_folder import BOUND, SETTINGS, STUDY
+from consortium.tasks.registry import load_settings
 
 RUN_FOLDER = "CONSORTIUM_RUN"
 """Environment variable of the orchestrator: the folder that a run's results go to."""

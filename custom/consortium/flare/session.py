@@ -19,7 +19,7 @@ from nvflare.fuel.flare_api.flare_api import Session as FlareSession
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from consortium.core.errors import ConsortiumError, EnvironmentProblem, Refused, UsageError
-from consortium.settings.base import read_json_object
+from consortium.core.json_files import read_json_object
 
 
 class Session:

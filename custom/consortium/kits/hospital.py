@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import read_json_object
+from consortium.core.json_files import read_json_object
 
 HOSPITAL = "local/hospital.json"
 

@@ -18,11 +18,11 @@ from cryptography.x509.oid import NameOID
 
 from consortium import __version__
 from consortium.core.errors import ConsortiumError, Refused
+from consortium.core.json_files import read_json_object
 from consortium.kits.hospital import HOSPITAL, HospitalFile, read_hospital
 from consortium.kits.lock import hold_kit
 from consortium.kits.manifest import Manifest
 from consortium.kits.verify import ROOT, Verdict, verify_kit
-from consortium.settings.base import read_json_object
 
 TIMEOUT = 5.0  # seconds for a connection
 _SOON, _FREE = 30, 10  # days, GB

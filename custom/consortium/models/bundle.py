@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import monai
 import numpy as np
@@ -20,12 +20,11 @@ from safetensors.torch import load_file, save_file
 import consortium
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder
+from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network, network_config
 from consortium.protocol.schema import State
-from consortium.settings.base import Settings, parse_settings, read_json_object
-from consortium.tasks.base import task_of
-from consortium.tasks.segmentation.datalist import Datalist
-from consortium.tasks.tabular.dataset import PatientTable
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings, task_of
 
 METADATA = Path("configs/metadata.json")
 INFERENCE = Path("configs/inference.json")
@@ -90,7 +89,7 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
         Refused: `not-a-bundle`, `not-standalone` or `wrong-architecture`.
     """
     settings = _bundle_settings(folder)
-    if needs_own_statistics(settings):
+    if settings.needs_own_statistics:
         raise Refused(
             "not-standalone",
             "the model needs the batch-norm statistics that each hospital kept to itself",
@@ -107,47 +106,6 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
     return settings, network.to(device).eval()
 
 
-_Kind = TypeVar("_Kind", bound=Settings)
-
-
-def load_model(
-    folder: Path, device: torch.device | str, kind: type[_Kind]
-) -> tuple[_Kind, torch.nn.Module]:
-    """Opens a model of one task; see `load_bundle`.
-
-    Args:
-        folder: the bundle's folder.
-        device: where the network shall be.
-        kind: the task's settings.
-
-    Raises:
-        Refused: `wrong-task` too.
-    """
-    settings, network = load_bundle(folder, device)
-    return require_task(settings, kind, folder), network
-
-
-def require_task(settings: Settings, kind: type[_Kind], folder: Path) -> _Kind:
-    """Refuses a model of another task.
-
-    Args:
-        settings: of the model.
-        kind: the settings of the task that is meant.
-        folder: of the model.
-
-    Raises:
-        Refused: `wrong-task`.
-    """
-    if not isinstance(settings, kind):
-        raise Refused(
-            "wrong-task",
-            f"the model is of the task {settings.task}",
-            str(folder),
-            "give it what it was trained on: scans, X-rays, or a table of patients",
-        )
-    return settings
-
-
 def identify(folder: Path) -> tuple[str, str]:
     """What a model is called where its work is kept.
 
@@ -158,9 +116,11 @@ def identify(folder: Path) -> tuple[str, str]:
         Its name, from the job that trained it, and its version, the first 16 digits of the sha256
         of its weights; at most 64 characters each.
     """
-    trained = read_json_object(folder / METADATA)["consortium"].get("trained")
+    section = read_json_object(folder / METADATA)["consortium"]
+    trained = section.get("trained")
     job = trained.get("job") if isinstance(trained, dict) else None
-    printable = "".join(c for c in str(job or "segmentation") if c.isprintable() and c != "\\")
+    name = str(job or parse_settings(section["settings"]).task)
+    printable = "".join(c for c in name if c.isprintable() and c != "\\")
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return f"Consortium {printable}"[:64].strip(), digest[:16]
 
@@ -204,11 +164,6 @@ def load_state(
     return {name: state[name] for name in expected}
 
 
-def needs_own_statistics(settings: Settings) -> bool:
-    """Whether a model serves only the hospitals that trained it, each with what it kept."""
-    return settings.update.buffers == "local" and settings.has_statistics
-
-
 def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     """Reads the weights that a job starts from.
 
@@ -225,20 +180,18 @@ def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     return load_state(path, build_network(settings).state_dict(), task_of(settings).take)
 
 
-def require_match(
-    model: Settings, other: Settings | Datalist | PatientTable, where: str = ""
-) -> None:
-    """Refuses a model of another task, or of other inputs or outputs, than a job or data.
+def require_match(model: Settings, other: Settings, where: str = "") -> None:
+    """Refuses a model of another task, or of other inputs or outputs, than a job.
 
     Args:
         model: settings that the model was trained with.
-        other: a job's settings or what a hospital has.
-        where: what `other` is, for the message.
+        other: the job's.
+        where: what the job is, for the message.
 
     Raises:
         Refused: `wrong-task`, or as the task says.
     """
-    if isinstance(other, Settings) and model.task != other.task:
+    if model.task != other.task:
         raise Refused(
             "wrong-task",
             f"the model is of the task {model.task}, the job of {other.task}",
@@ -320,7 +273,7 @@ def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
         "intended_use": "Research only. Not a medical device; not for diagnosis or treatment."
         + (
             " Of no use without a hospital's own batch-norm statistics."
-            if needs_own_statistics(settings)
+            if settings.needs_own_statistics
             else ""
         ),
         **described,

@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from consortium.settings.base import Settings
-from consortium.tasks.base import task_of
+from consortium.tasks.registry import task_of
 
 
 def network_config(settings: Settings) -> dict[str, Any]:

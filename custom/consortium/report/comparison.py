@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from consortium.protocol.metrics import CLASS_FIGURES
-from consortium.report.task_text import (
-    FEW,
-    Score,
-    TaskText,
-    descriptive,
-    figures_of,
-    parts_of,
-    value_of,
-)
+from consortium.report.figures import Score, figures_of, value_of
+from consortium.tasks.evaluation import FEW, descriptive, parts_of
+from consortium.tasks.text import TaskText
 
 MODELS = {
     "local": "a model that the hospital trained alone",

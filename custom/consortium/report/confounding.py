@@ -5,7 +5,7 @@ from typing import Any
 
 from consortium.confounding.probe import describe_p
 from consortium.protocol.metrics import CLASS_FIGURES, class_figure
-from consortium.report.task_text import figures_of
+from consortium.report.figures import figures_of
 
 _MEANING = {
     "confounded": "The model may have learned the hospital and not the disease.",

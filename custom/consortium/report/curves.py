@@ -17,9 +17,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from consortium.imaging.pictures import Picture
 from consortium.report.comparison import pool
-from consortium.report.pictures import Picture
-from consortium.report.task_text import figures_of, text_of_task, value_of
+from consortium.report.figures import figures_of, value_of
+from consortium.tasks.registry import text_of_task
 
 GLOBAL = "global"
 _COMPARED = ("local", "centralised")

@@ -13,7 +13,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from consortium.imaging.pictures import Picture
 from consortium.report.attendance import (
     MOST_CELLS,
     STATES,
@@ -23,16 +25,11 @@ from consortium.report.attendance import (
 )
 from consortium.report.comparison import MODELS, Means, compare, plural, pool
 from consortium.report.confounding import describe_confounding
+from consortium.report.figures import value_of
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
-from consortium.report.pictures import Picture
 from consortium.report.reliability import SIDE, draw_reliability
-from consortium.report.task_text import (
-    describe_task,
-    join,
-    keeps_statistics,
-    text_of_task,
-    value_of,
-)
+from consortium.tasks.registry import parse_settings, text_of_task
+from consortium.tasks.text import join
 
 _TEMPLATE = "report.html.j2"
 _MOST_NAMES = 8  # hospitals that a sentence names; the tables name them all
@@ -71,6 +68,7 @@ def render_report(
     )
     environment.filters["figure"] = lambda value: f"{value:.3f}"
     environment.filters["interval"] = lambda ends: f"{ends[0]:.2f}\u2013{ends[1]:.2f}"
+    settings = parse_settings(result["settings"], "result.json")
     names = [row["name"] for row in result["hospitals"]]
     plots = compare(result["hospitals"])
     incidents = describe_incidents(rounds)
@@ -82,7 +80,8 @@ def render_report(
         trained=_describe_training(result, rounds),
         scored=_describe_scores(result, rounds, pool(result["hospitals"])),
         models=MODELS,
-        words=text_of_task(result["settings"]["task"]),
+        words=text_of_task(settings.task),
+        further_meaning=_with_fixed_spaces(text_of_task(settings.task).further(settings)),
         plots=plots,
         reliability=draw_reliability(result["hospitals"]),
         side=SIDE,
@@ -108,9 +107,9 @@ def render_report(
 
 def _describe_training(result: Result, rounds: Rounds) -> list[str]:
     """What was trained and by whom, in two sentences."""
-    settings = result["settings"]
+    settings = parse_settings(result["settings"], "result.json")
     who = _name(result["hospitals"])
-    what = describe_task(settings)
+    what = text_of_task(settings.task).describe(settings)
     if not rounds:
         return [f"{who} were to train one model together: {what}.", "No round was closed."]
     cases = sum(row["cases"]["training"] or 0 for row in result["hospitals"])
@@ -128,6 +127,11 @@ def _describe_training(result: Result, rounds: Rounds) -> list[str]:
             " left a hospital."
         )
     return [f"{who} trained one model together: {what}.", learned]
+
+
+def _with_fixed_spaces(text: str) -> Markup:
+    """Escaped; spaces that do not break are written as such."""
+    return Markup(str(escape(text)).replace("\u00a0", "&nbsp;"))
 
 
 def _describe_kept(result: Result) -> str:
@@ -181,13 +185,13 @@ def _describe_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
         sentences.append(
             f"The shared model's mean is the higher one at {better} of {len(both)} hospitals."
         )
-    settings = result["settings"]
-    if keeps_statistics(settings):
+    settings = parse_settings(result["settings"], "result.json")
+    if settings.needs_own_statistics:
         sentences.append(
             f"Each hospital scored with its own {words.own}, which never left it; the kept"
             " model is of no use without them."
         )
-    if settings["selection"]["keep"] == "best":
+    if settings.selection.keep == "best":
         sentences.append(
             f"The model of round {result['best_round']} was chosen on these very patients, so its"
             " score is too good; score it on patients who had no part in this run."

@@ -9,7 +9,8 @@ from typing import Any
 
 from consortium.models.averaging import first_averaged
 from consortium.report.comparison import pool
-from consortium.report.task_text import text_of_task, value_of
+from consortium.report.figures import value_of
+from consortium.tasks.registry import text_of_task
 
 WIDTH, HEIGHT = 200.0, 96.0
 """Of a panel, in units of its drawing."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from consortium.core.errors import Refused
+from consortium.core.json_files import read_json_object
 from consortium.models.bundle import load_start
 from consortium.models.networks import network_config
-from consortium.settings.base import Settings, override, parse_settings, read_json_object
+from consortium.settings.base import Settings, override
 from consortium.study.job_folder import SETTINGS, prepare_job
-from consortium.tasks.base import task_of
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import parse_settings, task_of
 
 POLL = 0.3
 """Seconds between two looks at the progress."""

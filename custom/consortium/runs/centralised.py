@@ -15,14 +15,15 @@ from torch import Tensor
 
 from consortium.client.trainer import LocalTrainer, Progress
 from consortium.core.files import write_json, write_text
+from consortium.core.json_files import read_json_object
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.protocol.metrics import AnyScore
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
-from consortium.settings.base import Settings, parse_settings, read_json_object
-from consortium.tasks.base import task_of
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings, task_of
 
 _SITE = "pooled"  # part of the seeds of its batches
 CPU = torch.device("cpu")

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from consortium.core.errors import EnvironmentProblem
+from consortium.core.json_files import read_json_object
 from consortium.flare.session import Session, open_session
 from consortium.orchestration.recovery import NEXT
 from consortium.runs import local_federation as federation
 from consortium.runs.base import POLL, LocalRun, View, look, prepare_run
 from consortium.runs.status import GOING_ON, describe
-from consortium.settings.base import Settings, read_json_object
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.settings.base import Settings
+from consortium.tasks.folders import hospital_folders
 
 _ASK = 1.0  # seconds between two questions to the orchestrator
 

@@ -28,12 +28,12 @@ from ruamel.yaml import YAML
 
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.core.files import replace_file, sole_user, write_json
+from consortium.core.json_files import read_json_object
 from consortium.flare.session import open_session
 from consortium.kits.hospital import HOSPITAL, HospitalFile
 from consortium.kits.project import BUILDERS
 from consortium.membership.provisioning import KITS, create
-from consortium.settings.base import read_json_object
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.folders import hospital_folders
 
 ORCHESTRATOR = "orchestrator"
 COORDINATOR = "coordinator@consortium.example"

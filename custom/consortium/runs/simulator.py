@@ -17,18 +17,14 @@ from typing import Any
 
 from consortium.core.errors import EnvironmentProblem, Incomplete, Refused, UsageError
 from consortium.core.files import lock_file, write_json
+from consortium.core.json_files import read_json_object
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.runs.base import POLL, LocalRun, View, look, prepare_run
-from consortium.settings.base import (
-    Settings,
-    load_settings,
-    override,
-    parse_settings,
-    read_json_object,
-)
+from consortium.settings.base import Settings, override
 from consortium.study.job_folder import SETTINGS
-from consortium.tasks.segmentation.datalist import hospital_folders
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import load_settings, parse_settings
 
 GRACE = 20.0
 """Seconds that a hospital's process may be gone before the run is given up."""

@@ -1,15 +1,14 @@
-"""A job's `settings.json`: every choice of a study, with its default, its range and its unit.
+"""The sections of a job's `settings.json` that all tasks share, and how a value is overridden.
 
-The file is read once, at the orchestrator and at each hospital alike, and validated whole: an
-unknown key or a value out of range is refused with the dotted path of the setting. Nothing here
-knows how a setting is used.
+Every choice of a study has its default, its range and its unit. What `data`, `network` and
+`training` hold stands with each task; `consortium.tasks.registry` reads a file. Nothing here knows
+how a setting is used.
 """
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,12 +16,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 
 from consortium.core.errors import UsageError
-from consortium.protocol.metrics import FIGURES, Scored, radiograph_figures
+from consortium.protocol.metrics import Scored
 from consortium.protocol.pipeline import build_pipeline
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -37,224 +35,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
-# Branches of a union, which pydantic puts into the path of an error.
-_SWITCH, _CHOICE = "#switch", "#choice"
-
-Flip = Literal["left-right", "back-front", "down-up"]
-
-
-class Augmentation(Section):
-    """The random changes of training, where all flips would be too many.
-
-    Attributes:
-        flips: directions in which a sample may be mirrored. Structures that are told apart by
-            where they lie, such as a front and a back part, are not to be mirrored that way. A
-            slice (2-D) has no down and up.
-    """
-
-    flips: list[Flip]
-
-
-class Data(Section):
-    """What a hospital's folder holds and how it becomes tensors.
-
-    Attributes:
-        spatial_dims: 2 trains on axial slices (volumes are turned to RAS first), 3 on patches.
-        channels: names of the image's channels, in the order of the files.
-        labels: name of each structure and the values in the mask that make it up. Values may
-            belong to several structures (overlapping regions). In a predicted mask a structure is
-            painted with its first value, later structures over earlier ones.
-        spacing: voxel size in mm to resample to, or null to keep the scanner's.
-        size: voxels. In 2-D the in-plane size that slices are resized to; in 3-D the patch.
-        intensity: normalisation of each channel of each volume.
-        validation_fraction: share of patients, chosen by a hash of the patient's id.
-        tumour_fraction: share of the slices or patches of a batch that contain a structure.
-        augment: random flips in every direction, affine and intensity changes in training; or an
-            object with the flips that are meant.
-        cache: share of the training volumes kept in memory after their first use.
-    """
-
-    spatial_dims: Literal[2, 3] = 2
-    channels: Annotated[list[str], Field(min_length=1)]
-    labels: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
-    spacing: list[Positive] | None = None
-    size: Annotated[list[Count], Field(min_length=2, max_length=3)]
-    intensity: Literal["zscore", "zscore-nonzero", "percentiles", "none"] = "zscore-nonzero"
-    validation_fraction: Fraction = 0.2
-    tumour_fraction: Fraction = 0.5
-    augment: Annotated[
-        Annotated[bool, Tag(_SWITCH)] | Annotated[Augmentation, Tag(_CHOICE)],
-        Discriminator(lambda given: _SWITCH if isinstance(given, (bool, int, str)) else _CHOICE),
-    ] = True
-    cache: Fraction = 1.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Data":
-        if len(self.size) != self.spatial_dims:
-            raise ValueError(f"size needs {self.spatial_dims} numbers in {self.spatial_dims}-D")
-        if self.spacing is not None and len(self.spacing) != 3:
-            raise ValueError("spacing needs 3 numbers, in mm")
-        for name, values in self.labels.items():
-            if min(values) < 1 or max(values) > 255:
-                raise ValueError(f"labels.{name}: values are 1 to 255; 0 is the background")
-        return self
-
-
-class Network(Section):
-    """A network of MONAI.
-
-    Attributes:
-        name: `unet` (with a 1x1 convolution behind it), `segresnet` or `dynunet`.
-        features: channels of each level, top to bottom.
-        residual_units: convolutions of a level's residual unit (unet), blocks (segresnet).
-        normalisation: normalisation layers.
-        dropout: probability.
-    """
-
-    name: Literal["unet", "segresnet", "dynunet"] = "unet"
-    features: Annotated[list[Count], Field(min_length=2)] = [16, 32, 64, 128]
-    residual_units: Annotated[int, Field(ge=0)] = 1
-    normalisation: Literal["batch", "group", "instance"] = "batch"
-    dropout: Fraction = 0.0
-
-
-class Outcome(Section):
-    """What is predicted of a patient.
-
-    Attributes:
-        column: of the table.
-        classes: name of each class and the values in the column that make it up; two, of which the
-            second is the one that is looked for.
-    """
-
-    column: Annotated[str, Field(min_length=1)]
-    classes: Annotated[
-        dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=2)
-    ]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Outcome":
-        values = [value for group in self.classes.values() for value in group]
-        if len(set(values)) < len(values):
-            raise ValueError("classes: a value belongs to one class")
-        return self
-
-
-class Table(Section):
-    """What a hospital's table (`patients.csv`) holds and how it becomes numbers.
-
-    Attributes:
-        numbers: columns of numbers, with the least and the largest value that makes sense in the
-            job's unit, which become 0 and 1; what lies outside is refused as given in another unit.
-        categories: columns of categories, with all values they may have. The first is what the
-            others are compared with: each of them becomes an input that is 0 or 1.
-        outcome: what is predicted.
-        validation_fraction: share of patients, chosen by a hash of the patient's id, where the
-            table has no column `split`.
-    """
-
-    numbers: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = {}
-    categories: dict[str, Annotated[list[str], Field(min_length=2)]] = {}
-    outcome: Outcome
-    validation_fraction: Fraction = 0.2
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Table":
-        names = [*self.numbers, *self.categories, self.outcome.column, "patient", "split"]
-        if len(set(names)) < len(names):
-            raise ValueError("a column has one use; patient and split have theirs")
-        if not self.inputs:
-            raise ValueError("numbers or categories: name a column")
-        for name, (low, high) in self.numbers.items():
-            if low >= high:
-                raise ValueError(f"numbers.{name}: the least value, then the largest")
-        for name, values in self.categories.items():
-            if len(set(values)) < len(values):
-                raise ValueError(f"categories.{name}: a value is there twice")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the table, that the job reads, in the order of the settings."""
-        return (*self.numbers, *self.categories, self.outcome.column)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Of the network: the numbers, then every category but the first of its column."""
-        later = (f"{name} {value}" for name, of in self.categories.items() for value in of[1:])
-        return (*self.numbers, *later)
-
-
-class Radiographs(Section):
-    """What a hospital's folder of X-rays holds and how an X-ray becomes a tensor.
-
-    Attributes:
-        classes: name of each class, two or more, and the values of the column `label` that make it
-            up.
-        views: values of the column `view`, or of a DICOM header, that are frontal, whatever their
-            case; X-rays of other views are left out.
-        size: pixels, the side of the square that X-rays are resized to.
-        border: share of the side that is cut off all around.
-        lungs: whether only the box of the lungs is kept.
-        intensity: normalisation of each X-ray: `zscore`, `percentiles` (the 1st and 99th become 0
-            and 1), or `equalise`, which makes its histogram flat.
-        source: column by whose values `training.sampling` `sources` draws, or null.
-        validation_fraction: share of patients, chosen by a hash of the patient's id, where
-            `labels.csv` has no column `split`.
-        augment: random turns, shifts, zooms and changes of contrast in training.
-        specificity: at which a class's sensitivity is told.
-    """
-
-    classes: Annotated[
-        dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=20)
-    ]
-    views: Annotated[list[str], Field(min_length=1)] = ["pa", "ap", "ap supine", "ap erect"]
-    size: Annotated[int, Field(ge=32, le=1024)] = 64
-    border: Annotated[float, Field(ge=0, lt=0.4)] = 0.0
-    lungs: bool = False
-    intensity: Literal["zscore", "percentiles", "equalise"] = "zscore"
-    source: Annotated[str, Field(min_length=1)] | None = None
-    validation_fraction: Fraction = 0.2
-    augment: bool = True
-    specificity: Annotated[float, Field(gt=0, lt=1)] = 0.9
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Radiographs":
-        values = [value for group in self.classes.values() for value in group]
-        if len(set(values)) < len(values):
-            raise ValueError("classes: a value belongs to one class")
-        return self
-
-
-class Classifier(Section):
-    """A network that classifies X-rays.
-
-    Attributes:
-        name: `small`, convolutions and a mean over the X-ray, or MONAI's `densenet121`.
-        features: channels of each level of `small`, top to bottom.
-        normalisation: normalisation layers.
-        dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
-    """
-
-    name: Literal["small", "densenet121"] = "small"
-    features: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)] = [
-        16,
-        32,
-        64,
-        128,
-    ]
-    normalisation: Literal["batch", "group", "instance"] = "batch"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class Logistic(Section):
-    """A logistic regression over standardised inputs.
-
-    Attributes:
-        name: `logistic`.
-    """
-
-    name: Literal["logistic"] = "logistic"
+SWITCH, CHOICE = "#switch", "#choice"
+"""Branches of a union, which pydantic puts into the path of an error."""
 
 
 class Training(Section):
@@ -288,40 +70,6 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     clip: Positive = 5.0
     mixed_precision: bool = True
-
-
-class TabularTraining(Training):
-    """A hospital's work in one round, on a table.
-
-    Attributes:
-        batch: patients a step.
-    """
-
-    batch: Count = 4
-    learning_rate: Positive = 1e-3
-    final_learning_rate: Fraction = 1.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Positive = 100.0
-    optimiser: Optimiser = "sgd"
-
-
-class RadiographTraining(Training):
-    """A hospital's work in one round, on X-rays.
-
-    Attributes:
-        batch: X-rays a step.
-        sampling: `patients` draws every training patient as often as another; `classes` every
-            class of the hospital; `sources` every value of `data.source` within a class.
-        loss: `plain` cross-entropy; `weighted` by the inverse of the hospital's class shares;
-            `adjusted` by their logarithm, which is added to the logits in training (Menon et al.,
-            ICLR 2021, eq. 10), so that the network need not learn them. A class that the hospital
-            has no case of is then left to the others.
-    """
-
-    batch: Count = 32
-    learning_rate: Positive = 1e-3
-    sampling: Literal["patients", "classes", "sources"] = "patients"
-    loss: Literal["plain", "weighted", "adjusted"] = "plain"
 
 
 class Confounding(Section):
@@ -451,7 +199,7 @@ class Selection(Section):
 
     Attributes:
         keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
-            score (Dice, accuracy, AUROC) over all validation patients; a score on the patients that
+            headline score of the task over all validation patients; a score on the patients that
             chose the model is too good, the more so the fewer they are.
         share: of the rounds, whose models are averaged; the last ones, at least one.
         patience: rounds without a better score after which the run stops, where the best is kept;
@@ -485,6 +233,7 @@ class Settings(Section, ABC):
     """All settings of a job; a class of each task says what `data`, `network` and `training` hold.
 
     Attributes:
+        listing: file of a hospital's folder that lists its cases.
         task: what is learned.
         seed: all randomness is a function of (seed, hospital, round).
         rounds: rounds of training.
@@ -495,6 +244,7 @@ class Settings(Section, ABC):
             to the others, so it is off unless the hospitals agreed to it.
     """
 
+    listing: ClassVar[str]
     task: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rounds: Count = 10
@@ -503,8 +253,8 @@ class Settings(Section, ABC):
     training: Training
     update: Update = Update()
     aggregation: Annotated[
-        Annotated[RuleName, Tag(_SWITCH)] | Annotated[Aggregation, Tag(_CHOICE)],
-        Discriminator(lambda given: _SWITCH if isinstance(given, str) else _CHOICE),
+        Annotated[RuleName, Tag(SWITCH)] | Annotated[Aggregation, Tag(CHOICE)],
+        Discriminator(lambda given: SWITCH if isinstance(given, str) else CHOICE),
     ] = "weighted_mean"
     server: Server = Server()
     selection: Selection = Selection()
@@ -539,148 +289,10 @@ class Settings(Section, ABC):
     def has_statistics(self) -> bool:
         """Whether the network holds statistics of the patients that it was trained on."""
 
-
-class SegmentationSettings(Settings):
-    """Of a job that outlines structures on scans."""
-
-    task: Literal["segmentation"] = "segmentation"
-    data: Data
-    network: Network = Network()
-    training: Training = Training()
-
     @property
-    def scored(self) -> Scored:
-        """The Dice of each structure."""
-        return Scored("dice", tuple(self.data.labels))
-
-    @property
-    def has_statistics(self) -> bool:
-        """Of batch normalisation."""
-        return self.network.normalisation == "batch"
-
-
-class TabularSettings(Settings):
-    """Of a job that predicts an outcome from a table of patients.
-
-    With `update.buffers` `averaged` the inputs that are numbers are standardised by mean and
-    variance over all hospitals' training patients, and the model serves everybody; `local`: all
-    inputs by the hospital's own, which never leave it.
-    """
-
-    task: Literal["tabular"]
-    data: Table
-    network: Logistic = Logistic()
-    training: TabularTraining = TabularTraining()
-
-    @property
-    def scored(self) -> Scored:
-        """The figures of a classification and the classes they are of."""
-        return Scored("classes", FIGURES, tuple(self.data.outcome.classes))
-
-    @property
-    def has_statistics(self) -> bool:
-        """Those that standardise the inputs."""
-        return True
-
-
-class ClassificationSettings(Settings):
-    """Of a job that tells classes of X-rays apart."""
-
-    task: Literal["classification"]
-    data: Radiographs
-    network: Classifier = Classifier()
-    training: RadiographTraining = RadiographTraining()
-    confounding: Confounding = Confounding()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ClassificationSettings":
-        if self.training.sampling == "sources" and self.data.source is None:
-            raise ValueError("training.sampling sources needs the column, data.source")
-        return self
-
-    @property
-    def scored(self) -> Scored:
-        """The figures of each class, and the classes."""
-        classes = tuple(self.data.classes)
-        return Scored("classes", radiograph_figures(classes), classes)
-
-    @property
-    def probe(self) -> Confounding:
-        """Asked of every run."""
-        return self.confounding
-
-    @property
-    def has_statistics(self) -> bool:
-        """Of batch normalisation."""
-        return self.network.normalisation == "batch"
-
-
-TASKS: Mapping[str, type[Settings]] = {
-    "segmentation": SegmentationSettings,
-    "tabular": TabularSettings,
-    "classification": ClassificationSettings,
-}
-"""The settings of each task."""
-
-
-def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Settings:
-    """Validates a job's settings.
-
-    Raises:
-        UsageError: `unknown-setting` or `bad-setting`, naming the dotted path.
-    """
-    task = raw.get("task", "segmentation")
-    if not isinstance(task, str) or task not in TASKS:
-        raise UsageError(
-            "bad-setting",
-            f"setting task: there is no {json.dumps(task)[:80]}",
-            where,
-            f"name {' or '.join(TASKS)}",
-        )
-    try:
-        return TASKS[task].model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"] if part not in (_SWITCH, _CHOICE)]
-        path = ".".join(parts) or "settings"
-        if first["type"] == "extra_forbidden":
-            raise UsageError(
-                "unknown-setting",
-                f"there is no setting {path}",
-                where,
-                "see the names in the job's settings.json",
-            ) from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "missing" else f" (given: {json.dumps(first['input'])[:80]})"
-        raise UsageError(
-            "bad-setting", f"setting {path}: {message}{given}", where, "correct the value"
-        ) from None
-
-
-def load_settings(path: Path) -> Settings:
-    """Reads and validates a `settings.json`.
-
-    Raises:
-        UsageError: the file is missing, no JSON, or a setting is refused.
-    """
-    return parse_settings(read_json_object(path), path.name)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file whose top level is an object.
-
-    Raises:
-        UsageError: `missing-file` or `bad-json`.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("missing-file", "no such file", str(path), "check the path") from None
-    except (OSError, ValueError) as error:
-        raise UsageError("bad-json", f"not a JSON file ({error})", str(path), "repair it") from None
-    if not isinstance(raw, dict):
-        raise UsageError("bad-json", "the top level is no object", str(path), "repair it")
-    return raw
+    def needs_own_statistics(self) -> bool:
+        """Whether a model serves only the hospitals that trained it, each with what it kept."""
+        return self.update.buffers == "local" and self.has_statistics
 
 
 def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

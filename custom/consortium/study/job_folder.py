@@ -16,8 +16,10 @@ import consortium
 from consortium import __version__
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder, write_json
+from consortium.core.json_files import read_json_object
 from consortium.orchestration.quorum import declare_quorum
-from consortium.settings.base import Aggregation, override, parse_settings, read_json_object
+from consortium.settings.base import Aggregation, override
+from consortium.tasks.registry import parse_settings
 
 SETTINGS = Path("app/config/settings.json")
 CLIENT_CONFIG = Path("app/config/config_fed_client.json")

@@ -1,15 +1,13 @@
 """What a task is at a hospital, and what else of the package depends on the task.
 
 `LocalTrainer` (see `consortium.client.trainer`) leads the rounds of every task; a `LocalTask` is
-what it asks of one. A further task is a class of settings, a `Task` in a module of its own in this
-room, its folder in `consortium.tasks.folders` and its words in `consortium.report.task_text`;
-rounds, aggregation, checkpoints and kits know none of it.
+what it asks of one. A further task is one folder beside those that are there and one line in
+`consortium.tasks.registry`; rounds, aggregation, checkpoints and kits know none of it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ import torch
 from torch import Tensor
 
 from consortium.confounding.probe_statistics import ProbeStatistics
+from consortium.core.findings import Finding
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import AnyScore
 from consortium.protocol.schema import State
-from consortium.settings.base import Settings
+from consortium.tasks.evaluation import Evaluation
 
 CheckProgress = Callable[[int, int], None]
 
@@ -88,6 +87,23 @@ class LocalTask(ABC):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A model that was opened for use.
+
+    Attributes:
+        settings: that it was trained with.
+        network: in evaluation mode.
+        device: where the network is.
+        identify: its name and its version, for what is made with it.
+    """
+
+    settings: Any
+    network: torch.nn.Module
+    device: torch.device
+    identify: Callable[[], tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What of the package depends on the task.
 
@@ -99,6 +115,13 @@ class Task:
             is refused.
         require_folder: refuses a hospital's folder that is another job's, before a run is started.
         require_match: refuses a model of other inputs or outputs than a job's.
+        check: what is wrong with a hospital's folder, given the settings of a job or None and what
+            is called with the number of cases done and of all.
+        count: the cases and the patients that a hospital's folder lists.
+        takes: whether a file or folder may be what a model of the task is given, by its name.
+        predict: writes what a model says of inputs to a file. It takes the model, the inputs, the
+            file, what is called with the progress, and what takes lines for people.
+        evaluate: scores a model on every labelled case of the hospitals' folders, by name.
         pool: writes a folder that holds the cases of all hospitals, for the pooled reference.
         metadata: what MONAI's metadata of a model say of the task.
         inference: a MONAI bundle configuration that needs nothing but MONAI.
@@ -110,12 +133,13 @@ class Task:
     take: Callable[[State, State], State]
     require_folder: Callable[[str, Path, Any], None]
     require_match: Callable[[Any, Any, str], None]
+    check: Callable[[Path, Any, CheckProgress | None], list[Finding]]
+    count: Callable[[Path], tuple[int, int]]
+    takes: Callable[[Path], bool]
+    predict: Callable[
+        [TrainedModel, Sequence[Path], Path, CheckProgress, Callable[[str], None]], None
+    ]
+    evaluate: Callable[[TrainedModel, Mapping[str, Path], CheckProgress], Evaluation]
     pool: Callable[[Mapping[str, Path], Path, Any], None]
     metadata: Callable[[Any], dict[str, Any]]
     inference: Callable[[Any], dict[str, Any]]
-
-
-def task_of(settings: Settings) -> Task:
-    """The task of a job."""
-    found: Task = import_module(f"consortium.tasks.{settings.task}.task").TASK
-    return found

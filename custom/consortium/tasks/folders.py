@@ -1,20 +1,13 @@
-"""A hospital's folder, whatever the task: scans, a table of patients, or X-rays."""
+"""Hospitals' folders, whatever the task."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from consortium.core.errors import UsageError
 from consortium.core.findings import Finding
-from consortium.settings.base import (
-    ClassificationSettings,
-    SegmentationSettings,
-    Settings,
-    TabularSettings,
-)
-from consortium.tasks.classification.checks import check_radiographs
-from consortium.tasks.classification.dataset import LABELS
-from consortium.tasks.segmentation import checks
-from consortium.tasks.segmentation.datalist import read_datalist
-from consortium.tasks.tabular.dataset import PATIENT, TABLE, check_table, read_table
+from consortium.settings.base import Settings
+from consortium.tasks.base import Task
+from consortium.tasks.registry import TASKS, settings_of, task_named
 
 
 def check_folder(
@@ -22,7 +15,7 @@ def check_folder(
     settings: Settings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Checks one hospital's folder; see `consortium.tasks.segmentation.checks` for what is found.
+    """Checks one hospital's folder; see `consortium.tasks.segmentation.checks` for the codes.
 
     Args:
         folder: the hospital's.
@@ -32,17 +25,7 @@ def check_folder(
     Raises:
         UsageError: there is nothing to check.
     """
-    if settings is None:
-        kind = _list_of(folder)
-        if kind == LABELS:
-            return check_radiographs(folder, None, progress)
-        return (check_table if kind == TABLE else checks.check_folder)(folder, None, progress)
-    if isinstance(settings, TabularSettings):
-        return check_table(folder, settings, progress)
-    if isinstance(settings, ClassificationSettings):
-        return check_radiographs(folder, settings, progress)
-    assert isinstance(settings, SegmentationSettings)
-    return checks.check_folder(folder, settings, progress)
+    return _task(folder, settings).check(folder, settings, progress)
 
 
 def count_cases(folder: Path, settings: Settings | None = None) -> tuple[int, int]:
@@ -51,21 +34,47 @@ def count_cases(folder: Path, settings: Settings | None = None) -> tuple[int, in
     Raises:
         UsageError: there is nothing to count.
     """
-    if isinstance(settings, TabularSettings):
-        kind = TABLE
-    elif isinstance(settings, ClassificationSettings):
-        kind = LABELS
-    else:
-        kind = "" if settings else _list_of(folder)
-    if kind:
-        patients = [row.get(PATIENT, "") for row in read_table(folder, kind).rows]
-    else:
-        patients = [case.patient for case in read_datalist(folder).cases]
-    return len(patients), len(set(patients))
+    return _task(folder, settings).count(folder)
 
 
-def _list_of(folder: Path) -> str:
-    """The file that lists a folder's cases, or empty for `dataset.json`."""
-    if (folder / "dataset.json").exists():
-        return ""
-    return next((name for name in (LABELS, TABLE) if (folder / name).is_file()), "")
+def _task(folder: Path, settings: Settings | None) -> Task:
+    """The job's task, or the first one whose list of cases the folder holds."""
+    if settings is not None:
+        return task_named(settings.task)
+    listed = (task for task in TASKS if (folder / settings_of(task).listing).is_file())
+    return task_named(next(listed, next(iter(TASKS))))
+
+
+def hospital_folders(root: Path) -> dict[str, Path]:
+    """The folders of a study's hospitals below `root`, by hospital name, sorted.
+
+    Raises:
+        UsageError: `missing-folder`, or `no-hospitals` where none holds a `dataset.json`.
+    """
+    if not root.is_dir():
+        raise UsageError("missing-folder", "no such folder", str(root), "check --data")
+    found = {
+        child.name: child
+        for child in sorted(root.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+    if not found:
+        raise UsageError(
+            "no-hospitals", "no folder of a hospital", str(root), "give one folder a hospital"
+        )
+    return found
+
+
+def folders_with(folder: Path, listing: str) -> dict[str, Path]:
+    """One hospital's folder, where it lists its cases itself, or those of the hospitals in it.
+
+    Args:
+        folder: a hospital's, or one that holds hospitals' folders.
+        listing: see `Settings.listing`.
+
+    Raises:
+        UsageError: see `hospital_folders`.
+    """
+    if (folder / listing).is_file():
+        return {folder.resolve().name: folder}
+    return hospital_folders(folder)

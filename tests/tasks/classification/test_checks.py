@@ -11,9 +11,9 @@ from tests.xrays import HEADER, radiograph, rows, write_dicom, write_radiographs
 
 from consortium.core.errors import UsageError
 from consortium.imaging.burnt_text import count_letters
-from consortium.settings.base import parse_settings
 from consortium.synthetic.xrays import LABELS, OWN, draw_radiograph
 from consortium.tasks.folders import check_folder, count_cases
+from consortium.tasks.registry import parse_settings
 
 JOB = {
     "task": "classification",

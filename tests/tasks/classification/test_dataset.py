@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from tests.xrays import HEADER, radiograph, rows, write_dicom, write_radiographs
 
 from consortium.core.errors import Refused, UsageError
-from consortium.settings.base import Radiographs
 from consortium.tasks.classification.dataset import (
     Radiograph,
     RadiographList,
     read_radiographs,
     split_radiographs,
 )
-from consortium.tasks.tabular.dataset import write_table
+from consortium.tasks.classification.settings import Radiographs
+from consortium.tasks.tables import write_table
 
 CLASSES = {"COVID-19": ["covid"], "other": ["pneumonia"], "normal": ["normal", "none"]}
 DATA = Radiographs(classes=CLASSES, validation_fraction=0.3)

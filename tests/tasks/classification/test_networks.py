@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 from consortium.core.errors import Refused, UsageError
 from consortium.models.bundle import load_state
-from consortium.settings.base import ClassificationSettings
 from consortium.tasks.classification.networks import (
     network_config,
     pooled_features,
     take_pretrained,
 )
+from consortium.tasks.classification.settings import ClassificationSettings
 
 NETWORKS = [*itertools.product(("small", "densenet121"), ("batch", "group", "instance"))]
 

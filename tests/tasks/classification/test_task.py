@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Failure, Refused
+from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import Site
 from consortium.models.bundle import load_bundle, require_match
 from consortium.models.networks import build_network
@@ -19,16 +20,17 @@ from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.metrics import Metrics
 from consortium.runs.centralised import pool_hospitals
 from consortium.server.run import FINAL, WITHOUT, Coordinator, Study
-from consortium.settings.base import override, parse_settings, read_json_object
-from consortium.synthetic.xray_folders import CLINICS, generate_radiographs
+from consortium.settings.base import override
 from consortium.tasks.classification.dataset import LABELS, read_radiographs, split_radiographs
+from consortium.tasks.classification.loading import class_probabilities
+from consortium.tasks.classification.synthetic import CLINICS, generate_radiographs
 from consortium.tasks.classification.task import (
     PICTURES,
     ClassificationTask,
     _Draw,
-    predict_radiographs,
 )
-from consortium.tasks.tabular.dataset import read_table, write_table
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.tables import read_table, write_table
 
 CPU = torch.device("cpu")
 JOB = ROOT / "jobs" / "covid_detection"
@@ -166,8 +168,10 @@ def test_a_radiograph_says_the_same_alone_as_among_others(radiographs):
     settings = covid()
     network = build_network(settings).eval()
     several = read_radiographs(radiographs / "harbour", settings.data).radiographs[:5]
-    together = predict_radiographs(network, several, settings, CPU)
-    alone = [predict_radiographs(network, [radiograph], settings, CPU)[0] for radiograph in several]
+    together = class_probabilities(network, several, settings.data, CPU)
+    alone = [
+        class_probabilities(network, [radiograph], settings.data, CPU)[0] for radiograph in several
+    ]
     np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(together.sum(1), 1)
 

@@ -8,8 +8,8 @@ from monai.transforms import Compose
 from PIL import ExifTags, Image
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import Radiographs
 from consortium.synthetic.xrays import LABELS, OWN, draw_radiograph
+from consortium.tasks.classification.settings import Radiographs
 from consortium.tasks.classification.transforms import (
     SHIFT,
     augment,

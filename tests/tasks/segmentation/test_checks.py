@@ -7,10 +7,12 @@ import pytest
 from tests.conftest import LGG, needs_real_data
 
 from consortium.core.errors import UsageError
+from consortium.core.findings import Finding
 from consortium.core.outliers import far_from_median
-from consortium.settings.base import Settings, load_settings, parse_settings
+from consortium.settings.base import Settings
+from consortium.tasks.registry import load_settings, parse_settings
 from consortium.tasks.segmentation import checks
-from consortium.tasks.segmentation.checks import Finding, check_folder
+from consortium.tasks.segmentation.checks import check_folder
 
 CHECKOUT = Path(__file__).parents[3]
 P3_IMAGE = "imagesTr/P3.nii.gz"

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consortium.core.errors import UsageError
+from consortium.tasks.folders import hospital_folders
 from consortium.tasks.segmentation.datalist import (
     Case,
     Datalist,
-    hospital_folders,
     patient_of,
     read_datalist,
     split_cases,

@@ -15,7 +15,7 @@ from consortium.imaging.dicom_seg import Algorithm, write_segmentation
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
 from consortium.protocol.codec import digest
-from consortium.settings.base import parse_settings
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.checks import check_folder
 
 SHAPE = (16, 14, 5)

@@ -10,7 +10,8 @@ from tests.conftest import LGG, needs_real_data
 
 from consortium.core.errors import Refused, UsageError
 from consortium.models.networks import build_network
-from consortium.settings.base import Settings, parse_settings
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.inference import (
     binarise,
     load_case,

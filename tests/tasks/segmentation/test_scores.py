@@ -4,13 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consortium.tasks.segmentation.scores import (
-    dice,
-    group_score,
-    hausdorff95,
-    score_case,
-    summarise,
-)
+from consortium.tasks.scores import summarise
+from consortium.tasks.segmentation.scores import dice, group_score, hausdorff95, score_case
 
 
 def block(*slices: slice, size: int = 12) -> torch.Tensor:

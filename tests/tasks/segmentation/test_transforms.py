@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from consortium.settings.base import Data
+from consortium.tasks.segmentation.settings import Data
 from consortium.tasks.segmentation.transforms import (
     RandomGeometryd,
     build_augmentation,

@@ -3,9 +3,10 @@ import csv
 import pytest
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import parse_settings
 from consortium.tasks.folders import check_folder, count_cases
-from consortium.tasks.tabular.dataset import encode, read_table, split_table, write_table
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.tables import write_table
+from consortium.tasks.tabular.dataset import encode, read_patients, split_table
 
 SETTINGS = parse_settings(
     {
@@ -43,7 +44,7 @@ def test_a_sound_table_becomes_numbers_from_0_to_1(write):
     folder = write()
     assert check_folder(folder, SETTINGS) == []
     assert count_cases(folder) == count_cases(folder, SETTINGS) == (12, 12)
-    patients = encode(read_table(folder), SETTINGS.data)
+    patients = encode(read_patients(folder), SETTINGS.data)
     place = patients.names.index("P2")
     assert SETTINGS.data.inputs == ("age", "pain some", "pain much")
     assert patients.inputs[place].tolist() == pytest.approx([0.42, 0, 1])
@@ -61,7 +62,7 @@ def test_one_written_as_one_point_nought_is_one(write):
     for rows in (plain, floats):
         folder = write(rows, header)
         assert check_folder(folder, settings) == []
-        found.append(encode(read_table(folder), settings.data))
+        found.append(encode(read_patients(folder), settings.data))
     assert found[0].inputs.tolist() == found[1].inputs.tolist()
     assert found[0].outcomes.tolist() == found[1].outcomes.tolist()
     assert sorted(found[1].outcomes.tolist()) == [0] * 4 + [1] * 8
@@ -70,10 +71,10 @@ def test_one_written_as_one_point_nought_is_one(write):
 
 
 def test_a_patient_stays_on_its_side_whoever_else_comes(write):
-    training, validation = split_table(read_table(write()), SETTINGS.data)
+    training, validation = split_table(read_patients(write()), SETTINGS.data)
     assert not {*training.names} & {*validation.names}
     assert len(training) + len(validation) == 12
-    fewer = split_table(read_table(write(ROWS[:9])), SETTINGS.data)[1]
+    fewer = split_table(read_patients(write(ROWS[:9])), SETTINGS.data)[1]
     assert {*fewer.names} == {*validation.names} & {row[0] for row in ROWS[:9]}
 
 
@@ -81,7 +82,7 @@ def test_the_table_itself_may_say_who_validates(write):
     rows = [[*row, "validation" if row[0] in ("P1", "P3") else "training"] for row in ROWS]
     folder = write(rows, [*HEADER, "split"])
     assert check_folder(folder, SETTINGS) == []
-    assert split_table(read_table(folder), SETTINGS.data)[1].names == ("P1", "P3")
+    assert split_table(read_patients(folder), SETTINGS.data)[1].names == ("P1", "P3")
 
 
 @pytest.mark.parametrize("missing", ["", "?", " ? "])
@@ -90,7 +91,7 @@ def test_patients_that_lack_a_value_are_left_out_and_counted(write, missing):
     [finding] = check_folder(folder, SETTINGS)
     assert (finding.severity, finding.code) == ("warning", "missing-value")
     assert finding.detail == "1 of 12 patients lack a value and are left out"
-    assert "P4" not in encode(read_table(folder), SETTINGS.data).names
+    assert "P4" not in encode(read_patients(folder), SETTINGS.data).names
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_a_spreadsheets_mark_and_line_ends_do_no_harm(write):
     path = write() / "patients.csv"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n  \r\n")
     assert check_folder(path.parent, SETTINGS) == []
-    assert len(read_table(path).rows) == 12
+    assert len(read_patients(path).rows) == 12
 
 
 def test_lines_are_counted_as_an_editor_does(write):
@@ -181,7 +182,7 @@ def test_another_separator_than_commas_is_named(write, separator):
     path = write() / "patients.csv"
     path.write_text(path.read_text().replace(",", separator))
     with pytest.raises(UsageError, match="bad-table: its columns are separated"):
-        read_table(path)
+        read_patients(path)
 
 
 def test_a_table_is_written_whole(tmp_path):

@@ -7,20 +7,24 @@ import pytest
 import torch
 from tests.conftest import ROOT
 
+from consortium.cli.models import require_inputs
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Refused
+from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import Site
-from consortium.models.bundle import load_bundle, load_model, require_match, write_bundle
+from consortium.models.bundle import load_bundle, require_match, write_bundle
 from consortium.models.networks import build_network
 from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.codec import digest
 from consortium.protocol.schema import schema_of, shared_tensors
 from consortium.runs.centralised import pool_hospitals
 from consortium.server.run import FINAL, Coordinator, Study
-from consortium.settings.base import override, parse_settings, read_json_object
-from consortium.synthetic.tables import CLINICS, generate_tables
-from consortium.tasks.tabular.dataset import read_table, split_table, write_table
-from consortium.tasks.tabular.task import predict
+from consortium.settings.base import override
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.tables import write_table
+from consortium.tasks.tabular.dataset import read_patients, split_table
+from consortium.tasks.tabular.predict import predict
+from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
 
 CPU = torch.device("cpu")
 JOB = ROOT / "jobs" / "heart_disease"
@@ -67,7 +71,7 @@ def run(tables, tmp_path, settings):
 
 
 def all_training_patients(tables, settings):
-    parts = [split_table(read_table(tables / c.name), settings.data)[0].inputs for c in CLINICS]
+    parts = [split_table(read_patients(tables / c.name), settings.data)[0].inputs for c in CLINICS]
     return np.concatenate(parts).astype(float)
 
 
@@ -92,7 +96,7 @@ def test_statistics_that_stay_here_never_leave(tables, tmp_path):
     assert set(update.tensors) == set(shared_tensors(schema))
     assert not any("running" in name for name in update.tensors)
     own = hospital.with_own_buffers(start_of(settings))
-    patients = split_table(read_table(tables / "north"), settings.data)[0].inputs
+    patients = split_table(read_patients(tables / "north"), settings.data)[0].inputs
     assert own["0.running_mean"].numpy() == pytest.approx(patients.mean(0), abs=1e-6)
     assert own["0.running_var"].numpy() == pytest.approx(patients.var(0, ddof=1), abs=1e-6)
 
@@ -138,9 +142,9 @@ def test_alone_it_takes_its_own_statistics(tables, tmp_path):
 def test_the_pooled_folder_keeps_every_patient_on_its_side(tables, tmp_path):
     settings = heart()
     pool_hospitals({c.name: tables / c.name for c in CLINICS}, tmp_path / "pooled", settings)
-    training, validation = split_table(read_table(tmp_path / "pooled"), settings.data)
+    training, validation = split_table(read_patients(tmp_path / "pooled"), settings.data)
     for clinic in CLINICS:
-        ours = split_table(read_table(tables / clinic.name), settings.data)
+        ours = split_table(read_patients(tables / clinic.name), settings.data)
         for part, pooled in zip(ours, (training, validation), strict=True):
             assert {f"{clinic.name}/{name}" for name in part.names} <= {*pooled.names}
     assert training.inputs.shape == all_training_patients(tables, settings).shape
@@ -153,9 +157,9 @@ def test_the_bundle_predicts_by_itself_what_the_network_does(tables, tmp_path):
     write_bundle(folder, settings, models[-1], trained={})
     opened, network = load_bundle(folder, CPU)
     assert opened == settings
-    patients = split_table(read_table(tables / "north"), settings.data)[1]
+    patients = split_table(read_patients(tables / "north"), settings.data)[1]
     expected = predict(network, patients, CPU)
-    rows = [row for row in read_table(tables / "north").rows if row["split"] == "validation"]
+    rows = [row for row in read_patients(tables / "north").rows if row["split"] == "validation"]
     table = tmp_path / "new.csv"
     write_table(table, list(rows[0]), [list(row.values()) for row in rows])
     code = (
@@ -177,9 +181,8 @@ def test_a_model_of_other_columns_or_another_task_is_refused(tables, tmp_path, t
         require_match(other, settings)
     with pytest.raises(Refused, match="wrong-task"):
         require_match(tiny(), settings)
-    write_bundle(tmp_path / "model", settings, start_of(settings), trained={})
     with pytest.raises(Refused, match="wrong-task"):
-        load_model(tmp_path / "model", CPU, type(tiny()))
+        require_inputs(settings, [tmp_path / "scan.nii.gz"], tmp_path / "model")
 
 
 def test_a_model_that_needs_a_hospitals_own_statistics_serves_nobody_else(tmp_path):

@@ -16,8 +16,8 @@ from nvflare.apis.utils.job_utils import get_event_job_id
 
 from consortium.core.errors import ConsortiumError
 from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.orchestration.recovery import OUTCOME
-from consortium.settings.base import read_json_object
 
 
 def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str, stopped: bool) -> None:

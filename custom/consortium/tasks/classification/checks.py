@@ -17,7 +17,6 @@ from PIL import Image
 from consortium.core.findings import Finding, error, warning
 from consortium.imaging.burnt_text import count_letters
 from consortium.imaging.radiographs import Pixels, UnusableRadiograph, read_pixels
-from consortium.settings.base import ClassificationSettings, Radiographs
 from consortium.tasks.classification.dataset import (
     FILE,
     IMAGES,
@@ -29,8 +28,9 @@ from consortium.tasks.classification.dataset import (
     class_numbers,
     missing_columns,
 )
-from consortium.tasks.segmentation.datalist import validation_patients
-from consortium.tasks.tabular.dataset import (
+from consortium.tasks.classification.settings import ClassificationSettings, Radiographs
+from consortium.tasks.split import validation_patients
+from consortium.tasks.tables import (
     FEWEST_PATIENTS,
     SIDES,
     SPLIT,
@@ -82,7 +82,7 @@ def check_radiographs(
         Errors first.
 
     Raises:
-        UsageError: there is no such file; see `consortium.tasks.tabular.dataset.read_table`.
+        UsageError: there is no such file; see `consortium.tasks.tables.read_table`.
     """
     table = read_table(folder, LABELS)
     data = settings.data if settings else None

@@ -21,9 +21,9 @@ from pathlib import Path
 from consortium.core.errors import Refused
 from consortium.imaging.radiographs import read_view
 from consortium.imaging.volumes import name_inside
-from consortium.settings.base import Radiographs
-from consortium.tasks.segmentation.datalist import validation_patients
-from consortium.tasks.tabular.dataset import (
+from consortium.tasks.classification.settings import ClassificationSettings, Radiographs
+from consortium.tasks.split import validation_patients
+from consortium.tasks.tables import (
     MISSING,
     PATIENT,
     SIDES,
@@ -34,7 +34,7 @@ from consortium.tasks.tabular.dataset import (
     read_table,
 )
 
-LABELS, IMAGES = "labels.csv", "images"
+LABELS, IMAGES = ClassificationSettings.listing, "images"
 FILE, LABEL, VIEW = "file", "label", "view"
 
 
@@ -181,7 +181,7 @@ def read_radiographs(folder: Path, data: Radiographs, *, labelled: bool = True) 
         labelled: whether label and patient are there; else the column `file` is enough.
 
     Raises:
-        UsageError: there is no such file; see `consortium.tasks.tabular.dataset.read_table`.
+        UsageError: there is no such file; see `consortium.tasks.tables.read_table`.
         Refused: `missing-column`, `outside-folder` or `unknown-label`.
     """
     table = read_table(folder, LABELS)

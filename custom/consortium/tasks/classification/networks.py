@@ -15,7 +15,7 @@ from torch import Tensor
 
 from consortium.core.errors import UsageError
 from consortium.protocol.schema import State
-from consortium.settings.base import ClassificationSettings
+from consortium.tasks.classification.settings import ClassificationSettings
 
 _GROUPS = 8
 

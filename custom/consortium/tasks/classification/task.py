@@ -16,39 +16,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortium.confounding.acquisition import NAMES, acquisition_features
 from consortium.confounding.moments import moments, project
 from consortium.confounding.probe_statistics import GroupMoments, ProbeStatistics
 from consortium.core.errors import Refused
 from consortium.core.files import replace_file, whole_folder
 from consortium.core.site_policy import Site
-from consortium.imaging.radiographs import read_pixels
 from consortium.protocol.metrics import Classification
-from consortium.settings.base import ClassificationSettings, Radiographs
 from consortium.tasks.base import CheckProgress, LocalTask, Task
-from consortium.tasks.class_scores import classify_radiographs
 from consortium.tasks.classification.attention import draw_attention
+from consortium.tasks.classification.checks import check_radiographs
 from consortium.tasks.classification.dataset import (
     IMAGES,
     LABELS,
     VIEW,
     Radiograph,
-    RadiographList,
     read_radiographs,
     split_radiographs,
 )
+from consortium.tasks.classification.evaluate import evaluate_radiographs
+from consortium.tasks.classification.loading import load_radiographs, run_network
 from consortium.tasks.classification.networks import (
     network_config,
     pooled_features,
     take_pretrained,
 )
-from consortium.tasks.classification.transforms import augment, prepare, preprocessing_config
-from consortium.tasks.tabular.dataset import PATIENT, SIDES, SPLIT, write_table
+from consortium.tasks.classification.predict import predict_radiographs
+from consortium.tasks.classification.scores import classify_radiographs
+from consortium.tasks.classification.settings import ClassificationSettings
+from consortium.tasks.classification.transforms import augment, preprocessing_config
+from consortium.tasks.tables import PATIENT, SIDES, SPLIT, read_table, write_table
 
 PICTURES = "attention"
 """Folder of a hospital's own, with X-rays and where the model looks."""
 
-_BATCH = 64  # X-rays, in evaluation
 _ABSENT = -1e4  # logarithm of the share of a class that a hospital has no case of
 
 
@@ -125,7 +125,7 @@ class ClassificationTask(LocalTask):
             return 0.0, None
         radiographs, _ = self._validation_radiographs()
         progress(0, len(radiographs))
-        probabilities = _run(network, radiographs, self._device, pulse)
+        probabilities = run_network(network, radiographs, self._device, pulse)
         accuracy, score = classify_radiographs(
             probabilities,
             np.array([radiograph.label for radiograph in self._validation]),
@@ -152,7 +152,7 @@ class ClassificationTask(LocalTask):
             return ProbeStatistics(shares=shares)
         radiographs, seen = self._validation_radiographs()
         with pooled_features(network) as features:
-            probabilities = _run(network, radiographs, self._device)
+            probabilities = run_network(network, radiographs, self._device)
         odds = np.log(probabilities.clip(1e-12)) - np.log((1 - probabilities).clip(1e-12))
         values = torch.cat(features).double().cpu().numpy()
         chosen, seed = self._settings.confounding, self._settings.seed
@@ -247,70 +247,8 @@ class _Draw:
             yield from torch.split(torch.tensor(radiographs), size)
 
 
-def load_radiographs(
-    radiographs: Sequence[Radiograph],
-    data: Radiographs,
-    progress: CheckProgress,
-    *,
-    with_acquisition: bool = False,
-) -> tuple[Tensor, NDArray[np.float64]]:
-    """Reads X-rays for the network.
-
-    Args:
-        radiographs: to read.
-        data: what the job makes of them.
-        progress: called before each.
-        with_acquisition: whether to look at what shows how an X-ray was made, too.
-
-    Returns:
-        Radiographs, float32 (X-rays, 1, size, size), and their acquisitions, (X-rays, 8) or (0, 8).
-
-    Raises:
-        UnusableRadiograph: one that cannot be read.
-    """
-    made = torch.empty(len(radiographs), 1, data.size, data.size)
-    acquisitions = np.empty((len(radiographs) if with_acquisition else 0, len(NAMES)))
-    for place, radiograph in enumerate(radiographs):
-        progress(place, len(radiographs))
-        values = read_pixels(radiograph.path, radiograph.file).values
-        made[place, 0] = torch.from_numpy(prepare(values, data))
-        if with_acquisition:
-            acquisitions[place] = acquisition_features(255.0 * values.astype(float))
-    return made, acquisitions
-
-
 def _write(content: bytes, beside: Path) -> None:
     beside.write_bytes(content)
-
-
-def predict_radiographs(
-    network: torch.nn.Module,
-    radiographs: Sequence[Radiograph],
-    settings: ClassificationSettings,
-    device: torch.device,
-    progress: CheckProgress = lambda done, radiographs: None,
-) -> NDArray[np.float64]:
-    """The probability of each class for each X-ray, (X-rays, classes).
-
-    Raises:
-        UnusableRadiograph: one that cannot be read.
-    """
-    return _run(network, load_radiographs(radiographs, settings.data, progress)[0], device)
-
-
-def _run(
-    network: torch.nn.Module,
-    radiographs: Tensor,
-    device: torch.device,
-    pulse: Callable[[], None] = lambda: None,
-) -> NDArray[np.float64]:
-    network.eval()
-    found = []
-    with torch.no_grad():
-        for batch in torch.split(radiographs, _BATCH):
-            pulse()
-            found.append(torch.softmax(network(batch.to(device)).double(), 1).cpu())
-    return np.asarray(torch.cat(found).numpy())
 
 
 def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -> None:
@@ -318,16 +256,14 @@ def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -
 
 
 def _require_match(
-    model: ClassificationSettings, other: ClassificationSettings | RadiographList, where: str
+    model: ClassificationSettings, other: ClassificationSettings, where: str
 ) -> None:
     """Refuses a model of other classes than a job's.
 
     Raises:
         Refused: `wrong-labels`.
     """
-    if isinstance(other, ClassificationSettings) and list(model.data.classes) != list(
-        other.data.classes
-    ):
+    if list(model.data.classes) != list(other.data.classes):
         raise Refused(
             "wrong-labels",
             f"the model's classes are {', '.join(model.data.classes)};"
@@ -426,12 +362,22 @@ def _inference(settings: ClassificationSettings) -> dict[str, Any]:
     }
 
 
+def _count(folder: Path) -> tuple[int, int]:
+    patients = [row.get(PATIENT, "") for row in read_table(folder, LABELS).rows]
+    return len(patients), len(set(patients))
+
+
 TASK = Task(
     open=ClassificationTask,
     network=network_config,
     initialise=lambda network: None,
     require_folder=_require_folder,
     require_match=_require_match,
+    check=check_radiographs,
+    count=_count,
+    takes=lambda path: path.suffix.lower() != ".csv",
+    predict=predict_radiographs,
+    evaluate=evaluate_radiographs,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,

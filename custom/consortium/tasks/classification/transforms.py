@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import Radiographs
+from consortium.tasks.classification.settings import Radiographs
 
 Array = npt.NDArray[np.float32]
 Profile = npt.NDArray[np.float64]

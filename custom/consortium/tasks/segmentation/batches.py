@@ -12,8 +12,8 @@ from monai.data import CacheDataset
 from torch import Tensor
 
 from consortium.core.seeds import derive_seed
-from consortium.settings.base import Data
 from consortium.tasks.segmentation.datalist import Case
+from consortium.tasks.segmentation.settings import Data
 from consortium.tasks.segmentation.transforms import build_augmentation, build_preprocessing
 
 

@@ -13,8 +13,8 @@ from consortium.core.findings import Finding, error, warning
 from consortium.core.outliers import ImageFacts
 from consortium.imaging.grids import Volume, corners_apart, on_grid
 from consortium.imaging.volumes import Summary, read_image, read_mask, summarise
-from consortium.settings.base import Data
 from consortium.tasks.segmentation.datalist import Case, Datalist
+from consortium.tasks.segmentation.settings import Data
 
 _SHOWN = 5
 _MASK_AXES = {3: "x, y, slice"}

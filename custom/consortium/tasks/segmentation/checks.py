@@ -78,9 +78,9 @@ from pathlib import Path
 from consortium.core.findings import Finding, error, warning
 from consortium.core.outliers import ImageFacts, find_outliers
 from consortium.imaging.volumes import name_inside
-from consortium.settings.base import Data, SegmentationSettings
 from consortium.tasks.segmentation.case_checks import check_case
 from consortium.tasks.segmentation.datalist import Case, Datalist, read_datalist
+from consortium.tasks.segmentation.settings import Data, SegmentationSettings
 
 __all__ = ["FEWEST_PATIENTS", "Finding", "check_folder"]
 

@@ -5,14 +5,14 @@ Nat Commun 13:4128, 2022). A patient is never on both sides of the split, and wh
 function of the patient's id alone: adding patients moves none of the others.
 """
 
-import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import read_json_object
+from consortium.core.json_files import read_json_object
+from consortium.tasks.split import validation_patients
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,31 +135,6 @@ def _paths(folder: Path, image: Any) -> Path | tuple[Path, ...]:
     return tuple(folder / name for name in image)
 
 
-def hash_fraction(patient: str) -> float:
-    """A number in [0, 1) that depends on the patient's id alone (sha256)."""
-    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
-
-
-def validation_patients(
-    patients: Collection[str], named: Collection[str], validation_fraction: float
-) -> set[str]:
-    """Those who validate and never train; see `split_cases`.
-
-    Args:
-        patients: of one hospital.
-        named: whom its own list names; where there are any, the hash has no say.
-        validation_fraction: in [0, 1]; 0 validates nobody.
-    """
-    chosen = set(named)
-    if not chosen and validation_fraction > 0 and len(patients) > 1:
-        ordered = sorted(patients, key=hash_fraction)
-        chosen = {patient for patient in ordered if hash_fraction(patient) < validation_fraction}
-        chosen = (chosen or {ordered[0]}) - (
-            {ordered[-1]} if len(chosen) == len(ordered) else set()
-        )
-    return chosen
-
-
 def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
     """Splits by patient: those the file names, else those whose hash is below the fraction.
 
@@ -178,23 +153,3 @@ def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
         tuple(case for case in by_patient if case.patient not in chosen),
         tuple(case for case in by_patient if case.patient in chosen),
     )
-
-
-def hospital_folders(root: Path) -> dict[str, Path]:
-    """The folders of a study's hospitals below `root`, by hospital name, sorted.
-
-    Raises:
-        UsageError: `missing-folder`, or `no-hospitals` where none holds a `dataset.json`.
-    """
-    if not root.is_dir():
-        raise UsageError("missing-folder", "no such folder", str(root), "check --data")
-    found = {
-        child.name: child
-        for child in sorted(root.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
-    if not found:
-        raise UsageError(
-            "no-hospitals", "no folder of a hospital", str(root), "give one folder a hospital"
-        )
-    return found

@@ -25,7 +25,7 @@ from consortium.core.files import replace_file
 from consortium.core.findings import Finding
 from consortium.imaging.grids import on_grid, one_grid
 from consortium.imaging.volumes import is_dicom, read_mask
-from consortium.settings.base import Data, SegmentationSettings
+from consortium.tasks.segmentation.settings import Data, SegmentationSettings
 from consortium.tasks.segmentation.transforms import build_preprocessing
 
 SLICES = 32

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from consortium.core.errors import UsageError
-from consortium.settings.base import SegmentationSettings
+from consortium.tasks.segmentation.settings import SegmentationSettings
 
 UNET_OUTPUTS = 8
 """Channels between the U-Net and the 1x1 convolution."""

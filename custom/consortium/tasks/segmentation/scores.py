@@ -6,8 +6,7 @@ HD95 of two empty masks is 0 mm; where only one is empty there is no distance, a
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 
 from consortium.protocol.metrics import Score
-
-RESAMPLES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A score over patients.
-
-    Attributes:
-        cases: number of patients with a score.
-        mean: None without patients.
-        median: None without patients.
-        interval: 95 % confidence interval of the mean, or None with fewer than 2 patients.
-    """
-
-    cases: int
-    mean: float | None
-    median: float | None
-    interval: tuple[float, float] | None
+from consortium.tasks.scores import summarise
 
 
 def dice(predicted: torch.Tensor, truth: torch.Tensor) -> list[float]:
@@ -119,31 +100,6 @@ def score_case(
             for name, first, second in zip(names, predicted, truth, strict=True)
         }
     return scores
-
-
-def summarise(values: Iterable[float | None], seed: int = 0) -> Summary:
-    """Mean, median and the mean's 95 % interval over patients.
-
-    The interval is the percentile bootstrap over patients (Efron & Tibshirani, An Introduction to
-    the Bootstrap, 1993, chapter 13) with 10,000 resamples.
-
-    Args:
-        values: one per patient; None (no distance) is left out.
-        seed: of the resampling.
-    """
-    scores = np.array([value for value in values if value is not None], dtype=float)
-    if not len(scores):
-        return Summary(0, None, None, None)
-    interval = None
-    if len(scores) > 1:
-        generator = np.random.default_rng(seed)
-        means = [
-            scores[generator.integers(len(scores), size=(RESAMPLES // 10, len(scores)))].mean(1)
-            for _ in range(10)
-        ]
-        low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-        interval = (float(low), float(high))
-    return Summary(len(scores), float(scores.mean()), float(np.median(scores)), interval)
 
 
 def group_score(

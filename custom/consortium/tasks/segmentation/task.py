@@ -4,7 +4,7 @@ The loss is Dice plus cross-entropy, the score the Dice of each structure on the
 original file, in mean over patients.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from consortium.core.errors import Refused
 from consortium.core.files import whole_folder, write_json
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
-from consortium.settings.base import SegmentationSettings, Settings
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.segmentation.batches import VolumeBatches
-from consortium.tasks.segmentation.datalist import Datalist, read_datalist, split_cases
+from consortium.tasks.segmentation.checks import check_folder
+from consortium.tasks.segmentation.datalist import read_datalist, split_cases
+from consortium.tasks.segmentation.evaluate import evaluate_scans
 from consortium.tasks.segmentation.inference import (
     THRESHOLD,
     PreparedCase,
@@ -29,8 +30,11 @@ from consortium.tasks.segmentation.inference import (
     load_case,
     predict_case,
 )
+from consortium.tasks.segmentation.match import require_match
 from consortium.tasks.segmentation.networks import initialise, network_config
+from consortium.tasks.segmentation.predict import predict_scan
 from consortium.tasks.segmentation.scores import group_score, score_case
+from consortium.tasks.segmentation.settings import SegmentationSettings
 from consortium.tasks.segmentation.transforms import preprocessing_config
 
 
@@ -124,81 +128,6 @@ def _require_folder(name: str, folder: Path, settings: SegmentationSettings) -> 
             str(folder / "dataset.json"),
             "correct modality there or set data.channels",
         )
-
-
-def _require_match(
-    model: SegmentationSettings, other: SegmentationSettings | Datalist, where: str
-) -> None:
-    """Refuses a model whose channels or labels are not those of a job or a hospital's data.
-
-    Channels must have the same names in the same order, whatever their case. A job must have the
-    same structures of the same values in the same order. Data must know a value of each structure
-    and no value that the model does not; a value may not be another structure to the data. Names
-    are taken as one where they are spelled nearly alike, or one is a part of the other.
-
-    Raises:
-        Refused: `wrong-channels` or `wrong-labels`.
-    """
-    if isinstance(other, Settings):
-        _require_channels(model, other.data.channels, where)
-        ours, theirs = list(model.data.labels.items()), list(other.data.labels.items())
-        if ours != theirs:
-            raise _wrong_labels(f"the model's are {dict(ours)}, here are {dict(theirs)}", where)
-        return
-    _require_channels(model, other.channels, where or str(other.folder))
-    _require_data_labels(model, other.labels, where or str(other.folder))
-
-
-def _require_channels(model: SegmentationSettings, channels: Iterable[str], where: str) -> None:
-    ours, theirs = list(model.data.channels), list(channels)
-    if [name.casefold() for name in ours] != [name.casefold() for name in theirs]:
-        raise Refused(
-            "wrong-channels",
-            f"the model's {len(ours)} channel(s) are {', '.join(ours)}; "
-            f"here are {len(theirs)}: {', '.join(theirs)}",
-            where,
-            "give the same channels in the same order",
-        )
-
-
-def _require_data_labels(
-    model: SegmentationSettings, labels: Mapping[int, str], where: str
-) -> None:
-    structures = model.data.labels
-    for value, name in labels.items():
-        if value and not any(value in values for values in structures.values()):
-            raise _wrong_labels(
-                f"the data's value {value} ({name}) is none of the model's {', '.join(structures)}",
-                where,
-            )
-    for structure, values in structures.items():
-        known = [value for value in values if value in labels]
-        if not known:
-            raise _wrong_labels(
-                f"the model's {structure} is value {' or '.join(map(str, values))}, which the data "
-                "do not have",
-                where,
-            )
-        if len(known) == 1 and not _alike(structure, labels[known[0]]):
-            raise _wrong_labels(
-                f"value {known[0]} is {structure} to the model, {labels[known[0]]} to the data",
-                where,
-            )
-
-
-def _alike(first: str, second: str) -> bool:
-    """Whether two names may be one: tumour and tumor, enhancing and Enhancing tumour."""
-    one, other = (
-        "".join(filter(str.isalnum, name.casefold())).replace("our", "or").replace("oe", "e")
-        for name in (first, second)
-    )
-    return one in other or other in one
-
-
-def _wrong_labels(what: str, where: str) -> Refused:
-    return Refused(
-        "wrong-labels", what, where, "use a model of these labels, or name alike what is the same"
-    )
 
 
 def _pool(folders: Mapping[str, Path], out: Path, settings: SegmentationSettings) -> None:
@@ -333,13 +262,23 @@ def _inference(settings: SegmentationSettings) -> dict[str, Any]:
     }
 
 
+def _count(folder: Path) -> tuple[int, int]:
+    patients = [case.patient for case in read_datalist(folder).cases]
+    return len(patients), len(set(patients))
+
+
 TASK = Task(
     open=SegmentationTask,
     network=network_config,
     initialise=initialise,
     take=lambda state, fresh: state,
     require_folder=_require_folder,
-    require_match=_require_match,
+    require_match=require_match,
+    check=check_folder,
+    count=_count,
+    takes=lambda path: path.suffix.lower() != ".csv",
+    predict=predict_scan,
+    evaluate=evaluate_scans,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,

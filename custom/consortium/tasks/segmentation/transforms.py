@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, MapTransform, Randomizable
 
-from consortium.settings.base import Data, Flip
+from consortium.tasks.segmentation.settings import Data, Flip
 
 AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
 

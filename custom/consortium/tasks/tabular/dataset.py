@@ -9,48 +9,32 @@ scans. A row in which a value that the job needs is missing (empty or `?`) is le
 Columns that the job does not know are not read.
 """
 
-import csv
-import io
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consortium.core.errors import Refused, UsageError
-from consortium.core.files import write_text
+from consortium.core.errors import Refused
 from consortium.core.findings import Finding, error, warning
-from consortium.settings.base import Table, TabularSettings
-from consortium.tasks.segmentation.datalist import validation_patients
+from consortium.tasks.split import validation_patients
+from consortium.tasks.tables import (
+    FEWEST_PATIENTS,
+    MISSING,
+    PATIENT,
+    SIDES,
+    SPLIT,
+    PatientTable,
+    Row,
+    lines_of,
+    read_table,
+)
+from consortium.tasks.tabular.settings import Table, TabularSettings
 
-TABLE = "patients.csv"
-PATIENT, SPLIT = "patient", "split"
-SIDES = ("training", "validation")
-FEWEST_PATIENTS = 5
-MISSING = ("", "?")
-
-Row = dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class PatientTable:
-    """A file as it is.
-
-    Attributes:
-        path: of the file.
-        columns: names in the order of the file.
-        rows: values by column, blanks at their ends cut off.
-        lines: of each row the number of its last line in the file.
-    """
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    lines: tuple[int, ...]
+TABLE = TabularSettings.listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,49 +55,13 @@ class Patients:
         return len(self.names)
 
 
-def read_table(path: Path, usual: str = TABLE) -> PatientTable:
-    """Reads a hospital's table.
+def read_patients(path: Path) -> PatientTable:
+    """Reads a hospital's table; see `consortium.tasks.tables.read_table`.
 
     Args:
-        path: of the file, or of the folder that holds it under its usual name.
-        usual: that name.
-
-    Raises:
-        UsageError: `missing-folder`, `missing-file`, `bad-table` or `empty-hospital`.
+        path: of the file, or of the hospital's folder.
     """
-    if path.suffix.lower() != ".csv":
-        if not path.is_dir():
-            raise UsageError("missing-folder", "no such folder", str(path), "check the path")
-        path = path / usual
-    if not path.is_file():
-        raise UsageError("missing-file", "no such file", str(path), "check the path")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            found = [(reader.line_num, values) for values in reader if _says(values)]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise _bad(path, f"it cannot be read ({type(problem).__name__})") from None
-    columns = tuple(name.strip() for name in found[0][1]) if found else ()
-    if len(columns) == 1 and re.search("[;\t]", columns[0]):
-        raise _bad(path, "its columns are separated by something else than commas")
-    if not columns or len(set(columns)) < len(columns):
-        raise _bad(path, "its header is missing or names a column twice")
-    for number, values in found[1:]:
-        if len(values) != len(columns):
-            raise _bad(path, f"line {number} has {len(values)} values, the header {len(columns)}")
-    if len(found) < 2:
-        raise UsageError("empty-hospital", "no patients are listed", str(path), "list them")
-    rows = (dict(zip(columns, map(str.strip, values), strict=True)) for _, values in found[1:])
-    return PatientTable(path, columns, tuple(rows), tuple(number for number, _ in found[1:]))
-
-
-def _says(values: Sequence[str]) -> bool:
-    """Whether a line is more than blanks."""
-    return len(values) > 1 or any(map(str.strip, values))
-
-
-def _bad(path: Path, what: str) -> UsageError:
-    return UsageError("bad-table", what, str(path), "export it again, in UTF-8 with commas")
+    return read_table(path, TABLE)
 
 
 def check_table(
@@ -129,9 +77,9 @@ def check_table(
         progress: called once, at the end.
 
     Raises:
-        UsageError: there is no such table; see `read_table`.
+        UsageError: there is no such table; see `read_patients`.
     """
-    table = read_table(folder)
+    table = read_patients(folder)
     needed = (PATIENT, *(settings.data.columns if settings else ()))
     lacking = [name for name in needed if name not in table.columns]
     if lacking:
@@ -228,12 +176,6 @@ def _number(text: str) -> float | None:
         return None
 
 
-def lines_of(numbers: Sequence[int]) -> str:
-    """Lines of a file, in words."""
-    more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
-    return f"line {numbers[0]}{more}"
-
-
 def _check_split(table: PatientTable, data: Table) -> list[Finding]:
     training, validation = split_table(table, data)
     found = []
@@ -304,13 +246,6 @@ def split_table(table: PatientTable, data: Table) -> tuple[Patients, Patients]:
 def _choose(patients: Patients, chosen: NDArray[np.bool_]) -> Patients:
     names = tuple(np.array(patients.names, object)[chosen].tolist())
     return Patients(names, patients.inputs[chosen], patients.outcomes[chosen])
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
 
 
 def require_columns(table: PatientTable, data: Table, *, outcome: bool) -> None:

@@ -23,21 +23,19 @@ from consortium.core.files import whole_folder
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Classification
 from consortium.protocol.schema import State
-from consortium.settings.base import Settings, TabularSettings
 from consortium.tasks.base import CheckProgress, LocalTask, Task
-from consortium.tasks.class_scores import classify
+from consortium.tasks.tables import PATIENT, SIDES, SPLIT, write_table
 from consortium.tasks.tabular.dataset import (
-    PATIENT,
-    SIDES,
-    SPLIT,
     TABLE,
-    Patients,
-    PatientTable,
-    read_table,
+    check_table,
+    read_patients,
     require_columns,
     split_table,
-    write_table,
 )
+from consortium.tasks.tabular.evaluate import evaluate_tables
+from consortium.tasks.tabular.predict import predict, predict_table
+from consortium.tasks.tabular.scores import classify
+from consortium.tasks.tabular.settings import TabularSettings
 
 _MEAN, _VARIANCE = "0.running_mean", "0.running_var"
 
@@ -66,7 +64,7 @@ class TabularTask(LocalTask):
         progress: CheckProgress,
     ):
         self._site, self._settings, self._device = site, settings, device
-        self._training, self._validation = split_table(read_table(site.data), settings.data)
+        self._training, self._validation = split_table(read_patients(site.data), settings.data)
         self.cases = self.patients = len(self._training)
         self._own = settings.update.buffers == "local"
         if not self._own and self.patients < site.smallest_group:
@@ -135,14 +133,6 @@ class TabularTask(LocalTask):
         return {_MEAN: mean, _VARIANCE: variance}
 
 
-def predict(network: torch.nn.Module, patients: Patients, device: torch.device) -> Any:
-    """The probability of the second class, float64 (patients,)."""
-    network.eval()
-    with torch.no_grad():
-        logits = network(torch.from_numpy(patients.inputs).to(device))
-    return torch.sigmoid(logits.double()).cpu().numpy()[:, 0]
-
-
 def network_config(settings: TabularSettings) -> dict[str, Any]:
     """A logistic regression as a MONAI bundle configuration."""
     inputs = len(settings.data.inputs)
@@ -159,20 +149,15 @@ def network_config(settings: TabularSettings) -> dict[str, Any]:
 
 
 def _require_folder(name: str, folder: Path, settings: TabularSettings) -> None:
-    require_columns(read_table(folder), settings.data, outcome=True)
+    require_columns(read_patients(folder), settings.data, outcome=True)
 
 
-def _require_match(
-    model: TabularSettings, other: TabularSettings | PatientTable, where: str
-) -> None:
+def _require_match(model: TabularSettings, other: TabularSettings, where: str) -> None:
     """Refuses a model of other columns, categories or classes.
 
     Raises:
-        Refused: `wrong-columns` or `missing-column`.
+        Refused: `wrong-columns`.
     """
-    if not isinstance(other, Settings):
-        require_columns(other, model.data, outcome=False)
-        return
     ours, theirs = (
         [
             list(each.data.numbers),
@@ -196,7 +181,7 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: TabularSettings) -> 
     columns = settings.data.columns
     rows = []
     for name, folder in sorted(folders.items()):
-        table = read_table(folder)
+        table = read_patients(folder)
         for patients, side in zip(split_table(table, settings.data), SIDES, strict=True):
             chosen = set(patients.names)
             rows += [
@@ -262,6 +247,11 @@ def _inference(settings: TabularSettings) -> dict[str, Any]:
     }
 
 
+def _count(folder: Path) -> tuple[int, int]:
+    patients = [row.get(PATIENT, "") for row in read_patients(folder).rows]
+    return len(patients), len(set(patients))
+
+
 TASK = Task(
     open=TabularTask,
     network=network_config,
@@ -269,6 +259,11 @@ TASK = Task(
     take=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
+    check=check_table,
+    count=_count,
+    takes=lambda path: path.suffix.lower() == ".csv",
+    predict=predict_table,
+    evaluate=evaluate_tables,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,

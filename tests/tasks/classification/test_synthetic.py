@@ -10,7 +10,8 @@ from PIL import Image
 from pydicom.pixels import apply_voi_lut, pixel_array
 
 from consortium.core.errors import UsageError
-from consortium.synthetic.xray_folders import (
+from consortium.synthetic.xrays import LABELS
+from consortium.tasks.classification.synthetic import (
     CLINICS,
     COLUMNS,
     LATERAL,
@@ -18,7 +19,6 @@ from consortium.synthetic.xray_folders import (
     draw_patient,
     generate_radiographs,
 )
-from consortium.synthetic.xrays import LABELS
 
 SIDE = 32
 FEW = [replace(one, patients=9, held_out=6, again=0.5, lateral=0.5) for one in CLINICS]

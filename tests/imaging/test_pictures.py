@@ -1,7 +1,7 @@
 import numpy as np
 from tests.report.conftest import open_picture
 
-from consortium.report.pictures import side_by_side
+from consortium.imaging.pictures import side_by_side
 
 
 def test_scan_truth_and_prediction_stand_upright_side_by_side():

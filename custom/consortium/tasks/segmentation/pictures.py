@@ -1,39 +1,28 @@
-"""Pictures of the demo's scans: the true outline of a tumour and that of the shared model."""
+"""Pictures of scans: the true outline of a structure and that of a model."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import torch
 
-from consortium.core.files import write_text
-from consortium.models.bundle import load_model
-from consortium.report.curves import write_pictures
-from consortium.report.page import render_report
-from consortium.report.pictures import Picture, side_by_side
-from consortium.settings.base import SegmentationSettings
+from consortium.imaging.pictures import Picture, side_by_side
+from consortium.tasks.base import TrainedModel
 from consortium.tasks.segmentation.datalist import read_datalist, split_cases
 from consortium.tasks.segmentation.inference import load_case, predict_case
 from consortium.tasks.segmentation.scores import dice
+from consortium.tasks.segmentation.settings import SegmentationSettings
 
 
-def add_pictures(result: dict[str, Any], data: Path, run: Path) -> None:
-    """Puts one validation patient of each hospital into the report and beside the curves.
+def draw_scans(model: TrainedModel, folders: Mapping[str, Path]) -> list[Picture]:
+    """Draws one validation patient of each hospital.
 
     Args:
-        result: of the run.
-        data: the hospitals' folders.
-        run: what the run left.
+        model: whose outlines are drawn.
+        folders: of the hospitals, by name.
     """
-    settings, network = load_model(run / "model", torch.device("cpu"), SegmentationSettings)
-    pictures = [_draw(data / row["name"], settings, network) for row in result["hospitals"]]
-    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    page = render_report(result, records, final=result["final"], pictures=pictures)
-    write_text(run / "report.html", page)
-    write_pictures(run / "tensorboard", pictures, result["best_round"])
+    return [_draw(folder, model.settings, model.network) for folder in folders.values()]
 
 
 def _draw(hospital: Path, settings: SegmentationSettings, network: torch.nn.Module) -> Picture:

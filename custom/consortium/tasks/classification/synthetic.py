@@ -33,7 +33,8 @@ from consortium.synthetic.xrays import (
     stream,
 )
 from consortium.tasks.classification.dataset import IMAGES, LABELS
-from consortium.tasks.tabular.dataset import SIDES, write_table
+from consortium.tasks.synthetic import Request, Synthetic
+from consortium.tasks.tables import SIDES, write_table
 
 COLUMNS = ["file", "patient", "label", "view", "split", "age", "sex", "scanner"]
 
@@ -244,3 +245,24 @@ def _write_dicom(
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.save_as(path, enforce_file_format=True)
+
+
+def _generate(out: Path, request: Request) -> Sequence[XrayClinic]:
+    generate_radiographs(out, seed=request.seed, shortcut=request.shortcut)
+    return CLINICS
+
+
+SYNTHETIC = Synthetic(
+    patients="X-rays",
+    likes=("chest",),
+    generate=_generate,
+    # A tenth of the job's rounds, once more without each hospital: what learns fastest where
+    # every hospital has every class.
+    rounds=8,
+    assignments=(
+        *("network.normalisation=batch", "training.loss=adjusted", "training.local_steps=20"),
+        *("training.optimiser=adamw", "training.learning_rate=0.001"),
+        *("training.weight_decay=0.01", "server.adaptive=null", "server.learning_rate=1"),
+        "server.momentum=0",
+    ),
+)

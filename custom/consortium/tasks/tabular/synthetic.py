@@ -14,7 +14,9 @@ import numpy as np
 from consortium.core.errors import UsageError
 from consortium.core.files import whole_folder
 from consortium.core.seeds import derive_seed
-from consortium.tasks.tabular.dataset import PATIENT, SPLIT, TABLE, write_table
+from consortium.tasks.synthetic import Request, Synthetic
+from consortium.tasks.tables import PATIENT, SPLIT, write_table
+from consortium.tasks.tabular.dataset import TABLE
 
 COLUMNS = [
     "age",
@@ -119,3 +121,11 @@ def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _generate(out: Path, request: Request) -> Sequence[Clinic]:
+    generate_tables(out, seed=request.seed)
+    return CLINICS
+
+
+SYNTHETIC = Synthetic(patients="tables", likes=("heart",), generate=_generate)

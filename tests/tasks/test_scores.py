@@ -14,17 +14,17 @@ from consortium.protocol.metrics import (
     Scored,
     radiograph_figures,
 )
-from consortium.tasks.class_scores import (
+from consortium.tasks.classification.scores import classify_radiographs
+from consortium.tasks.scores import (
     auroc,
     bin_starts,
     calibration_errors,
-    classify,
-    classify_radiographs,
     curve_figures,
     reliability,
     resample,
     with_both,
 )
+from consortium.tasks.tabular.scores import classify
 
 CLASSES = ("well", "ill")
 KINDS = ("COVID-19", "pneumonia, bacterial", "normal")

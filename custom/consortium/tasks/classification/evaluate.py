@@ -1,0 +1,104 @@
+"""`consortium evaluate` where the patients have X-rays."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consortium.core.errors import UsageError
+from consortium.protocol.metrics import CLASS_FIGURES, FIGURES, Classification, class_figure
+from consortium.tasks.base import CheckProgress, TrainedModel
+from consortium.tasks.classification.dataset import Radiograph, read_radiographs
+from consortium.tasks.classification.predict import read_and_classify
+from consortium.tasks.classification.scores import classify_radiographs
+from consortium.tasks.classification.settings import ClassificationSettings
+from consortium.tasks.evaluation import (
+    FEW,
+    Evaluation,
+    ScoreTable,
+    all_scores,
+    estimate,
+    with_all,
+)
+
+
+def evaluate_radiographs(
+    model: TrainedModel, folders: Mapping[str, Path], progress: CheckProgress
+) -> Evaluation:
+    """Scores a model on all X-rays of each hospital that the job takes.
+
+    Raises:
+        UsageError: a hospital's folder or an X-ray cannot be used.
+        Refused: `labels.csv` is not of the model's classes.
+    """
+    settings = model.settings
+    classes = list(settings.data.classes)
+    cases: list[dict[str, Any]] = []
+    scores: dict[str, Classification] = {}
+    probabilities: list[NDArray[Any]] = []
+    all_radiographs: list[Radiograph] = []
+    all_patients: list[str] = []
+    for name, folder in folders.items():
+        radiographs = read_radiographs(folder, settings.data).radiographs
+        if not radiographs:
+            raise UsageError("empty-hospital", "no X-ray that the model takes", name, "list them")
+        probabilities.append(read_and_classify(model, radiographs, progress))
+        patients = [radiograph.patient for radiograph in radiographs]
+        scores[name] = _score(settings, probabilities[-1], radiographs, patients)
+        all_radiographs += radiographs
+        all_patients += [f"{name}/{patient}" for patient in patients]
+        cases += [
+            {
+                "patient": radiograph.patient,
+                "hospital": name,
+                "file": radiograph.file,
+                "probabilities": dict(zip(classes, values.tolist(), strict=True)),
+                "class": classes[radiograph.label],
+            }
+            for radiograph, values in zip(radiographs, probabilities[-1], strict=True)
+        ]
+    total = _score(settings, np.concatenate(probabilities), all_radiographs, all_patients)
+    return Evaluation(all_scores(cases, scores, total), _table(with_all(scores, total), settings))
+
+
+def _score(
+    settings: ClassificationSettings,
+    probabilities: NDArray[Any],
+    radiographs: Sequence[Radiograph],
+    patients: Sequence[str],
+) -> Classification:
+    return classify_radiographs(
+        probabilities,
+        np.array([radiograph.label for radiograph in radiographs]),
+        patients,
+        list(settings.data.classes),
+        1,
+        specificity=settings.data.specificity,
+    )[1]
+
+
+def _table(scores: Mapping[str, Classification], settings: ClassificationSettings) -> ScoreTable:
+    at = f" at specificity {settings.data.specificity:g}"
+    titles = [f"{each}{at if each == 'sensitivity' else ''} [95 %]" for each in CLASS_FIGURES]
+    sections = [
+        [
+            (
+                name,
+                one,
+                str((score.support or {}).get(one, 0)),
+                *(estimate(score, class_figure(figure, one)) for figure in CLASS_FIGURES),
+            )
+            for one in settings.data.classes
+        ]
+        for name, score in scores.items()
+    ]
+    notes = [
+        f"{FIGURES[0]}, {name}: {estimate(score, FIGURES[0])}" for name, score in scores.items()
+    ]
+    few = (
+        f"descriptive: of fewer than {FEW} patients of the class, or of all others, the figure says"
+        " how these fared and little of any others"
+    )
+    return ScoreTable(("hospital", "class"), ("patients", *titles), tuple(sections), (*notes, few))

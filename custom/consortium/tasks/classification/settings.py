@@ -1,0 +1,132 @@
+"""The settings of a job that tells classes of X-rays apart."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from consortium.protocol.metrics import Scored, radiograph_figures
+from consortium.settings.base import (
+    Confounding,
+    Count,
+    Fraction,
+    Positive,
+    Section,
+    Settings,
+    Training,
+)
+
+
+class Radiographs(Section):
+    """What a hospital's folder of X-rays holds and how an X-ray becomes a tensor.
+
+    Attributes:
+        classes: name of each class, two or more, and the values of the column `label` that make it
+            up.
+        views: values of the column `view`, or of a DICOM header, that are frontal, whatever their
+            case; X-rays of other views are left out.
+        size: pixels, the side of the square that X-rays are resized to.
+        border: share of the side that is cut off all around.
+        lungs: whether only the box of the lungs is kept.
+        intensity: normalisation of each X-ray: `zscore`, `percentiles` (the 1st and 99th become 0
+            and 1), or `equalise`, which makes its histogram flat.
+        source: column by whose values `training.sampling` `sources` draws, or null.
+        validation_fraction: share of patients, chosen by a hash of the patient's id, where
+            `labels.csv` has no column `split`.
+        augment: random turns, shifts, zooms and changes of contrast in training.
+        specificity: at which a class's sensitivity is told.
+    """
+
+    classes: Annotated[
+        dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=20)
+    ]
+    views: Annotated[list[str], Field(min_length=1)] = Field(
+        default=["pa", "ap", "ap supine", "ap erect"]
+    )
+    size: Annotated[int, Field(ge=32, le=1024)] = 64
+    border: Annotated[float, Field(ge=0, lt=0.4)] = 0.0
+    lungs: bool = False
+    intensity: Literal["zscore", "percentiles", "equalise"] = "zscore"
+    source: Annotated[str, Field(min_length=1)] | None = None
+    validation_fraction: Fraction = 0.2
+    augment: bool = True
+    specificity: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Radiographs":
+        values = [value for group in self.classes.values() for value in group]
+        if len(set(values)) < len(values):
+            raise ValueError("classes: a value belongs to one class")
+        return self
+
+
+class Classifier(Section):
+    """A network that classifies X-rays.
+
+    Attributes:
+        name: `small`, convolutions and a mean over the X-ray, or MONAI's `densenet121`.
+        features: channels of each level of `small`, top to bottom.
+        normalisation: normalisation layers.
+        dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
+    """
+
+    name: Literal["small", "densenet121"] = "small"
+    features: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)] = (
+        Field(default=[16, 32, 64, 128])
+    )
+    normalisation: Literal["batch", "group", "instance"] = "batch"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class RadiographTraining(Training):
+    """A hospital's work in one round, on X-rays.
+
+    Attributes:
+        batch: X-rays a step.
+        sampling: `patients` draws every training patient as often as another; `classes` every
+            class of the hospital; `sources` every value of `data.source` within a class.
+        loss: `plain` cross-entropy; `weighted` by the inverse of the hospital's class shares;
+            `adjusted` by their logarithm, which is added to the logits in training (Menon et al.,
+            ICLR 2021, eq. 10), so that the network need not learn them. A class that the hospital
+            has no case of is then left to the others.
+    """
+
+    batch: Count = 32
+    learning_rate: Positive = 1e-3
+    sampling: Literal["patients", "classes", "sources"] = "patients"
+    loss: Literal["plain", "weighted", "adjusted"] = "plain"
+
+
+class ClassificationSettings(Settings):
+    """Of a job that tells classes of X-rays apart."""
+
+    listing: ClassVar[str] = "labels.csv"
+    task: Literal["classification"]
+    data: Radiographs
+    network: Classifier = Classifier()
+    training: RadiographTraining = RadiographTraining()
+    confounding: Confounding = Confounding()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ClassificationSettings":
+        if self.training.sampling == "sources" and self.data.source is None:
+            raise ValueError("training.sampling sources needs the column, data.source")
+        return self
+
+    @property
+    def scored(self) -> Scored:
+        """The figures of each class, and the classes."""
+        classes = tuple(self.data.classes)
+        return Scored("classes", radiograph_figures(classes), classes)
+
+    @property
+    def probe(self) -> Confounding:
+        """Asked of every run."""
+        return self.confounding
+
+    @property
+    def has_statistics(self) -> bool:
+        """Of batch normalisation."""
+        return self.network.normalisation == "batch"
+
+
+SETTINGS = ClassificationSettings

@@ -1,0 +1,117 @@
+"""The settings of a job that outlines structures on scans."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from consortium.protocol.metrics import Scored
+from consortium.settings.base import (
+    CHOICE,
+    SWITCH,
+    Count,
+    Fraction,
+    Positive,
+    Section,
+    Settings,
+    Training,
+)
+
+Flip = Literal["left-right", "back-front", "down-up"]
+
+
+class Augmentation(Section):
+    """The random changes of training, where all flips would be too many.
+
+    Attributes:
+        flips: directions in which a sample may be mirrored. Structures that are told apart by
+            where they lie, such as a front and a back part, are not to be mirrored that way. A
+            slice (2-D) has no down and up.
+    """
+
+    flips: list[Flip]
+
+
+class Data(Section):
+    """What a hospital's folder holds and how it becomes tensors.
+
+    Attributes:
+        spatial_dims: 2 trains on axial slices (volumes are turned to RAS first), 3 on patches.
+        channels: names of the image's channels, in the order of the files.
+        labels: name of each structure and the values in the mask that make it up. Values may
+            belong to several structures (overlapping regions). In a predicted mask a structure is
+            painted with its first value, later structures over earlier ones.
+        spacing: voxel size in mm to resample to, or null to keep the scanner's.
+        size: voxels. In 2-D the in-plane size that slices are resized to; in 3-D the patch.
+        intensity: normalisation of each channel of each volume.
+        validation_fraction: share of patients, chosen by a hash of the patient's id.
+        tumour_fraction: share of the slices or patches of a batch that contain a structure.
+        augment: random flips in every direction, affine and intensity changes in training; or an
+            object with the flips that are meant.
+        cache: share of the training volumes kept in memory after their first use.
+    """
+
+    spatial_dims: Literal[2, 3] = 2
+    channels: Annotated[list[str], Field(min_length=1)]
+    labels: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
+    spacing: list[Positive] | None = None
+    size: Annotated[list[Count], Field(min_length=2, max_length=3)]
+    intensity: Literal["zscore", "zscore-nonzero", "percentiles", "none"] = "zscore-nonzero"
+    validation_fraction: Fraction = 0.2
+    tumour_fraction: Fraction = 0.5
+    augment: Annotated[
+        Annotated[bool, Tag(SWITCH)] | Annotated[Augmentation, Tag(CHOICE)],
+        Discriminator(lambda given: SWITCH if isinstance(given, (bool, int, str)) else CHOICE),
+    ] = True
+    cache: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if len(self.size) != self.spatial_dims:
+            raise ValueError(f"size needs {self.spatial_dims} numbers in {self.spatial_dims}-D")
+        if self.spacing is not None and len(self.spacing) != 3:
+            raise ValueError("spacing needs 3 numbers, in mm")
+        for name, values in self.labels.items():
+            if min(values) < 1 or max(values) > 255:
+                raise ValueError(f"labels.{name}: values are 1 to 255; 0 is the background")
+        return self
+
+
+class Network(Section):
+    """A network of MONAI.
+
+    Attributes:
+        name: `unet` (with a 1x1 convolution behind it), `segresnet` or `dynunet`.
+        features: channels of each level, top to bottom.
+        residual_units: convolutions of a level's residual unit (unet), blocks (segresnet).
+        normalisation: normalisation layers.
+        dropout: probability.
+    """
+
+    name: Literal["unet", "segresnet", "dynunet"] = "unet"
+    features: Annotated[list[Count], Field(min_length=2)] = Field(default=[16, 32, 64, 128])
+    residual_units: Annotated[int, Field(ge=0)] = 1
+    normalisation: Literal["batch", "group", "instance"] = "batch"
+    dropout: Fraction = 0.0
+
+
+class SegmentationSettings(Settings):
+    """Of a job that outlines structures on scans."""
+
+    listing: ClassVar[str] = "dataset.json"
+    task: Literal["segmentation"] = "segmentation"
+    data: Data
+    network: Network = Network()
+    training: Training = Training()
+
+    @property
+    def scored(self) -> Scored:
+        """The Dice of each structure."""
+        return Scored("dice", tuple(self.data.labels))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Of batch normalisation."""
+        return self.network.normalisation == "batch"
+
+
+SETTINGS = SegmentationSettings

@@ -1,0 +1,36 @@
+"""Scans that are made up; none of the patients exists."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consortium.synthetic.dataset import generate
+from consortium.synthetic.hospitals import HOSPITALS, Hospital
+from consortium.synthetic.protocols import PROTOCOLS
+from consortium.tasks.synthetic import Request, Synthetic
+
+if TYPE_CHECKING:
+    from consortium.imaging.pictures import Picture
+    from consortium.tasks.base import TrainedModel
+
+
+def _generate(out: Path, request: Request) -> Sequence[Hospital]:
+    generate(out, HOSPITALS, seed=request.seed, spatial_dims=request.dims, like=request.like)
+    return HOSPITALS
+
+
+def _pictures(model: "TrainedModel", folders: Mapping[str, Path]) -> "list[Picture]":
+    from consortium.tasks.segmentation.pictures import draw_scans  # needs torch
+
+    return draw_scans(model, folders)
+
+
+SYNTHETIC = Synthetic(
+    patients="scans",
+    likes=tuple(PROTOCOLS),
+    generate=_generate,
+    # Short rounds: the page shall show how a model grows.
+    rounds=24,
+    assignments=("training.local_steps=20",),
+    pictures=_pictures,
+)

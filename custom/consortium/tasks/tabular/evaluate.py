@@ -1,0 +1,74 @@
+"""`consortium evaluate` where the patients are rows of a table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from consortium.core.errors import UsageError
+from consortium.protocol.metrics import FIGURES, Classification
+from consortium.tasks.base import CheckProgress, TrainedModel
+from consortium.tasks.evaluation import (
+    ALL,
+    Evaluation,
+    ScoreTable,
+    all_scores,
+    estimate,
+    with_all,
+)
+from consortium.tasks.tabular.dataset import check_table, encode, read_patients
+from consortium.tasks.tabular.predict import predict
+from consortium.tasks.tabular.scores import classify
+
+_NOBODY_TRAINS = ("one-class", "empty-validation", "nothing-to-train")
+"""Findings that do not matter at a hospital that only evaluates."""
+
+
+def evaluate_tables(
+    model: TrainedModel, folders: Mapping[str, Path], progress: CheckProgress
+) -> Evaluation:
+    """Scores a model on all patients of each hospital.
+
+    Raises:
+        UsageError: a hospital's table has errors; the first one is named.
+    """
+    cases: list[dict[str, Any]] = []
+    scores: dict[str, Classification] = {}
+    classes = list(model.settings.data.outcome.classes)
+    probabilities, truth = [], []
+    for name, folder in folders.items():
+        for finding in check_table(folder, model.settings):
+            if finding.severity == "error" and finding.code not in _NOBODY_TRAINS:
+                raise UsageError(finding.code, finding.detail, name, "see consortium check-data")
+        patients = encode(read_patients(folder), model.settings.data)
+        if not len(patients):
+            raise UsageError("empty-hospital", "no patient is complete", name, "complete them")
+        probabilities.append(predict(model.network, patients, model.device))
+        truth.append(patients.outcomes)
+        scores[name] = classify(probabilities[-1], truth[-1], classes, 1)[1]
+        cases += [
+            {"patient": patient, "hospital": name, "probability": p, "class": classes[outcome]}
+            for patient, p, outcome in zip(
+                patients.names, probabilities[-1].tolist(), truth[-1].tolist(), strict=True
+            )
+        ]
+    total = classify(np.concatenate(probabilities), np.concatenate(truth), classes, 1)[1]
+    return Evaluation(
+        all_scores(cases, scores, total), _table(with_all(scores, total), classes, len(scores) > 1)
+    )
+
+
+def _table(scores: Mapping[str, Classification], classes: list[str], several: bool) -> ScoreTable:
+    rows = [
+        (
+            name,
+            str(score.patients),
+            *(str((score.support or {}).get(one, 0)) for one in classes),
+            *(estimate(score, figure) for figure in FIGURES),
+        )
+        for name, score in scores.items()
+    ]
+    titles = ("patients", *classes, *(f"{figure} [95 %]" for figure in FIGURES))
+    split = len(rows) - 1 if several and ALL in scores else len(rows)
+    return ScoreTable(("hospital",), titles, (rows[:split], rows[split:]))

@@ -1,0 +1,62 @@
+"""`consortium predict` where the patients are rows of a table."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consortium.core.errors import UsageError
+from consortium.tasks.base import CheckProgress, TrainedModel
+from consortium.tasks.tables import PATIENT, require_csv, write_table
+from consortium.tasks.tabular.dataset import (
+    Patients,
+    check_values,
+    encode,
+    read_patients,
+    require_columns,
+)
+from consortium.tasks.tabular.scores import CUT
+
+
+def predict(network: torch.nn.Module, patients: Patients, device: torch.device) -> Any:
+    """The probability of the second class, float64 (patients,)."""
+    network.eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(patients.inputs).to(device))
+    return torch.sigmoid(logits.double()).cpu().numpy()[:, 0]
+
+
+def predict_table(
+    model: TrainedModel,
+    inputs: Sequence[Path],
+    output: Path,
+    progress: CheckProgress,
+    say: Callable[[str], None],
+) -> None:
+    """Writes a row for each patient: the probability and the class.
+
+    Raises:
+        Refused: the model takes columns that the table lacks.
+        UsageError: the table or the output cannot be used.
+    """
+    if len(inputs) > 1:
+        raise UsageError("usage", "one table at a time", str(inputs[1]), "leave it out")
+    file, data = inputs[0], model.settings.data
+    require_csv(output, [file])
+    table = read_patients(file)
+    require_columns(table, data, outcome=False)
+    for finding in check_values(table, data, outcome=False):
+        if finding.severity == "error":
+            raise UsageError(finding.code, finding.detail, str(file), "correct the table")
+    patients = encode(table, data, outcome=False)
+    probabilities = predict(model.network, patients, model.device)
+    classes = list(data.outcome.classes)
+    rows = [
+        (name, f"{probability:.6g}", classes[probability > CUT])
+        for name, probability in zip(patients.names, probabilities.tolist(), strict=True)
+    ]
+    write_table(output, [PATIENT, f"probability of {classes[-1]}", "predicted"], rows)
+    left_out = len(table.rows) - len(patients)
+    lacking = f"; {left_out} more lack a value" if left_out else ""
+    say(f"wrote {output}: {len(patients)} patients{lacking}")
