@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from consortium.core.errors import ConsortiumError
-from consortium.protocol.metrics import Metrics, Scored
+from consortium.protocol.metrics import Metrics, ScoreSpec
 
 State = Mapping[str, Tensor]
 
@@ -161,7 +161,7 @@ class Expected:
     schema: ModelSchema
     max_cases: int
     max_change: float
-    scored: Scored
+    scored: ScoreSpec
 
 
 def validate(update: Update, expected: Expected, *, values: bool = True) -> None:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from consortium.core.errors import UsageError
-from consortium.protocol.metrics import Scored
+from consortium.protocol.metrics import ScoreSpec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -264,7 +264,7 @@ class Settings(Section, ABC):
 
     @property
     @abstractmethod
-    def scored(self) -> Scored:
+    def scored(self) -> ScoreSpec:
         """What a hospital's score is of."""
 
     @property
