@@ -183,7 +183,7 @@ def _plot(
     groups = [_group(row, models, spec, metric) for row in hospitals]
     estimates = [estimate for group in groups for estimate in group.estimates]
     ends = [estimate.value for estimate in estimates if estimate.value is not None]
-    ends += [estimate.interval[0] for estimate in estimates if estimate.interval]
+    ends += [end for estimate in estimates for end in estimate.interval or ()]
     means = pool(hospitals, spec, metric)
     start, end = _axis(metric, ends)
     together = None
@@ -218,7 +218,7 @@ def _axis(metric: MetricSpec | None, ends: Sequence[float]) -> tuple[float, floa
     """Where an axis starts and ends: the possible values, or the upper half where all lie there."""
     low, high = (0.0, 1.0) if metric is None else (metric.low, metric.high)
     if high is None:
-        high = max([low + 1.0, *ends])
+        return low, max([low + 1.0, *ends])
     middle = (low + high) / 2
     return (middle if ends and min(ends) >= middle else low), high
 

@@ -9,11 +9,12 @@ is drawn is also there as text.
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from consortium.imaging.pictures import Picture
 from consortium.report.attendance import (
@@ -131,7 +132,7 @@ def _describe_training(result: Result, rounds: Rounds) -> list[str]:
 
 def _with_fixed_spaces(text: str) -> Markup:
     """Escaped; spaces that do not break are written as such."""
-    return Markup(str(escape(text)).replace("\u00a0", "&nbsp;"))
+    return Markup(escape(text, quote=False).replace("\u00a0", "&nbsp;"))
 
 
 def _describe_kept(result: Result) -> str:
