@@ -77,18 +77,17 @@ def test_other_networks_labels_and_dimensions_train_by_configuration(
     hospital = open_hospital(generated, tmp_path, settings)
     update = hospital.train(start_of(settings), 0)
     assert update.metrics.loss is not None
-    assert set(update.metrics.validation.dice) == set(settings.data.labels)
+    assert set(update.metrics.validation.figures) == set(settings.data.labels)
 
 
 def test_training_learns(generated, tmp_path, tiny):
     settings = tiny("training.local_steps=60", "training.batch=8", "rounds=1")
     hospital = open_hospital(generated, tmp_path, settings)
     base = start_of(settings)
-    before = hospital.validate(base).validation.mean_dice
+    before = settings.scored.headline(hospital.validate(base).validation.figures)
     update = hospital.train(base, 0)
-    after = hospital.validate(
-        {name: base[name] + update.tensors[name] for name in base}
-    ).validation.mean_dice
+    trained = {name: base[name] + update.tensors[name] for name in base}
+    after = settings.scored.headline(hospital.validate(trained).validation.figures)
     assert after > before + 0.2
 
 
@@ -112,17 +111,17 @@ def test_metrics_over_fewer_patients_than_the_hospital_lets_out_are_withheld(
     hospital = open_hospital(generated, tmp_path, settings, smallest_group=6)
     base = start_of(settings)
     said = hospital.train(base, 0).metrics
-    assert (said.loss, said.validation.dice) == (None, None)
+    assert (said.loss, said.validation.figures) == (None, None)
     assert said.validation.withheld == "fewer than 6 patients"
-    assert hospital.validate(base).validation.dice is None
-    assert hospital.train_local(base, 1).validation.dice is None
+    assert hospital.validate(base).validation.figures is None
+    assert hospital.train_local(base, 1).validation.figures is None
 
 
 def test_a_hospital_alone_keeps_its_model_and_says_only_a_metric(generated, tmp_path, tiny):
     settings = tiny()
     hospital = open_hospital(generated, tmp_path, settings)
     said = hospital.train_local(start_of(settings), settings.rounds)
-    assert 0 <= said.validation.mean_dice <= 1
+    assert 0 <= said.validation.figures["tumour"] <= 1
     assert (tmp_path / "state" / "north" / "local.safetensors").is_file()
 
 

@@ -77,7 +77,7 @@ def test_all_hospitals_take_part_to_the_end(finished):
     assert [row["name"] for row in result["hospitals"]] == NAMES
     for row in result["hospitals"]:
         for model in ("local", "federated"):
-            assert 0 <= row[model]["dice"]["tumour"] <= 1
+            assert 0 <= row[model]["figures"]["tumour"] <= 1
     rounds = read_rounds(workspace)
     assert [record["round"] for record in rounds] == [0, 1, 2]
     for record in rounds:

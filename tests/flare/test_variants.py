@@ -54,7 +54,11 @@ def test_four_channels_and_overlapping_regions_are_learned_from_patches(finished
     result, workspace = finished
     assert (result["complete"], result["reason"]) == (True, "")
     for row in result["hospitals"]:
-        assert list(row["federated"]["dice"]) == ["whole tumour", "tumour core", "enhancing tumour"]
+        assert list(row["federated"]["figures"]) == [
+            "whole tumour",
+            "tumour core",
+            "enhancing tumour",
+        ]
     submitted = workspace / "job" / JOB.name
     assert load_settings(submitted / "app" / "config" / "settings.json").data.size == [16, 16, 8]
     assert not (submitted / "variants").exists()

@@ -1,7 +1,7 @@
 from consortium.orchestration.records import Refusal, RoundRecord
 from consortium.orchestration.run import Run
 
-SCORE = {"patients": 5, "dice": {"tumour": 0.5}, "withheld": None}
+SCORE = {"patients": 5, "figures": {"tumour": 0.5}, "withheld": None}
 
 
 def record(number, answered, **more):

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from consortium.core.errors import Failure, UsageError, failure_from_wire, failure_of
 from consortium.protocol.codec import digest
-from consortium.protocol.metrics import Metrics, Score, Scored
+from consortium.protocol.metrics import Metrics, MetricSpec, Score, ScoreSpec
 from consortium.protocol.schema import Reduction, TensorSpec
 from consortium.protocol.update import (
     Expected,
@@ -24,9 +24,8 @@ LAYOUT = {
     "kept": TensorSpec(torch.float32, (2,), Reduction.LOCAL),
     "weight": TensorSpec(torch.float32, (2, 3), Reduction.MEAN),
 }
-EXPECTED = Expected(
-    3, "abc", LAYOUT, max_cases=100, max_change=10.0, scored=Scored("dice", ("tumour",))
-)
+SCORED = ScoreSpec((MetricSpec(name="tumour", figure="Dice", of="tumour", headline=True),))
+EXPECTED = Expected(3, "abc", LAYOUT, max_cases=100, max_change=10.0, scored=SCORED)
 
 
 def make_update(**changes):
@@ -90,7 +89,9 @@ def test_one_bad_element_anywhere_is_found(position, value):
 
 
 def test_an_update_survives_the_wire():
-    update = make_update(metrics=Metrics(loss=0.5, validation=Score(patients=9, dice={"a": 0.5})))
+    update = make_update(
+        metrics=Metrics(loss=0.5, validation=Score(patients=9, figures={"a": 0.5}))
+    )
     back = update_from_wire(*update_to_wire(update), sender="north")
     assert back.metrics == update.metrics
     assert {name: tensor.shape for name, tensor in back.tensors.items()} == {
@@ -144,9 +145,17 @@ def test_the_change_brings_the_base_to_the_local_model():
 @pytest.mark.parametrize(
     "score",
     [
-        {"patients": 9, "dice": {"Jane Doe": 0.5}},
-        {"patients": 9, "dice": {}},
-        {"patients": 101, "dice": {"tumour": 0.5}},
+        {"patients": 9, "figures": {"Jane Doe": 0.5}},
+        {"patients": 9, "figures": {}},
+        {"patients": 101, "figures": {"tumour": 0.5}},
+        {"patients": 9, "figures": {"tumour": 1.5}},
+        {"patients": 9, "figures": {"tumour": -0.5}},
+        {"patients": 9, "figures": {"tumour": None}},
+        {"patients": 9, "figures": {"tumour": 0.5, "rim": 0.5}},
+        {"patients": 9, "figures": {"tumour": 0.5}, "interval": {"tumour": [0.4, 1.6]}},
+        {"patients": 9, "figures": {"tumour": 0.5}, "support": {"tumour": 9}},
+        {"patients": 9, "figures": {"tumour": 0.5}, "reliability": {"tumour": [[0.5, 0.5, 9]]}},
+        {"withheld": "fewer than 5 patients of a class"},
     ],
 )
 def test_a_score_that_is_not_the_jobs_is_refused(score):
@@ -160,20 +169,28 @@ def test_a_score_that_is_not_the_jobs_is_refused(score):
     [
         {"withheld": "Jane Doe, 7 May"},
         {"withheld": "fewer than 5 patients", "patients": 3},
-        {"withheld": "fewer than 5 patients", "patients": 3, "dice": {"tumour": 0.5}},
+        {"withheld": "fewer than 5 patients", "patients": 3, "figures": {"tumour": 0.5}},
         {"patients": 9},
-        {"dice": {"tumour": 0.5}},
+        {"figures": {"tumour": 0.5}},
         {"withheld": "fewer than 5 patients", "interval": {"tumour": [0.4, 0.6]}},
-        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"core": [0.4, 0.6]}},
-        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"tumour": [0.6, 0.4]}},
-        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"tumour": [0.4, 1.6]}},
-        {"patients": 9, "dice": {"tumour": 0.5}, "interval": {"tumour": [0.4, 0.5, 0.6]}},
+        {"patients": 9, "figures": {"tumour": 0.5}, "interval": {"core": [0.4, 0.6]}},
+        {"patients": 9, "figures": {"tumour": 0.5}, "interval": {"tumour": [0.6, 0.4]}},
+        {"patients": 9, "figures": {"tumour": 0.5}, "interval": {"tumour": [0.4, 0.5, 0.6]}},
+        {"patients": 9, "figures": {"tumour": float("nan")}},
         {},
     ],
 )
 def test_a_score_is_either_said_or_withheld_in_fixed_words(score):
     with pytest.raises(ValidationError):
         Score(**score)
+
+
+def test_each_structure_has_an_interval_or_none_has():
+    two = ScoreSpec(tuple(MetricSpec(name=name, figure="Dice", of=name) for name in ("a", "b")))
+    both = {"patients": 9, "figures": {"a": 0.5, "b": 0.5}}
+    assert two.accepts(Score(**both))
+    assert two.accepts(Score(**both, interval={"a": [0.4, 0.6], "b": [0.4, 0.6]}))
+    assert not two.accepts(Score(**both, interval={"a": [0.4, 0.6]}))
 
 
 def test_a_counter_is_not_held_to_the_largest_change():

@@ -21,7 +21,7 @@ def score(value, patients=8, interval=None):
     intervals = {"tumour": list(interval)} if interval else None
     return {
         "patients": patients,
-        "dice": {"tumour": value},
+        "figures": {"tumour": value},
         "interval": intervals,
         "withheld": None,
     }
@@ -29,7 +29,7 @@ def score(value, patients=8, interval=None):
 
 WITHHELD = {
     "patients": None,
-    "dice": None,
+    "figures": None,
     "interval": None,
     "withheld": "fewer than 5 patients",
 }

@@ -1,9 +1,13 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tests.conftest import JOB
 from tests.report.conftest import picture, score
 
 from consortium.report.curves import CurveWriter, write_pictures
+from consortium.tasks.registry import load_settings
+
+SETTINGS = load_settings(JOB / "app" / "config" / "settings.json")
 
 
 def read(folder):
@@ -22,7 +26,7 @@ def scalars(folder):
 
 
 def write(folder, run, writer=None):
-    writer = writer or CurveWriter(folder)
+    writer = writer or CurveWriter(folder, (), SETTINGS)
     for record in run["rounds"]:
         writer.round(record)
     writer.finish(run["result"], run["final"])
@@ -100,18 +104,18 @@ def test_pictures_are_read_back_to_the_byte_and_once(run, tmp_path):
 
 
 def test_a_round_is_on_disk_when_it_is_closed(run, tmp_path):
-    writer = CurveWriter(tmp_path)
+    writer = CurveWriter(tmp_path, (), SETTINGS)
     writer.round(run["rounds"][0])
     assert scalars(tmp_path / "north")["training/loss"] == [(1, 0.8)]
     writer.close()
 
 
 def test_the_curves_of_a_resumed_run_hold_each_round_once(run, tmp_path):
-    broken_off = CurveWriter(tmp_path)
+    broken_off = CurveWriter(tmp_path, (), SETTINGS)
     for record in run["rounds"]:
         broken_off.round(record)
     broken_off.close()
-    resumed = CurveWriter(tmp_path, run["rounds"][:1])
+    resumed = CurveWriter(tmp_path, run["rounds"][:1], SETTINGS)
     resumed.round(run["rounds"][1])
     resumed.close()
     assert scalars(tmp_path / "north")["training/loss"] == [(1, 0.8), (2, 0.5)]

@@ -187,8 +187,10 @@ def test_one_missing_interval_is_a_dash_beside_the_others(run):
 
 
 def test_every_structure_has_a_table_of_its_own(run):
+    data = run["result"]["settings"]["data"]
+    data["labels"] = {"core": [1], "rim": [2]}
     for row in run["result"]["hospitals"][:2]:
-        row["federated"] = {"patients": 8, "dice": {"core": 0.25, "rim": 0.75}, "withheld": None}
+        row["federated"] = {"patients": 8, "figures": {"core": 0.25, "rim": 0.75}, "withheld": None}
         row["local"] = None
     run["result"]["hospitals"][2]["local"] = None
     page = render(run)

@@ -12,6 +12,8 @@ from consortium.tasks.registry import load_settings
 
 SETTINGS = ROOT / "jobs" / "heart_disease" / "app" / "config" / "settings.json"
 
+HEART = load_settings(SETTINGS)
+
 
 def score(accuracy, area):
     return {
@@ -67,7 +69,7 @@ def test_the_page_speaks_of_accuracy_and_area(table_run):
 
 
 def test_curves_are_named_by_the_figures(table_run, tmp_path):
-    writer = CurveWriter(tmp_path, table_run["rounds"], load_settings(SETTINGS).task)
+    writer = CurveWriter(tmp_path, table_run["rounds"], load_settings(SETTINGS))
     writer.finish(table_run["result"], table_run["final"])
     writer.close()
     events = EventAccumulator(str(tmp_path / "north"))
@@ -79,6 +81,6 @@ def test_curves_are_named_by_the_figures(table_run, tmp_path):
 
 
 def test_a_score_for_the_terminal():
-    assert score_text(score(0.5, None)) == "accuracy 0.500, AUROC not estimable"
-    assert score_text({"withheld": "fewer than 5 patients"}) == "withheld"
-    assert score_text(None) == "-"
+    assert score_text(score(0.5, None), HEART) == "accuracy 0.500, AUROC not estimable"
+    assert score_text({"withheld": "fewer than 5 patients"}, HEART) == "withheld"
+    assert score_text(None, HEART) == "-"

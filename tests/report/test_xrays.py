@@ -4,13 +4,18 @@ import re
 
 import numpy as np
 import pytest
-from tests.report.conftest import radiograph_run
+from tests.report.conftest import RADIOGRAPHS, radiograph_run
 
 from consortium.cli.outcome import score_text
+from consortium.core.json_files import read_json_object
+from consortium.protocol.metrics import MetricSpec, descriptive
 from consortium.report.comparison import compare
 from consortium.report.page import render_report
 from consortium.report.reliability import SIDE, draw_reliability
-from consortium.tasks.evaluation import descriptive, parts_of
+from consortium.tasks.registry import parse_settings
+
+RAW = read_json_object(RADIOGRAPHS)
+COVID = parse_settings(RAW)
 
 
 @pytest.fixture
@@ -53,8 +58,8 @@ def test_a_figure_of_few_patients_is_called_descriptive_beside_its_value(radiogr
     east = hospital(radiographs, "east")["federated"]
     assert east["support"] == {"COVID-19": 8, "pneumonia": 40, "normal": 52}
     notes = {
-        (plot.structure, group.name): estimate.note
-        for plot in compare(radiographs["result"]["hospitals"])
+        (plot.name, group.name): estimate.note
+        for plot in compare(radiographs["result"]["hospitals"], COVID.scored)
         for group in plot.groups
         for estimate in group.estimates
         if estimate.model == "federated" and estimate.value is not None
@@ -77,15 +82,18 @@ def test_a_figure_of_few_patients_is_called_descriptive_beside_its_value(radiogr
     ],
 )
 def test_a_class_and_the_others_are_counted(support, expected):
-    score = {"support": support, "figures": {}}
-    assert descriptive(score, "AUROC, ill") is expected
-    assert not descriptive(score, "accuracy")
-    assert not descriptive({"dice": {"lesion, left": 0.5}}, "lesion, left")
+    of_class = MetricSpec(name="AUROC, ill", figure="AUROC", of="ill")
+    assert descriptive(support, of_class) is expected
+    assert not descriptive(support, MetricSpec(name="accuracy", figure="accuracy"))
+    structure = MetricSpec(name="lesion, left", figure="Dice", of="lesion, left")
+    assert not descriptive(None, structure)
 
 
 def test_a_class_may_have_a_comma_in_its_name():
-    assert parts_of("AUROC, pneumonia, viral") == ("AUROC", "pneumonia, viral")
-    assert parts_of("lesion, left") == ("lesion, left", "")
+    data = {**RAW["data"], "classes": {"pneumonia, viral": ["v"], "none": ["n"]}}
+    metrics = {one.name: one for one in parse_settings({**RAW, "data": data}).scored.metrics}
+    area = metrics["AUROC, pneumonia, viral"]
+    assert (area.figure, area.of, area.headline) == ("AUROC", "pneumonia, viral", True)
 
 
 def test_a_curve_is_drawn_for_each_hospital_that_sent_one(radiographs, page):
@@ -116,7 +124,7 @@ def test_the_end_of_a_run_shows_two_figures_of_many(radiographs):
     east, north = (hospital(radiographs, name)["federated"] for name in ("east", "north"))
     areas = [east["figures"][f"AUROC, {name}"] for name in ("COVID-19", "pneumonia", "normal")]
     accuracy = east["figures"]["accuracy"]
-    assert score_text(east) == f"AUROC {np.mean(areas):.3f}, accuracy {accuracy:.3f}"
+    assert score_text(east, COVID) == f"AUROC {np.mean(areas):.3f}, accuracy {accuracy:.3f}"
     alone = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
-    assert score_text(alone) == "AUROC not estimable, accuracy 0.500"
-    assert score_text(hospital(radiographs, "west")["federated"]) == "withheld"
+    assert score_text(alone, COVID) == "AUROC not estimable, accuracy 0.500"
+    assert score_text(hospital(radiographs, "west")["federated"], COVID) == "withheld"

@@ -81,7 +81,7 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
     rows = {row["name"]: row for row in result["hospitals"]}
     assert set(rows) == set(NAMES)
     assert all(row["cases"]["training"] > 0 for row in rows.values())
-    assert all(0 <= row["federated"]["dice"]["tumour"] <= 1 for row in rows.values())
+    assert all(0 <= row["federated"]["figures"]["tumour"] <= 1 for row in rows.values())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_run_leaves_the_mean_of_its_last_models(generated, tmp_path, tiny):
     assert any(not torch.equal(tensor, models[3][name]) for name, tensor in left.items())
     # What the hospitals scored is what the run leaves.
     scored = federation.hospitals["north"].validate(left).validation
-    assert result["final"]["metrics"]["north"]["validation"]["dice"] == scored.dice
+    assert result["final"]["metrics"]["north"]["validation"]["figures"] == scored.figures
 
 
 def nan_from(name):
@@ -268,7 +268,7 @@ def test_a_round_that_could_not_be_journalled_is_not_claimed(federation, monkeyp
 
 def test_a_metric_that_is_not_the_jobs_is_no_answer(federation):
     federation.round()
-    strange = Metrics(validation=Score(patients=7, dice={"Jane Doe": 0.5}))
+    strange = Metrics(validation=Score(patients=7, figures={"Jane Doe": 0.5}))
     told = federation.coordinator.answer(FINAL, {"north": strange})
     assert told == {}
     result = federation.coordinator.finish()
@@ -365,7 +365,9 @@ def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
     def say(update):
         if update.hospital == NAMES[0]:
             federation.value = next(scores)
-        said = update.metrics.validation.model_copy(update={"dice": {"tumour": federation.value}})
+        said = update.metrics.validation.model_copy(
+            update={"figures": {"tumour": federation.value}}
+        )
         metrics = update.metrics.model_copy(update={"validation": said})
         return type(update)(
             **{name: getattr(update, name) for name in update.__slots__} | {"metrics": metrics}

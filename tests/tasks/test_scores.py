@@ -5,16 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.conftest import ROOT
 
-from consortium.protocol.metrics import (
-    CLASS_FIGURES,
-    Classification,
-    Metrics,
-    Score,
-    Scored,
-    radiograph_figures,
-)
+from consortium.core.json_files import read_json_object
+from consortium.protocol.metrics import Metrics, MetricSpec, Score, ScoreSpec
 from consortium.tasks.classification.scores import classify_radiographs
+from consortium.tasks.classification.settings import CLASS_FIGURES
+from consortium.tasks.registry import parse_settings
 from consortium.tasks.scores import (
     auroc,
     bin_starts,
@@ -28,7 +25,19 @@ from consortium.tasks.tabular.scores import classify
 
 CLASSES = ("well", "ill")
 KINDS = ("COVID-19", "pneumonia, bacterial", "normal")
-SCORED = Scored("classes", ("accuracy", "AUROC"), CLASSES)
+SCORED = ScoreSpec(
+    (
+        MetricSpec(name="accuracy", figure="accuracy", headline=True),
+        MetricSpec(name="AUROC", figure="AUROC", required=False),
+    ),
+    CLASSES,
+)
+
+
+def radiograph_spec():
+    raw = read_json_object(ROOT / "jobs/covid_detection/app/config/settings.json")
+    data = {**raw["data"], "classes": {kind: [kind] for kind in KINDS}}
+    return parse_settings({**raw, "data": data}).scored
 
 
 def test_known_areas():
@@ -54,7 +63,7 @@ def test_a_score_says_how_many_it_is_of_and_how_sure():
     truth = np.array([0] * 20 + [1] * 30)
     probabilities = np.linspace(0, 1, 50)
     value, score = classify(probabilities, truth, CLASSES, 5)
-    assert value == score.value == score.figures["accuracy"] == 0.9
+    assert value == SCORED.headline(score.figures) == score.figures["accuracy"] == 0.9
     assert score.support == {"well": 20, "ill": 30}
     assert score.figures["AUROC"] == 1.0
     low, high = score.interval["accuracy"]
@@ -70,7 +79,7 @@ def test_a_score_says_how_many_it_is_of_and_how_sure():
 def test_nothing_is_said_of_few_patients_or_of_few_of_a_class(truth, withheld):
     value, score = classify(np.full(len(truth), 0.6), np.array(truth), CLASSES, 5)
     assert value == np.mean(truth)
-    assert score == Classification(withheld=withheld)
+    assert score == Score(withheld=withheld)
 
 
 def test_of_one_class_there_is_no_area_but_an_accuracy():
@@ -205,17 +214,17 @@ def test_a_score_of_radiographs_tells_of_every_class_and_how_sure_it_is():
     value, score = score_radiographs(*radiographs((30, 40, 50)))
     assert value == score.figures["accuracy"]
     areas = [score.figures[f"AUROC, {name}"] for name in score.support]
-    assert score.value == pytest.approx(np.mean(areas))
+    assert radiograph_spec().headline(score.figures) == pytest.approx(np.mean(areas))
     assert score.support == dict(zip(KINDS, (30, 40, 50), strict=True))
     assert score.patients == 120
-    assert tuple(score.figures) == radiograph_figures(KINDS)
+    assert tuple(score.figures) == tuple(one.name for one in radiograph_spec().metrics)
     assert set(score.interval) == set(score.figures)
     for name, (low, high) in score.interval.items():
         assert low < high
         if "calibration" not in name:  # whose resamples are too large
             assert low <= score.figures[name] <= high
     assert [sum(size for *_, size in score.reliability[kind]) for kind in KINDS] == [120] * 3
-    fitting = Scored("classes", radiograph_figures(KINDS), KINDS)
+    fitting = radiograph_spec()
     told = json.loads(json.dumps(Metrics(validation=score).model_dump()))
     assert Metrics.model_validate(told).fit(fitting, 120)
     assert Metrics.model_validate(told).validation == score
@@ -311,7 +320,7 @@ def test_of_radiographs_of_one_class_there_is_an_accuracy_and_no_more():
 def test_where_no_class_is_large_enough_nothing_is_told():
     value, score = score_radiographs(*radiographs((4, 4, 0)))
     assert 0 < value <= 1
-    assert score == Classification(withheld="fewer than 5 patients of a class")
+    assert score == Score(withheld="fewer than 5 patients of a class")
 
 
 def test_a_class_of_one_patient_has_figures_without_intervals():
@@ -324,6 +333,14 @@ def test_a_class_of_one_patient_has_figures_without_intervals():
 
 
 SOUND = {"patients": 3, "support": {"well": 1, "ill": 2}, "figures": {"accuracy": 0.5, "AUROC": 1}}
+
+
+def accepted(raw, spec):
+    """Whether the orchestrator takes it as a score of a job."""
+    try:
+        return spec.accepts(Score.model_validate(raw))
+    except ValidationError:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -341,21 +358,40 @@ SOUND = {"patients": 3, "support": {"well": 1, "ill": 2}, "figures": {"accuracy"
     ],
 )
 def test_a_score_that_makes_no_sense_is_none(spoil):
-    with pytest.raises(ValidationError):
-        Classification.model_validate({**SOUND, **spoil})
+    assert accepted(SOUND, SCORED)
+    assert not accepted({**SOUND, **spoil}, SCORED)
 
 
 BINS = [[0.1, 0, 10], [0.5, 0.75, 12]]
 RELIABLE = {
     "patients": 22,
     "support": {"well": 10, "ill": 12},
-    "figures": {"accuracy": 0.5, "calibration error, ill": 0.2},
+    "figures": {"accuracy": 0.5, "calibration error, ill": 0.2, "calibration error, well": None},
     "reliability": {"ill": BINS},
 }
+UNKNOWN = {**RELIABLE["figures"], "calibration error, ill": None}
+CALIBRATED = ScoreSpec(
+    (
+        MetricSpec(name="accuracy", figure="accuracy"),
+        *(
+            MetricSpec(
+                name=f"calibration error, {name}",
+                figure="calibration error",
+                of=name,
+                required=False,
+                reliability=True,
+            )
+            for name in CLASSES
+        ),
+    ),
+    CLASSES,
+)
 
 
 def test_a_curve_of_sound_bins_is_taken():
-    assert Classification.model_validate(RELIABLE).reliability == {"ill": BINS}
+    assert Score.model_validate(RELIABLE).reliability == {"ill": BINS}
+    assert accepted(RELIABLE, CALIBRATED)
+    assert not accepted({**RELIABLE, "figures": UNKNOWN}, CALIBRATED)
 
 
 @pytest.mark.parametrize(
@@ -377,26 +413,25 @@ def test_a_curve_of_sound_bins_is_taken():
     ],
 )
 def test_a_curve_that_makes_no_sense_is_none(curve):
-    with pytest.raises(ValidationError):
-        Classification.model_validate({**RELIABLE, "reliability": curve})
+    assert not accepted({**RELIABLE, "reliability": curve}, CALIBRATED)
 
 
 def test_nothing_withheld_comes_with_a_curve():
     with pytest.raises(ValidationError):
-        Classification(withheld="fewer than 5 patients of a class", reliability={"ill": BINS})
+        Score(withheld="fewer than 5 patients of a class", reliability={"ill": BINS})
 
 
 @pytest.mark.parametrize(
     ("score", "fits"),
     [
-        (Classification(**SOUND), True),
-        (Classification(withheld="fewer than 5 patients of a class"), True),
-        (Classification(**{**SOUND, "support": {"Jane Doe": 1, "ill": 2}}), False),
-        (Classification(**{**SOUND, "support": {"ill": 3}}), True),
-        (Classification(**{**SOUND, "figures": {"accuracy": 0.5}}), False),
-        (Classification(**{**SOUND, "figures": {"accuracy": 0.5, "AUROC": 1, "ill": 1}}), False),
-        (Score(patients=3, dice={"tumour": 0.5}), False),
-        (Score(patients=3, dice=dict.fromkeys(SCORED.names, 0.5)), False),
+        (Score(**SOUND), True),
+        (Score(withheld="fewer than 5 patients of a class"), True),
+        (Score(**{**SOUND, "support": {"Jane Doe": 1, "ill": 2}}), False),
+        (Score(**{**SOUND, "support": {"ill": 3}}), True),
+        (Score(**{**SOUND, "figures": {"accuracy": 0.5}}), False),
+        (Score(**{**SOUND, "figures": {"accuracy": 0.5, "AUROC": 1, "ill": 1}}), False),
+        (Score(patients=3, figures={"tumour": 0.5}), False),
+        (Score(patients=3, figures={"accuracy": 0.5, "AUROC": 0.5}), False),
         (None, True),
     ],
 )

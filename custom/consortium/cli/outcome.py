@@ -6,12 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from consortium.protocol.metrics import FIGURES
 from consortium.report.attendance import describe_flagged
 from consortium.report.confounding import describe_verdict
 from consortium.report.figures import figures_of, value_of
-from consortium.tasks.evaluation import parts_of
-from consortium.tasks.registry import text_of_task
+from consortium.settings.base import Settings
+from consortium.tasks.registry import parse_settings, text_of_task
 
 LEFT_BEHIND = {
     "result.json": "result",
@@ -27,7 +26,8 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
     where there is one, of the pooled model, and where everything is.
     """  # noqa: D205
     console = Console(highlight=False)
-    words = text_of_task(result["settings"]["task"])
+    settings = parse_settings(result["settings"], "result.json")
+    words = text_of_task(settings.task)
     title = words.headline[0].upper() + words.headline[1:]
     table = Table(title=f"{title} on each hospital's own validation patients", title_justify="left")
     table.add_column("hospital")
@@ -40,9 +40,9 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             row["name"],
             _text(cases["training"]),
             _text(cases["validation"]),
-            score_text(row["local"]),
-            score_text(row["federated"]),
-            *[score_text(row.get("centralised"))] * pooled,
+            score_text(row["local"], settings),
+            score_text(row["federated"], settings),
+            *[score_text(row.get("centralised"), settings)] * pooled,
         )
     console.print(table)
     if "confounding" in result:
@@ -55,23 +55,24 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             console.print(f"{meaning}: {workspace / name}", soft_wrap=True)
 
 
-def score_text(score: dict[str, Any] | None) -> str:
-    """A score for a table: its figures, or why there is none; of many figures the first ones."""
+def score_text(score: dict[str, Any] | None, settings: Settings) -> str:
+    """A score for a table: its figures, or why there is none.
+
+    Where there are several figures of each class, the headline and what is of no class.
+    """
     if score is None:
         return "-"
     if score["withheld"] is not None:
         return "withheld"
-    if any(parts_of(name)[1] for name in figures_of(score)):
-        return _radiographs_text(score)
-    values = {name: _figure(value) for name, value in figures_of(score).items()}
+    figures, metrics = figures_of(score), settings.scored.metrics
+    values = {one.name: figures.get(one.name) for one in metrics}
+    if any(one.of and not one.by_structure for one in metrics):
+        headline = text_of_task(settings.task).headline
+        others = {one.name: figures.get(one.name) for one in metrics if not one.of}
+        values = {headline: value_of(score, settings.scored), **others}
     if len(values) == 1:
-        return next(iter(values.values()))
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _radiographs_text(score: dict[str, Any]) -> str:
-    accuracy = figures_of(score)[FIGURES[0]]
-    return f"AUROC {_figure(value_of(score))}, accuracy {_figure(accuracy)}"
+        return _figure(next(iter(values.values())))
+    return ", ".join(f"{name} {_figure(value)}" for name, value in values.items())
 
 
 def _figure(value: float | None) -> str:

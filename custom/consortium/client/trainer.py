@@ -27,7 +27,7 @@ from consortium.models.averaging import ModelAverage, first_averaged
 from consortium.models.networks import build_network
 from consortium.protocol.buffers import Make, make_buffers
 from consortium.protocol.codec import digest
-from consortium.protocol.metrics import AnyScore, Metrics
+from consortium.protocol.metrics import Metrics, Score
 from consortium.protocol.schema import Reduction, State, schema_of
 from consortium.protocol.update import Update, difference
 from consortium.settings.base import Settings, Training
@@ -157,7 +157,7 @@ class LocalTrainer:
         self._place(self._work.own_statistics())
         self._place(self._work.statistics(start, None))
         keep, average = self._settings.selection.keep, ModelAverage()
-        best: tuple[float, AnyScore | None] = (-1.0, None)
+        best: tuple[float, Score | None] = (-1.0, None)
         for round_number in range(rounds):
             self._fit(round_number, "local", self._site.name, "local", round_number)
             last = round_number == rounds - 1
@@ -224,10 +224,10 @@ class LocalTrainer:
         share = plan.final_learning_rate + (1 - plan.final_learning_rate) * cosine
         return plan.learning_rate * share
 
-    def _score(self, round_number: int) -> AnyScore | None:
+    def _score(self, round_number: int) -> Score | None:
         return self._measure(round_number, "validate")[1]
 
-    def _measure(self, round_number: int, stage: str) -> tuple[float, AnyScore | None]:
+    def _measure(self, round_number: int, stage: str) -> tuple[float, Score | None]:
         """The score, for the hospital's own use, and what of it may leave."""
         return self._work.measure(
             self._network,

@@ -19,7 +19,7 @@ from torch import Tensor
 from consortium.core.errors import ConsortiumError
 from consortium.protocol.buffers import Buffers, Make, make_buffers
 from consortium.protocol.codec import describe, pack, unpack
-from consortium.protocol.metrics import Metrics, Scored
+from consortium.protocol.metrics import Metrics, ScoreSpec
 from consortium.protocol.schema import ModelSchema, Reduction, State, TensorSpec, shared_tensors
 
 MAX_CHANGE = 65536.0
@@ -81,7 +81,7 @@ class Expected:
     schema: ModelSchema
     max_cases: int
     max_change: float
-    scored: Scored
+    scored: ScoreSpec
 
 
 def validate(update: Update, expected: Expected, *, values: bool = True) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.protocol.metrics import CLASS_FIGURES
+from consortium.protocol.metrics import FEW, MetricSpec, ScoreSpec, descriptive
 from consortium.report.figures import Score, figures_of, value_of
-from consortium.tasks.evaluation import FEW, descriptive, parts_of
 from consortium.tasks.text import TaskText
 
 MODELS = {
@@ -61,39 +60,58 @@ class DotPlot:
     """One figure at all hospitals.
 
     Attributes:
-        structure: its name: of a structure, whose Dice it is, or of a classification's figure.
+        metric: the figure; None where nothing was scored.
+        spec: of all figures of the run.
         models: keys of `MODELS` that are known somewhere.
         groups: the hospitals.
         together: means over patients of all hospitals; None where fewer than two hospitals say
             something.
-        start: where the axis starts; it ends at 1.
+        start: where the axis starts.
+        end: where it ends.
         has_intervals: whether any hospital sent one.
     """
 
-    structure: str
+    metric: MetricSpec | None
+    spec: ScoreSpec
     models: list[str]
     groups: list[Group]
     together: Group | None
     start: float
+    end: float
     has_intervals: bool
 
-    def figure(self, words: TaskText) -> str:
-        """What the values are."""
-        return words.headline if words.key == "dice" else self.structure or words.headline
+    @property
+    def name(self) -> str:
+        """Its name in a score; empty where nothing was scored."""
+        return "" if self.metric is None else self.metric.name
 
-    def head(self, words: TaskText) -> str:
+    @property
+    def by_structure(self) -> bool:
+        """Whether the run has one figure of each structure, named by the structure."""
+        return self.spec.metrics[0].by_structure
+
+    def figure(self, text: TaskText) -> str:
+        """What the values are."""
+        return (text.headline if self.by_structure else self.name) or text.headline
+
+    def head(self, text: TaskText) -> str:
         """The same for the head of their column, without the class."""
-        return parts_of(self.figure(words))[0]
+        return text.headline if self.metric is None else self.metric.figure
+
+    def caption(self, text: TaskText) -> str:
+        """The same for the caption of their table."""
+        if self.by_structure:
+            return f"{text.headline} of {self.name or 'the model'}"
+        return self.figure(text)
 
     @property
     def further(self) -> bool:
         """Whether it is one of many of a class, which few people look at."""
-        what, name = parts_of(self.structure)
-        return bool(name) and what != CLASS_FIGURES[0]
+        return self.metric is not None and self.metric.further
 
     def place(self, value: float) -> str:
         """Where a value stands on the axis, in percent of its length."""
-        share = (value - self.start) / (1 - self.start)
+        share = (value - self.start) / (self.end - self.start)
         return f"{100 * min(1.0, max(0.0, share)):.2f}%"
 
 
@@ -112,19 +130,22 @@ class Means:
     values: Mapping[str, float]
 
 
-def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -> Means:
+def pool(
+    hospitals: Sequence[Mapping[str, Any]], spec: ScoreSpec, metric: MetricSpec | None = None
+) -> Means:
     """Weighs the hospitals' scores by their patients.
 
     Args:
         hospitals: of `result.json`.
-        structure: one figure, or None for the headline.
+        spec: of the scores.
+        metric: one figure, or None for the headline.
     """
-    told = [row for row in hospitals if value_of(row.get("federated"), structure) is not None]
+    told = [row for row in hospitals if value_of(row.get("federated"), spec, metric) is not None]
     means = {}
     for model in MODELS:
         products, patients = 0.0, 0
         for row in told:
-            value = value_of(row.get(model), structure)
+            value = value_of(row.get(model), spec, metric)
             if value is None:
                 break
             products += value * row[model]["patients"]
@@ -135,26 +156,36 @@ def pool(hospitals: Sequence[Mapping[str, Any]], structure: str | None = None) -
     return Means(len(told), sum(row["federated"]["patients"] for row in told), means)
 
 
-def compare(hospitals: Sequence[Mapping[str, Any]]) -> list[DotPlot]:
-    """The dot plots of a run, one a figure; one without a name where nothing was scored."""
+def compare(hospitals: Sequence[Mapping[str, Any]], spec: ScoreSpec) -> list[DotPlot]:
+    """The dot plots of a run, one a figure; one without a name where nothing was scored.
+
+    Args:
+        hospitals: of `result.json`.
+        spec: of the scores.
+    """
     models = [
         model
         for model in MODELS
         if model == "federated" or any(row.get(model) is not None for row in hospitals)
     ]
-    structures: dict[str, None] = {}
-    for row in hospitals:
-        for model in models:
-            structures |= dict.fromkeys(figures_of(row.get(model)))
-    return [_plot(hospitals, models, structure) for structure in structures or [""]]
+    scored = {name for row in hospitals for model in models for name in figures_of(row.get(model))}
+    metrics = [metric for metric in spec.metrics if metric.name in scored]
+    plots = [_plot(hospitals, models, spec, metric) for metric in metrics]
+    return plots or [_plot(hospitals, models, spec, None)]
 
 
-def _plot(hospitals: Sequence[Mapping[str, Any]], models: list[str], structure: str) -> DotPlot:
-    groups = [_group(row, models, structure) for row in hospitals]
+def _plot(
+    hospitals: Sequence[Mapping[str, Any]],
+    models: list[str],
+    spec: ScoreSpec,
+    metric: MetricSpec | None,
+) -> DotPlot:
+    groups = [_group(row, models, spec, metric) for row in hospitals]
     estimates = [estimate for group in groups for estimate in group.estimates]
     ends = [estimate.value for estimate in estimates if estimate.value is not None]
-    ends += [estimate.interval[0] for estimate in estimates if estimate.interval]
-    means = pool(hospitals, structure)
+    ends += [end for estimate in estimates for end in estimate.interval or ()]
+    means = pool(hospitals, spec, metric)
+    start, end = _axis(metric, ends)
     together = None
     if means.hospitals > 1:
         every = means.hospitals == len(hospitals)
@@ -172,23 +203,36 @@ def _plot(hospitals: Sequence[Mapping[str, Any]], models: list[str], structure: 
             ],
         )
     return DotPlot(
-        structure=structure,
+        metric=metric,
+        spec=spec,
         models=models,
         groups=groups,
         together=together,
-        start=0.5 if ends and min(ends) >= 0.5 else 0.0,
+        start=start,
+        end=end,
         has_intervals=any(estimate.interval for estimate in estimates),
     )
 
 
-def _group(row: Mapping[str, Any], models: Sequence[str], structure: str) -> Group:
+def _axis(metric: MetricSpec | None, ends: Sequence[float]) -> tuple[float, float]:
+    """Where an axis starts and ends: the possible values, or the upper half where all lie there."""
+    low, high = (0.0, 1.0) if metric is None else (metric.low, metric.high)
+    if high is None:
+        return low, max([low + 1.0, *ends])
+    middle = (low + high) / 2
+    return (middle if ends and min(ends) >= middle else low), high
+
+
+def _group(
+    row: Mapping[str, Any], models: Sequence[str], spec: ScoreSpec, metric: MetricSpec | None
+) -> Group:
     cases = row["cases"]
     counts = [
         plural(cases[which], noun)
         for which, noun in (("training", "training case"), ("validation", "patient"))
         if cases[which] is not None
     ]
-    estimates = [_estimate(model, row.get(model), structure) for model in models]
+    estimates = [_estimate(model, row.get(model), spec, metric) for model in models]
     note = ""
     if all(estimate.value is None for estimate in estimates):
         note = next((told.note for told in estimates if told.note != _NOTHING), _NOTHING)
@@ -199,19 +243,25 @@ def _group(row: Mapping[str, Any], models: Sequence[str], structure: str) -> Gro
 _NOTHING = "not scored"
 
 
-def _estimate(model: str, score: Score | None, structure: str) -> Estimate:
+def _estimate(
+    model: str, score: Score | None, spec: ScoreSpec, metric: MetricSpec | None
+) -> Estimate:
     if not score:
         return Estimate(model, None, note=_NOTHING)
-    value = value_of(score, structure)
-    if value is None:
+    value = figures_of(score).get(metric.name) if metric else None
+    if metric is None or value is None:
         why = score["withheld"]
         missing = "not estimable" if figures_of(score) else _NOTHING
-        name = parts_of(structure)[1]
-        if name and name not in (score.get("support") or {}):
+        counted = spec.classes and metric is not None and metric.of
+        if counted and counted not in (score.get("support") or {}):
             missing = "few or no patients of the class"
         return Estimate(model, None, note=f"withheld by the hospital: {why}" if why else missing)
-    interval = (score.get("interval") or {}).get(structure)
-    note = f"descriptive: fewer than {FEW} patients" if descriptive(score, structure) else ""
+    interval = (score.get("interval") or {}).get(metric.name)
+    note = (
+        f"descriptive: fewer than {FEW} patients"
+        if descriptive(score.get("support"), metric)
+        else ""
+    )
     return Estimate(model, value, (interval[0], interval[1]) if interval else None, note)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from consortium.confounding.probe import describe_p
-from consortium.protocol.metrics import CLASS_FIGURES, class_figure
-from consortium.report.figures import figures_of
+from consortium.protocol.metrics import ScoreSpec
+from consortium.report.figures import figures_of, spec_of
 
 _MEANING = {
     "confounded": "The model may have learned the hospital and not the disease.",
@@ -29,7 +29,8 @@ def describe_confounding(result: Mapping[str, Any]) -> dict[str, Any] | None:
     found = result.get("confounding")
     if found is None:
         return None
-    classes = list(result["settings"]["data"]["classes"])
+    spec = spec_of(result)
+    classes = list(spec.classes)
     features = found["features"]
     told = "Whether the model's features tell the hospital is not estimable."
     if features is not None:
@@ -40,8 +41,8 @@ def describe_confounding(result: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = [
         (
             row["name"],
-            [_cell(row["federated"], name) for name in classes],
-            [_cell(found["without"].get(row["name"]), name) for name in classes],
+            [_cell(row["federated"], name, spec) for name in classes],
+            [_cell(found["without"].get(row["name"]), name, spec) for name in classes],
         )
         for row in result["hospitals"]
     ]
@@ -56,14 +57,16 @@ def describe_confounding(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _cell(score: Mapping[str, Any] | None, name: str) -> tuple[str, list[float] | None]:
-    """AUROC of a class, in words where there is none, and its interval."""
+def _cell(
+    score: Mapping[str, Any] | None, name: str, spec: ScoreSpec
+) -> tuple[str, list[float] | None]:
+    """Headline figure of a class, in words where there is none, and its interval."""
     if not score:
         return "\u2013", None
     if score["withheld"]:
         return "withheld", None
-    figure = class_figure(CLASS_FIGURES[0], name)
-    value = figures_of(score).get(figure)
-    if value is None:
+    metric = spec.headline_of(name)
+    value = figures_of(score).get(metric.name) if metric else None
+    if metric is None or value is None:
         return "not estimable", None
-    return f"{value:.2f}", (score.get("interval") or {}).get(figure)
+    return f"{value:.2f}", (score.get("interval") or {}).get(metric.name)

@@ -20,6 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 from consortium.imaging.pictures import Picture
 from consortium.report.comparison import pool
 from consortium.report.figures import figures_of, value_of
+from consortium.settings.base import Settings
 from consortium.tasks.registry import text_of_task
 
 GLOBAL = "global"
@@ -38,16 +39,17 @@ class CurveWriter:
     Args:
         folder: replaced by what is written now.
         records: rounds that are closed already, as in `rounds.jsonl`.
-        task: of the job.
+        settings: of the job.
     """
 
     def __init__(
         self,
         folder: Path,
-        records: Sequence[Mapping[str, Any]] = (),
-        task: str = "segmentation",
+        records: Sequence[Mapping[str, Any]],
+        settings: Settings,
     ):
-        self._folder, self._words = folder, text_of_task(task)
+        self._folder, self._spec = folder, settings.scored
+        self._words = text_of_task(settings.task)
         self._writers: dict[str, SummaryWriter] = {}
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:
@@ -77,7 +79,7 @@ class CurveWriter:
         """
         self._add_scores(final["metrics"], final["score"], result["rounds"])
         headline = self._words.tag[1]
-        means = pool(result["hospitals"]).values
+        means = pool(result["hospitals"], self._spec).values
         for model in _COMPARED:
             for row in result["hospitals"]:
                 score = row.get(model)
@@ -114,7 +116,7 @@ class CurveWriter:
 
     def _told(self, score: Mapping[str, Any] | None) -> dict[str, float | None]:
         """The figures of a score and its headline, which may be one of them."""
-        return {**figures_of(score), self._words.tag[1]: value_of(score)}
+        return {**figures_of(score), self._words.tag[1]: value_of(score, self._spec)}
 
     def _add_level(
         self, name: str, model: str, figure: str, value: float | None, last: int

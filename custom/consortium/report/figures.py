@@ -7,23 +7,29 @@ chosen.
 from collections.abc import Mapping
 from typing import Any
 
-from consortium.protocol.metrics import headline
+from consortium.protocol.metrics import MetricSpec, ScoreSpec
+from consortium.tasks.registry import parse_settings
 
 Score = Mapping[str, Any]
 
 
 def figures_of(score: Score | None) -> Mapping[str, float | None]:
     """All figures of a score; none where it was withheld or not made."""
-    found: Mapping[str, float | None] = (score or {}).get("dice") or {}
-    return found or (score or {}).get("figures") or {}
+    return (score or {}).get("figures") or {}
 
 
-def value_of(score: Score | None, figure: str | None = None) -> float | None:
+def spec_of(result: Mapping[str, Any]) -> ScoreSpec:
+    """What the scores of a run are of.
+
+    Args:
+        result: content of `result.json`.
+    """
+    return parse_settings(result["settings"], "result.json").scored
+
+
+def value_of(
+    score: Score | None, spec: ScoreSpec, metric: MetricSpec | None = None
+) -> float | None:
     """One figure of a score, or its headline; None where there is none."""
     figures = figures_of(score)
-    if figure is not None:
-        return figures.get(figure)
-    if score and score.get("dice"):
-        values: Mapping[str, float] = score["dice"]
-        return sum(values.values()) / len(values)
-    return headline(figures)
+    return spec.headline(figures) if metric is None else figures.get(metric.name)

@@ -9,11 +9,12 @@ is drawn is also there as text.
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from consortium.imaging.pictures import Picture
 from consortium.report.attendance import (
@@ -25,7 +26,7 @@ from consortium.report.attendance import (
 )
 from consortium.report.comparison import MODELS, Means, compare, plural, pool
 from consortium.report.confounding import describe_confounding
-from consortium.report.figures import value_of
+from consortium.report.figures import spec_of, value_of
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
 from consortium.report.reliability import SIDE, draw_reliability
 from consortium.tasks.registry import parse_settings, text_of_task
@@ -70,7 +71,7 @@ def render_report(
     environment.filters["interval"] = lambda ends: f"{ends[0]:.2f}\u2013{ends[1]:.2f}"
     settings = parse_settings(result["settings"], "result.json")
     names = [row["name"] for row in result["hospitals"]]
-    plots = compare(result["hospitals"])
+    plots = compare(result["hospitals"], settings.scored)
     incidents = describe_incidents(rounds)
     shown, left_out = _fit(pictures)
     return environment.get_template(_TEMPLATE).render(
@@ -78,7 +79,7 @@ def render_report(
         rounds=rounds,
         kept=_describe_kept(result),
         trained=_describe_training(result, rounds),
-        scored=_describe_scores(result, rounds, pool(result["hospitals"])),
+        scored=_describe_scores(result, rounds, pool(result["hospitals"], settings.scored)),
         models=MODELS,
         words=text_of_task(settings.task),
         further_meaning=_with_fixed_spaces(text_of_task(settings.task).further(settings)),
@@ -131,7 +132,7 @@ def _describe_training(result: Result, rounds: Rounds) -> list[str]:
 
 def _with_fixed_spaces(text: str) -> Markup:
     """Escaped; spaces that do not break are written as such."""
-    return Markup(str(escape(text)).replace("\u00a0", "&nbsp;"))
+    return Markup(escape(text, quote=False).replace("\u00a0", "&nbsp;"))
 
 
 def _describe_kept(result: Result) -> str:
@@ -175,10 +176,11 @@ def _describe_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
         )
     told = "; ".join([scored, " and ".join(beside)] if beside else [scored])
     sentences = [f"{told.removesuffix(',')}."]
+    spec = spec_of(result)
     both = [
-        (value_of(row["federated"]), value_of(row["local"]))
+        (value_of(row["federated"], spec), value_of(row["local"], spec))
         for row in result["hospitals"]
-        if value_of(row["federated"]) is not None and value_of(row["local"]) is not None
+        if value_of(row["federated"], spec) is not None and value_of(row["local"], spec) is not None
     ]
     if len(both) > 1:
         better = sum(shared > alone for shared, alone in both if shared and alone is not None)
@@ -214,11 +216,11 @@ def _fit(pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], int]:
 
 def _cross_site(result: Result, names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """By hospital that trained: the score of its model at every hospital, as text."""
-    rows = []
+    rows, spec = [], spec_of(result)
     for trained_at, scores in sorted(result.get("cross_site", {}).items()):
         cells = []
         for name in names:
-            value = value_of(scores.get(name))
+            value = value_of(scores.get(name), spec)
             withheld = name in scores and scores[name] and value is None
             cells.append("withheld" if withheld else "\u2013" if value is None else f"{value:.2f}")
         rows.append((trained_at, cells))

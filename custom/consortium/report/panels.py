@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from consortium.models.averaging import first_averaged
+from consortium.protocol.metrics import ScoreSpec
 from consortium.report.comparison import pool
-from consortium.report.figures import value_of
+from consortium.report.figures import spec_of, value_of
 from consortium.tasks.registry import text_of_task
 
 WIDTH, HEIGHT = 200.0, 96.0
@@ -85,18 +86,18 @@ def draw_curves(
         rounds: lines of `rounds.jsonl`.
         final: scores of the last model.
     """
-    names = [row["name"] for row in result["hospitals"]]
+    names, spec = [row["name"] for row in result["hospitals"]], spec_of(result)
     words = text_of_task(result["settings"]["task"])
     scores: dict[str, dict[int, float]] = {name: {} for name in _with_all(names)}
     loss: dict[str, dict[int, float]] = {name: {} for name in names}
-    levels = {row["name"]: value_of(row["local"]) for row in result["hospitals"]}
-    levels[TOGETHER] = pool(result["hospitals"]).values.get("local")
+    levels = {row["name"]: value_of(row["local"], spec) for row in result["hospitals"]}
+    levels[TOGETHER] = pool(result["hospitals"], spec).values.get("local")
     models = [(record["round"], record["metrics"], record["score"]) for record in rounds]
     for number, metrics, score in [*models, (len(rounds), final["metrics"], final["score"])]:
         if score is not None and TOGETHER in scores:
             scores[TOGETHER][number] = score
         for name, said in metrics.items():
-            value = value_of(said["validation"])
+            value = value_of(said["validation"], spec)
             if value is not None:
                 scores[name][number] = value
             if said["loss"] is not None and number < len(rounds):
@@ -121,7 +122,7 @@ def draw_curves(
                     else ""
                 ),
                 scores,
-                1.0,
+                _top(spec, scores),
                 len(rounds),
                 levels,
             )
@@ -140,6 +141,15 @@ def draw_curves(
             )
         )
     return drawn
+
+
+def _top(spec: ScoreSpec, scores: Mapping[str, Mapping[int, float]]) -> float:
+    """The largest possible headline; the largest there is where there is no bound."""
+    bounds = [metric.high for metric in spec.metrics if metric.headline]
+    known = [bound for bound in bounds if bound is not None]
+    if known and len(known) == len(bounds):
+        return max(known)
+    return max(value for curve in scores.values() for value in curve.values()) or 1.0
 
 
 def _with_all(names: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from consortium.core.json_files import read_json_object
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.protocol.metrics import AnyScore
+from consortium.protocol.metrics import Score
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.settings.base import Settings
@@ -90,7 +90,7 @@ def score_at_hospitals(
     *,
     smallest_group: int,
     device: torch.device = CPU,
-) -> dict[str, AnyScore | None]:
+) -> dict[str, Score | None]:
     """Scores a model on each hospital's validation patients, as the hospital itself would."""
     scores = {}
     for name, folder in folders.items():
@@ -129,7 +129,7 @@ def add_centralised(
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     write_json(run / "result.json", result)
-    curves = CurveWriter(run / "tensorboard", records, settings.task)
+    curves = CurveWriter(run / "tensorboard", records, settings)
     curves.finish(result, result["final"])
     curves.close()
     write_text(run / "report.html", render_report(result, records, final=result["final"]))

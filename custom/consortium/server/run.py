@@ -40,7 +40,7 @@ from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.orchestration.run import Run
 from consortium.protocol.codec import digest
-from consortium.protocol.metrics import Metrics
+from consortium.protocol.metrics import Metrics, ScoreSpec
 from consortium.protocol.schema import bytes_of, schema_of, shared_tensors
 from consortium.protocol.update import Expected, Update, UpdateRefused, apply_change, validate
 from consortium.report.curves import CurveWriter
@@ -116,7 +116,7 @@ class Coordinator:
         else:
             self._continue(checkpoint, fresh)
         closed = [record.to_dict() for record in self.run.records]
-        self._curves = CurveWriter(results / "tensorboard", closed, settings.task)
+        self._curves = CurveWriter(results / "tensorboard", closed, settings)
         self._model_sha256 = digest(self.model)
 
     def _continue(self, checkpoint: Checkpoint, fresh: Mapping[str, Tensor]) -> None:
@@ -297,7 +297,9 @@ class Coordinator:
         before = (base, self._model_sha256, self._best_file, self._more, self._averaged)
         try:
             self._advance(number, change)
-            decision = self._selection.observe(number, _scores(report.metrics))
+            decision = self._selection.observe(
+                number, _scores(report.metrics, self.settings.scored)
+            )
             record = self._record(number, before[1], report, decision)
             self.run.records.append(record)
             self.run.stopped_early = decision.stop
@@ -380,7 +382,9 @@ class Coordinator:
                 missing[hospital] = answer.code if answer is not None else "no answer"
         plain = {name: metrics.model_dump() for name, metrics in told.items()}
         if question == FINAL:
-            decision = self._selection.observe(self.rounds_done, _scores(told))
+            decision = self._selection.observe(
+                self.rounds_done, _scores(told, self.settings.scored)
+            )
             self.run.final = plain
             self._final_score = decision.score
             if decision.best:
@@ -599,12 +603,15 @@ def _model_file(number: int) -> str:
     return f"model-{number:06d}.safetensors"
 
 
-def _scores(metrics: Mapping[str, Metrics]) -> dict[str, HospitalScore]:
+def _scores(metrics: Mapping[str, Metrics], spec: ScoreSpec) -> dict[str, HospitalScore]:
     scores = {}
     for name, said in metrics.items():
         score = said.validation
-        if score is not None and score.value is not None and score.patients is not None:
-            scores[name] = HospitalScore(score.value, score.patients)
+        if score is None or score.patients is None:
+            continue
+        value = spec.headline(score.figures)
+        if value is not None:
+            scores[name] = HospitalScore(value, score.patients)
     return scores
 
 

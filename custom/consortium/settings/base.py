@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from consortium.core.errors import UsageError
-from consortium.protocol.metrics import Scored
+from consortium.protocol.metrics import ScoreSpec
 from consortium.protocol.pipeline import build_pipeline
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -276,7 +276,7 @@ class Settings(Section, ABC):
 
     @property
     @abstractmethod
-    def scored(self) -> Scored:
+    def scored(self) -> ScoreSpec:
         """What a hospital's score is of."""
 
     @property

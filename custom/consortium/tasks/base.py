@@ -17,7 +17,7 @@ from torch import Tensor
 from consortium.confounding.probe_statistics import ProbeStatistics
 from consortium.core.findings import Finding
 from consortium.core.site_policy import Site
-from consortium.protocol.metrics import AnyScore
+from consortium.protocol.metrics import Score
 from consortium.protocol.schema import State
 from consortium.tasks.evaluation import Evaluation
 
@@ -55,7 +55,7 @@ class LocalTask(ABC):
     @abstractmethod
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, AnyScore | None]:
+    ) -> tuple[float, Score | None]:
         """Scores a network on the validation patients.
 
         Args:

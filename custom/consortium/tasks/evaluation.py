@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.protocol.metrics import CLASS_FIGURES, Classification
+from consortium.protocol.metrics import MetricSpec, Score, descriptive
 
 ALL = "all"
 """What the patients of all hospitals together are called."""
-
-FEW = 10
-"""Patients of a class, and of the others, below which a figure of it only describes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,8 @@ class Evaluation:
 
 def all_scores(
     cases: Sequence[Mapping[str, Any]],
-    hospitals: Mapping[str, Classification],
-    total: Classification,
+    hospitals: Mapping[str, Score],
+    total: Score,
 ) -> dict[str, Any]:
     """As JSON values.
 
@@ -62,38 +59,25 @@ def all_scores(
     }
 
 
-def with_all(
-    hospitals: Mapping[str, Classification], total: Classification
-) -> dict[str, Classification]:
+def with_all(hospitals: Mapping[str, Score], total: Score) -> dict[str, Score]:
     """The scores that a table shows: the total where there are several hospitals."""
     return {**hospitals, **({ALL: total} if len(hospitals) > 1 else {})}
 
 
-def estimate(score: Classification, figure: str) -> str:
+def estimate(score: Score, metric: MetricSpec) -> str:
     """A figure with its interval, for a table.
 
     Args:
         score: that holds it.
-        figure: its name.
+        metric: the figure.
     """
-    value, interval = (score.figures or {}).get(figure), (score.interval or {}).get(figure)
+    value, interval = (
+        (score.figures or {}).get(metric.name),
+        (score.interval or {}).get(metric.name),
+    )
     if value is None:
         return "not estimable"
     text = f"{value:.3f}"
     if interval is not None:
         text += " [{:.3f}, {:.3f}]".format(*interval)
-    return text + (", descriptive" if descriptive(score.model_dump(), figure) else "")
-
-
-def parts_of(figure: str) -> tuple[str, str]:
-    """What a figure is and the class of X-rays it is of, empty where it is not of one."""
-    what, _, name = figure.partition(", ")
-    return (what, name) if what in CLASS_FIGURES else (figure, "")
-
-
-def descriptive(score: Mapping[str, Any], figure: str) -> bool:
-    """Whether a class's figure says something of these patients and little of any others."""
-    name = parts_of(figure)[1]
-    support: Mapping[str, int] = score.get("support") or {}
-    of_class = support.get(name, 0)
-    return bool(name) and min(of_class, sum(support.values()) - of_class) < FEW
+    return text + (", descriptive" if descriptive(score.support, metric) else "")

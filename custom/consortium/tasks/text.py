@@ -18,6 +18,7 @@ class TaskText:
         tag: TensorBoard's group of the figures, and the headline's name in it.
         headline: the figure that models are compared and chosen by, as a noun.
         mean: the headline over several hospitals' patients, with its article.
+        title: the same for the head of a table.
         meaning: of the figures, for the page.
         further: meaning of the figures that few people look at, given the settings.
         loss: what the training makes small.
@@ -32,6 +33,7 @@ class TaskText:
     tag: tuple[str, str]
     headline: str
     mean: str
+    title: str
     meaning: str
     further: Callable[[Any], str] = lambda settings: ""
     loss: str

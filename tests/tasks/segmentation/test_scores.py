@@ -86,12 +86,12 @@ def test_patients_without_a_score_are_left_out_and_one_patient_has_no_interval()
 def test_a_score_over_few_patients_is_withheld():
     patients = [[{"tumour": value}] for value in (0.6, 0.7, 0.8, 0.9, 0.5)]
     value, told = group_score(patients, 5)
-    assert (value, told.patients, told.dice) == (pytest.approx(0.7), 5, {"tumour": value})
+    assert (value, told.patients, told.figures) == (pytest.approx(0.7), 5, {"tumour": value})
     [low, high] = told.interval["tumour"]
     assert 0.5 < low < 0.7 < high < 0.9
     value, small = group_score(patients[:4], 5)
     assert value == pytest.approx(0.75)
-    assert (small.dice, small.interval, small.patients) == (None, None, None)
+    assert (small.figures, small.interval, small.patients) == (None, None, None)
     assert small.withheld == "fewer than 5 patients"
     assert "0.7" not in small.model_dump_json()
 

@@ -8,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.core.errors import UsageError
-from consortium.protocol.metrics import CLASS_FIGURES, FIGURES, Classification, class_figure
+from consortium.protocol.metrics import FEW, Score
 from consortium.tasks.base import CheckProgress, TrainedModel
 from consortium.tasks.classification.dataset import Radiograph, read_radiographs
 from consortium.tasks.classification.predict import read_and_classify
 from consortium.tasks.classification.scores import classify_radiographs
-from consortium.tasks.classification.settings import ClassificationSettings
+from consortium.tasks.classification.settings import (
+    CLASS_FIGURES,
+    SENSITIVITY,
+    ClassificationSettings,
+)
 from consortium.tasks.evaluation import (
-    FEW,
     Evaluation,
     ScoreTable,
     all_scores,
@@ -36,7 +39,7 @@ def evaluate_radiographs(
     settings = model.settings
     classes = list(settings.data.classes)
     cases: list[dict[str, Any]] = []
-    scores: dict[str, Classification] = {}
+    scores: dict[str, Score] = {}
     probabilities: list[NDArray[Any]] = []
     all_radiographs: list[Radiograph] = []
     all_patients: list[str] = []
@@ -68,7 +71,7 @@ def _score(
     probabilities: NDArray[Any],
     radiographs: Sequence[Radiograph],
     patients: Sequence[str],
-) -> Classification:
+) -> Score:
     return classify_radiographs(
         probabilities,
         np.array([radiograph.label for radiograph in radiographs]),
@@ -79,23 +82,27 @@ def _score(
     )[1]
 
 
-def _table(scores: Mapping[str, Classification], settings: ClassificationSettings) -> ScoreTable:
+def _table(scores: Mapping[str, Score], settings: ClassificationSettings) -> ScoreTable:
+    metrics = settings.scored.metrics
     at = f" at specificity {settings.data.specificity:g}"
-    titles = [f"{each}{at if each == 'sensitivity' else ''} [95 %]" for each in CLASS_FIGURES]
+    titles = [f"{each}{at if each == SENSITIVITY else ''} [95 %]" for each in CLASS_FIGURES]
     sections = [
         [
             (
                 name,
                 one,
                 str((score.support or {}).get(one, 0)),
-                *(estimate(score, class_figure(figure, one)) for figure in CLASS_FIGURES),
+                *(estimate(score, metric) for metric in metrics if metric.of == one),
             )
             for one in settings.data.classes
         ]
         for name, score in scores.items()
     ]
     notes = [
-        f"{FIGURES[0]}, {name}: {estimate(score, FIGURES[0])}" for name, score in scores.items()
+        f"{metric.name}, {name}: {estimate(score, metric)}"
+        for name, score in scores.items()
+        for metric in metrics
+        if not metric.of
     ]
     few = (
         f"descriptive: of fewer than {FEW} patients of the class, or of all others, the figure says"

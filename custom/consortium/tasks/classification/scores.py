@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consortium.protocol.metrics import CLASS_FIGURES, FIGURES, Classification, radiograph_figures
+from consortium.protocol.metrics import Score
+from consortium.tasks.classification.settings import (
+    ACCURACY,
+    CALIBRATION_ERROR,
+    CLASS_FIGURES,
+    class_figure,
+)
 from consortium.tasks.scores import (
     Floats,
     bin_starts,
@@ -31,7 +37,7 @@ def classify_radiographs(
     smallest_group: int,
     *,
     specificity: float,
-) -> tuple[float, Classification]:
+) -> tuple[float, Score]:
     """The accuracy, for the hospital's own use, and the score that may leave.
 
     What is counted is the patient with a label: probabilities are averaged over a patient's X-rays
@@ -53,7 +59,7 @@ def classify_radiographs(
     counts = np.bincount(truth, minlength=len(classes))
     told = [number for number, count in enumerate(counts) if count >= max(1, smallest_group)]
     if not told:
-        return value, Classification(withheld=f"fewer than {smallest_group} patients of a class")
+        return value, Score(withheld=f"fewer than {smallest_group} patients of a class")
     kept = np.isin(truth, told)
     means, truth = means[kept], truth[kept]
     sides = [
@@ -62,10 +68,13 @@ def classify_radiographs(
         if len(told) > 1
     ]
     right = means.argmax(1) == truth
-    figures: dict[str, float | None] = dict.fromkeys(radiograph_figures(classes))
+    figures: dict[str, float | None] = {
+        ACCURACY: None,
+        **{class_figure(figure, name): None for figure in CLASS_FIGURES for name in classes},
+    }
     for name, values in _figures(right, sides, np.ones((1, len(truth)))):
         figures[name] = float(values[0])
-    return value, Classification(
+    return value, Score(
         patients=len(truth),
         support={classes[number]: int(counts[number]) for number in told},
         figures=figures,
@@ -115,13 +124,13 @@ class _Side:
         if self._starts is not None:
             found.append(calibration_errors(self._predicted, self._positive, weights, self._starts))
         for figure, values in zip(CLASS_FIGURES, found, strict=False):
-            yield f"{figure}, {self.name}", values
+            yield class_figure(figure, self.name), values
 
 
 def _figures(
     right: NDArray[Any], sides: Sequence[_Side], weights: NDArray[Any]
 ) -> Iterator[tuple[str, Floats]]:
-    yield FIGURES[0], weights @ right / weights.sum(1)
+    yield ACCURACY, weights @ right / weights.sum(1)
     for side in sides:
         yield from side.figures(weights)
 
@@ -149,6 +158,6 @@ def _intervals(
             draws[name].append(values)
     found = {name: np.concatenate(parts) for name, parts in draws.items()}
     for name, values in found.items():
-        if name.startswith(CLASS_FIGURES[3]):
+        if name.startswith(CALIBRATION_ERROR):
             found[name] = 2 * (figures[name] or 0.0) - values
     return {name: interval(values) for name, values in found.items()}

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from consortium.protocol.metrics import Scored, radiograph_figures
+from consortium.protocol.metrics import MetricSpec, ScoreSpec
 from consortium.settings.base import (
     Confounding,
     Count,
@@ -14,6 +14,17 @@ from consortium.settings.base import (
     Settings,
     Training,
 )
+
+ACCURACY, AUROC, SENSITIVITY = "accuracy", "AUROC", "sensitivity"
+CALIBRATION_ERROR = "calibration error"
+
+CLASS_FIGURES = (AUROC, "average precision", SENSITIVITY, CALIBRATION_ERROR)
+"""What is reported of each class against all others."""
+
+
+def class_figure(figure: str, name: str) -> str:
+    """The name of a figure of one class."""
+    return f"{figure}, {name}"
 
 
 class Radiographs(Section):
@@ -113,10 +124,23 @@ class ClassificationSettings(Settings):
         return self
 
     @property
-    def scored(self) -> Scored:
+    def scored(self) -> ScoreSpec:
         """The figures of each class, and the classes."""
         classes = tuple(self.data.classes)
-        return Scored("classes", radiograph_figures(classes), classes)
+        of_classes = (
+            MetricSpec(
+                name=class_figure(figure, name),
+                figure=figure,
+                of=name,
+                required=False,
+                headline=figure == AUROC,
+                further=figure != AUROC,
+                reliability=figure == CALIBRATION_ERROR,
+            )
+            for figure in CLASS_FIGURES
+            for name in classes
+        )
+        return ScoreSpec((MetricSpec(name=ACCURACY, figure=ACCURACY), *of_classes), classes)
 
     @property
     def probe(self) -> Confounding:

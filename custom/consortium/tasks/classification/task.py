@@ -21,7 +21,7 @@ from consortium.confounding.probe_statistics import GroupMoments, ProbeStatistic
 from consortium.core.errors import Refused
 from consortium.core.files import replace_file, whole_folder
 from consortium.core.site_policy import Site
-from consortium.protocol.metrics import Classification
+from consortium.protocol.metrics import Score
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.classification.attention import draw_attention
 from consortium.tasks.classification.checks import check_radiographs
@@ -116,7 +116,7 @@ class ClassificationTask(LocalTask):
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Classification | None]:
+    ) -> tuple[float, Score | None]:
         """The figures of each class on the validation patients.
 
         Their mean AUROC is what a model is chosen by; where there is none, accuracy.
@@ -134,7 +134,8 @@ class ClassificationTask(LocalTask):
             self._site.smallest_group,
             specificity=self._settings.data.specificity,
         )
-        return (accuracy if score.value is None else score.value), score
+        value = self._settings.scored.headline(score.figures)
+        return (accuracy if value is None else value), score
 
     def probe_statistics(self, network: torch.nn.Module) -> ProbeStatistics:
         """What the confounding probe needs; and pictures for the hospital's own people."""

@@ -26,6 +26,7 @@ TEXT = TaskText(
     tag=("validation", "mean_AUROC"),
     headline="AUROC",
     mean="a mean AUROC",
+    title="Mean AUROC",
     meaning="On each hospital's own validation patients: accuracy is the share whose class the"
     " model gives; AUROC the probability that of two patients, one of the class and one of"
     " another, the model gives the class more to the right one (0.5 is chance). A hospital"

@@ -127,4 +127,4 @@ def group_score(
         for name, said in summaries.items()
         if said.interval is not None
     }
-    return value, Score(patients=len(patients), dice=means, interval=intervals or None)
+    return value, Score(patients=len(patients), figures=means, interval=intervals or None)

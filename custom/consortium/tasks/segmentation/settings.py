@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from consortium.protocol.metrics import Scored
+from consortium.protocol.metrics import MetricSpec, ScoreSpec
 from consortium.settings.base import (
     CHOICE,
     SWITCH,
@@ -104,9 +104,14 @@ class SegmentationSettings(Settings):
     training: Training = Training()
 
     @property
-    def scored(self) -> Scored:
+    def scored(self) -> ScoreSpec:
         """The Dice of each structure."""
-        return Scored("dice", tuple(self.data.labels))
+        return ScoreSpec(
+            tuple(
+                MetricSpec(name=name, figure="Dice", of=name, headline=True)
+                for name in self.data.labels
+            )
+        )
 
     @property
     def has_statistics(self) -> bool:

@@ -19,6 +19,7 @@ TEXT = TaskText(
     tag=("dice_validation", "mean"),
     headline="Dice",
     mean="a mean Dice",
+    title="Mean Dice",
     meaning="Mean Dice on each hospital's own validation patients: 1 where the model's outline"
     " is the true one, 0 where they do not meet.",
     loss="Dice loss plus cross-entropy",

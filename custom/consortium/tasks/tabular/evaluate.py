@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from consortium.core.errors import UsageError
-from consortium.protocol.metrics import FIGURES, Classification
+from consortium.protocol.metrics import Score
 from consortium.tasks.base import CheckProgress, TrainedModel
 from consortium.tasks.evaluation import (
-    ALL,
     Evaluation,
     ScoreTable,
     all_scores,
@@ -20,6 +19,7 @@ from consortium.tasks.evaluation import (
 from consortium.tasks.tabular.dataset import check_table, encode, read_patients
 from consortium.tasks.tabular.predict import predict
 from consortium.tasks.tabular.scores import classify
+from consortium.tasks.tabular.settings import TabularSettings
 
 _NOBODY_TRAINS = ("one-class", "empty-validation", "nothing-to-train")
 """Findings that do not matter at a hospital that only evaluates."""
@@ -34,7 +34,7 @@ def evaluate_tables(
         UsageError: a hospital's table has errors; the first one is named.
     """
     cases: list[dict[str, Any]] = []
-    scores: dict[str, Classification] = {}
+    scores: dict[str, Score] = {}
     classes = list(model.settings.data.outcome.classes)
     probabilities, truth = [], []
     for name, folder in folders.items():
@@ -55,20 +55,21 @@ def evaluate_tables(
         ]
     total = classify(np.concatenate(probabilities), np.concatenate(truth), classes, 1)[1]
     return Evaluation(
-        all_scores(cases, scores, total), _table(with_all(scores, total), classes, len(scores) > 1)
+        all_scores(cases, scores, total), _table(with_all(scores, total), model.settings)
     )
 
 
-def _table(scores: Mapping[str, Classification], classes: list[str], several: bool) -> ScoreTable:
+def _table(scores: Mapping[str, Score], settings: TabularSettings) -> ScoreTable:
+    metrics, classes = settings.scored.metrics, list(settings.data.outcome.classes)
     rows = [
         (
             name,
             str(score.patients),
             *(str((score.support or {}).get(one, 0)) for one in classes),
-            *(estimate(score, figure) for figure in FIGURES),
+            *(estimate(score, metric) for metric in metrics),
         )
         for name, score in scores.items()
     ]
-    titles = ("patients", *classes, *(f"{figure} [95 %]" for figure in FIGURES))
-    split = len(rows) - 1 if several and ALL in scores else len(rows)
+    titles = ("patients", *classes, *(f"{metric.name} [95 %]" for metric in metrics))
+    split = len(rows) - 1 if len(rows) > 1 else len(rows)
     return ScoreTable(("hospital",), titles, (rows[:split], rows[split:]))

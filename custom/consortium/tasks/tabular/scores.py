@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consortium.protocol.metrics import FIGURES, Classification
+from consortium.protocol.metrics import Score
 from consortium.tasks.scores import auroc, curve_figures, interval, resample, summarise, with_both
+from consortium.tasks.tabular.settings import ACCURACY, AUROC
 
 RESAMPLES = 2_000
 """Of an interval of two classes."""
@@ -21,7 +22,7 @@ def classify(
     truth: NDArray[Any],
     classes: Sequence[str],
     smallest_group: int,
-) -> tuple[float, Classification]:
+) -> tuple[float, Score]:
     """The accuracy, for the hospital's own use, and the score of which it is a part that may leave.
 
     Args:
@@ -34,19 +35,19 @@ def classify(
     value = float(right.mean())
     support = {name: int((truth == number).sum()) for number, name in enumerate(classes)}
     if len(truth) < smallest_group:
-        return value, Classification(withheld=f"fewer than {smallest_group} patients")
+        return value, Score(withheld=f"fewer than {smallest_group} patients")
     if smallest_group > 1 and min(support.values()) < smallest_group:
-        return value, Classification(withheld=f"fewer than {smallest_group} patients of a class")
-    figures: dict[str, float | None] = {FIGURES[0]: value, FIGURES[1]: auroc(probabilities, truth)}
+        return value, Score(withheld=f"fewer than {smallest_group} patients of a class")
+    figures: dict[str, float | None] = {ACCURACY: value, AUROC: auroc(probabilities, truth)}
     intervals = {}
     summary = summarise(right.astype(float).tolist())
     if summary.interval is not None:
-        intervals[FIGURES[0]] = list(summary.interval)
-    if figures[FIGURES[1]] is not None and min(support.values()) > 1:
+        intervals[ACCURACY] = list(summary.interval)
+    if figures[AUROC] is not None and min(support.values()) > 1:
         weights = resample(len(truth), RESAMPLES, np.random.default_rng(0))
         weights = with_both(weights, truth == 1)
         draws = curve_figures(probabilities, truth == 1, weights, 0.5)
-        intervals[FIGURES[1]] = interval(draws.auroc)
-    return value, Classification(
+        intervals[AUROC] = interval(draws.auroc)
+    return value, Score(
         patients=len(truth), support=support, figures=figures, interval=intervals or None
     )

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from consortium.protocol.metrics import FIGURES, Scored
+from consortium.protocol.metrics import MetricSpec, ScoreSpec
 from consortium.settings.base import (
     Count,
     Fraction,
@@ -14,6 +14,9 @@ from consortium.settings.base import (
     Settings,
     Training,
 )
+
+ACCURACY, AUROC = "accuracy", "AUROC"
+"""The figures of a score."""
 
 
 class Outcome(Section):
@@ -125,9 +128,15 @@ class TabularSettings(Settings):
     training: TabularTraining = TabularTraining()
 
     @property
-    def scored(self) -> Scored:
-        """The figures of a classification and the classes they are of."""
-        return Scored("classes", FIGURES, tuple(self.data.outcome.classes))
+    def scored(self) -> ScoreSpec:
+        """Accuracy, and the AUROC where there are patients of both classes."""
+        return ScoreSpec(
+            (
+                MetricSpec(name=ACCURACY, figure=ACCURACY, headline=True),
+                MetricSpec(name=AUROC, figure=AUROC, required=False),
+            ),
+            tuple(self.data.outcome.classes),
+        )
 
     @property
     def has_statistics(self) -> bool:

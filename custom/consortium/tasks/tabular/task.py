@@ -21,7 +21,7 @@ from torch import Tensor
 from consortium.core.errors import Refused
 from consortium.core.files import whole_folder
 from consortium.core.site_policy import Site
-from consortium.protocol.metrics import Classification
+from consortium.protocol.metrics import Score
 from consortium.protocol.schema import State
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.tables import PATIENT, SIDES, SPLIT, write_table
@@ -97,7 +97,7 @@ class TabularTask(LocalTask):
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Classification | None]:
+    ) -> tuple[float, Score | None]:
         """Accuracy and AUROC on the validation patients."""
         if not len(self._validation):
             return 0.0, None

@@ -16,6 +16,7 @@ TEXT = TaskText(
     tag=("validation", "accuracy"),
     headline="accuracy",
     mean="an accuracy",
+    title="Accuracy",
     meaning="On each hospital's own validation patients: accuracy is the share whose class the"
     " model gives; AUROC the probability that of two patients, one of each class, the model"
     " gives the right one more (0.5 is chance).",

@@ -1,0 +1,152 @@
+"""A further task is one folder (`regression_task`) and one line of the registry."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from consortium.cli import generate
+from consortium.client.trainer import LocalTrainer
+from consortium.core.errors import UsageError
+from consortium.core.site_policy import Site
+from consortium.orchestration.quorum import declare_quorum
+from consortium.report.page import render_report
+from consortium.runs.centralised import add_centralised
+from consortium.server.run import ALONE, FINAL, Coordinator, Study
+from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
+from consortium.tasks.synthetic import Request
+
+NAMES = ("east", "west")
+
+
+@pytest.fixture(autouse=True)
+def further(monkeypatch):
+    monkeypatch.setitem(TASKS, "regression", "tests.tasks.regression_task")
+
+
+@pytest.fixture
+def settings():
+    training = {"learning_rate": 0.1, "batch": 8, "local_steps": 40}
+    return parse_settings({"task": "regression", "rounds": 3, "training": training})
+
+
+@pytest.fixture
+def wards(tmp_path):
+    synthetic_of("regression").generate(tmp_path / "wards", Request(like="ward", seed=0))
+    return tmp_path / "wards"
+
+
+@pytest.fixture
+def run(wards, tmp_path, settings):
+    """A run of two hospitals in this process; its folder."""
+    study = Study("run", "stays", declare_quorum(NAMES, {}), settings)
+    coordinator = Coordinator(study, results=tmp_path / "run", checkpoints=tmp_path / "kept")
+    sites = [Site(name, wards / name, tmp_path / "state" / name) for name in NAMES]
+    trainers = {
+        site.name: LocalTrainer(site, settings, device=torch.device("cpu")) for site in sites
+    }
+    while not coordinator.is_done:
+        number, _ = coordinator.open_round()
+        for trainer in trainers.values():
+            assert coordinator.submit(trainer.train(coordinator.model, number)) is None
+        coordinator.close_round()
+    model, start = coordinator.final_model, coordinator.start_model
+    coordinator.answer(FINAL, {name: each.validate(model) for name, each in trainers.items()})
+    alone = {name: each.train_local(start, settings.rounds) for name, each in trainers.items()}
+    coordinator.answer(ALONE, alone)
+    assert coordinator.finish()["complete"]
+    return tmp_path / "run"
+
+
+def test_its_settings_are_refused_as_those_of_the_others(settings):
+    assert settings.data.tolerance == 2.0
+    with pytest.raises(UsageError, match=r"there is no setting data\.tolerances"):
+        parse_settings({"task": "regression", "data": {"tolerances": 1}})
+
+
+def test_check_data_counts_and_finds(consortium, wards, tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"task": "regression"}))
+    job = ("--job", tmp_path / "settings.json")
+    for more in ((), job):
+        code, out, _ = consortium("check-data", wards / "east", *more)
+        assert (code, out) == (0, "42 cases, 42 patients: 0 errors, 0 warnings\n")
+    table = wards / "west" / "stays.csv"
+    table.write_text(table.read_text().replace("marker", "mark"))
+    code, out, _ = consortium("check-data", wards / "west", *job)
+    assert code == 1
+    assert "no column marker" in out
+
+
+def test_a_run_learns_and_its_page_has_the_figures_of_the_task(run):
+    result = json.loads((run / "result.json").read_text())
+    for row in result["hospitals"]:
+        for model in ("local", "federated"):
+            figures = row[model]["figures"]
+            assert list(figures) == ["within tolerance", "mean error"]
+            assert 0 <= figures["within tolerance"] <= 1
+    assert result["hospitals"][0]["federated"]["figures"]["mean error"] < 2
+    page = (run / "report.html").read_text()
+    for words in (
+        "a line that predicts days from age and marker",
+        "reaches a share within tolerance of",
+        "Share within tolerance of the shared model, round by round",
+        "squared error",
+        "mean error",
+    ):
+        assert words in page
+    assert "Dice" not in page
+    assert "AUROC" not in page
+
+
+def test_an_error_beyond_one_day_has_its_place_on_the_axis(run):
+    result = json.loads((run / "result.json").read_text())
+    for row in result["hospitals"]:
+        row["federated"]["figures"]["mean error"] = 4.0
+        row["federated"]["interval"]["mean error"] = [3.0, 5.0]
+    page = render_report(result, [], final=result["final"])
+    assert "drawn from 0 to 5" in page
+
+
+def test_the_centralised_model_is_trained_and_scored(run, wards):
+    folders = {name: wards / name for name in NAMES}
+    result = add_centralised(run, folders, smallest_group=5)
+    assert all(row["centralised"]["figures"]["mean error"] >= 0 for row in result["hospitals"])
+
+
+def test_predict_and_evaluate_use_the_model(consortium, run, wards, tmp_path):
+    output = tmp_path / "days.csv"
+    code, out, err = consortium(
+        "predict", run / "model", wards / "east" / "stays.csv", "-o", output
+    )
+    assert (code, out, err) == (0, f"wrote {output}: 42 patients\n", "")
+    assert output.read_text().startswith("patient,predicted days\neast-0,")
+    scores = tmp_path / "scores.json"
+    code, out, err = consortium("evaluate", run / "model", "--data", wards, "--json", scores)
+    assert (code, err) == (0, "")
+    for words in ("east", "west", "all", "mean error", "72"):
+        assert words in out
+    assert json.loads(scores.read_text())["all"]["patients"] == 72
+
+
+def test_a_model_refuses_what_is_another_tasks(consortium, run, tmp_path):
+    code, _, err = consortium("predict", run / "model", "scan.nii.gz", "-o", tmp_path / "o.csv")
+    assert code == 3
+    assert err.startswith("error wrong-task: the model is of the task regression")
+    assert "or a table of stays" in err
+
+
+def test_scripts_generate_knows_it(tmp_path):
+    arguments = [str(tmp_path / "out"), "--like", "ward"]
+    assert CliRunner().invoke(generate.app, arguments).output.count("patients") == 2
+
+
+def test_no_settings_or_text_of_a_task_needs_torch():
+    program = (
+        "import sys, consortium.tasks.registry as r;"
+        "[(r.settings_of(t), r.text_of_task(t), r.synthetic_of(t)) for t in r.TASKS];"
+        "print({'torch', 'monai'} & {*sys.modules})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
