@@ -9,7 +9,6 @@ from tests.conftest import LGG, needs_real_data
 from consortium.core.errors import UsageError
 from consortium.core.outliers import far_from_median
 from consortium.settings.base import Settings, load_settings, parse_settings
-from consortium.tasks.segmentation import checks
 from consortium.tasks.segmentation.checks import Finding, check_folder
 
 CHECKOUT = Path(__file__).parents[3]
@@ -504,10 +503,3 @@ def test_the_real_hospitals_are_sound_but_for_sequences_that_were_filled_in(name
     settings = load_settings(CHECKOUT / "jobs/tumor_segmentation/app/config/settings.json")
     codes = [finding.code for finding in check_folder(LGG / name, settings)]
     assert codes == ["duplicate-channel"] * copies + ["size-outlier"] * sizes
-
-
-def test_the_documentation_lists_every_code():
-    from consortium.cli.check_data import ADVICE
-
-    rows = [line.split("|") for line in (checks.__doc__ or "").splitlines() if line[:1] == "|"]
-    assert {row[1].strip() for row in rows[2:]} == set(ADVICE)
