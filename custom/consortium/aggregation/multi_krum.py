@@ -18,6 +18,18 @@ from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
 from consortium.protocol.update import MAX_CHANGE, ModelSchema, State
 
+OPTIONS = {
+    "max_share": None,
+    "attackers": {
+        "type": "integer",
+        "least": 1,
+        "most": 1_000_000,
+        "default": 1,
+        "meaning": "hospitals that are left out",
+    },
+}
+"""See `consortium.settings.rules`."""
+
 
 class MultiKrum(Collected):
     """Multi-Krum; see the module.

@@ -19,6 +19,18 @@ from consortium.aggregation.coordinates import Coordinates, Workplace
 from consortium.aggregation.sorting import Row
 from consortium.protocol.update import MAX_CHANGE, ModelSchema
 
+OPTIONS = {
+    "max_share": None,
+    "trim": {
+        "type": "number",
+        "least": 0,
+        "below": 0.5,
+        "default": 0.2,
+        "meaning": "share of the weight that is cut off at either end",
+    },
+}
+"""See `consortium.settings.rules`."""
+
 
 class TrimmedMean(Coordinates):
     """Weighted trimmed mean; see the module.

@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,11 +18,13 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from consortium.core.errors import UsageError
 from consortium.protocol.metrics import FIGURES, Scored, radiograph_figures
+from consortium.settings.rules import RULES, option_fields
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -362,38 +364,26 @@ class Update(Section):
     compression: Literal["bfloat16", "int8"] | None = None
 
 
-RuleName = Literal[
-    "coordinate_median",
-    "geometric_median",
-    "multi_krum",
-    "norm_clipping",
-    "trimmed_mean",
-    "weighted_mean",
-]
+if TYPE_CHECKING:
+    RuleName = str
+else:
+    RuleName = Literal[tuple(RULES)]
 
 
 class Aggregation(Section):
     """A rule and its options, where its name alone is not enough.
 
     Attributes:
-        rule: a name in the registry of `consortium.aggregation`.
-        max_share: no hospital's weight is more than this share of all; of every rule but
-            `weighted_mean`, which sees one update at a time.
-        clip: of `norm_clipping`, the longest norm in units of the weighted median one.
-        trim: of `trimmed_mean`, share of the weight that is cut off at either end.
-        attackers: of `multi_krum`, hospitals that are left out.
+        rule: name of a file of `consortium.aggregation`.
     """
 
     rule: RuleName
-    max_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    clip: Positive | None = None
-    trim: Annotated[float, Field(ge=0, lt=0.5)] | None = None
-    attackers: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Aggregation":
-        for option, rules in _OPTIONS.items():
-            if getattr(self, option) is not None and self.rule not in rules:
+        for option in self.options:
+            rules = [name for name, options in RULES.items() if option in options]
+            if self.rule not in rules:
                 raise ValueError(f"{option} is an option of {', '.join(rules)}")
         return self
 
@@ -403,12 +393,16 @@ class Aggregation(Section):
         return self.model_dump(exclude={"rule"}, exclude_none=True)
 
 
-_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "max_share": tuple(name for name in get_args(RuleName) if name != "weighted_mean"),
-    "clip": ("norm_clipping",),
-    "trim": ("trimmed_mean",),
-    "attackers": ("multi_krum",),
-}
+if TYPE_CHECKING:
+    RuleWithOptions = Aggregation
+else:
+    # The options are those of the rules' own files.
+    RuleWithOptions = create_model(
+        "Aggregation",
+        __base__=Aggregation,
+        __doc__=Aggregation.__doc__,
+        **option_fields(RULES),
+    )
 
 
 class Adaptive(Section):
@@ -482,7 +476,7 @@ class Settings(Section, ABC):
         task: what is learned.
         seed: all randomness is a function of (seed, hospital, round).
         rounds: rounds of training.
-        aggregation: a name in the registry of `consortium.aggregation`, or an object with the rule
+        aggregation: the rule by which updates are combined: its name, or an object with the rule
             and its options.
         baseline: each hospital also trains a model alone and sends its metric, never the model.
         cross_site: every hospital's model is scored at every hospital. It shows a hospital's model
@@ -497,7 +491,7 @@ class Settings(Section, ABC):
     training: Training
     update: Update = Update()
     aggregation: Annotated[
-        Annotated[RuleName, Tag(_SWITCH)] | Annotated[Aggregation, Tag(_CHOICE)],
+        Annotated[RuleName, Tag(_SWITCH)] | Annotated[RuleWithOptions, Tag(_CHOICE)],
         Discriminator(lambda given: _SWITCH if isinstance(given, str) else _CHOICE),
     ] = "weighted_mean"
     server: Server = Server()
@@ -510,7 +504,7 @@ class Settings(Section, ABC):
     def rule(self) -> Aggregation:
         """The rule of the aggregation and its options."""
         given = self.aggregation
-        return Aggregation(rule=given) if isinstance(given, str) else given
+        return RuleWithOptions(rule=given) if isinstance(given, str) else given
 
     @property
     @abstractmethod

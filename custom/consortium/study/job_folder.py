@@ -123,11 +123,12 @@ def _check_rule(rule: Aggregation, hospitals: int) -> None:
     Raises:
         UsageError: `bad-setting`.
     """
-    least = 2 * (rule.attackers or 1) + 3
+    attackers = rule.options.get("attackers", 1)
+    least = 2 * attackers + 3
     if rule.rule == "multi_krum" and hospitals < least:
         raise UsageError(
             "bad-setting",
-            f"setting aggregation: multi_krum with {rule.attackers or 1} attackers needs {least}"
+            f"setting aggregation: multi_krum with {attackers} attackers needs {least}"
             f" hospitals, the study has {hospitals}",
             "settings.json",
             "take fewer attackers or another rule",
