@@ -41,7 +41,8 @@ class Option(BaseModel):
         """The type of a pydantic field: null if the option is not set."""
         bounds = {"gt": self.above, "ge": self.least, "lt": self.below, "le": self.most}
         given: dict[str, Any] = {key: bound for key, bound in bounds.items() if bound is not None}
-        number: Any = Annotated[int if self.type == "integer" else float, Field(**given)]
+        whole = self.type == "integer"
+        number: Any = Annotated[int if whole else float, Field(**given)]
         return number | None
 
 

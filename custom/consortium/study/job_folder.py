@@ -1,4 +1,4 @@
-"""FLARE job folders: found, filled in for a study, and bundled with the package.
+"""FLARE job folders: found, filled in for a study, and exported with the package.
 
 A job of ours is configuration only. `prepare_job` makes the copy that is submitted: the hospitals
 that the study declares stand in its `meta.json`, the settings in its `settings.json`.
