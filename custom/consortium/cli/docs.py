@@ -24,14 +24,11 @@ from consortium.settings.base import TASKS
 
 app = typer.Typer(add_completion=False)
 
-README_TABLES = {
-    "jobs/tumor_segmentation/README.md": DataKind.SCANS,
-    "jobs/covid_detection/README.md": DataKind.XRAYS,
-    "jobs/heart_disease/README.md": DataKind.TABLES,
-}
-"""The files that hold a table of finding codes, and the kind of data it is for."""
-
-_BEGIN, _END = "<!-- finding codes, written by scripts/docs -->", "<!-- end of finding codes -->"
+_TABLE = re.compile(
+    r"(<!-- finding codes of ([\w-]+), written by scripts/docs -->\n).*?"
+    r"(<!-- end of finding codes -->)",
+    re.DOTALL,
+)
 _ATTRIBUTE = re.compile(r"^ {4}(\w+)(?: \(([^)]+)\))?: ", re.MULTILINE)
 
 _SETTINGS_HEAD = """\
@@ -102,23 +99,18 @@ def docs(
 def generated(root: Path) -> dict[Path, str]:
     """The generated files of a checkout and what they should hold."""
     files = {root / "docs/settings.md": settings_reference(), root / "docs/findings.md": findings()}
-    for name, kind in README_TABLES.items():
-        path = root / name
-        files[path] = with_table(path.read_text(encoding="utf-8"), codes_of(kind), name)
+    for path in sorted(root.glob("jobs/*/README.md")):
+        files[path] = with_tables(path.read_text(encoding="utf-8"))
     return files
 
 
-def with_table(text: str, codes: Sequence[FindingCode], where: str) -> str:
-    """A document with its table of finding codes renewed.
+def with_tables(text: str) -> str:
+    """A document whose tables of finding codes, each between two marks, are renewed.
 
     Raises:
-        ValueError: the document lacks the two marks between which the table stands.
+        ValueError: a mark names no kind of data.
     """
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{where} lacks {_BEGIN} or {_END}")
-    return f"{before}{_BEGIN}\n{_codes_table(codes)}{_END}{after}"
+    return _TABLE.sub(lambda m: m[1] + _codes_table(codes_of(DataKind(m[2]))) + m[3], text)
 
 
 def findings() -> str:
