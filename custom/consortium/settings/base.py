@@ -24,6 +24,7 @@ from pydantic import (
 
 from consortium.core.errors import UsageError
 from consortium.protocol.metrics import FIGURES, Scored, radiograph_figures
+from consortium.settings.names import names_of_files
 from consortium.settings.rules import RULES, option_fields
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -101,18 +102,27 @@ class Data(Section):
         return self
 
 
+if TYPE_CHECKING:
+    SegmentationNetwork = str
+    ClassificationNetwork = str
+else:
+    _TASKS = Path(__file__).parents[1] / "tasks"
+    SegmentationNetwork = Literal[names_of_files(_TASKS / "segmentation" / "networks")]
+    ClassificationNetwork = Literal[names_of_files(_TASKS / "classification" / "networks")]
+
+
 class Network(Section):
     """A network of MONAI.
 
     Attributes:
-        name: `unet` (with a 1x1 convolution behind it), `segresnet` or `dynunet`.
+        name: of a file in `consortium.tasks.segmentation.networks`.
         features: channels of each level, top to bottom.
         residual_units: convolutions of a level's residual unit (unet), blocks (segresnet).
         normalisation: normalisation layers.
         dropout: probability.
     """
 
-    name: Literal["unet", "segresnet", "dynunet"] = "unet"
+    name: SegmentationNetwork = "unet"
     features: Annotated[list[Count], Field(min_length=2)] = [16, 32, 64, 128]
     residual_units: Annotated[int, Field(ge=0)] = 1
     normalisation: Literal["batch", "group", "instance"] = "batch"
@@ -231,13 +241,14 @@ class Classifier(Section):
     """A network that classifies X-rays.
 
     Attributes:
-        name: `small`, convolutions and a mean over the X-ray, or MONAI's `densenet121`.
+        name: of a file in `consortium.tasks.classification.networks`: `small`, convolutions and a
+            mean over the X-ray, or MONAI's `densenet121`.
         features: channels of each level of `small`, top to bottom.
         normalisation: normalisation layers.
         dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
     """
 
-    name: Literal["small", "densenet121"] = "small"
+    name: ClassificationNetwork = "small"
     features: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)] = [
         16,
         32,
