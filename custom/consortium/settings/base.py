@@ -273,21 +273,23 @@ class Training(Section):
     """A hospital's work in one round.
 
     Attributes:
-        local_steps: optimiser steps a round.
-        local_epochs: passes over the hospital's training slices (volumes in 3-D) a round, instead
-            of a number of steps: a large hospital works longer than a small one.
-        local_minutes: after which a round's steps end, whatever their number, but one. What a
-            machine can do in a time differs from day to day, so the same model is not promised.
-            Where hospitals take different numbers of steps, the average leans towards those that
-            take more (Wang et al., NeurIPS 2020, on FedNova).
-        optimiser: `adamw`; or `sgd`, without momentum, whose steps are as large as the gradient, so
-            that a hospital that has little to teach moves the model little.
+        local_steps (steps): optimiser steps a round.
+        local_epochs (passes): passes over the hospital's training slices (volumes in 3-D) a round,
+            instead of a number of steps: a large hospital works longer than a small one.
+        local_minutes (minutes): time after which a round's steps end, whatever their number, but at
+            least one. The speed of a machine differs from day to day, so the same model is not
+            promised. If hospitals take different numbers of steps, the average is closer to those
+            that take more (Wang et al., NeurIPS 2020, on FedNova).
+        optimiser: `adamw`, or `sgd` without momentum. The steps of `sgd` are as large as the
+            gradient, so that a hospital with little to teach moves the model little.
         batch: slices or patches a step.
-        learning_rate: at the first step of the first round.
-        final_learning_rate: share of it that is left at the last step of the last round (cosine).
-        weight_decay: of AdamW; with `sgd` the factor of the weights that the gradient gains.
+        learning_rate: the rate at the first step of the first round.
+        final_learning_rate: share of the rate that is left at the last step of the last round
+            (cosine).
+        weight_decay: weight decay of AdamW; with `sgd` the factor of the weights that the gradient
+            gains.
         clip: bound on the gradient's L2 norm.
-        mixed_precision: on a GPU; a CPU always trains in float32.
+        mixed_precision: mixed precision on a GPU; a CPU always trains in float32.
     """
 
     local_steps: Count = 20
@@ -337,16 +339,17 @@ class RadiographTraining(Training):
 
 
 class Confounding(Section):
-    """How it is found out whether the model learned the disease or the hospital.
+    """How the probe tests whether the model learned the disease or the hospital.
 
     Attributes:
-        leave_one_out: for every hospital another model is trained without it, and scored there;
-            as much work again as the run for each of them, so with more than `most` hospitals it
-            is not done.
-        most: see there.
-        dimensions: of the model's features that are told, of a seeded random projection; fewer
-            than the patients of the smallest group that a hospital lets out.
-        pictures: X-rays of each class of which a hospital draws for itself where the model looks.
+        leave_one_out: trains another model without each hospital, and scores it there. Each of
+            them is as much work again as the run, so it is not done with more than `most`
+            hospitals.
+        most (hospitals): the largest number of hospitals for `leave_one_out`.
+        dimensions: number of the model's features that are reported, of a seeded random
+            projection; fewer than the patients of the smallest group that a hospital lets out.
+        pictures (X-rays): X-rays of each class on which a hospital draws, for itself, where the
+            model looks.
     """
 
     leave_one_out: bool = True
@@ -359,14 +362,14 @@ class Update(Section):
     """What crosses from a hospital to the orchestrator.
 
     Attributes:
-        buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`:
-            then no hospital's statistics leave it, and the shared model, which holds the initial
-            ones, serves these hospitals alone: `predict` and `evaluate` refuse it.
-        max_cases: an update that claims more training cases is refused.
-        max_change: an update with an element beyond this magnitude is refused; counters, which
-            are integers, are not held to it.
-        compression: updates leave in `bfloat16`, half of the bytes, or `int8`, a quarter; what
-            rounding takes is given back in the hospital's next update.
+        buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`.
+            With `local` no hospital's statistics leave it. The federated model then holds the
+            initial ones and serves these hospitals alone: `predict` and `evaluate` refuse it.
+        max_cases (cases): refuses an update that claims more training cases.
+        max_change: refuses an update with an element beyond this magnitude; counters, which are
+            integers, are exempt.
+        compression: sends updates in `bfloat16`, half of the bytes, or `int8`, a quarter. The
+            residual of the rounding goes with the hospital's next update.
     """
 
     buffers: Literal["averaged", "local"] = "averaged"
@@ -422,7 +425,7 @@ class Adaptive(Section):
     Attributes:
         method: FedAdagrad, FedAdam or FedYogi.
         beta2: share of the squares' mean that is kept each round; FedAdagrad keeps all.
-        tau: what a step is divided by at least, in units of a change.
+        tau: the least divisor of a step, in units of a change.
     """
 
     method: Literal["adagrad", "adam", "yogi"]
@@ -434,7 +437,7 @@ class Server(Section):
     """What the orchestrator makes of a round's aggregate change.
 
     Attributes:
-        momentum: share of the step before that is taken again, in Nesterov's form; 0 is FedAvg.
+        momentum: share of the previous step that is taken again, in Nesterov's form; 0 is FedAvg.
             With `adaptive` the share of the changes' mean that is kept each round.
         learning_rate: factor of the step.
         adaptive: divides each coordinate's step by the size of its past changes.
@@ -452,9 +455,9 @@ class Selection(Section):
         keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
             score (Dice, accuracy, AUROC) over all validation patients; a score on the patients that
             chose the model is too good, the more so the fewer they are.
-        share: of the rounds, whose models are averaged; the last ones, at least one.
-        patience: rounds without a better score after which the run stops, where the best is kept;
-            0 never stops early.
+        share: share of the rounds whose models are averaged; the last ones, at least one.
+        patience (rounds): rounds without a better score after which the run stops, if the best is
+            kept; 0 never stops early.
     """
 
     keep: Literal["average", "best", "last"] = "average"
@@ -484,14 +487,15 @@ class Settings(Section, ABC):
     """All settings of a job; a class of each task says what `data`, `network` and `training` hold.
 
     Attributes:
-        task: what is learned.
-        seed: all randomness is a function of (seed, hospital, round).
-        rounds: rounds of training.
+        task: the kind of task; it decides what `data`, `network` and `training` hold.
+        seed: start of all randomness, which is a function of (seed, hospital, round).
+        rounds (rounds): rounds of training.
         aggregation: the rule by which updates are combined: its name, or an object with the rule
             and its options.
-        baseline: each hospital also trains a model alone and sends its metric, never the model.
-        cross_site: every hospital's model is scored at every hospital. It shows a hospital's model
-            to the others, so it is off unless the hospitals agreed to it.
+        baseline: each hospital also trains a local model, alone, and sends its metric, never the
+            model.
+        cross_site: scores every hospital's model at every hospital. It shows a hospital's model to
+            the others, so it is off unless the hospitals agreed to it.
     """
 
     task: str
