@@ -1,4 +1,4 @@
-"""The guides of the README, run as they are written: coordinator, two hospitals, a researcher.
+"""The guides in `docs/`, run as they are written: coordinator, two hospitals, a researcher.
 
 In a copy of the checkout, in its order. Changed are only what every reader changes too (the
 fingerprint, the folder of the data, the job, the run) and the port, so that a federation that runs
@@ -31,8 +31,8 @@ RESEARCHER = "researcher@north.example"
 
 
 def guide(reader):
-    """The lines of the block of commands that follows `**Reader**` in the README."""
-    text = (ROOT / "README.md").read_text()
+    """The lines of the block of commands that follows `**Reader**` in the reader's document."""
+    text = (ROOT / "docs" / f"{reader.lower()}.md").read_text()
     return text.split(f"**{reader}**", 1)[1].split("```\n", 2)[1].splitlines()
 
 
@@ -109,10 +109,12 @@ def test_the_guides_lead_from_a_checkout_to_a_result(checkout, type_in, generate
             type_in(re.sub(r"\bnorth\b(?!\.)", hospital, line) if data not in line else line)
 
     shutil.copytree(checkout / "coordinator" / "kits" / RESEARCHER, checkout / RESEARCHER)
-    told = (ROOT / "README.md").read_text()
-    bundle = re.search(r"`(scripts/bundle tumor_segmentation OUT --configuration-only[^`]*)`", told)
+    text = (ROOT / "docs" / "researcher.md").read_text()
+    export = re.search(
+        r"`(scripts/export-job tumor_segmentation OUT --configuration-only[^`]*)`", text
+    )
     tiny = "".join(f" --set {word}" for word in TINY)
-    type_in(" ".join(bundle[1].split()).replace("OUT", "job") + tiny)
+    type_in(" ".join(export[1].split()).replace("OUT", "job") + tiny)
     job_id = ""
     for line in guide("Researcher"):
         line = line.replace("/absolute/path/of/the/job", str(checkout / "job"))

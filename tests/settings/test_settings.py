@@ -94,7 +94,11 @@ def test_a_variant_names_every_setting_and_has_a_network(name):
             'server.adaptive={"method": "adam", "beta2": 1}',
             "error bad-setting: setting server.adaptive.beta2: Input should be less than 1",
         ),
-        ("network.name=resnet", "error bad-setting: setting network.name: Input should be 'unet'"),
+        (
+            "network.name=resnet",
+            "error bad-setting: setting network.name: Input should be 'dynunet', "
+            "'segresnet' or 'unet'",
+        ),
         ("data.size=[64]", "error bad-setting: setting data.size: List should have at least 2"),
         (
             "data.size=[64,64,64]",

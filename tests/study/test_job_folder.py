@@ -77,8 +77,8 @@ def test_a_name_that_flare_could_not_use_is_refused(tmp_path, name):
     assert not (tmp_path / "job").exists()
 
 
-def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path):
-    out = tmp_path / "bundle"
+def test_an_exported_job_carries_the_package_and_nothing_else_of_the_checkout(tmp_path):
+    out = tmp_path / "exported"
     export_job(JOB, out, hospitals=["east"])
     package = out / "app" / "custom" / "consortium"
     source = ROOT / "custom" / "consortium"
@@ -94,16 +94,16 @@ def test_a_bundle_carries_the_package_and_nothing_else_of_the_checkout(tmp_path)
     assert read_json_object(out / "meta.json")["consortium"]["hospitals"] == ["east"]
 
 
-def test_a_bundle_takes_the_settings_of_a_file_and_leaves_the_variants_behind(tmp_path):
+def test_an_exported_job_takes_the_settings_of_a_file_and_leaves_the_variants_behind(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(read_json_object(SETTINGS) | {"rounds": 7}))
     source = tmp_path / "job"
     shutil.copytree(JOB, source)
     (source / "variants").mkdir(exist_ok=True)
     (source / "variants" / "other.json").write_text("{}")
-    export_job(source, tmp_path / "bundle", settings=file)
-    assert load_settings(tmp_path / "bundle" / "app" / "config" / "settings.json").rounds == 7
-    assert not list(tmp_path.glob("bundle/**/variants"))
+    export_job(source, tmp_path / "exported", settings=file)
+    assert load_settings(tmp_path / "exported" / "app" / "config" / "settings.json").rounds == 7
+    assert not list(tmp_path.glob("exported/**/variants"))
     with pytest.raises(UsageError, match="error missing-file: no such file"):
         export_job(source, tmp_path / "none", settings=tmp_path / "none.json")
     file.write_text("{}")
@@ -139,7 +139,7 @@ def test_a_job_asks_for_the_gpu_memory_that_its_meta_says(tmp_path):
     }
 
 
-def test_a_bundle_is_never_written_over_something(tmp_path):
+def test_an_exported_job_is_never_written_over_something(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(Refused, match="error exists"):
         export_job(JOB, tmp_path / "out")

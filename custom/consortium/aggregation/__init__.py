@@ -1,24 +1,23 @@
 """Aggregation: from the hospitals' updates to the change of the shared model.
 
-Every rule gives the same bytes for every order of arrival. A job names its rule; `RULES` is the
-registry.
+Every rule gives the same bytes for every order of arrival. A rule is one file of this package: it
+declares its `OPTIONS` (see `consortium.settings.rules`), and its class has the file's name in
+capitalised words. A job names its rule; `RULES` is the registry.
 """
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
-from consortium.aggregation.coordinate_median import CoordinateMedian
-from consortium.aggregation.geometric_median import GeometricMedian
-from consortium.aggregation.multi_krum import MultiKrum
-from consortium.aggregation.norm_clipping import NormClipping
 from consortium.aggregation.rule import AggregationRule
-from consortium.aggregation.trimmed_mean import TrimmedMean
-from consortium.aggregation.weighted_mean import WeightedMean
+from consortium.settings import rules
+
+
+def _class_of(name: str) -> Callable[..., AggregationRule]:
+    module = import_module(f"{__name__}.{name}")
+    rule: Callable[..., AggregationRule] = getattr(module, name.title().replace("_", ""))
+    return rule
+
 
 RULES: Mapping[str, Callable[..., AggregationRule]] = {
-    "coordinate_median": CoordinateMedian,
-    "geometric_median": GeometricMedian,
-    "multi_krum": MultiKrum,
-    "norm_clipping": NormClipping,
-    "trimmed_mean": TrimmedMean,
-    "weighted_mean": WeightedMean,
+    name: _class_of(name) for name in rules.RULES
 }

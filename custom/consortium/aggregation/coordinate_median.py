@@ -16,6 +16,9 @@ import numpy as np
 from consortium.aggregation.coordinates import Coordinates, Workplace
 from consortium.aggregation.sorting import Row
 
+OPTIONS = {"max_share": None}
+"""See `consortium.settings.rules`."""
+
 
 class CoordinateMedian(Coordinates):
     """Weighted coordinate-wise median; see the module."""

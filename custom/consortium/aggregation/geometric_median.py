@@ -19,6 +19,9 @@ from consortium.aggregation.distances import squared_distances
 from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
 from consortium.protocol.schema import ModelSchema, State
 
+OPTIONS = {"max_share": None}
+"""See `consortium.settings.rules`."""
+
 _SMOOTHING = 1e-6  # of the median distance
 _TOLERANCE = 1e-9  # change of a factor after which it ends
 _STEPS = 1000

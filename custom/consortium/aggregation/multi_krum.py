@@ -19,6 +19,18 @@ from consortium.aggregation.rule import Collected, Factors, Weights, weighted_su
 from consortium.protocol.schema import ModelSchema, State
 from consortium.protocol.update import MAX_CHANGE
 
+OPTIONS = {
+    "max_share": None,
+    "attackers": {
+        "type": "integer",
+        "least": 1,
+        "most": 1_000_000,
+        "default": 1,
+        "meaning": "hospitals that are left out",
+    },
+}
+"""See `consortium.settings.rules`."""
+
 
 class MultiKrum(Collected):
     """Multi-Krum; see the module.

@@ -30,6 +30,17 @@ from consortium.aggregation.rule import (
 from consortium.protocol.schema import ModelSchema, State
 from consortium.protocol.update import MAX_CHANGE
 
+OPTIONS = {
+    "max_share": None,
+    "clip": {
+        "type": "number",
+        "above": 0,
+        "default": 1.5,
+        "meaning": "the longest norm that counts in full, in units of the weighted median norm",
+    },
+}
+"""See `consortium.settings.rules`."""
+
 
 class NormClipping(Collected):
     """Norm-clipped weighted mean; see the module.

@@ -20,6 +20,18 @@ from consortium.aggregation.sorting import Row
 from consortium.protocol.schema import ModelSchema
 from consortium.protocol.update import MAX_CHANGE
 
+OPTIONS = {
+    "max_share": None,
+    "trim": {
+        "type": "number",
+        "least": 0,
+        "below": 0.5,
+        "default": 0.2,
+        "meaning": "share of the weight that is cut off at either end",
+    },
+}
+"""See `consortium.settings.rules`."""
+
 
 class TrimmedMean(Coordinates):
     """Weighted trimmed mean; see the module.

@@ -20,6 +20,9 @@ from consortium.aggregation.rule import BLOCK, Aggregate, InvalidUpdate
 from consortium.protocol.schema import ModelSchema, Reduction, State, shared_tensors
 from consortium.protocol.update import MAX_CHANGE
 
+OPTIONS: dict[str, None] = {}
+"""See `consortium.settings.rules`: none, for this rule sees one update at a time."""
+
 MAX_TOTAL_CASES = 2**27
 """The sum of weights stays below; then no sum can overflow."""
 MAX_INTEGER_CHANGE = 2**35

@@ -1,4 +1,4 @@
-"""`scripts/bundle JOB OUT`: a job to submit, with the package in it or without."""
+"""`scripts/export-job JOB OUT`: a job to submit, with the package in it or without."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def bundle(
+def export(
     job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
     out: Annotated[Path, typer.Argument(help="The job to write; must not exist.")],
     hospital: Annotated[

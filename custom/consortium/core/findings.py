@@ -1,10 +1,12 @@
-"""What a check says about a hospital's data.
+"""What a check reports about a hospital's data.
 
 A finding is for the people at that hospital: it may name a file, so it never leaves the hospital.
+Its code is one of `consortium.core.finding_codes`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+
+from consortium.core.finding_codes import FINDING_CODES, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,24 +14,38 @@ class Finding:
     """One thing that is wrong, or odd, in a hospital's folder.
 
     Attributes:
-        code: short, stable, lower-case words joined by hyphens;
-            `consortium.tasks.segmentation.checks` lists all.
-        severity: an `error` makes the folder unfit for training, a `warning` wants a look.
-        file: path relative to the hospital's folder, or empty where no single file is concerned.
+        code: a code of `consortium.core.finding_codes`.
+        severity: an `error` makes the folder unfit for training; a `warning` needs a look.
+        file: path relative to the hospital's folder, or empty if no single file is concerned.
         detail: what was seen, with counts and values.
     """
 
     code: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     file: str
     detail: str
 
 
 def error(code: str, file: str, detail: str) -> Finding:
-    """A finding that makes the folder unfit for training."""
-    return Finding(code, "error", file, detail)
+    """A finding that makes the folder unfit for training.
+
+    Raises:
+        ValueError: the code is not registered, or registered as a warning.
+    """
+    return _finding(code, "error", file, detail)
 
 
 def warning(code: str, file: str, detail: str) -> Finding:
-    """A finding that a person should look at."""
-    return Finding(code, "warning", file, detail)
+    """A finding that a person should look at.
+
+    Raises:
+        ValueError: the code is not registered, or registered as an error.
+    """
+    return _finding(code, "warning", file, detail)
+
+
+def _finding(code: str, severity: Severity, file: str, detail: str) -> Finding:
+    registered = FINDING_CODES.get(code)
+    if registered is None or registered.severity != severity:
+        raise ValueError(f"{severity} {code} is not in consortium.core.finding_codes")
+    return Finding(code, severity, file, detail)

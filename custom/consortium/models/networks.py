@@ -1,7 +1,7 @@
 """A job's network, which is always built from a MONAI bundle configuration.
 
 So the model in training and the one in a bundle cannot differ. Which networks there are is a matter
-of the task: `consortium.tasks.segmentation.networks` has those of a segmentation.
+of the task: one file each in `consortium.tasks.TASK.networks`.
 """
 
 from typing import Any

@@ -7,8 +7,7 @@ how a setting is used.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,12 +15,14 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    create_model,
     model_validator,
 )
 
 from consortium.core.errors import UsageError
 from consortium.protocol.metrics import ScoreSpec
 from consortium.protocol.pipeline import build_pipeline
+from consortium.settings.rules import RULES, option_fields
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -43,21 +44,23 @@ class Training(Section):
     """A hospital's work in one round.
 
     Attributes:
-        local_steps: optimiser steps a round.
-        local_epochs: passes over the hospital's training slices (volumes in 3-D) a round, instead
-            of a number of steps: a large hospital works longer than a small one.
-        local_minutes: after which a round's steps end, whatever their number, but one. What a
-            machine can do in a time differs from day to day, so the same model is not promised.
-            Where hospitals take different numbers of steps, the average leans towards those that
-            take more (Wang et al., NeurIPS 2020, on FedNova).
-        optimiser: `adamw`; or `sgd`, without momentum, whose steps are as large as the gradient, so
-            that a hospital that has little to teach moves the model little.
+        local_steps (steps): optimiser steps a round.
+        local_epochs (passes): passes over the hospital's training slices (volumes in 3-D) a round,
+            instead of a number of steps: a large hospital works longer than a small one.
+        local_minutes (minutes): time after which a round's steps end, whatever their number, but at
+            least one. The speed of a machine differs from day to day, so the same model is not
+            promised. If hospitals take different numbers of steps, the average is closer to those
+            that take more (Wang et al., NeurIPS 2020, on FedNova).
+        optimiser: `adamw`, or `sgd` without momentum. The steps of `sgd` are as large as the
+            gradient, so that a hospital with little to teach moves the model little.
         batch: slices or patches a step.
-        learning_rate: at the first step of the first round.
-        final_learning_rate: share of it that is left at the last step of the last round (cosine).
-        weight_decay: of AdamW; with `sgd` the factor of the weights that the gradient gains.
+        learning_rate: the rate at the first step of the first round.
+        final_learning_rate: share of the rate that is left at the last step of the last round
+            (cosine).
+        weight_decay: weight decay of AdamW; with `sgd` the factor of the weights that the gradient
+            gains.
         clip: bound on the gradient's L2 norm.
-        mixed_precision: on a GPU; a CPU always trains in float32.
+        mixed_precision: mixed precision on a GPU; a CPU always trains in float32.
     """
 
     local_steps: Count = 20
@@ -73,16 +76,17 @@ class Training(Section):
 
 
 class Confounding(Section):
-    """How it is found out whether the model learned the disease or the hospital.
+    """How the probe tests whether the model learned the disease or the hospital.
 
     Attributes:
-        leave_one_out: for every hospital another model is trained without it, and scored there;
-            as much work again as the run for each of them, so with more than `most` hospitals it
-            is not done.
-        most: see there.
-        dimensions: of the model's features that are told, of a seeded random projection; fewer
-            than the patients of the smallest group that a hospital lets out.
-        pictures: X-rays of each class of which a hospital draws for itself where the model looks.
+        leave_one_out: trains another model without each hospital, and scores it there. Each of
+            them is as much work again as the run, so it is not done with more than `most`
+            hospitals.
+        most (hospitals): the largest number of hospitals for `leave_one_out`.
+        dimensions: number of the model's features that are reported, of a seeded random
+            projection; fewer than the patients of the smallest group that a hospital lets out.
+        pictures (X-rays): X-rays of each class on which a hospital draws, for itself, where the
+            model looks.
     """
 
     leave_one_out: bool = True
@@ -95,14 +99,14 @@ class Update(Section):
     """What crosses from a hospital to the orchestrator.
 
     Attributes:
-        buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`:
-            then no hospital's statistics leave it, and the shared model, which holds the initial
-            ones, serves these hospitals alone: `predict` and `evaluate` refuse it.
-        max_cases: an update that claims more training cases is refused.
-        max_change: an update with an element beyond this magnitude is refused; counters, which
-            are integers, are not held to it.
-        compression: updates leave in `bfloat16`, half of the bytes, or `int8`, a quarter; what
-            rounding takes is given back in the hospital's next update.
+        buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`.
+            With `local` no hospital's statistics leave it. The federated model then holds the
+            initial ones and serves these hospitals alone: `predict` and `evaluate` refuse it.
+        max_cases (cases): refuses an update that claims more training cases.
+        max_change: refuses an update with an element beyond this magnitude; counters, which are
+            integers, are exempt.
+        compression: sends updates in `bfloat16`, half of the bytes, or `int8`, a quarter. The
+            residual of the rounding goes with the hospital's next update.
     """
 
     buffers: Literal["averaged", "local"] = "averaged"
@@ -111,38 +115,26 @@ class Update(Section):
     compression: Literal["bfloat16", "int8"] | None = None
 
 
-RuleName = Literal[
-    "coordinate_median",
-    "geometric_median",
-    "multi_krum",
-    "norm_clipping",
-    "trimmed_mean",
-    "weighted_mean",
-]
+if TYPE_CHECKING:
+    RuleName = str
+else:
+    RuleName = Literal[tuple(RULES)]
 
 
 class Aggregation(Section):
     """A rule and its options, where its name alone is not enough.
 
     Attributes:
-        rule: a name in the registry of `consortium.aggregation`.
-        max_share: no hospital's weight is more than this share of all; of every rule but
-            `weighted_mean`, which sees one update at a time.
-        clip: of `norm_clipping`, the longest norm in units of the weighted median one.
-        trim: of `trimmed_mean`, share of the weight that is cut off at either end.
-        attackers: of `multi_krum`, hospitals that are left out.
+        rule: name of a file of `consortium.aggregation`.
     """
 
     rule: RuleName
-    max_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    clip: Positive | None = None
-    trim: Annotated[float, Field(ge=0, lt=0.5)] | None = None
-    attackers: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Aggregation":
-        for option, rules in _OPTIONS.items():
-            if getattr(self, option) is not None and self.rule not in rules:
+        for option in self.options:
+            rules = [name for name, options in RULES.items() if option in options]
+            if self.rule not in rules:
                 raise ValueError(f"{option} is an option of {', '.join(rules)}")
         return self
 
@@ -157,12 +149,16 @@ class Aggregation(Section):
         return self.rule != "weighted_mean"
 
 
-_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "max_share": tuple(name for name in get_args(RuleName) if name != "weighted_mean"),
-    "clip": ("norm_clipping",),
-    "trim": ("trimmed_mean",),
-    "attackers": ("multi_krum",),
-}
+if TYPE_CHECKING:
+    RuleWithOptions = Aggregation
+else:
+    # The options are those of the rules' own files.
+    RuleWithOptions = create_model(
+        "Aggregation",
+        __base__=Aggregation,
+        __doc__=Aggregation.__doc__,
+        **option_fields(RULES),
+    )
 
 
 class Adaptive(Section):
@@ -171,7 +167,7 @@ class Adaptive(Section):
     Attributes:
         method: FedAdagrad, FedAdam or FedYogi.
         beta2: share of the squares' mean that is kept each round; FedAdagrad keeps all.
-        tau: what a step is divided by at least, in units of a change.
+        tau: the least divisor of a step, in units of a change.
     """
 
     method: Literal["adagrad", "adam", "yogi"]
@@ -183,7 +179,7 @@ class Server(Section):
     """What the orchestrator makes of a round's aggregate change.
 
     Attributes:
-        momentum: share of the step before that is taken again, in Nesterov's form; 0 is FedAvg.
+        momentum: share of the previous step that is taken again, in Nesterov's form; 0 is FedAvg.
             With `adaptive` the share of the changes' mean that is kept each round.
         learning_rate: factor of the step.
         adaptive: divides each coordinate's step by the size of its past changes.
@@ -201,9 +197,9 @@ class Selection(Section):
         keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
             headline score of the task over all validation patients; a score on the patients that
             chose the model is too good, the more so the fewer they are.
-        share: of the rounds, whose models are averaged; the last ones, at least one.
-        patience: rounds without a better score after which the run stops, where the best is kept;
-            0 never stops early.
+        share: share of the rounds whose models are averaged; the last ones, at least one.
+        patience (rounds): rounds without a better score after which the run stops, if the best is
+            kept; 0 never stops early.
     """
 
     keep: Literal["average", "best", "last"] = "average"
@@ -234,14 +230,15 @@ class Settings(Section, ABC):
 
     Attributes:
         listing: file of a hospital's folder that lists its cases.
-        task: what is learned.
-        seed: all randomness is a function of (seed, hospital, round).
-        rounds: rounds of training.
-        aggregation: a name in the registry of `consortium.aggregation`, or an object with the rule
+        task: the kind of task; it decides what `data`, `network` and `training` hold.
+        seed: start of all randomness, which is a function of (seed, hospital, round).
+        rounds (rounds): rounds of training.
+        aggregation: the rule by which updates are combined: its name, or an object with the rule
             and its options.
-        baseline: each hospital also trains a model alone and sends its metric, never the model.
-        cross_site: every hospital's model is scored at every hospital. It shows a hospital's model
-            to the others, so it is off unless the hospitals agreed to it.
+        baseline: each hospital also trains a local model, alone, and sends its metric, never the
+            model.
+        cross_site: scores every hospital's model at every hospital. It shows a hospital's model to
+            the others, so it is off unless the hospitals agreed to it.
     """
 
     listing: ClassVar[str]
@@ -253,7 +250,7 @@ class Settings(Section, ABC):
     training: Training
     update: Update = Update()
     aggregation: Annotated[
-        Annotated[RuleName, Tag(SWITCH)] | Annotated[Aggregation, Tag(CHOICE)],
+        Annotated[RuleName, Tag(SWITCH)] | Annotated[RuleWithOptions, Tag(CHOICE)],
         Discriminator(lambda given: SWITCH if isinstance(given, str) else CHOICE),
     ] = "weighted_mean"
     server: Server = Server()
@@ -272,7 +269,7 @@ class Settings(Section, ABC):
     def rule(self) -> Aggregation:
         """The rule of the aggregation and its options."""
         given = self.aggregation
-        return Aggregation(rule=given) if isinstance(given, str) else given
+        return RuleWithOptions(rule=given) if isinstance(given, str) else given
 
     @property
     @abstractmethod

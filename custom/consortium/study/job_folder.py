@@ -1,4 +1,4 @@
-"""FLARE job folders: found, filled in for a study, and bundled with the package.
+"""FLARE job folders: found, filled in for a study, and exported with the package.
 
 A job of ours is configuration only. `prepare_job` makes the copy that is submitted: the hospitals
 that the study declares stand in its `meta.json`, the settings in its `settings.json`. The rest of
@@ -137,11 +137,12 @@ def _check_rule(rule: Aggregation, hospitals: int) -> None:
     Raises:
         UsageError: `bad-setting`.
     """
-    least = 2 * (rule.attackers or 1) + 3
+    attackers = rule.options.get("attackers", 1)
+    least = 2 * attackers + 3
     if rule.rule == "multi_krum" and hospitals < least:
         raise UsageError(
             "bad-setting",
-            f"setting aggregation: multi_krum with {rule.attackers or 1} attackers needs {least}"
+            f"setting aggregation: multi_krum with {attackers} attackers needs {least}"
             f" hospitals, the study has {hospitals}",
             "settings.json",
             "take fewer attackers or another rule",

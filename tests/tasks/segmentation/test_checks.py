@@ -11,7 +11,6 @@ from consortium.core.findings import Finding
 from consortium.core.outliers import far_from_median
 from consortium.settings.base import Settings
 from consortium.tasks.registry import load_settings, parse_settings
-from consortium.tasks.segmentation import checks
 from consortium.tasks.segmentation.checks import check_folder
 
 CHECKOUT = Path(__file__).parents[3]
@@ -506,10 +505,3 @@ def test_the_real_hospitals_are_sound_but_for_sequences_that_were_filled_in(name
     settings = load_settings(CHECKOUT / "jobs/tumor_segmentation/app/config/settings.json")
     codes = [finding.code for finding in check_folder(LGG / name, settings)]
     assert codes == ["duplicate-channel"] * copies + ["size-outlier"] * sizes
-
-
-def test_the_documentation_lists_every_code():
-    from consortium.cli.check_data import ADVICE
-
-    rows = [line.split("|") for line in (checks.__doc__ or "").splitlines() if line[:1] == "|"]
-    assert {row[1].strip() for row in rows[2:]} == set(ADVICE)

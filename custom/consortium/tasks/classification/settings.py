@@ -1,6 +1,7 @@
 """The settings of a job that tells classes of X-rays apart."""
 
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,7 @@ from consortium.settings.base import (
     Settings,
     Training,
 )
+from consortium.settings.names import names_of_files
 
 ACCURACY, AUROC, SENSITIVITY = "accuracy", "AUROC", "sensitivity"
 CALIBRATION_ERROR = "calibration error"
@@ -35,7 +37,7 @@ class Radiographs(Section):
             up.
         views: values of the column `view`, or of a DICOM header, that are frontal, whatever their
             case; X-rays of other views are left out.
-        size: pixels, the side of the square that X-rays are resized to.
+        size (pixels): the side of the square that X-rays are resized to.
         border: share of the side that is cut off all around.
         lungs: whether only the box of the lungs is kept.
         intensity: normalisation of each X-ray: `zscore`, `percentiles` (the 1st and 99th become 0
@@ -44,7 +46,7 @@ class Radiographs(Section):
         validation_fraction: share of patients, chosen by a hash of the patient's id, where
             `labels.csv` has no column `split`.
         augment: random turns, shifts, zooms and changes of contrast in training.
-        specificity: at which a class's sensitivity is told.
+        specificity: at which a class's sensitivity is reported.
     """
 
     classes: Annotated[
@@ -70,17 +72,24 @@ class Radiographs(Section):
         return self
 
 
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[names_of_files(Path(__file__).parent / "networks")]
+
+
 class Classifier(Section):
     """A network that classifies X-rays.
 
     Attributes:
-        name: `small`, convolutions and a mean over the X-ray, or MONAI's `densenet121`.
+        name: name of a file in `consortium.tasks.classification.networks`: `small`, convolutions
+            and a mean over the X-ray, or MONAI's `densenet121`.
         features: channels of each level of `small`, top to bottom.
         normalisation: normalisation layers.
         dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
     """
 
-    name: Literal["small", "densenet121"] = "small"
+    name: NetworkName = "small"
     features: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)] = (
         Field(default=[16, 32, 64, 128])
     )

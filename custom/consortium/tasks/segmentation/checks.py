@@ -5,70 +5,8 @@
 * Nothing is written, and no file outside the folder is opened.
 * One case is in memory at a time.
 
-| code                 | severity | when |
-|----------------------|----------|----------------------------------------------------------------|
-| missing-file         | error    | a listed file or folder is not there |
-| unreadable-file      | error    | no image of a known format, damaged, no permission, no numbers |
-| outside-folder       | error    | an entry is absolute or has `..`; it is not opened |
-| wrong-dimensions     | error    | an image is not 3-D or 4-D, a mask not 3-D, an X-ray not one |
-| wrong-channels       | error    | another number than dataset.json's; other names than the job's |
-| bad-affine           | error    | the affine is singular or not finite; DICOM axes askew |
-| shape-mismatch       | error    | image and mask have different shapes |
-| affine-mismatch      | error    | image and mask lie over 0.1 voxel apart; other DICOM frame |
-| not-finite           | error    | NaN or infinity in image or mask |
-| non-integer-label    | error    | a mask holds a fraction |
-| unknown-label        | error    | a mask, an outcome or a label is a value that nothing names |
-| duplicate-patient    | error    | two entries or rows of one patient, or of one image file |
-| duplicate-mask       | error    | two entries share a mask file |
-| duplicate-image      | error    | two patients have the same voxels or pixels |
-| channel-mismatch     | error    | channels of several files differ in grid or DICOM frame |
-| empty-series         | error    | DICOM: no file in the folder |
-| several-series       | error    | DICOM: files of several series in one folder |
-| missing-geometry     | error    | DICOM: a slice has no position, orientation or spacing |
-| mixed-orientation    | error    | DICOM: slices of different orientation (a localizer) |
-| mixed-slices         | error    | DICOM: slices differ in size, spacing or frame of reference |
-| missing-slices       | error    | DICOM: a gap between the slices |
-| duplicate-slice      | error    | DICOM: slices at one place (echoes, time points, copies) |
-| uneven-slices        | error    | DICOM: slices lie over 0.1 voxel beside an even stack |
-| tilted-series        | error    | DICOM: slices shifted against each other (tilted gantry) |
-| missing-rescale      | error    | DICOM: CT, PET or a part of the slices without slope |
-| no-decoder           | error    | DICOM: compressed in a way that nothing here can decode |
-| unknown-segment      | error    | DICOM: a segment is called like no label of dataset.json |
-| nothing-to-train     | error    | all patients are for validation |
-| missing-column       | error    | table, X-rays: a column that is needed is not there |
-| not-a-number         | error    | table: a value in a column of numbers is none |
-| out-of-range         | error    | table: a number outside the range of the job |
-| unknown-value        | error    | table: a category that the job does not know |
-| bad-split            | error    | table, X-rays: split is neither training nor validation |
-| one-class            | error    | table: all patients are of one class |
-| empty-validation     | error    | table, X-rays: no patient is left for validation |
-| colour-image         | error    | X-rays: it is in colour |
-| duplicate-file       | error    | X-rays: a file is listed twice |
-| split-patient        | error    | X-rays: a patient is on both sides of the split |
-| missing-value        | warning  | table, X-rays: some lack a value and are left out |
-| one-class-training   | warning  | table, X-rays: all for training are of one class |
-| empty-mask           | warning  | a mask labels nothing |
-| constant-image       | warning  | a channel or an X-ray has one value |
-| duplicate-channel    | warning  | a channel is a copy of another (a missing sequence filled in) |
-| label-name           | warning  | a label has no name, or the job calls the value by another |
-| absent-label         | warning  | a structure (a label, without a job) is in none of the masks |
-| too-few-patients     | warning  | fewer than 5 patients |
-| spacing-outlier      | warning  | voxel spacing far from the hospital's median, and by 1.5 times |
-| size-outlier         | warning  | number of voxels along an axis, and by 2 times |
-| intensity-outlier    | warning  | standard deviation of a channel, and by 4 times |
-| overlapping-segments | warning  | DICOM: segments share voxels, the last one is taken |
-| identifying-header   | warning  | DICOM: headers hold a name, a date of birth or the like |
-| several-scans        | warning  | patients have several scans; they stay together |
-| one-class-xrays      | warning  | X-rays: all are of one class |
-| other-view           | warning  | some X-rays are of other views than the job's and are left out |
-| unknown-view         | warning  | X-rays: nobody says the view of some; they are taken |
-| repeated-image       | warning  | X-rays: two of one patient have the same pixels |
-| sixteen-bit          | warning  | X-rays: 16 bits a pixel, of which the used ones count |
-| tiny-image           | warning  | X-rays: a side of fewer than 64 pixels |
-| inverted-image       | warning  | X-rays: dark where the hospital's others are bright |
-| burnt-in-text        | warning  | X-rays: letters near the border, or the header says so |
-
-What "far" means for the outliers is in `consortium.core.outliers`; they need 8 cases.
+The codes are in `consortium.core.finding_codes`. What "far" means for the outliers is in
+`consortium.core.outliers`; they need 8 cases.
 """
 
 from collections import Counter

@@ -119,7 +119,7 @@ def read_datalist(folder: Path) -> Datalist:
             "bad-datalist",
             f"modality, labels or training is malformed ({type(error).__name__} {error})",
             str(path),
-            "follow the layout in the README",
+            "follow the layout in docs/hospital.md",
         ) from None
     if not cases:
         raise UsageError("empty-hospital", "no cases are listed", str(path), "list them")

@@ -1,6 +1,7 @@
 """The settings of a job that outlines structures on scans."""
 
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -15,6 +16,7 @@ from consortium.settings.base import (
     Settings,
     Training,
 )
+from consortium.settings.names import names_of_files
 
 Flip = Literal["left-right", "back-front", "down-up"]
 
@@ -40,8 +42,8 @@ class Data(Section):
         labels: name of each structure and the values in the mask that make it up. Values may
             belong to several structures (overlapping regions). In a predicted mask a structure is
             painted with its first value, later structures over earlier ones.
-        spacing: voxel size in mm to resample to, or null to keep the scanner's.
-        size: voxels. In 2-D the in-plane size that slices are resized to; in 3-D the patch.
+        spacing (mm): voxel size to resample to, or null to keep the scanner's.
+        size (voxels): in 2-D the in-plane size that slices are resized to; in 3-D the patch.
         intensity: normalisation of each channel of each volume.
         validation_fraction: share of patients, chosen by a hash of the patient's id.
         tumour_fraction: share of the slices or patches of a batch that contain a structure.
@@ -76,18 +78,24 @@ class Data(Section):
         return self
 
 
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[names_of_files(Path(__file__).parent / "networks")]
+
+
 class Network(Section):
     """A network of MONAI.
 
     Attributes:
-        name: `unet` (with a 1x1 convolution behind it), `segresnet` or `dynunet`.
+        name: name of a file in `consortium.tasks.segmentation.networks`.
         features: channels of each level, top to bottom.
         residual_units: convolutions of a level's residual unit (unet), blocks (segresnet).
         normalisation: normalisation layers.
         dropout: probability.
     """
 
-    name: Literal["unet", "segresnet", "dynunet"] = "unet"
+    name: NetworkName = "unet"
     features: Annotated[list[Count], Field(min_length=2)] = Field(default=[16, 32, 64, 128])
     residual_units: Annotated[int, Field(ge=0)] = 1
     normalisation: Literal["batch", "group", "instance"] = "batch"

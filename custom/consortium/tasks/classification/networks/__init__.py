@@ -1,13 +1,16 @@
-"""The networks that tell classes of X-rays apart, each as a MONAI bundle configuration.
+"""The networks that classify X-rays: one file each, found by its name.
 
-Every network maps (N, 1, size, size) to (N, classes), one logit a class, and ends alike: a mean
-over the X-ray, which gives the features, and one linear layer. So features are collected and
-pictures drawn without asking which network it is.
+A file holds `network(settings)`, which returns the MONAI bundle configuration whose id
+`network_def` is the network; every id begins with `network_`. Every network maps (N, 1, size, size)
+to (N, classes), one logit a class, and ends alike: a mean over the X-ray, which gives the features,
+and one linear layer. So features are collected and pictures drawn without asking which network it
+is.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -27,80 +30,38 @@ def network_config(settings: ClassificationSettings) -> dict[str, Any]:
     """See `consortium.models.networks.network_config`.
 
     Raises:
-        UsageError: `bad-setting` for X-rays of which the network's levels leave no 2 x 2 places.
+        UsageError: `bad-setting` if the network's levels leave less than 2 x 2 pixels.
     """
-    network, classes = settings.network, len(settings.data.classes)
-    _check(settings)
-    if network.name == "densenet121":
-        return {
-            "network_def": {
-                "_target_": "monai.networks.nets.DenseNet121",
-                "spatial_dims": 2,
-                "in_channels": 1,
-                "out_channels": classes,
-                "norm": _normalisation(settings),
-                "dropout_prob": network.dropout,
-            }
-        }
-    levels: dict[str, Any] = {}
-    before = 1
-    for number, channels in enumerate(network.features, 1):
-        levels |= {
-            f"network_halve{number}": _convolution(settings, before, channels, stride=2),
-            f"network_refine{number}": _convolution(settings, channels, channels, stride=1),
-            f"network_level{number}": f"$torch.nn.Sequential(@network_halve{number}, "
-            f"@network_refine{number})",
-        }
-        before = channels
-    names = [f"@network_level{number}" for number in range(1, len(network.features) + 1)]
-    return {
-        **levels,
-        "network_mean": {"_target_": "torch.nn.AdaptiveAvgPool2d", "output_size": 1},
-        "network_flatten": {"_target_": "torch.nn.Flatten"},
-        "network_dropout": {"_target_": "torch.nn.Dropout", "p": network.dropout},
-        "network_classify": {
-            "_target_": "torch.nn.Linear",
-            "in_features": before,
-            "out_features": classes,
-        },
-        "network_def": f"$torch.nn.Sequential({', '.join(names)}, "
-        "@network_mean, @network_flatten, @network_dropout, @network_classify)",
-    }
+    config: dict[str, Any] = import_module(f"{__name__}.{settings.network.name}").network(settings)
+    return config
 
 
-def _convolution(
-    settings: ClassificationSettings, before: int, channels: int, stride: int
-) -> dict[str, Any]:
-    return {
-        "_target_": "monai.networks.blocks.Convolution",
-        "spatial_dims": 2,
-        "in_channels": before,
-        "out_channels": channels,
-        "strides": stride,
-        "kernel_size": 3,
-        "bias": False,  # the normalisation has one
-        "act": "RELU",
-        "norm": _normalisation(settings),
-    }
-
-
-def _normalisation(settings: ClassificationSettings) -> list[Any]:
+def normalisation(settings: ClassificationSettings) -> list[Any]:
     """MONAI's name and arguments; 8 divides the channels of every level of both networks."""
     name = settings.network.normalisation
     return [name, {"num_groups": _GROUPS} if name == "group" else {"affine": True}]
 
 
-def _check(settings: ClassificationSettings) -> None:
-    """Instance normalisation of a single place is 0 whatever was seen, and no picture has one."""
-    dense = settings.network.name == "densenet121"
-    least = 2 ** (6 if dense else len(settings.network.features) + 1)
+def require_size(settings: ClassificationSettings, least: int, levels: str, todo: str) -> None:
+    """Checks that the levels leave 2 x 2 pixels or more.
+
+    Instance normalisation of a single pixel is 0 whatever was seen, and no picture has one.
+
+    Args:
+        settings: of the job.
+        least: pixels of a side that the network needs.
+        levels: what needs them, for the message.
+        todo: what the reader can do about it.
+
+    Raises:
+        UsageError: `bad-setting`.
+    """
     if settings.data.size < least:
-        levels = "densenet121" if dense else f"{len(settings.network.features)} levels of features"
         raise UsageError(
             "bad-setting",
             f"setting data.size: {settings.data.size} pixels are too few for {levels}",
             "settings.json",
-            f"set data.size to {least} or more" + ("" if dense else ", or take fewer levels"),
+            todo,
         )
 
 
