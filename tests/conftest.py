@@ -16,6 +16,7 @@ from tests.tiny_hospital import TinyHospital
 
 from consortium.cli.main import app
 from consortium.cli.run import run_app
+from consortium.client.fork_server import ADDRESS, fork_server
 from consortium.settings.base import override, parse_settings, read_json_object
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
@@ -40,6 +41,13 @@ TINY = [
     "training.local_steps=2",
     "training.batch=2",
 ]
+
+
+@pytest.fixture(scope="session")
+def fork_address():
+    """The address of a fork server for trainers; tests of isolation and of kills spawn instead."""
+    with fork_server({key: os.environ[key] for key in os.environ if key != ADDRESS}) as environment:
+        yield environment[ADDRESS]
 
 
 @pytest.fixture(scope="session")
