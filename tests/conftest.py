@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from hypothesis import settings
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from tests.lanes import pytest_collection_modifyitems, pytest_runtest_setup  # noqa: F401
 from tests.tiny_hospital import TinyHospital
 
 from consortium.cli.main import app

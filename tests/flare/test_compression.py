@@ -18,6 +18,7 @@ WIDE = "network.features=[16, 32]"
 CLIENT = "app/config/config_fed_client.json"
 
 
+@pytest.mark.flare
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 def test_a_run_of_small_updates_is_complete_and_hospitals_keep_what_rounding_took(
     kind, generated, tmp_path

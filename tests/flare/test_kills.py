@@ -16,6 +16,8 @@ from consortium.runs.status import GOING_ON, describe
 from consortium.settings.base import read_json_object
 from consortium.study.job_folder import SETTINGS, prepare_job
 
+pytestmark = pytest.mark.flare
+
 ROUNDS = 60
 NAMES = ["harbour", "north"]
 CLIENT = "app/config/config_fed_client.json"

@@ -39,10 +39,12 @@ ADDRESS = "CONSORTIUM_FORK_SERVER"
 """The environment variable that names the server's socket; empty or not set: spawn."""
 
 _PRELOADED = (
+    "torch._inductor",  # of every optimiser's first step, and of deterministic algorithms
     "consortium.client.worker",
     "consortium.tasks.classification.task",
     "consortium.tasks.segmentation.task",
     "consortium.tasks.tabular.task",
+    "monai.metrics",
 )
 _WORKER = "consortium.client.worker"
 _ROOM = 4096  # bytes of the command line, over which a child writes its own
