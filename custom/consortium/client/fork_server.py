@@ -38,7 +38,7 @@ import consortium
 ADDRESS = "CONSORTIUM_FORK_SERVER"
 """The environment variable that names the server's socket; empty or not set: spawn."""
 
-_PRELOADED = (
+PRELOADED = (
     "torch._inductor",  # of every optimiser's first step, and of deterministic algorithms
     "consortium.client.worker",
     "consortium.tasks.classification.task",
@@ -46,6 +46,7 @@ _PRELOADED = (
     "consortium.tasks.tabular.task",
     "monai.metrics",
 )
+"""What a trainer imports, and what it would import at its first step."""
 _WORKER = "consortium.client.worker"
 _ROOM = 4096  # bytes of the command line, over which a child writes its own
 _TIMEOUT = 120.0  # seconds until an answer; the server may still be importing
@@ -380,7 +381,7 @@ def main() -> None:
     number, folder = int(sys.argv[1]), Path(sys.argv[2])
     try:
         with socket.socket(fileno=number) as listener:
-            for name in _PRELOADED:
+            for name in PRELOADED:
                 import_module(name)
             gc.collect()
             gc.freeze()  # so that no child writes into the memory that all share
