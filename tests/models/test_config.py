@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 from consortium.models.config import ConfigBuilder
 from consortium.models.networks import network_config
 from consortium.settings.base import load_settings, override, parse_settings, read_json_object
+from consortium.synthetic.tables import generate_tables
 from consortium.tasks.classification import transforms as radiograph_transforms
 from consortium.tasks.segmentation.inference import inferer_config
 from consortium.tasks.segmentation.transforms import preprocessing_config
@@ -132,8 +133,6 @@ print(sorted({"monai", "highdicom"} & {*sys.modules}))
 
 
 def test_a_trainer_of_tables_imports_no_monai(tmp_path):
-    from consortium.synthetic.tables import generate_tables
-
     generate_tables(tmp_path / "data", seed=0)
     folder = sorted(path for path in (tmp_path / "data").iterdir() if path.is_dir())[0]
     (tmp_path / "state").mkdir()
@@ -142,3 +141,25 @@ def test_a_trainer_of_tables_imports_no_monai(tmp_path):
         [sys.executable, "-c", TRAINER, settings, folder, tmp_path / "state"], text=True
     )
     assert out == "[]\n"
+
+
+RUN = """
+import sys
+from pathlib import Path
+from scripts.benchmarks.here import federate
+from consortium.settings.base import load_settings
+from consortium.tasks.segmentation.datalist import hospital_folders
+settings = load_settings(Path(sys.argv[1])).model_copy(update={"rounds": 1})
+federate(hospital_folders(Path(sys.argv[2])), settings, Path(sys.argv[3]))
+print(sorted({"monai", "highdicom"} & {*sys.modules}))
+"""
+
+
+def test_an_orchestrator_of_tables_imports_no_monai(tmp_path):
+    generate_tables(tmp_path / "data", seed=0)
+    settings = ROOT / "jobs" / "heart_disease" / "app" / "config" / "settings.json"
+    out = subprocess.check_output(
+        [sys.executable, "-c", RUN, settings, tmp_path / "data", tmp_path / "run"], text=True
+    )
+    assert out == "[]\n"
+    assert (tmp_path / "run" / "run" / "rounds.jsonl").exists()
