@@ -12,10 +12,12 @@ import pydicom
 import pytest
 from hypothesis import settings
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from tests.lanes import pytest_collection_modifyitems, pytest_runtest_setup  # noqa: F401
 from tests.tiny_hospital import TinyHospital
 
 from consortium.cli.main import app
 from consortium.cli.run import run_app
+from consortium.client.fork_server import ADDRESS, fork_server
 from consortium.core.json_files import read_json_object
 from consortium.settings.base import override
 from consortium.synthetic.dataset import generate
@@ -42,6 +44,13 @@ TINY = [
     "training.local_steps=2",
     "training.batch=2",
 ]
+
+
+@pytest.fixture(scope="session")
+def fork_address():
+    """The address of a fork server for trainers; tests of isolation and of kills spawn instead."""
+    with fork_server({key: os.environ[key] for key in os.environ if key != ADDRESS}) as environment:
+        yield environment[ADDRESS]
 
 
 @pytest.fixture(scope="session")

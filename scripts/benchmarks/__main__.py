@@ -5,56 +5,50 @@ the machine or FLARE did not let it be measured.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from scripts.benchmarks import (
-    accuracy,
-    aggregation,
-    chaos,
-    covid,
-    cut,
-    heart,
-    hippocampus,
-    large,
-    probe,
-    provisioning,
-    robust,
-    scale,
-    training,
-    variants,
-)
-from scripts.benchmarks import round as round_benchmark
 from scripts.benchmarks.report import Row, describe_machine, publish, without_claims
 
 from consortium.cli.run import DebugOption, run_app
 from consortium.core.errors import UsageError
 
+
+def _of(module: str, function: str) -> Callable[..., Any]:
+    """A benchmark's function, whose module is imported when it is called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(f"scripts.benchmarks.{module}"), function)(*arguments)
+
+    return call
+
+
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
-    "aggregation": aggregation.measure,
-    "cut": cut.measure,
-    "large": large.measure,
-    "probe": probe.measure,
-    "provisioning": provisioning.measure,
-    "robust": robust.measure,
-    "round": round_benchmark.measure,
-    "scale": scale.measure,
-    "training": training.measure,
+    name: _of(name, "measure")
+    for name in (
+        "aggregation",
+        "cut",
+        "large",
+        "probe",
+        "provisioning",
+        "robust",
+        "round",
+        "scale",
+        "training",
+    )
 }
 
-PROVISIONED: dict[str, Callable[[bool], list[Row]]] = {"round": round_benchmark.measure_provisioned}
+PROVISIONED: dict[str, Callable[[bool], list[Row]]] = {"round": _of("round", "measure_provisioned")}
 
 # Hours long: parts are on record when they are done, and a run goes on where one ended.
 TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
-    "accuracy": accuracy.run,
-    "covid": covid.run,
-    "variants": variants.run,
+    name: _of(name, "run") for name in ("accuracy", "covid", "variants")
 }
 
 SCORES: dict[str, Callable[[bool, Path | None], None]] = {
-    "heart": heart.run,
-    "hippocampus": hippocampus.run,
+    name: _of(name, "run") for name in ("heart", "hippocampus")
 }
 
 
@@ -103,7 +97,7 @@ def bench(
         return
     measured = PROVISIONED if provisioned else BENCHMARKS
     if name == "chaos" and not provisioned:
-        measured = {"chaos": lambda quick: chaos.measure(quick, trials, seed)}
+        measured = {"chaos": lambda quick: _of("chaos", "measure")(quick, trials, seed)}
     if name not in measured:
         known = " or ".join(sorted(measured if provisioned else names()))
         raise UsageError("unknown-benchmark", "there is no such benchmark", name, f"name {known}")

@@ -88,7 +88,7 @@ def measure(quick: bool, trials: int = 10, seed: int = 0) -> list[Row]:
         folder = Path(temporary)
         job = prepare(folder, rounds=20 if quick else _ROUNDS)
         try:
-            federation.up(folder / "federation", data=folder / "data")
+            federation.up(folder / "federation", data=folder / "data", fork=False)
             undisturbed = run(folder / "federation", job, [], draw)
             found = []
             for number, plan in enumerate(plans, start=1):
@@ -190,7 +190,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
             waiting, at_kill = time.monotonic(), rounds
             if killed in (ORCHESTRATOR, HOSPITAL):
                 time.sleep(1.0)
-                federation.up(place)
+                federation.up(place, fork=False)
         elif not plan or now - moved > 1.0:
             ended = find_end(place, newest)
             if ended and plan:

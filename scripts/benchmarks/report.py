@@ -11,10 +11,10 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -87,7 +87,7 @@ def describe_machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"{memory:.0f} GiB, Python {platform.python_version()}, torch {torch.__version__}"
+        f"{memory:.0f} GiB, Python {platform.python_version()}, torch {version('torch')}"
     )
 
 

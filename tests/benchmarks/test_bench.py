@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -125,27 +126,44 @@ def test_a_round_lasts_until_the_next_begins(tmp_path):
         read_parts(tmp_path, replace(size, hospitals=3))
 
 
+def starts_flare(*values):
+    return pytest.param(*values, marks=pytest.mark.flare)
+
+
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
         ("training", 7),
-        ("round", 13),
-        ("provisioning", 6),
-        ("scale", 4),
+        starts_flare("provisioning", 6),
+        starts_flare("scale", 4),
         ("aggregation", 9),
         ("robust", 7),
-        ("large", 8),
+        starts_flare("large", 8),
         ("probe", 13),
     ],
 )
-def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path):
+def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path, monkeypatch, capfd):
+    file = tmp_path / "rows.json"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run_app(bench.app, [name, "--quick", "--json", str(file)])
+    assert ended.value.code == 0, capfd.readouterr().err
+    check_rows(file, name, rows)
+
+
+@pytest.mark.flare
+def test_a_quick_run_by_the_script_measures_and_writes_its_rows(tmp_path):
     file = tmp_path / "rows.json"
     subprocess.run(
-        [ROOT / "scripts" / "bench", name, "--quick", "--json", file],
+        [ROOT / "scripts" / "bench", "round", "--quick", "--json", file],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         check=True,
     )
+    check_rows(file, "round", 13)
+
+
+def check_rows(file, name, rows):
     written = json.loads(file.read_text())
     assert written["benchmark"] == name
     assert len(written["rows"]) == rows
@@ -155,3 +173,22 @@ def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path):
         assert row["n"] >= 1
         assert len(row["spread"]) == 2
         assert (row["target"], row["met"]) == (None, None)
+
+
+HEAVY = (
+    "import sys, scripts.benchmarks.__main__; print({'torch', 'monai', 'nvflare'} & {*sys.modules})"
+)
+
+
+def test_a_benchmark_that_was_not_asked_for_is_not_imported():
+    assert subprocess.check_output([sys.executable, "-c", HEAVY], text=True) == "set()\n"
+
+
+def test_every_benchmark_is_there():
+    from importlib import import_module
+
+    for name in [*bench.BENCHMARKS, "chaos"]:
+        assert callable(import_module(f"scripts.benchmarks.{name}").measure)
+    for name in [*bench.TABLES, *bench.SCORES]:
+        assert callable(import_module(f"scripts.benchmarks.{name}").run)
+    assert callable(import_module("scripts.benchmarks.round").measure_provisioned)

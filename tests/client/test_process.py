@@ -14,6 +14,7 @@ import torch
 from tests.client.misbehaving import where
 
 from consortium.client import process as isolated_module
+from consortium.client.fork_server import ADDRESS
 from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.client.shared_memory import SharedBuffers, open_memory
 from consortium.client.trainer import LocalTrainer
@@ -25,6 +26,14 @@ from consortium.protocol.metrics import Metrics
 from consortium.protocol.update import update_from_wire
 
 OURS = "consortium.client.trainer:LocalTrainer"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def spawned():
+    """What isolates a trainer is tested as at a hospital, where it is spawned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(ADDRESS, raising=False)
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import psutil
 import pytest
 from tests.conftest import JOB, TINY
 
+from consortium.client.fork_server import ADDRESS
 from consortium.core.json_files import read_json_object
 from consortium.runs import local_federation as federation
 from consortium.settings.base import override
@@ -15,12 +16,22 @@ from consortium.study.job_folder import SETTINGS, prepare_job
 HOSPITALS = ["harbour", "north", "valley"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forked(fork_address):
+    """Trainers come from one fork server; `test_kills` starts its federation without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ADDRESS, fork_address)
+        yield
+
+
 @pytest.fixture(scope="session")
-def workspace(generated, tmp_path_factory):
+def workspace(generated, tmp_path_factory, fork_address):
     """A federation of three hospitals that runs."""
     place = tmp_path_factory.mktemp("federation") / "run"
     try:
-        federation.up(place, data=generated)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(ADDRESS, fork_address)
+            federation.up(place, data=generated)
         yield place
     finally:
         federation.down(place)

@@ -27,6 +27,8 @@ from consortium.runs import local_federation as federation
 from consortium.runs.status import describe
 from consortium.study.job_folder import export_job
 
+pytestmark = pytest.mark.flare
+
 HOSPITALS = ["harbour", "north"]
 NO_LEAD_OF_COORDINATION = {
     **AUTHORIZATION["permissions"],

@@ -8,6 +8,8 @@ from consortium.core.errors import EnvironmentProblem, Refused
 from consortium.runs.federated import FederatedRun
 from consortium.runs.simulator import Simulation
 
+pytestmark = pytest.mark.flare
+
 
 def run(data, workspace, *assignments, kind=FederatedRun, watch=lambda view: None):
     made = kind(

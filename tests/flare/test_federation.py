@@ -25,6 +25,8 @@ from consortium.kits.verify import verify_kit
 from consortium.runs import local_federation as federation
 from consortium.study.job_folder import STUDY, export_job
 
+pytestmark = pytest.mark.flare
+
 
 def run_command(*arguments):
     with pytest.raises(SystemExit) as ended:

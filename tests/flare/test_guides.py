@@ -25,6 +25,8 @@ from consortium.core.files import write_json
 from consortium.kits.hospital import HOSPITAL
 from consortium.runs.local_federation import free_port
 
+pytestmark = pytest.mark.flare
+
 PACKAGE = ROOT / "custom" / "consortium"
 HOSPITALS = ["north", "harbour"]
 RESEARCHER = "researcher@north.example"

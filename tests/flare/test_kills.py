@@ -16,6 +16,8 @@ from consortium.runs import local_federation as federation
 from consortium.runs.status import GOING_ON, describe
 from consortium.study.job_folder import SETTINGS, prepare_job
 
+pytestmark = pytest.mark.flare
+
 ROUNDS = 60
 NAMES = ["harbour", "north"]
 CLIENT = "app/config/config_fed_client.json"
@@ -27,7 +29,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
     chaos.prepare(folder, rounds=ROUNDS)
     try:
-        federation.up(folder / "federation", data=folder / "data")
+        federation.up(folder / "federation", data=folder / "data", fork=False)
         yield folder / "federation"
     finally:
         federation.down(folder / "federation")
@@ -72,7 +74,7 @@ def test_no_job_reads_running_when_nothing_runs_and_an_abort_ends_the_chain(plac
         first = session.submit(job)
         wait_for(lambda: state(session, first) == "running")
     chaos.kill(place, chaos.ORCHESTRATOR, random.Random(0), place)
-    federation.up(place)
+    federation.up(place, fork=False)
     with open_session(kit) as session:
         assert session.job(first)["status"] == "FINISHED:ABNORMAL"
         wait_for(lambda: session.job(first).get(NEXT))

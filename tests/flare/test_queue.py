@@ -19,6 +19,8 @@ from consortium.runs import local_federation as federation
 from consortium.runs.status import describe
 from consortium.study.job_folder import export_job
 
+pytestmark = pytest.mark.flare
+
 
 @pytest.fixture
 def place(generated, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from tests.conftest import JOB, LGG, TINY, needs_real_data
 
 from consortium.runs.simulator import Simulation
 
-pytestmark = needs_real_data
+pytestmark = [needs_real_data, pytest.mark.flare]
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from consortium.settings.base import override
 from consortium.study.job_folder import add_configuration, export_job
 from consortium.tasks.segmentation.datalist import read_datalist
 
+pytestmark = pytest.mark.flare
+
 NAMES = ["harbour", "north", "valley"]
 THREE_ROUNDS = [*TINY, "rounds=3"]
 PLANTED = "PLANTED-Jane-Doe"

@@ -1,10 +1,13 @@
 """The second task in FLARE: nothing of rounds, checkpoints or page is its own."""
 
+import pytest
 from tests.conftest import ROOT
 
 from consortium.models.bundle import load_bundle
 from consortium.runs.simulator import Simulation
 from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
+
+pytestmark = pytest.mark.flare
 
 
 def test_four_hospitals_with_tables_train_one_model(tmp_path, consortium):

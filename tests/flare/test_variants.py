@@ -18,6 +18,8 @@ from consortium.tasks.registry import load_settings
 from consortium.tasks.segmentation.datalist import read_datalist
 from consortium.tasks.segmentation.inference import load_case, predict_case
 
+pytestmark = pytest.mark.flare
+
 SMALL = [
     "rounds=2",
     "data.size=[16,16,8]",

@@ -17,6 +17,8 @@ from consortium.flare.session import open_session
 from consortium.runs import local_federation as federation
 from consortium.runs.status import describe
 
+pytestmark = pytest.mark.flare
+
 BINARIES = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{BINARIES}:{os.environ['PATH']}", "TERM": "dumb"}
 

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 from tests.conftest import ROOT
 
 from consortium.runs.simulator import Simulation
 from consortium.tasks.classification.synthetic import CLINICS, generate_radiographs
+
+pytestmark = pytest.mark.flare
 
 PLANTED = "PLANTED-Jane-Doe"
 

@@ -12,12 +12,13 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from numpy.typing import NDArray
 
+from consortium.client.fork_server import ForkedProcess, fork_worker
 from consortium.client.shared_memory import STOP, SharedBuffers, open_memory
 from consortium.core.errors import ConsortiumError, Incomplete
 from consortium.core.site_policy import Site, note_error
@@ -53,7 +54,7 @@ class TrainerProcess:
     """
 
     def __init__(self, hospital: str, site: Site, settings: Settings):
-        self._opening = (hospital, site, settings)
+        self._opening = (hospital, site, settings, os.getpid())
         self._site = site
         self._start()
 
@@ -110,22 +111,26 @@ class TrainerProcess:
         ours, theirs = socket.socketpair()
         files = [open_memory() for _ in range(1 + _SLOTS)]
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "consortium.client.worker"),
-                    *("--site", self._site.name, "--state", str(self._site.state)),
-                    *map(str, (theirs.fileno(), *files)),
-                ],
-                stdin=subprocess.DEVNULL,
-                # A job may bring the package with it.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                pass_fds=(theirs.fileno(), *files),
-            )
+            self._process = self._start_worker((theirs.fileno(), *files))
         self._channel = Connection(ours.detach())
         self._memory, *self._slots = map(SharedBuffers, files)
         self._lent: list[list[weakref.ref[NDArray[Any]]]] = [[] for _ in self._slots]
         with contextlib.suppress(OSError):  # it is missed when it is asked
             self._channel.send(self._opening)
+
+    def _start_worker(self, files: Sequence[int]) -> "subprocess.Popen[bytes] | ForkedProcess":
+        """A worker with these file descriptors, forked where a server is named, else spawned."""
+        arguments = ("--site", self._site.name, "--state", str(self._site.state))
+        return fork_worker(arguments, files) or subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "consortium.client.worker"),
+                *(*arguments, *map(str, files)),
+            ],
+            stdin=subprocess.DEVNULL,
+            # A job may bring the package with it.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            pass_fds=files,
+        )
 
     def _ask(
         self,

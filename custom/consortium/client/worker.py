@@ -1,4 +1,4 @@
-"""The process in which a hospital trains, started by `consortium.client.process`.
+"""The process in which a hospital trains, asked for by `consortium.client.process`.
 
     python -P -m consortium.client.worker --site NAME --state FOLDER CHANNEL MEMORY SLOT ...
 
@@ -66,8 +66,9 @@ class _Worker:
 
     def work(self) -> None:
         """Opens the hospital at the first request, and answers."""
-        hospital_path, site, settings = self._requests.get()
+        hospital_path, site, settings, job = self._requests.get()
         self._site: Site = site
+        self._job: int = job
         hospital: LocalTrainer | None = None
         while True:
             request = self._requests.get()
@@ -117,11 +118,17 @@ class _Worker:
         if now - self._written < _INTERVAL and progress.step < progress.steps:
             return
         self._written = now
-        write_progress(self._site.state / "progress.json", progress)
+        write_progress(self._site.state / "progress.json", progress, self._job)
 
 
-def write_progress(path: Path, progress: Progress) -> None:
-    """Writes how far a hospital is, for the people at the hospital."""
+def write_progress(path: Path, progress: Progress, job: int) -> None:
+    """Writes how far a hospital is, for the people at the hospital.
+
+    Args:
+        path: of the file.
+        progress: how far.
+        job: id of the job's process at the hospital, which starts this one again where it dies.
+    """
     write_text(
         path,
         json.dumps(
@@ -131,23 +138,31 @@ def write_progress(path: Path, progress: Progress) -> None:
                 "rounds": progress.rounds,
                 "step": progress.step,
                 "steps": progress.steps,
-                # Of the job at the hospital, which starts this one again where it dies.
-                "process": os.getppid(),
+                "process": job,
             }
         ),
     )
 
 
-def main() -> None:
-    """Answers until the process that started this one ends."""
+def run_worker(channel: int, *files: int) -> None:
+    """Answers until the process that asked for this one ends.
+
+    Args:
+        channel: file descriptor of requests.
+        files: of memory, for models and then for answers.
+    """
     # A person's Ctrl-C is for that one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where memory runs out the kernel ends this process first, and the job goes on.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-    channel, *files = map(int, sys.argv[sys.argv.index("--state") + 2 :])
     memory, *slots = map(SharedBuffers, files)
     _Worker(Connection(channel), memory, slots).work()
+
+
+def main() -> None:
+    """Reads the file descriptors from the command line; see `run_worker`."""
+    run_worker(*map(int, sys.argv[sys.argv.index("--state") + 2 :]))
 
 
 if __name__ == "__main__":

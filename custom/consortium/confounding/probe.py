@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtr, ndtri  # scipy.stats takes a second to import
 
 from consortium.confounding.moments import Array, Groups, Moments
 
@@ -138,7 +138,7 @@ def site_separation(groups: Groups) -> Told | None:
     if not freedom:
         return None
     statistic = float(((total.ravel() @ vectors)[real] ** 2 / values[real]).sum())
-    return Told(statistic, freedom, float(chi2.sf(statistic, freedom)), _pair_auc(strata, size))
+    return Told(statistic, freedom, float(chdtrc(freedom, statistic)), _pair_auc(strata, size))
 
 
 def site_association(
@@ -190,9 +190,9 @@ def site_association(
     slope, z = top / size, top / np.sqrt(spread)
     return SiteAssociation(
         z=float(z),
-        p=float(norm.sf(z)),
+        p=float(ndtr(-z)),
         slope=slope,
-        detectable=float(norm.isf(ALPHA) + norm.ppf(POWER)) * float(np.sqrt(spread)) / size,
+        detectable=float(ndtri(POWER) - ndtri(ALPHA)) * float(np.sqrt(spread)) / size,
         standardised=slope / float(np.sqrt(scatters / freedom)),
         labels=tuple(names),
     )
@@ -323,6 +323,6 @@ def _pair_auc(strata: Mapping[str, Mapping[str, Moments]], size: int) -> float:
         weight = sum(part for part, _ in found)
         apart = np.sum([part * gap for part, gap in found], axis=0) / weight
         square = apart @ inverse @ apart * (freedom - size - 1) / freedom - size / weight
-        aucs.append(norm.cdf(np.sign(square) * np.sqrt(abs(square) / 2)))
+        aucs.append(ndtr(np.sign(square) * np.sqrt(abs(square) / 2)))
         weights.append(weight)
     return float(np.average(aucs, weights=weights))

@@ -8,10 +8,10 @@ a bundle of strangers without executing anything that came with it. Same model, 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import safetensors
 import torch
@@ -264,7 +264,7 @@ def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": consortium.__version__,
         "changelog": {consortium.__version__: "trained by a consortium of hospitals"},
-        "monai_version": monai.__version__,
+        "monai_version": version("monai"),
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": dict(sorted(packages.items())),

@@ -7,8 +7,8 @@ of the task: one file each in `consortium.tasks.TASK.networks`.
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
+from consortium.models.config import ConfigBuilder
 from consortium.settings.base import Settings
 from consortium.tasks.registry import task_of
 
@@ -45,7 +45,7 @@ def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Modul
     task, config = task_of(settings), network_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed if seed is None else seed)
-        network: torch.nn.Module = ConfigParser(config).get_parsed_content("network_def")
+        network: torch.nn.Module = ConfigBuilder(config).build("network_def")
     if "skip_layers" in network._modules:
         # MONAI's DynUNet registers every layer a second time: each tensor would cross twice, and
         # the second name would not be known as a parameter's.

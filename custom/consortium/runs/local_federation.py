@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
+from consortium.client.fork_server import ADDRESS, can_fork, start_server
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.core.files import replace_file, sole_user, write_json
 from consortium.core.json_files import read_json_object
@@ -69,6 +70,7 @@ def up(
     hospitals: int | None = None,
     data: Path | None = None,
     own: Mapping[str, Any] | None = None,
+    fork: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Machine]:
     """Provisions where nothing is, and starts what does not run.
@@ -78,6 +80,8 @@ def up(
         hospitals: how many; by default all of `data`, or four.
         data: holds one folder a hospital, whose names become the hospitals'.
         own: what every hospital decides for itself; see `consortium.kits.hospital`.
+        fork: whether one fork server makes the processes that train; see
+            `consortium.client.fork_server`. Where it is false each is spawned, as at a hospital.
         tell: is told what happens.
 
     Returns:
@@ -110,9 +114,7 @@ def up(
                 stated = {**read_json_object(file), **(own or {}), "data": str(folder)}
                 write_json(file, HospitalFile.model_validate(stated).model_dump())
         running = _running(workspace)
-        for name in known:
-            if name not in running:
-                _start(workspace, name)
+        _start(workspace, [name for name in known if name not in running], fork=fork)
         tell("Starting")
         return _wait(workspace, known)
 
@@ -249,12 +251,36 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(workspace: Path, name: str) -> None:
-    kit = workspace / "machines" / name
-    binaries = str(Path(sys.executable).parent)
+def _start(workspace: Path, names: Sequence[str], *, fork: bool) -> None:
+    """Starts machines. One fork server serves them, and ends when the last of them does."""
     # Threads of several processes that spin against each other cost far more than they bring.
     quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    path = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**quiet, **os.environ, "PATH": path}
+    hospitals = [name for name in names if name != ORCHESTRATOR]
+    if not fork:
+        environment.pop(ADDRESS, None)
+    if not fork or not hospitals or not can_fork(environment):
+        for name in names:
+            _start_machine(workspace, name, environment)
+        return
+    life, held = os.pipe()
+    try:
+        mark = f"{workspace / 'machines'}{os.sep}"
+        server = start_server(life, environment, mark=mark)
+        environment[ADDRESS] = server.address
+        for name in names:
+            _start_machine(workspace, name, environment, (held,))
+    finally:
+        os.close(life)
+        os.close(held)
+
+
+def _start_machine(
+    workspace: Path, name: str, environment: Mapping[str, str], held: Sequence[int] = ()
+) -> None:
+    """Starts one machine, which holds file descriptors for as long as it runs."""
+    kit = workspace / "machines" / name
     with kit.with_suffix(".log").open("ab") as log:
         # By a shell that ends at once, so that the process is nobody's child here.
         subprocess.run(
@@ -262,7 +288,8 @@ def _start(workspace: Path, name: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**quiet, **os.environ, "PATH": path},
+            env=environment,
+            pass_fds=held,
             start_new_session=True,
             check=True,
         )

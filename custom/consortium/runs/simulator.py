@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consortium.client.fork_server import fork_server
 from consortium.core.errors import EnvironmentProblem, Incomplete, Refused, UsageError
 from consortium.core.files import lock_file, write_json
 from consortium.core.json_files import read_json_object
@@ -60,7 +61,7 @@ class Simulation(LocalRun):
         workspace = self.workspace.resolve()
         folders = hospital_folders(self.data.resolve())
         settings = self._prepare(workspace, list(folders))
-        with _lock(workspace) as lock:
+        with _lock(workspace) as lock, fork_server(self.environment) as environment:
             for name in ("result.json", TROUBLE, "hospitals/*/*/progress.json"):
                 for stale in workspace.glob(name):
                     stale.unlink()
@@ -71,7 +72,7 @@ class Simulation(LocalRun):
                 workspace=workspace,
                 smallest_group=self.smallest_group,
                 share_models=settings.cross_site,
-                environment=self.environment,
+                environment=environment,
                 lock=lock,
             )
             deaths = _Deaths(workspace)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from consortium.core.errors import UsageError
+from consortium.models.config import ConfigBuilder
 from consortium.tasks.classification.settings import Radiographs
 
 Array = npt.NDArray[np.float32]
@@ -192,8 +192,8 @@ def _function(expression: str) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _composed(border: float, size: int, intensity: str) -> tuple[Compose, Compose]:
     """The list in two, between which the box of the lungs is cut out."""
-    parser = ConfigParser({"crop": _crop(border), "intensity": _intensity(size, intensity)})
-    crop, rest = (Compose(parser.get_parsed_content(name)) for name in ("crop", "intensity"))
+    builder = ConfigBuilder({"crop": _crop(border), "intensity": _intensity(size, intensity)})
+    crop, rest = (Compose(builder.build(name)) for name in ("crop", "intensity"))
     return crop, rest
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from monai.utils.enums import TraceKeys
@@ -25,6 +24,7 @@ from consortium.core.files import replace_file
 from consortium.core.findings import Finding
 from consortium.imaging.grids import on_grid, one_grid
 from consortium.imaging.volumes import is_dicom, read_mask
+from consortium.models.config import ConfigBuilder
 from consortium.tasks.segmentation.settings import Data, SegmentationSettings
 from consortium.tasks.segmentation.transforms import build_preprocessing
 
@@ -156,7 +156,7 @@ def predict_probabilities(
         float32 (L, X, Y, Z) on the CPU.
     """
     device = torch.device(device)
-    inferer = ConfigParser({"inferer": inferer_config(settings.data)}).get_parsed_content("inferer")
+    inferer = ConfigBuilder({"inferer": inferer_config(settings.data)}).build("inferer")
     was_training = network.training
     network.eval()
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
 
 from consortium.protocol.metrics import Score
 from consortium.tasks.scores import summarise
@@ -50,6 +49,8 @@ def hausdorff95(
         if not first.any() or not second.any():
             result.append(None if first.any() or second.any() else 0.0)
             continue
+        from monai.metrics import compute_hausdorff_distance
+
         with warnings.catch_warnings():
             # MONAI 1.6 calls its own function with an argument that it deprecated.
             warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)

@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.transforms import Compose, MapTransform, Randomizable
 
+from consortium.models.config import ConfigBuilder
 from consortium.tasks.segmentation.settings import Data, Flip
 
 AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
@@ -134,7 +134,7 @@ def build_preprocessing(data: Data, with_label: bool) -> Compose:
     keys = ("image", "label") if with_label else ("image",)
     config = preprocessing_config(data, keys)
     config[0] = {"_target_": "consortium.tasks.segmentation.loading.LoadCased", "keys": list(keys)}
-    return Compose(ConfigParser({"preprocessing": config}).get_parsed_content("preprocessing"))
+    return Compose(ConfigBuilder({"preprocessing": config}).build("preprocessing"))
 
 
 def build_augmentation(data: Data) -> Compose:
