@@ -42,10 +42,11 @@ from scripts.benchmarks.report import LEAST, Row, make_row
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import write_json
-from consortium.flare.client.executor import TRAIN, HospitalExecutor
+from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.client.site import SiteData
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.models.networks import build_network
+from consortium.protocol.requests import TRAIN
 from consortium.protocol.update import State, Update, digest
 from consortium.settings.base import Settings, override, parse_settings, read_json_object
 from consortium.study.job_folder import SETTINGS

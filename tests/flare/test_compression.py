@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tests.conftest import JOB, TINY
 
+from consortium.client.compression import load_residual
 from consortium.core.errors import UsageError
-from consortium.flare import compression
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import read_json_object
 from consortium.study.job_folder import export_job
@@ -32,20 +32,9 @@ def test_a_run_of_small_updates_is_complete_and_hospitals_keep_what_rounding_too
     assert (result["complete"], result["reason"]) == (True, "")
     for name in NAMES:
         [*_, last] = sorted((tmp_path / "run" / "hospitals" / name).rglob("residual-*"))
-        residual = compression._load_residual(last.parent, 99)
+        residual = load_residual(last.parent, 99)
         assert 0 < np.abs(residual).max() < 0.01
     assert all(row is not None for row in result["cross_site"].values())
-
-
-def test_a_round_that_is_asked_for_again_starts_from_the_one_before(tmp_path):
-    for number in (0, 1, 4):
-        compression._save_residual(tmp_path, number, np.full(3, number, np.float32))
-    assert compression._load_residual(tmp_path, 0) is None
-    assert compression._load_residual(tmp_path, 1) is None  # two are kept
-    assert compression._load_residual(tmp_path, 4)[0] == 1
-    assert compression._load_residual(tmp_path, 5)[0] == 4
-    (tmp_path / "residual-000004.safetensors").write_bytes(b"torn")
-    assert compression._load_residual(tmp_path, 5) is None
 
 
 @pytest.mark.parametrize(

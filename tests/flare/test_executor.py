@@ -13,10 +13,11 @@ from tests.client.misbehaving import where
 from consortium.core.errors import Failure
 from consortium.core.site_policy import ERRORS, Site
 from consortium.flare.client import executor as executor_module
-from consortium.flare.client.executor import LOCAL_MODEL, TRAIN, HospitalExecutor
+from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.job import Job
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.models.networks import build_network
+from consortium.protocol.requests import LOCAL_MODEL, TRAIN
 from consortium.protocol.update import Update
 
 

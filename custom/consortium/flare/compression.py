@@ -7,26 +7,18 @@ by who takes the updates, on record as any other refusal.
 """
 
 import contextlib
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from nvflare.apis.dxo import DXO, from_shareable
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from consortium.client.compression import compress_update, expand_update
 from consortium.core.errors import failure_of
-from consortium.core.files import replace_file
 from consortium.core.site_policy import note_error
 from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
 from consortium.flare.wire import failure_to_shareable, put_arrays, take_arrays
-from consortium.protocol.compression import ErrorFeedbackCompressor, decompress
-
-_KIND = "compression"
 
 
 class CompressUpdate(Filter):
@@ -43,12 +35,10 @@ class CompressUpdate(Filter):
             return shareable
         site = find_site(job, fl_ctx)
         try:
-            plain = dxo.meta["update"]
-            compressor = ErrorFeedbackCompressor(kind, _load_residual(site.state, plain["round"]))
-            dxo.data = put_arrays(compressor.compress(plain["contents"], take_arrays(dxo.data)))
-            if compressor.residual is not None:
-                _save_residual(site.state, plain["round"], compressor.residual)
-            plain[_KIND] = kind
+            buffers, dxo.meta["update"] = compress_update(
+                kind, site.state, take_arrays(dxo.data), dxo.meta["update"]
+            )
+            dxo.data = put_arrays(buffers)
             return dxo.update_shareable(shareable)
         except Exception as error:  # answered, so that no round waits for this site
             note_error(site.state, error)
@@ -64,11 +54,12 @@ class ExpandUpdate(Filter):
         if dxo is None:
             return shareable
         kind = read_job(fl_ctx).settings.update.compression
+        if kind is None:
+            return shareable
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            plain = dxo.meta["update"]
-            if kind is not None and plain.pop(_KIND, None) == kind:
-                dxo.data = put_arrays(decompress(kind, plain["contents"], take_arrays(dxo.data)))
-                return dxo.update_shareable(shareable)
+            buffers, plain = expand_update(kind, take_arrays(dxo.data), dxo.meta["update"])
+            dxo.data, dxo.meta["update"] = put_arrays(buffers), plain
+            return dxo.update_shareable(shareable)
         return shareable
 
 
@@ -78,28 +69,3 @@ def _update_in(shareable: Shareable) -> DXO | None:
         if isinstance(dxo.meta, dict) and "update" in dxo.meta:
             return dxo
     return None
-
-
-def _name(round_number: int) -> str:
-    return f"residual-{round_number:06d}.safetensors"
-
-
-def _residual_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("residual-*.safetensors"))
-
-
-def _load_residual(folder: Path, before_round: int) -> NDArray[np.float32] | None:
-    """What rounding took of the last round before; None where that is not known."""
-    before = [path for path in _residual_files(folder) if path.name < _name(before_round)]
-    with contextlib.suppress(OSError, SafetensorError, KeyError, IndexError):
-        found: NDArray[np.float32] = load_file(before[-1])["residual"]
-        return found
-    return None
-
-
-def _save_residual(folder: Path, round_number: int, residual: NDArray[np.float32]) -> None:
-    """Keeps it, and that of the last round before, for this round may be asked for again."""
-    path = folder / _name(round_number)
-    replace_file(path, lambda beside: save_file({"residual": residual}, beside))
-    for stale in [kept for kept in _residual_files(folder) if kept.name <= path.name][:-2]:
-        stale.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.models.averaging import first_averaged
+from consortium.orchestration.model_selection import first_averaged
 from consortium.report.comparison import pool
 from consortium.report.task_text import text_of_task, value_of
 

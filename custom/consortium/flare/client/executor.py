@@ -7,9 +7,7 @@ runs in a process of its own, so that its crash costs a second try and not the j
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -31,19 +29,9 @@ from consortium.flare.wire import (
     model_from_shareable,
     update_to_shareable,
 )
+from consortium.protocol import requests
 from consortium.protocol.metrics import Metrics
-
-TRAIN, VALIDATE, ALONE, LOCAL_MODEL = "train", "validate", "baseline", "local_model"
-WITHOUT, CONFOUNDING = "without", "confounding"
-_CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
-    TRAIN: lambda meta: ("train", {"round_number": int(meta["round"])}),
-    LOCAL_MODEL: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
-    WITHOUT: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
-    CONFOUNDING: lambda meta: ("probe_statistics", {}),
-    VALIDATE: lambda meta: ("validate", {}),
-    ALONE: lambda meta: ("train_local", {"rounds": int(meta["rounds"])}),
-}
-"""The method of `LocalTrainer` that answers a task, and its arguments beside the model."""
+from consortium.protocol.requests import call_of
 
 
 class HospitalExecutor(Executor):
@@ -96,15 +84,16 @@ class HospitalExecutor(Executor):
     ) -> Shareable:
         trainer, site = self._open(fl_ctx)
         model, meta = model_from_shareable(shareable)
-        if task_name == LOCAL_MODEL and not site.share_local_model:
+        if task_name == requests.LOCAL_MODEL and not site.share_local_model:
             raise Refused(
                 "not-shared", "this hospital shows its model to nobody", task_name, "ask it"
             )
-        if task_name not in _CALLS:
+        call = call_of(task_name, meta)
+        if call is None:
             raise UsageError(
                 "unknown-task", "no such task", task_name, "use the job's own configuration"
             )
-        method, arguments = _CALLS[task_name](meta)
+        method, arguments = call
         found = trainer.ask(method, model, lambda: abort.triggered, **arguments)
         if isinstance(found, Metrics):
             return metrics_to_shareable(found)
