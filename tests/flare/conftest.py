@@ -7,7 +7,7 @@ import psutil
 import pytest
 from tests.conftest import JOB, TINY
 
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.settings.base import override, read_json_object
 from consortium.study.job_folder import SETTINGS, prepare_job
 

@@ -11,7 +11,7 @@ from tests.flare.conftest import wait_for_end
 from consortium.core.files import write_json
 from consortium.flare.session import open_session
 from consortium.orchestration.recovery import LEAVE_OUT, NEXT, PATIENCE
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
 from consortium.settings.base import read_json_object
 from consortium.study.job_folder import SETTINGS, prepare_job

@@ -15,7 +15,7 @@ from consortium.cli.run import DebugOption, run_app
 from consortium.cli.scan_pictures import add_pictures
 from consortium.core.errors import Incomplete, Refused
 from consortium.runs.centralised import add_centralised
-from consortium.runs.federated import FederatedRun
+from consortium.runs.local_federation import FederatedRun
 from consortium.settings.base import load_settings
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.synthetic.dataset import generate
