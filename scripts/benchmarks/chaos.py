@@ -23,7 +23,7 @@ from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
 from consortium.orchestration.recovery import NEXT, attempt_of
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
 from consortium.study.job_folder import export_job
 from consortium.synthetic.dataset import generate

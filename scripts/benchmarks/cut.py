@@ -23,7 +23,7 @@ from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 
 _AWAY = 360.0  # seconds
 _PATIENCE = 600.0  # seconds for the rest of the run

@@ -15,7 +15,8 @@ from consortium.core.site_policy import Site
 from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.update import Update, update_from_wire, update_to_wire
-from consortium.server.run import Coordinator, Study
+from consortium.server.run import Coordinator
+from consortium.server.state import Study
 from consortium.settings.base import Settings
 
 

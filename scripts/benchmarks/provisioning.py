@@ -17,7 +17,7 @@ from consortium.core.errors import EnvironmentProblem
 from consortium.flare.provisioner import provision
 from consortium.kits.project import BUILDERS
 from consortium.membership import provisioning
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 
 HOSPITALS = 50
 _OURS = BUILDERS[1]

@@ -20,7 +20,7 @@ from consortium.flare.provisioner import provision
 from consortium.flare.session import Session, open_session
 from consortium.flare.simulator import start_simulator
 from consortium.kits.site_defaults import AUTHORIZATION
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 
 _PATIENCE = 60  # seconds that an ended job may take to be put away
 _POLICY = "local/authorization.json"

@@ -46,10 +46,10 @@ from consortium.core.json_files import read_json_object
 from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.client.site import SiteData
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
-from consortium.flare.task_names import TRAIN
 from consortium.models.networks import build_network
 from consortium.protocol.codec import digest
 from consortium.protocol.pipeline import Pipeline
+from consortium.protocol.requests import TRAIN
 from consortium.protocol.schema import State
 from consortium.protocol.update import Update
 from consortium.settings.base import Settings, override

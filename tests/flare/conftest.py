@@ -9,7 +9,7 @@ from tests.conftest import JOB, TINY
 
 from consortium.client.fork_server import ADDRESS
 from consortium.core.json_files import read_json_object
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, prepare_job
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from consortium.flare.task_names import WITHOUT
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -20,11 +21,11 @@ from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.job import Job
 from consortium.flare.server import answers
 from consortium.flare.server.answers import model_to_shareable
-from consortium.flare.task_names import LOCAL_MODEL, TRAIN, WITHOUT
 from consortium.flare.wire import take_arrays
 from consortium.models.networks import build_network
 from consortium.protocol.compression import ResidualStore
 from consortium.protocol.pipeline import Pipeline, build_pipeline
+from consortium.protocol.requests import LOCAL_MODEL, TRAIN
 from consortium.protocol.update import Update
 from consortium.settings.base import Update as Choices
 

@@ -23,7 +23,7 @@ from consortium.flare.session import open_session
 from consortium.kits.hospital import HOSPITAL
 from consortium.kits.site_defaults import AUTHORIZATION
 from consortium.membership import provisioning
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.runs.status import describe
 from consortium.study.job_folder import export_job
 

@@ -5,7 +5,7 @@ from tests.conftest import JOB, TINY
 from tests.flare.conftest import processes_in
 
 from consortium.core.errors import EnvironmentProblem, Refused
-from consortium.runs.federated import FederatedRun
+from consortium.runs.local_federation import FederatedRun
 from consortium.runs.simulator import Simulation
 
 pytestmark = pytest.mark.flare

@@ -22,7 +22,7 @@ from consortium.core.json_files import read_json_object
 from consortium.flare.session import open_session
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.study.job_folder import STUDY, export_job
 
 pytestmark = pytest.mark.flare

@@ -23,7 +23,7 @@ from tests.flare.conftest import processes_in
 
 from consortium.core.files import write_json
 from consortium.kits.hospital import HOSPITAL
-from consortium.runs.local_federation import free_port
+from consortium.runs.federation import free_port
 
 pytestmark = pytest.mark.flare
 

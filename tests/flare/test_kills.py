@@ -12,7 +12,7 @@ from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.flare.session import open_session
 from consortium.orchestration.recovery import LEAVE_OUT, NEXT, PATIENCE
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
 from consortium.study.job_folder import SETTINGS, prepare_job
 

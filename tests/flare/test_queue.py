@@ -15,7 +15,7 @@ from tests.flare.test_gpus import SMI
 
 from consortium.flare.session import open_session
 from consortium.orchestration.recovery import NEXT
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.runs.status import describe
 from consortium.study.job_folder import export_job
 

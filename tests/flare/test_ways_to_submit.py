@@ -14,7 +14,7 @@ import pytest
 from tests.flare.conftest import HOSPITALS, wait_for_end
 
 from consortium.flare.session import open_session
-from consortium.runs import local_federation as federation
+from consortium.runs import federation
 from consortium.runs.status import describe
 
 pytestmark = pytest.mark.flare

@@ -5,7 +5,7 @@ from tests.conftest import ROOT
 
 from consortium.core.errors import UsageError
 from consortium.kits.project import parse_project, with_participant
-from consortium.runs.local_federation import describe_project
+from consortium.runs.federation import describe_project
 
 TEXT = (ROOT / "provisioning" / "project.yml").read_text(encoding="utf-8")
 

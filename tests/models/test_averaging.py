@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from consortium.models.averaging import ModelAverage, first_averaged
+from consortium.models.averaging import ModelAverage
+from consortium.orchestration.model_selection import first_averaged
 
 
 def model(value, count=0):

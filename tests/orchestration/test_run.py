@@ -1,5 +1,5 @@
 from consortium.orchestration.records import Refusal, RoundRecord
-from consortium.orchestration.run import Run
+from consortium.orchestration.run import RunRecord
 
 SCORE = {"patients": 5, "figures": {"tumour": 0.5}, "withheld": None}
 
@@ -18,7 +18,7 @@ def record(number, answered, **more):
 
 
 def finished(*records, rounds=None):
-    run = Run("r", "j", ["east", "north"], rounds or len(records), list(records))
+    run = RunRecord("r", "j", ["east", "north"], rounds or len(records), list(records))
     run.final = {"east": {"validation": None}, "north": {"validation": SCORE}}
     return run
 

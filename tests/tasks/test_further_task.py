@@ -15,7 +15,9 @@ from consortium.core.site_policy import Site
 from consortium.orchestration.quorum import declare_quorum
 from consortium.report.page import render_report
 from consortium.runs.centralised import add_centralised
-from consortium.server.run import ALONE, FINAL, Coordinator, Study
+from consortium.server.evaluations import FINAL
+from consortium.server.run import ALONE, Coordinator
+from consortium.server.state import Study
 from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
 from consortium.tasks.synthetic import Request
 

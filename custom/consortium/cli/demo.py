@@ -19,7 +19,7 @@ from consortium.imaging.pictures import Picture
 from consortium.report.curves import write_pictures
 from consortium.report.page import render_report
 from consortium.runs.centralised import add_centralised
-from consortium.runs.federated import FederatedRun
+from consortium.runs.local_federation import FederatedRun
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.tasks.folders import hospital_folders
 from consortium.tasks.registry import load_settings, synthetic_of

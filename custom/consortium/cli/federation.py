@@ -11,8 +11,8 @@ from rich.table import Table
 from consortium.cli.progress import stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.core.errors import Incomplete
-from consortium.runs import local_federation as federation
-from consortium.runs.local_federation import Machine
+from consortium.runs import federation
+from consortium.runs.federation import Machine
 
 app = typer.Typer(name="federation", add_completion=False, no_args_is_help=True)
 

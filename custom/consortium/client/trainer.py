@@ -23,8 +23,9 @@ from consortium.core.errors import UsageError
 from consortium.core.files import replace_file
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
-from consortium.models.averaging import ModelAverage, first_averaged
+from consortium.models.averaging import ModelAverage
 from consortium.models.networks import build_network
+from consortium.orchestration.model_selection import first_averaged
 from consortium.protocol.buffers import Make, make_buffers
 from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics, Score

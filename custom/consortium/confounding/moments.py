@@ -150,3 +150,8 @@ def collect(
             if told is not None:
                 found[Group(str(hospital), str(label))] = told
     return found
+
+
+def describe_p(p: float) -> str:
+    """A p-value in words."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.2g}"

@@ -36,7 +36,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import chdtrc, ndtr, ndtri  # scipy.stats takes a second to import
 
-from consortium.confounding.moments import Array, Groups, Moments
+from consortium.confounding.moments import Array, Groups, Moments, describe_p
 
 ALPHA = 0.05
 """Declared rate of false positives, where scores do not depend on the hospital, given the label."""
@@ -241,11 +241,6 @@ def judge(
             f"(AUC {acquisition.auc:.2f}, {describe_p(acquisition.p)})"
         )
     return Verdict(verdict, reason)
-
-
-def describe_p(p: float) -> str:
-    """A p-value in words."""
-    return "p < 0.001" if p < 0.001 else f"p {p:.2g}"
 
 
 def _rule(

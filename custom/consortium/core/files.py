@@ -14,7 +14,7 @@ from typing import IO, Any
 from consortium.core.errors import EnvironmentProblem, Refused
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
     """Lets `write` fill a file beside `path`, then renames it over `path`.
 
     Whatever goes wrong, what stood at `path` before still stands there.
@@ -22,6 +22,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: the file to replace or create; its folder is made where it is missing.
         write: given a path in the same folder, writes the whole content there.
+        flush: bring it to the disk. A file that is not flushed survives the end of any process, and
+            may be torn or empty where the machine itself stops.
 
     Raises:
         EnvironmentProblem: `disk-full` or `cannot-write`.
@@ -31,9 +33,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         with _told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write(beside)
-            _flush(beside)
+            if flush:
+                flush_file(beside)
             beside.replace(path)
-            _flush(path.parent)
+            if flush:
+                flush_file(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink()
@@ -60,7 +64,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield beside
             for file in beside.rglob("*"):
                 if file.is_file():
-                    _flush(file)
+                    flush_file(file)
             if path.exists():
                 path.rename(former)
             try:
@@ -69,7 +73,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if former.exists():
                     former.rename(path)
                 raise
-            _flush(path.parent)
+            flush_file(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
@@ -116,7 +120,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def _flush(path: Path) -> None:
+def flush_file(path: Path) -> None:
     """Brings a file, or the names in a folder, to the disk."""
     written = os.open(path, os.O_RDONLY)
     try:

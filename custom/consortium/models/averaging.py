@@ -5,21 +5,10 @@ When to use it: always where no patients can be spared to choose a round by; it 
 Batch-norm statistics are averaged like weights, which holds while the averaged models are close.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-
-
-def first_averaged(rounds: int, share: float) -> int:
-    """Models of a higher number than this are averaged: the last `share` of them, at least one.
-
-    Args:
-        rounds: that the job declares; model k has k rounds behind it.
-        share: of the rounds, 0 to 1.
-    """
-    return rounds - max(1, math.ceil(round(rounds * share, 9)))
 
 
 class ModelAverage:

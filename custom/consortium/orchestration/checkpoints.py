@@ -9,15 +9,17 @@ damaged the round before it is still there.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from consortium.core.errors import Refused
-from consortium.core.files import replace_file, write_json
+from consortium.core.files import flush_file, replace_file
 from consortium.orchestration.records import RoundRecord
+
+_PREFIX, _BETWEEN, _SUFFIX = '{"sha256": "', '", "content": ', "}\n"
 
 
 @dataclass(slots=True)
@@ -70,37 +72,80 @@ class CheckpointStore:
         self.folder = folder
         self.notes: list[str] = []
         self._sums: dict[str, str] = {}
+        self._unflushed: set[str] = set()
+        self._lines: list[tuple[RoundRecord, str]] = []
+        self._files: dict[int, set[str]] = {}  # of the checkpoints that were written here
+        self._flushed: int | None = None
 
-    def keep(self, name: str, write: Callable[[Path], object]) -> None:
+    def keep(self, name: str, write: Callable[[Path], object], *, flush: bool = True) -> None:
         """Writes a file that the next checkpoint names.
 
         Args:
             name: of the file.
             write: fills it, given its path.
+            flush: bring it to the disk; see `write`.
 
         Raises:
             EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stands.
         """
-        replace_file(self.folder / name, write)
+        replace_file(self.folder / name, write, flush=flush)
         self._sums[name] = _sha256(self.folder / name)
+        if flush:
+            self._unflushed.discard(name)
+        else:
+            self._unflushed.add(name)
 
-    def write(self, checkpoint: Checkpoint, models: Mapping[str, Callable[[Path], object]]) -> None:
+    def write(
+        self,
+        checkpoint: Checkpoint,
+        models: Mapping[str, Callable[[Path], object]] | None = None,
+        *,
+        flush: bool = True,
+    ) -> None:
         """Writes a checkpoint atomically.
 
         Args:
             checkpoint: names its models by file name.
             models: how to fill each file that is not there yet, by file name.
+            flush: bring it and its files to the disk, which takes a hundredth of a second or more.
+                Without, it survives the end of any process; where the machine itself stops, the
+                last checkpoint that was flushed is still there.
 
         Raises:
             EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stands.
         """
-        for name, write in models.items():
-            self.keep(name, write)
+        for name, write in (models or {}).items():
+            self.keep(name, write, flush=flush)
+        if flush:
+            for name in sorted(checkpoint.files & self._unflushed):
+                flush_file(self.folder / name)
+            self._unflushed -= checkpoint.files
+        text = self._text(checkpoint)
+        number = len(checkpoint.records)
+        replace_file(
+            self._path(number),
+            lambda beside: beside.write_text(text, encoding="utf-8"),
+            flush=flush,
+        )
+        self._files[number] = checkpoint.files
+        self._flushed = number if flush else self._flushed
+        self._prune({number, number - 1, self._flushed})
+
+    def _text(self, checkpoint: Checkpoint) -> str:
+        """The file's content: its checksum first, then what it is of; a round a line."""
         sums = {name: self._sums[name] for name in sorted(checkpoint.files)}
-        content = {**asdict(checkpoint), "sums": sums}
-        content["records"] = [record.to_dict() for record in checkpoint.records]
-        write_json(self._path(len(checkpoint.records)), {**content, "sha256": _seal(content)})
-        self._prune(len(checkpoint.records))
+        head = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
+        del head["records"]
+        lines = ",\n".join(self._dump(checkpoint.records))
+        content = f'{json.dumps({**head, "sums": sums})[:-1]}, "records": [\n{lines}\n]}}'
+        return f"{_PREFIX}{_seal(content)}{_BETWEEN}{content}{_SUFFIX}"
+
+    def _dump(self, records: Sequence[RoundRecord]) -> list[str]:
+        """Each record as JSON; those that were dumped before are not dumped again."""
+        for number, record in enumerate(records):
+            if number >= len(self._lines) or self._lines[number][0] is not record:
+                self._lines[number:] = [(record, json.dumps(record.to_dict(), allow_nan=False))]
+        return [line for _, line in self._lines[: len(records)]]
 
     def read(self) -> Checkpoint | None:
         """The last checkpoint that is whole, or None where nothing was written.
@@ -111,11 +156,8 @@ class CheckpointStore:
         paths = sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
         for path in paths:
             try:
-                raw = json.loads(path.read_text(encoding="utf-8"))
-                seal, sums = raw.pop("sha256"), raw["sums"]
-                if seal != _seal(raw):
-                    raise ValueError("it is not as it was written")
-                del raw["sums"]
+                raw = _parse(path.read_text(encoding="utf-8"))
+                sums = raw.pop("sums")
                 raw["records"] = [RoundRecord.from_dict(record) for record in raw["records"]]
                 checkpoint = Checkpoint(**raw)
                 for name in sorted(checkpoint.files):
@@ -127,6 +169,7 @@ class CheckpointStore:
                 self.notes.append(f"{path.name} is left out: {error}")
             else:
                 self._sums = dict(sums)
+                self._flushed = len(checkpoint.records)  # as far as can be known
                 return checkpoint
         if not paths:
             return None
@@ -140,16 +183,19 @@ class CheckpointStore:
     def _path(self, rounds: int) -> Path:
         return self.folder / f"checkpoint-{rounds:06d}.json"
 
-    def _prune(self, rounds: int) -> None:
-        """Keeps the last two checkpoints, and of the files those that one of them names."""
-        kept = [self._path(rounds), self._path(rounds - 1)]
+    def _prune(self, numbers: Collection[int | None]) -> None:
+        """Keeps these checkpoints, and of the files those that one of them names."""
+        kept = {self._path(number): number for number in numbers if number is not None}
         for path in self.folder.glob("checkpoint-*.json"):
             if path not in kept:
                 path.unlink()
+        self._files = {n: files for n, files in self._files.items() if n in numbers}
         named: set[str] = set()
-        for path in kept:
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                named |= set(json.loads(path.read_text(encoding="utf-8"))["sums"])
+        for path, number in kept.items():
+            if number not in self._files:
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    self._files[number] = set(_parse(path.read_text(encoding="utf-8"))["sums"])
+            named |= self._files.get(number, set())
         for stale in (*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")):
             if stale.name not in named:
                 stale.unlink()
@@ -167,5 +213,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _seal(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The content of a checkpoint's file.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    raw: dict[str, Any] = json.loads(text)
+    start = len(_PREFIX) + len(raw["sha256"]) + len(_BETWEEN)
+    if raw["sha256"] != _seal(text[start : -len(_SUFFIX)]):
+        raise ValueError("it is not as it was written")
+    content: dict[str, Any] = raw["content"]
+    return content

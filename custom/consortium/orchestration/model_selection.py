@@ -5,6 +5,7 @@ is scored too, by a question of its own after the last round. Two models are com
 hospitals that scored both, so a hospital that drops out cannot decide which model is kept.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -95,3 +96,13 @@ def _mean(scores: Mapping[str, HospitalScore], hospitals: Collection[str]) -> fl
     chosen = [scores[name] for name in sorted(hospitals)]
     patients = sum(score.patients for score in chosen)
     return sum(score.value * score.patients for score in chosen) / patients
+
+
+def first_averaged(rounds: int, share: float) -> int:
+    """Models of a higher number than this are averaged: the last `share` of them, at least one.
+
+    Args:
+        rounds: that the job declares; model k has k rounds behind it.
+        share: of the rounds, 0 to 1.
+    """
+    return rounds - max(1, math.ceil(round(rounds * share, 9)))

@@ -1,6 +1,6 @@
 """What is written down of a round and of a run: the lines of `rounds.jsonl` and `result.json`."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -52,8 +52,9 @@ class RoundRecord:
     result_sha256: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON types."""
-        return asdict(self)
+        """The record as JSON types, which are its own and not to be changed."""
+        raw = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**raw, "refused": [asdict(refusal) for refusal in self.refused]}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "RoundRecord":

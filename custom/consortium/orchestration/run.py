@@ -13,7 +13,7 @@ from consortium.orchestration.records import RoundRecord
 
 
 @dataclass(slots=True)
-class Run:
+class RunRecord:
     """The facts of a run.
 
     Attributes:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from consortium.confounding.probe import describe_p
+from consortium.confounding.moments import describe_p
 from consortium.protocol.metrics import ScoreSpec
 from consortium.report.figures import figures_of, spec_of
 

@@ -3,19 +3,22 @@
 They are a function of the round records: a writer that is opened for a resumed run writes them
 anew, so no point is there twice and none of an unfinished round. A model's score stands at the
 number of rounds behind the model, everything else at the number of the round, from 1. The models
-that the shared one is compared with have a folder below the hospital's, `alone` and `pooled`, so
-that TensorBoard draws them as level lines through the curve.
+that the shared one is compared with have a folder below the hospital's, `local` and `centralised`,
+so that TensorBoard draws them as level lines through the curve. TensorBoard's own writer makes the
+files; nothing here needs torch.
 """
 
 import shutil
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from consortium.imaging.pictures import Picture
 from consortium.report.comparison import pool
@@ -31,6 +34,29 @@ _HYPER_PARAMETERS = {
     "update": ("buffers",),
     "selection": ("keep",),
 }
+
+
+class EventWriter:
+    """One folder's event file.
+
+    Args:
+        folder: made where it is missing.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = EventFileWriter(str(folder))
+
+    def add(self, summary: Summary, step: int = 0) -> None:
+        """Adds an event of now."""
+        self._file.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def flush(self) -> None:
+        """Brings what was added to the disk."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
 
 
 class CurveWriter:
@@ -50,7 +76,7 @@ class CurveWriter:
     ):
         self._folder, self._spec = folder, settings.scored
         self._words = text_of_task(settings.task)
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventWriter] = {}
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:
             self.round(record)
@@ -83,7 +109,7 @@ class CurveWriter:
         for model in _COMPARED:
             for row in result["hospitals"]:
                 score = row.get(model)
-                for figure, value in self._told(score).items():
+                for figure, value in self._figures(score).items():
                     self._add_level(row["name"], model, figure, value, result["rounds"])
             self._add_level(GLOBAL, model, headline, means.get(model), result["rounds"])
         settings = result["settings"]
@@ -93,8 +119,8 @@ class CurveWriter:
             chosen |= {f"{section}.{name}": known[name] for name in names if name in known}
         results = {f"hparam/{self._words.key}_{model}": value for model, value in means.items()}
         if results:
-            for summary in hparams(chosen, results):
-                self._writer(GLOBAL).file_writer.add_summary(summary)
+            for summary in _hyper_parameters(chosen, results):
+                self._writer(GLOBAL).add(summary)
             for tag, value in results.items():
                 self._add(GLOBAL, tag, value, result["rounds"])
         self._flush()
@@ -110,11 +136,11 @@ class CurveWriter:
     ) -> None:
         group, headline = self._words.tag
         for name, said in metrics.items():
-            for figure, value in self._told(said["validation"]).items():
+            for figure, value in self._figures(said["validation"]).items():
                 self._add(name, f"{group}/{figure}", value, model)
         self._add(GLOBAL, f"{group}/{headline}", score, model)
 
-    def _told(self, score: Mapping[str, Any] | None) -> dict[str, float | None]:
+    def _figures(self, score: Mapping[str, Any] | None) -> dict[str, float | None]:
         """The figures of a score and its headline, which may be one of them."""
         return {**figures_of(score), self._words.tag[1]: value_of(score, self._spec)}
 
@@ -126,11 +152,12 @@ class CurveWriter:
 
     def _add(self, name: str, tag: str, value: float | None, step: int) -> None:
         if value is not None:
-            self._writer(name).add_scalar(tag, value, step)
+            scalar = Summary.Value(tag=tag, simple_value=float(value))
+            self._writer(name).add(Summary(value=[scalar]), step)
 
-    def _writer(self, name: str) -> SummaryWriter:
+    def _writer(self, name: str) -> EventWriter:
         if name not in self._writers:
-            self._writers[name] = SummaryWriter(str(self._folder / name))
+            self._writers[name] = EventWriter(self._folder / name)
         return self._writers[name]
 
     def _flush(self) -> None:
@@ -148,11 +175,55 @@ def write_pictures(folder: Path, pictures: Sequence[Picture], step: int) -> None
     """
     where = folder / GLOBAL / "pictures"
     shutil.rmtree(where, ignore_errors=True)
-    with SummaryWriter(str(where)) as writer:
-        for picture in pictures:
-            width, height = struct.unpack(">II", picture.png[16:24])  # of the PNG's first chunk
-            image = Summary.Image(
-                width=width, height=height, colorspace=3, encoded_image_string=picture.png
-            )
-            value = Summary.Value(tag=f"pictures/{picture.hospital}", image=image)
-            writer.file_writer.add_summary(Summary(value=[value]), step)
+    writer = EventWriter(where)
+    for picture in pictures:
+        width, height = struct.unpack(">II", picture.png[16:24])  # of the PNG's first chunk
+        image = Summary.Image(
+            width=width, height=height, colorspace=3, encoded_image_string=picture.png
+        )
+        value = Summary.Value(tag=f"pictures/{picture.hospital}", image=image)
+        writer.add(Summary(value=[value]), step)
+    writer.close()
+
+
+def _hyper_parameters(chosen: Mapping[str, Any], results: Mapping[str, float]) -> list[Summary]:
+    """What TensorBoard's table of hyper-parameters reads: the experiment, its start and its end.
+
+    Args:
+        chosen: numbers, switches and texts by name; None is left out.
+        results: tags of the scalars that the table shows.
+
+    Raises:
+        ValueError: a value is none of these.
+    """
+    start, infos = plugin_data_pb2.SessionStartInfo(), []
+    for name, value in chosen.items():
+        if isinstance(value, int | float):
+            start.hparams[name].number_value = value
+            kind = api_pb2.DATA_TYPE_FLOAT64
+        elif isinstance(value, str):
+            start.hparams[name].string_value = value
+            kind = api_pb2.DATA_TYPE_STRING
+        elif value is None:
+            continue
+        else:
+            raise ValueError(f"{name} is no hyper-parameter")
+        infos.append(api_pb2.HParamInfo(name=name, type=kind))
+    experiment = api_pb2.Experiment(
+        hparam_infos=infos,
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in results],
+    )
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+    return [
+        _plugin_data(metadata.EXPERIMENT_TAG, experiment=experiment),
+        _plugin_data(metadata.SESSION_START_INFO_TAG, session_start_info=start),
+        _plugin_data(metadata.SESSION_END_INFO_TAG, session_end_info=end),
+    ]
+
+
+def _plugin_data(tag: str, **content: Any) -> Summary:
+    data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
+    plugin = SummaryMetadata.PluginData(
+        plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString()
+    )
+    return Summary(value=[Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))])

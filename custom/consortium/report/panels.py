@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consortium.models.averaging import first_averaged
+from consortium.orchestration.model_selection import first_averaged
 from consortium.protocol.metrics import ScoreSpec
 from consortium.report.comparison import pool
 from consortium.report.figures import spec_of, value_of

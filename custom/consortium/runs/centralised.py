@@ -4,7 +4,6 @@ Only where all folders lie on one machine, in a simulation or a benchmark. The c
 the same settings, starts from the same weights and is kept by the same rule as the shared one.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consortium.client.trainer import LocalTrainer, Progress
-from consortium.core.files import write_json, write_text
+from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.protocol.metrics import Score
-from consortium.report.curves import CurveWriter
-from consortium.report.page import render_report
+from consortium.server.rendering import render
+from consortium.server.results import add_note
 from consortium.settings.base import Settings
 from consortium.tasks.registry import parse_settings, task_of
 
@@ -126,11 +125,6 @@ def add_centralised(
     for row in result["hospitals"]:
         score = scores[row["name"]]
         row["centralised"] = None if score is None else score.model_dump()
-    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
     write_json(run / "result.json", result)
-    curves = CurveWriter(run / "tensorboard", records, settings)
-    curves.finish(result, result["final"])
-    curves.close()
-    write_text(run / "report.html", render_report(result, records, final=result["final"]))
-    return result
+    note = render(run)
+    return add_note(run, note) if note else result

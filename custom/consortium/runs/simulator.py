@@ -5,45 +5,46 @@ another run, and a run that was killed goes on from its last closed round.
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from consortium.client.fork_server import fork_server
-from consortium.core.errors import EnvironmentProblem, Incomplete, Refused, UsageError
-from consortium.core.files import lock_file, write_json
+from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.json_files import read_json_object
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
-from consortium.runs.base import POLL, LocalRun, View, look, prepare_run
-from consortium.settings.base import Settings, override
-from consortium.study.job_folder import SETTINGS
+from consortium.runs.base import (
+    POLL,
+    ResumableRun,
+    View,
+    Watch,
+    hold_workspace,
+    look,
+)
+from consortium.settings.base import Settings
 from consortium.tasks.folders import hospital_folders
-from consortium.tasks.registry import load_settings, parse_settings
 
 GRACE = 20.0
 """Seconds that a hospital's process may be gone before the run is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Simulation(LocalRun):
+class Simulation(ResumableRun):
     """A run in the simulator.
 
     Attributes:
-        resume: go on with the run in the workspace, where `assignments` say so to more rounds.
         environment: variables for FLARE's processes.
     """
 
-    resume: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
-    def run(self, watch: Callable[[View], None] = lambda view: None) -> dict[str, Any]:
+    def run(self, watch: Watch = lambda view: None) -> dict[str, Any]:
         """Runs the job to its end.
 
         Args:
@@ -60,8 +61,8 @@ class Simulation(LocalRun):
         """
         workspace = self.workspace.resolve()
         folders = hospital_folders(self.data.resolve())
-        settings = self._prepare(workspace, list(folders))
-        with _lock(workspace) as lock, fork_server(self.environment) as environment:
+        settings = self.prepare()
+        with hold_workspace(workspace) as lock, fork_server(self.environment) as environment:
             for name in ("result.json", TROUBLE, "hospitals/*/*/progress.json"):
                 for stale in workspace.glob(name):
                     stale.unlink()
@@ -88,44 +89,6 @@ class Simulation(LocalRun):
         if not (workspace / "result.json").is_file():
             raise _no_result(workspace, process.returncode)
         return read_json_object(workspace / "result.json")
-
-    def _prepare(self, workspace: Path, hospitals: list[str]) -> Settings:
-        prepared = workspace / "job" / self.job.name
-        if self.resume:
-            more = [word for word in self.assignments if not word.startswith("rounds=")]
-            if more or self.settings or self.quorum:
-                raise UsageError(
-                    "settings-on-resume",
-                    "of the settings of a run only the rounds can change",
-                    "--resume",
-                    "leave out --settings, --set, --quorum and --seed",
-                )
-            if not prepared.is_dir():
-                raise Refused(
-                    "nothing-to-resume", "no run of this job is here", str(workspace), "start one"
-                )
-            declared = read_json_object(prepared / "meta.json")["consortium"]["hospitals"]
-            if declared != sorted(hospitals):
-                raise Refused(
-                    "other-hospitals",
-                    f"the run declares {', '.join(declared)}",
-                    str(self.data),
-                    "resume with the same folders",
-                )
-            if self.assignments:
-                raw = override(read_json_object(prepared / SETTINGS), list(self.assignments))
-                extended = parse_settings(raw, "--rounds")
-                done = len(_look(workspace, extended, hospitals).records)
-                if extended.rounds < done:
-                    raise UsageError(
-                        "fewer-rounds",
-                        f"{done} rounds are done, and {extended.rounds} cannot be all",
-                        "--rounds",
-                        "name as many or more",
-                    )
-                write_json(prepared / SETTINGS, raw)
-            return load_settings(prepared / SETTINGS)
-        return prepare_run(self)
 
 
 def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:
@@ -169,25 +132,6 @@ def _lives(process: int) -> bool:
         return bool(Path(f"/proc/{process}/cmdline").read_bytes())
     except OSError:
         return not Path("/proc/self").exists()
-
-
-@contextlib.contextmanager
-def _lock(workspace: Path) -> Iterator[int]:
-    """Holds the workspace, in this process and in FLARE's, for as long as one of them lives."""
-    lock = lock_file(workspace / ".lock")
-    if lock is None:
-        raise Refused(
-            "workspace-busy",
-            "a run is writing into the workspace",
-            str(workspace),
-            "wait for its end, or end it",
-        )
-    with lock as file:
-        try:
-            yield file.fileno()
-        finally:
-            # FLARE's processes share the lock, and some take a moment to go.
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _no_result(workspace: Path, exit_code: int) -> EnvironmentProblem:

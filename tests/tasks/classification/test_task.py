@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import torch
 from tests.conftest import ROOT
+from tests.federations import Federation
 
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Failure, Refused
@@ -16,10 +17,12 @@ from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import Site
 from consortium.models.bundle import load_bundle, require_match
 from consortium.models.networks import build_network
-from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.metrics import Metrics
+from consortium.protocol.requests import CONFOUNDING
+from consortium.protocol.requests import WITHOUT as WITHOUT_REQUEST
+from consortium.report.__main__ import render_run
 from consortium.runs.centralised import pool_hospitals
-from consortium.server.run import FINAL, WITHOUT, Coordinator, Study
+from consortium.server.evaluations import WITHOUT
 from consortium.settings.base import override
 from consortium.tasks.classification.dataset import LABELS, read_radiographs, split_radiographs
 from consortium.tasks.classification.loading import class_probabilities
@@ -209,82 +212,73 @@ def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(radiogr
     assert len(found) == len(table.rows)
 
 
-class Run:
-    """A run in memory, up to where hospitals are asked what the model learned."""
-
-    def __init__(self, radiographs, place, settings):
-        self.hospitals = {
-            name: LocalTrainer(
-                Site(name, radiographs / name, place / "state" / name), settings, device=CPU
-            )
-            for name in NAMES
-        }
-        study = Study("run", "covid_detection", declare_quorum(NAMES, {}), settings)
-        self.coordinator = Coordinator(
-            study, results=place / "run", checkpoints=place / "checkpoints"
-        )
-        self.train(self.coordinator)
-        model = self.coordinator.final_model
-        self.coordinator.answer(FINAL, {n: h.validate(model) for n, h in self.hospitals.items()})
-
-    def train(self, coordinator, keep=True):
-        while coordinator.rounds_done < coordinator.settings.rounds:
-            number, _ = coordinator.open_round()
-            for name in coordinator.asked:
-                update = self.hospitals[name].train(coordinator.model, number, keep=keep)
-                assert coordinator.submit(update) is None
-            coordinator.close_round()
-
-    def probe_statistics(self):
-        model = self.coordinator.final_model
-        return {name: hospital.probe_statistics(model) for name, hospital in self.hospitals.items()}
+def start(radiographs, folder, settings):
+    return Federation(radiographs, folder, settings, tuple(sorted(NAMES)), smallest_group=5)
 
 
 def test_a_run_says_what_its_model_learned_in_result_model_and_page(radiographs, tmp_path):
-    run = Run(radiographs, tmp_path, covid())
-    assert run.coordinator.to_leave_out == tuple(sorted(NAMES))
-    run.coordinator.answer_confounding(run.probe_statistics())
-    for name in run.coordinator.to_leave_out:
-        other = run.coordinator.without(name)
-        assert name not in other.quorum.hospitals
-        run.train(other, keep=False)
-        run.coordinator.answer_without(name, run.hospitals[name].validate(other.final_model))
-    result = run.coordinator.finish()
+    run = start(radiographs, tmp_path, covid())
+    assert run.evaluations.to_leave_out == tuple(sorted(NAMES))
+    result = run.rest()
     assert (result["complete"], result["reason"]) == (True, "")
     found = result["confounding"]
     assert found["verdict"] in ("confounded", "no sign", "not estimable")
     assert found["told"] == sorted(NAMES)
     assert found["without"].keys() == set(NAMES)
     assert all(score["figures"]["accuracy"] is not None for score in found["without"].values())
-    metadata = json.loads((tmp_path / "run" / "model" / "configs" / "metadata.json").read_text())
+    for name in NAMES:
+        rounds = tmp_path / "results" / "without" / name / "rounds.jsonl"
+        last = rounds.read_text().splitlines()[-1]
+        assert json.loads(last)["answered"] == sorted({*NAMES} - {name})
+    model = tmp_path / "results" / "model"
+    metadata = json.loads((model / "configs" / "metadata.json").read_text())
     assert metadata["consortium"]["trained"]["confounding"] == found
-    assert found["verdict"].capitalize() in (tmp_path / "run" / "report.html").read_text()
-    settings, _ = load_bundle(tmp_path / "run" / "model", CPU)
+    render_run(tmp_path / "results")
+    assert found["verdict"].capitalize() in (tmp_path / "results" / "report.html").read_text()
+    settings, _ = load_bundle(model, CPU)
     assert settings == covid()
     with pytest.raises(Refused, match="wrong-labels"):
         require_match(settings, covid('data.classes={"a": ["covid"], "b": ["normal"]}'))
 
 
 def test_a_training_without_a_hospital_goes_on_where_it_was_killed(radiographs, tmp_path):
-    run = Run(radiographs, tmp_path, covid("rounds=3"))
-    other = run.coordinator.without("valley")
-    run.train(other, keep=False)
-    killed = run.coordinator.without("valley")
-    assert killed.rounds_done == 3
-    assert killed.model_sha256 == other.model_sha256
-    assert run.coordinator.model_sha256 != other.model_sha256
+    run = start(radiographs, tmp_path, covid("rounds=3"))
+    run.federation.train()
+    others = []
+
+    def ask(request, model, targets, take, **meta):
+        if request == WITHOUT_REQUEST:
+            others.append((len(targets), meta["round"]))
+            if len(others) == 3:
+                raise KeyboardInterrupt
+        run.federation.ask(request, model, targets, take, **meta)
+
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluations.ask_all(ask)
+    killed = run.run.without("harbour")
+    assert killed.state.rounds_done == 2
+    assert killed.state.model_sha256 != run.state.model_sha256
+    result = run.rest()
+    assert result["complete"]
+    undisturbed = start(radiographs, tmp_path / "again", covid("rounds=3")).rest()
+    assert result["confounding"] == undisturbed["confounding"]
 
 
 def test_who_says_nothing_or_nonsense_is_named(radiographs, tmp_path):
-    run = Run(radiographs, tmp_path, covid("confounding.leave_one_out=false"))
-    assert run.coordinator.to_leave_out == ()
-    answers = run.probe_statistics() | {
-        "valley": Failure("valley", "training-died"),
-        "north": Metrics(),
-    }
-    run.coordinator.answer_confounding(answers)
-    run.coordinator.answer_without("harbour", None)
-    result = run.coordinator.finish()
+    run = start(radiographs, tmp_path, covid("confounding.leave_one_out=false"))
+    assert run.evaluations.to_leave_out == ()
+    run.federation.train()
+    odd = {"valley": Failure("valley", "training-died"), "north": Metrics()}
+
+    def ask(request, model, targets, take, **meta):
+        def spoil(name, answer):
+            take(name, odd.get(name, answer) if request == CONFOUNDING else answer)
+
+        run.federation.ask(request, model, targets, spoil, **meta)
+
+    run.evaluations.ask_all(ask)
+    run.evaluations.answer_without("harbour", None)
+    result = run.finish()
     assert not result["complete"]
     assert (
         "the confounding probe from north (wrong-metrics), valley (training-died)"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import ROOT
+from tests.federations import Federation
 
 from consortium.cli.models import require_inputs
 from consortium.client.trainer import LocalTrainer
@@ -14,11 +15,10 @@ from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import Site
 from consortium.models.bundle import load_bundle, require_match, write_bundle
 from consortium.models.networks import build_network
-from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.codec import digest
 from consortium.protocol.schema import schema_of, shared_tensors
+from consortium.report.__main__ import render_run
 from consortium.runs.centralised import pool_hospitals
-from consortium.server.run import FINAL, Coordinator, Study
 from consortium.settings.base import override
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.tables import write_table
@@ -54,20 +54,11 @@ def start_of(settings):
 
 def run(tables, tmp_path, settings):
     """All rounds and the final scoring, without FLARE."""
-    names = tuple(clinic.name for clinic in CLINICS)
-    study = Study("r", "heart_disease", declare_quorum(names, {}), settings)
-    coordinator = Coordinator(study, results=tmp_path / "run", checkpoints=tmp_path / "checkpoints")
-    hospitals = {name: open_hospital(tables, tmp_path, settings, name) for name in names}
-    models = [dict(coordinator.model)]
-    for _ in range(settings.rounds):
-        number, _ = coordinator.open_round()
-        for name in names:
-            assert coordinator.submit(hospitals[name].train(coordinator.model, number)) is None
-        models.append(dict(coordinator.close_round()))
-    coordinator.answer(
-        FINAL, {n: h.validate(coordinator.final_model) for n, h in hospitals.items()}
-    )
-    return models, coordinator.finish()
+    names = tuple(sorted(clinic.name for clinic in CLINICS))
+    federation = Federation(tables, tmp_path, settings, names, smallest_group=5)
+    models = [dict(federation.state.model)]
+    models += [dict(federation.round()) for _ in range(settings.rounds)]
+    return models, federation.rest()
 
 
 def all_training_patients(tables, settings):
@@ -125,7 +116,8 @@ def test_a_run_learns_and_says_so_in_the_words_of_its_task(tables, tmp_path):
     assert north["federated"]["figures"]["accuracy"] > 0.65
     assert north["federated"]["figures"]["AUROC"] > 0.7
     assert sum(north["federated"]["support"].values()) == north["federated"]["patients"] == 60
-    page = (tmp_path / "run" / "report.html").read_text()
+    render_run(tmp_path / "results")
+    page = (tmp_path / "results" / "report.html").read_text()
     for word in ("logistic regression that predicts heart disease", "AUROC", "accuracy"):
         assert word in page
     assert "Dice" not in page

@@ -8,9 +8,7 @@ update leaves as the job's pipeline makes it.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -25,14 +23,6 @@ from consortium.core.site_policy import ERRORS, Site, note_error
 from consortium.flare.array_streaming import make_arrays, place_arrays, register_arrays
 from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
-from consortium.flare.task_names import (
-    BASELINE,
-    CONFOUNDING,
-    LOCAL_MODEL,
-    TRAIN,
-    VALIDATE,
-    WITHOUT,
-)
 from consortium.flare.wire import (
     drop_arrays,
     failure_to_shareable,
@@ -40,18 +30,10 @@ from consortium.flare.wire import (
     model_from_shareable,
     update_to_shareable,
 )
+from consortium.protocol import requests
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.pipeline import Pipeline, build_pipeline
-
-_CALLS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
-    TRAIN: lambda meta: ("train", {"round_number": int(meta["round"])}),
-    LOCAL_MODEL: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
-    WITHOUT: lambda meta: ("train", {"round_number": int(meta["round"]), "keep": False}),
-    CONFOUNDING: lambda meta: ("probe_statistics", {}),
-    VALIDATE: lambda meta: ("validate", {}),
-    BASELINE: lambda meta: ("train_local", {"rounds": int(meta["rounds"])}),
-}
-"""The method of `LocalTrainer` that answers a task, and its arguments beside the model."""
+from consortium.protocol.requests import call_of
 
 
 class HospitalExecutor(Executor):
@@ -105,20 +87,23 @@ class HospitalExecutor(Executor):
     ) -> Shareable:
         trainer, site = self._open(fl_ctx)
         model, meta = model_from_shareable(shareable)
-        if task_name == LOCAL_MODEL and not site.share_local_model:
+        if task_name == requests.LOCAL_MODEL and not site.share_local_model:
             raise Refused(
                 "not-shared", "this hospital shows its model to nobody", task_name, "ask it"
             )
-        if task_name not in _CALLS:
+        call = call_of(task_name, meta)
+        if call is None:
             raise UsageError(
                 "unknown-task", "no such task", task_name, "use the job's own configuration"
             )
-        method, arguments = _CALLS[task_name](meta)
+        method, arguments = call
         found = trainer.ask(method, model, lambda: abort.triggered, **arguments)
         if isinstance(found, Metrics):
             return metrics_to_shareable(found)
         # The rounds of a training without one hospital have the numbers of the run's own rounds.
-        pipeline = self._pipeline.without_state() if task_name == WITHOUT else self._pipeline
+        pipeline = (
+            self._pipeline.without_state() if task_name == requests.WITHOUT else self._pipeline
+        )
         return update_to_shareable(*pipeline.client(*found, site.state))
 
     def _open(self, fl_ctx: FLContext) -> tuple[TrainerProcess, Site]:

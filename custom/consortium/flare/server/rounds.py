@@ -21,7 +21,6 @@ from nvflare.app_common.app_event_type import AppEventType
 from consortium.core.errors import Failure, Incomplete
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.flare.server.study import StudyWorkflow
-from consortium.flare.task_names import TRAIN
 from consortium.flare.wire import drop_arrays
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,
@@ -32,7 +31,8 @@ from consortium.orchestration.rounds import (
     Stop,
     Timer,
 )
-from consortium.server.run import Coordinator
+from consortium.protocol.requests import TRAIN
+from consortium.server.run import TrainingRun
 
 _Event = Callable[[Rounds], list[Action]]
 _ABORT = 0.5  # seconds between two looks whether FLARE ends the job
@@ -67,7 +67,7 @@ class StudyRounds(StudyWorkflow):
             with self._border:
                 study = self.study(fl_ctx)
                 answer = answer_from_shareable(result, client.name, study.pipeline)
-                study.coordinator.submit(answer)
+                study.run.submit(answer)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listens to hospitals that ask whether their answer is still wanted."""
@@ -76,31 +76,29 @@ class StudyRounds(StudyWorkflow):
         def look_up_and_note(task_id: str, fl_ctx: FLContext) -> ClientTask | None:
             late = self._missed.pop(task_id, None)
             if late is not None:  # so that it does not send for nothing what may be large
-                self._events.put(partial(self._come_late, late, self.study(fl_ctx).coordinator))
+                self._events.put(partial(self._come_late, late, self.study(fl_ctx).run))
                 return None
             found: ClientTask | None = look_up(task_id=task_id, fl_ctx=fl_ctx)
             return found
 
         self.communicator.process_task_check = look_up_and_note
 
-    def _come_late(self, name: str, coordinator: Coordinator, rounds: Rounds) -> list[Action]:
+    def _come_late(self, name: str, run: TrainingRun, rounds: Rounds) -> list[Action]:
         """A hospital has its answer when its round has closed."""
         with self._border:
-            coordinator.late(name)
+            run.late(name)
         return []
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Runs the rounds that are not done."""
         study = self.study(fl_ctx)
-        study.guard(lambda: self._lead(study.coordinator, abort_signal, fl_ctx), fl_ctx)
+        study.guard(lambda: self._lead(study.run, abort_signal, fl_ctx), fl_ctx)
 
-    def _lead(self, coordinator: Coordinator, abort: Signal, fl_ctx: FLContext) -> None:
-        if coordinator.run.stopped_early:
+    def _lead(self, run: TrainingRun, abort: Signal, fl_ctx: FLContext) -> None:
+        if run.state.run.stopped_early:
             return
-        settings = coordinator.settings
-        rounds = Rounds(
-            coordinator.quorum, settings.rounds, settings.seed, done=coordinator.rounds_done
-        )
+        settings = run.settings
+        rounds = Rounds(run.quorum, settings.rounds, settings.seed, done=run.state.rounds_done)
         timer, due = 0, float("inf")
         actions = rounds.begin()
         while not abort.triggered:
@@ -108,13 +106,13 @@ class StudyRounds(StudyWorkflow):
             for action in actions:
                 match action:
                     case Ask(round=number, hospitals=hospitals):
-                        self._ask(coordinator, number, hospitals, fl_ctx)
+                        self._ask(run, number, hospitals, fl_ctx)
                     case Timer(number=timer, seconds=seconds):
                         due = time.monotonic() + seconds
                     case Close(round=number, missing=missing):
                         timer, due = 0, float("inf")
-                        self._close(coordinator, number, missing, fl_ctx)
-                        following = rounds.closed(stop=coordinator.run.stopped_early)
+                        self._close(run, number, missing, fl_ctx)
+                        following = rounds.closed(stop=run.state.run.stopped_early)
                     case Stop(reason=reason):
                         self._cancel(fl_ctx)
                         if reason:
@@ -132,26 +130,26 @@ class StudyRounds(StudyWorkflow):
         self._cancel(fl_ctx)
 
     def _ask(
-        self, coordinator: Coordinator, number: int, hospitals: tuple[str, ...], fl_ctx: FLContext
+        self, run: TrainingRun, number: int, hospitals: tuple[str, ...], fl_ctx: FLContext
     ) -> None:
         fl_ctx.set_prop(AppConstants.CURRENT_ROUND, number, private=True, sticky=True)
         if self._opened != number:
             self._opened = number
             self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
             with self._border:
-                coordinator.open_round()
+                run.open_round()
         connected = {client.name for client in fl_ctx.get_engine().get_clients()}
         there = [name for name in hospitals if name in connected]
         for name in hospitals:
             if name not in there:
-                code = "left-out" if name in coordinator.left_out else NOT_CONNECTED
+                code = "left-out" if name in run.state.study.left_out else NOT_CONNECTED
                 with self._border:
-                    coordinator.submit(Failure(name, code))
+                    run.submit(Failure(name, code))
                 self._events.put(partial(_fail, number, name, code))
         self._asked.update(dict.fromkeys(there, time.monotonic()))
         if there:
             data = model_to_shareable(
-                coordinator.model, round=number, base_sha256=coordinator.model_sha256
+                run.state.model, round=number, base_sha256=run.state.model_sha256
             )
             task = Task(name=TRAIN, data=data, result_received_cb=self._take)
             task.props["round"] = number
@@ -165,7 +163,7 @@ class StudyRounds(StudyWorkflow):
         answer = answer_from_shareable(client_task.result, name, study.pipeline)
         client_task.result = None
         with self._border:
-            refusal = study.coordinator.submit(answer)
+            refusal = study.run.submit(answer)
         if isinstance(answer, Failure):
             self._events.put(partial(_fail, number, name, answer.code))
         elif refusal is not None:
@@ -178,7 +176,7 @@ class StudyRounds(StudyWorkflow):
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
 
     def _close(
-        self, coordinator: Coordinator, number: int, missing: tuple[str, ...], fl_ctx: FLContext
+        self, run: TrainingRun, number: int, missing: tuple[str, ...], fl_ctx: FLContext
     ) -> None:
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
         for task in self._standing:
@@ -186,9 +184,9 @@ class StudyRounds(StudyWorkflow):
             self._missed |= {task_id: name for task_id, name in asked.items() if name in missing}
         self._cancel(fl_ctx)
         with self._border:
-            coordinator.close_round()
+            run.close_round()
         self.fire_event(AppEventType.ROUND_DONE, fl_ctx)
-        self.log_info(fl_ctx, f"round {number + 1} of {coordinator.settings.rounds} is closed")
+        self.log_info(fl_ctx, f"round {number + 1} of {run.settings.rounds} is closed")
 
     def _cancel(self, fl_ctx: FLContext) -> None:
         """Takes back what no longer counts; a hospital that works on it ends that by itself."""

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
@@ -36,7 +36,11 @@ from consortium.flare.parent.outcome import note_outcome
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
 from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.pipeline import Pipeline, build_pipeline
-from consortium.server.run import Coordinator, Study
+from consortium.server.evaluations import Evaluations
+from consortium.server.rendering import Renderer
+from consortium.server.results import add_note, write_results
+from consortium.server.run import TrainingRun
+from consortium.server.state import Study
 
 T = TypeVar("T")
 _PATIENCE = 60.0  # seconds that another process may take to let go of the checkpoints
@@ -53,7 +57,9 @@ class StudyRun(FLComponent):
     def __init__(self, training: str = "training"):
         super().__init__()
         self._training_id = training
-        self._coordinator: Coordinator | None = None
+        self._run: TrainingRun | None = None
+        self._evaluations: Evaluations | None = None
+        self._renderer: Renderer | None = None
         self._trouble = ""
         self._stopped = False
         self._results: Path | None = None
@@ -61,24 +67,35 @@ class StudyRun(FLComponent):
         self._log = logging.getLogger(__name__)
 
     @property
-    def coordinator(self) -> Coordinator:
-        """The run.
+    def run(self) -> TrainingRun:
+        """The rounds.
 
         Raises:
             UsageError: the job could not be opened; the reason was logged before.
         """
-        if self._coordinator is None:
+        if self._run is None:
             raise UsageError("no-run", "the run could not be opened", "", self._trouble)
-        return self._coordinator
+        return self._run
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """What is asked beside the rounds.
+
+        Raises:
+            UsageError: see `run`.
+        """
+        if self._evaluations is None:
+            raise UsageError("no-run", "the run could not be opened", "", self._trouble)
+        return self._evaluations
 
     @property
     def pipeline(self) -> Pipeline:
         """What hospitals apply to their updates.
 
         Raises:
-            UsageError: as of `coordinator`.
+            UsageError: see `run`.
         """
-        return build_pipeline(self.coordinator.settings.update)
+        return build_pipeline(self.run.settings.update)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Opens the run when the job starts and writes its results when it ends."""
@@ -91,8 +108,8 @@ class StudyRun(FLComponent):
             gc.freeze()
         elif event_type == EventType.END_RUN:
             result = None
-            if self._coordinator is not None:
-                result = self.guard(lambda: self.coordinator.finish(self._trouble), fl_ctx)
+            if self._run is not None:
+                result = self.guard(self._finish, fl_ctx)
             complete = result is not None and result["complete"]
             reason = result["reason"] if result is not None else self._trouble
             note_outcome(fl_ctx, complete=complete, reason=reason, stopped=self._stopped)
@@ -122,7 +139,7 @@ class StudyRun(FLComponent):
         self._hold = _hold(checkpoints)
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or [client.name for client in engine.get_clients()]
-        self._coordinator = Coordinator(
+        run = TrainingRun(
             Study(
                 job.run,
                 job.name,
@@ -133,29 +150,44 @@ class StudyRun(FLComponent):
             results=self._results,
             checkpoints=checkpoints,
         )
-        limit_arrays(self._coordinator.update_bytes)
-        if not self._coordinator.buffers_updates:
+        self._run, self._evaluations = run, Evaluations(run)
+        self._renderer = Renderer(self._results, job.settings)
+        limit_arrays(run.update_bytes)
+        if not run.buffers_updates:
             fetch_few_at_a_time()
-        for note in self._coordinator.notes:
+        for note in run.checkpoints.notes:
             self._log.warning("checkpoints: %s", note)
         training = engine.get_component(self._training_id)
         if isinstance(training, ScatterAndGather):
             self._set_rounds(training, fl_ctx)
 
+    def _finish(self) -> dict[str, Any]:
+        """Writes the results, and waits for the page, for FLARE packs the folder right after."""
+        try:
+            result = write_results(self.run, self.evaluations, self._trouble)
+            note = self._renderer.finish() if self._renderer is not None else ""
+        finally:
+            if self._renderer is not None:
+                self._renderer.stop()
+        if note:
+            self._log.warning("%s", note)
+            result = add_note(self.run.results, note)
+        return result
+
     def _set_rounds(self, training: ScatterAndGather, fl_ctx: FLContext) -> None:
-        run = self.coordinator.run
-        rounds = len(run.records) if run.stopped_early else run.rounds
+        run = self.run.state
+        rounds = run.rounds_done if run.run.stopped_early else run.settings.rounds
         state = training.get_persist_state(fl_ctx)
-        training.restore({**state, "num_rounds": rounds, "current_round": len(run.records)}, fl_ctx)
+        training.restore({**state, "num_rounds": rounds, "current_round": run.rounds_done}, fl_ctx)
 
     def close_round(self, fl_ctx: FLContext) -> None:
         """Closes the round and, where the selection says so, makes it the last."""
-        self.coordinator.close_round()
-        if self.coordinator.run.stopped_early:
+        self.run.close_round()
+        if self.run.state.run.stopped_early:
             training = fl_ctx.get_engine().get_component(self._training_id)
             state = training.get_persist_state(fl_ctx)
             # FLARE counts on after this; restoring is its public way to change the count.
-            rounds = self.coordinator.rounds_done
+            rounds = self.run.state.rounds_done
             training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
 
 
@@ -237,7 +269,7 @@ class ModelPersistor(StudyPart, LearnablePersistor):
 
     def load(self, fl_ctx: FLContext) -> ModelLearnable:
         """The model that the next round starts from."""
-        return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
+        return make_model_learnable(dict(self.study(fl_ctx).run.state.model), {})
 
     def save(self, learnable: Learnable, fl_ctx: FLContext) -> None:
         """Nothing: a round was saved when it was closed."""
@@ -248,13 +280,13 @@ class ModelShareableGenerator(StudyPart, ShareableGenerator):
 
     def learnable_to_shareable(self, model: Learnable, fl_ctx: FLContext) -> Shareable:
         """The model, the round's number and the model's digest."""
-        coordinator = self.study(fl_ctx).coordinator
-        number, base_sha256 = coordinator.open_round()
-        return model_to_shareable(coordinator.model, round=number, base_sha256=base_sha256)
+        run = self.study(fl_ctx).run
+        number, base_sha256 = run.open_round()
+        return model_to_shareable(run.state.model, round=number, base_sha256=base_sha256)
 
     def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
         """The model after the round."""
-        return make_model_learnable(dict(self.study(fl_ctx).coordinator.model), {})
+        return make_model_learnable(dict(self.study(fl_ctx).run.state.model), {})
 
 
 class UpdateAggregator(StudyPart, Aggregator):
@@ -269,7 +301,7 @@ class UpdateAggregator(StudyPart, Aggregator):
         study = self.study(fl_ctx)
         sender = fl_ctx.get_peer_context().get_identity_name()
         answer = answer_from_shareable(shareable, sender, study.pipeline)
-        refusal = study.coordinator.submit(answer)
+        refusal = study.run.submit(answer)
         if refusal is not None:
             self.log_warning(fl_ctx, str(refusal))
         return refusal is None

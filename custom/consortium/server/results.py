@@ -1,0 +1,137 @@
+"""What a run leaves: `rounds.jsonl`, `result.json` and the model's bundle.
+
+What people look at, the page and the curves, is made of the first two by `consortium.report`, in a
+process that holds no models; see `consortium.server.rendering`.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consortium.core.files import write_json, write_text
+from consortium.models.bundle import write_bundle
+from consortium.orchestration.flagging import find_flagged
+from consortium.orchestration.records import RoundRecord
+from consortium.server.state import RunState
+from consortium.settings.base import Model
+
+if TYPE_CHECKING:
+    from consortium.server.evaluations import Evaluations
+    from consortium.server.run import TrainingRun
+
+RESULT, ROUNDS = "result.json", "rounds.jsonl"
+
+
+def write_rounds(results: Path, records: Sequence[RoundRecord]) -> None:
+    """Writes `rounds.jsonl` whole."""
+    write_text(results / ROUNDS, "".join(map(_line, records)))
+
+
+def append_round(results: Path, record: RoundRecord) -> None:
+    """Adds a line to `rounds.jsonl`; the checkpoint is what counts where it is torn by a kill."""
+    with (results / ROUNDS).open("a", encoding="utf-8") as file:
+        file.write(_line(record))
+
+
+def _line(record: RoundRecord) -> str:
+    return json.dumps(record.to_dict(), allow_nan=False) + "\n"
+
+
+def write_results(
+    run: "TrainingRun", evaluations: "Evaluations", trouble: str = ""
+) -> dict[str, Any]:
+    """Writes what the run leaves, complete or not.
+
+    Args:
+        run: to its last closed round.
+        evaluations: as far as they went.
+        trouble: why the run was ended, where something ended it; one line.
+
+    Returns:
+        The content of `result.json`.
+    """
+    state = run.state
+    state.run.trouble = trouble or state.run.trouble
+    reason = state.run.reason()
+    probe = {}
+    if state.settings.probe and state.rounds_done:
+        probe = {"confounding": evaluations.describe_confounding()}
+    model_sha256 = _write_model(run, probe) if state.rounds_done else None
+    result: dict[str, Any] = {
+        "run": state.run.name,
+        "job": state.run.job,
+        "complete": not reason,
+        "reason": reason,
+        "notes": run.checkpoints.notes,
+        "seed": state.settings.seed,
+        "versions": _versions(),
+        "hospitals": _hospital_rows(state),
+        "rounds": state.rounds_done,
+        "best_round": state.kept if state.rounds_done else None,
+        "model_sha256": model_sha256,
+        "settings": state.study.dump_settings(),
+        **probe,
+    }
+    if state.settings.cross_site:
+        result["cross_site"] = evaluations.cross_site
+    result["flagged"] = [asdict(one) for one in find_flagged(state.run.records)]
+    result["final"] = {"metrics": state.run.final or {}, "score": evaluations.final_score}
+    write_rounds(run.results, state.run.records)
+    write_json(run.results / RESULT, result)
+    return result
+
+
+def add_note(results: Path, note: str) -> dict[str, Any]:
+    """Adds to the notes of `result.json`; returns its new content."""
+    result: dict[str, Any] = json.loads((results / RESULT).read_text(encoding="utf-8"))
+    result["notes"].append(note)
+    write_json(results / RESULT, result)
+    return result
+
+
+def _hospital_rows(state: RunState) -> list[dict[str, Any]]:
+    federated = state.run.scores_of_model(state.kept)
+    rows = []
+    for name in state.study.hospitals:
+        training = [record.cases[name] for record in state.run.records if name in record.cases]
+        score = federated.get(name)
+        local = (state.run.local or {}).get(name)
+        rows.append(
+            {
+                "name": name,
+                "cases": {
+                    "training": training[-1] if training else None,
+                    "validation": score["patients"] if score else None,
+                },
+                "local": local["validation"] if local else None,
+                "federated": score,
+            }
+        )
+    return rows
+
+
+def _write_model(run: "TrainingRun", probe: Mapping[str, Any]) -> str:
+    state = run.state
+    # Where the run started from is a path at the orchestrator, and nobody else's business.
+    settings = state.settings.model_copy(update={"model": Model()})
+    return write_bundle(
+        run.results / "model",
+        settings,
+        run.checkpoints.kept_model(state),
+        trained={
+            "run": state.run.name,
+            "job": state.run.job,
+            "hospitals": list(state.study.hospitals),
+            "round": state.kept,
+            **probe,
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("consortium", "nvflare", "torch", "monai", "numpy")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}

@@ -1,0 +1,141 @@
+"""What survives a kill."""
+
+import errno
+
+import pytest
+import torch
+from tests.federations import NAMES, Federation
+
+from consortium.core import files
+from consortium.core.errors import EnvironmentProblem, Refused
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["selection.keep=average", "selection.share=1.0"],
+        ["selection.keep=last"],
+        ["server.momentum=0.5", "server.learning_rate=0.9"],
+        ['server.adaptive={"method": "yogi"}', "server.momentum=0.9", "server.learning_rate=0.01"],
+        ["aggregation=geometric_median"],
+    ],
+)
+def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(
+    generated, tmp_path, tiny, assignments
+):
+    settings = tiny("rounds=3", *assignments)
+    undisturbed = Federation(generated, tmp_path / "a", settings).rest()
+    killed = Federation(generated, tmp_path / "b", settings)
+    killed.round()
+    killed.start()
+    assert killed.state.rounds_done == 1
+    killed.round(names=NAMES[::-1])
+    killed.run.open_round()  # killed in the middle of a round
+    killed.start()
+    resumed = killed.rest()
+    assert resumed["complete"]
+    assert resumed["model_sha256"] == undisturbed["model_sha256"]
+    assert resumed["hospitals"] == undisturbed["hospitals"]
+
+
+def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypatch):
+    federation.round()
+    checkpoints = federation.folder / "checkpoints"
+    before = {path.name: path.read_bytes() for path in checkpoints.iterdir()}
+    replace_file = files.replace_file
+
+    def full(path, write, **more):
+        def write_half(beside):
+            beside.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        replace_file(path, write_half if path.suffix == ".safetensors" else write, **more)
+
+    monkeypatch.setattr("consortium.orchestration.checkpoints.replace_file", full)
+    with pytest.raises(EnvironmentProblem, match="disk-full"):
+        federation.round()
+    assert {path.name: path.read_bytes() for path in checkpoints.iterdir()} == before
+    monkeypatch.undo()
+    federation.start()
+    assert federation.state.rounds_done == 1
+    assert federation.rest()["complete"]
+
+
+def test_a_round_that_could_not_be_checkpointled_is_not_claimed(federation, monkeypatch):
+    federation.round()
+
+    def full(path, write, **more):
+        raise EnvironmentProblem("disk-full", "no space left")
+
+    monkeypatch.setattr("consortium.orchestration.checkpoints.replace_file", full)
+    with pytest.raises(EnvironmentProblem):
+        federation.round()
+    monkeypatch.undo()
+    result = federation.finish("disk-full: no space left")
+    assert result["rounds"] == 1
+    assert len((federation.folder / "results" / "rounds.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_checkpoint_of_other_settings_is_refused(federation, tiny):
+    federation.round()
+    federation.settings = tiny("rounds=3", "training.batch=3")
+    with pytest.raises(Refused, match="other-run"):
+        federation.start()
+
+
+def test_a_torn_model_in_the_checkpoint_is_noticed(federation):
+    federation.round()
+    newest = max((federation.folder / "checkpoints").glob("model-*.safetensors"))
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(bytes(content))
+    with pytest.raises(Refused, match="bad-checkpoints"):
+        federation.start()
+
+
+def test_after_a_torn_checkpoint_the_round_before_is_used_and_the_run_ends_with_the_same_bytes(
+    generated, tmp_path, tiny
+):
+    undisturbed = Federation(generated, tmp_path / "a", tiny("rounds=3")).rest()
+    federation = Federation(generated, tmp_path / "b", tiny("rounds=3"))
+    federation.round()
+    federation.round()
+    newest = max((federation.folder / "checkpoints").glob("model-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    federation.start()
+    assert federation.state.rounds_done == 1
+    result = federation.rest()
+    assert (result["complete"], result["model_sha256"]) == (True, undisturbed["model_sha256"])
+    assert result["notes"] == [
+        "checkpoint-000002.json is left out: model-000002.safetensors is not as it was written"
+    ]
+
+
+@pytest.mark.parametrize("rounds", [4, 12])
+def test_a_finished_run_is_extended_by_more_rounds(generated, tmp_path, tiny, rounds):
+    federation = Federation(generated, tmp_path, tiny("rounds=3", "selection.share=0.5"))
+    first = federation.rest()
+    federation.settings = tiny(f"rounds={rounds}", "selection.share=0.5")
+    federation.start()
+    assert federation.state.rounds_done == 3
+    result = federation.rest()
+    assert (result["complete"], result["rounds"]) == (True, rounds)
+    assert result["model_sha256"] != first["model_sha256"]
+    averaged = federation.state.averaged
+    assert averaged == {4: 3, 12: 6}[rounds]
+
+
+def test_it_starts_from_a_model_and_refuses_one_of_another_architecture(
+    federation, generated, tmp_path, tiny
+):
+    federation.rest()
+    model = federation.folder / "results" / "model"
+    again = Federation(generated, tmp_path / "again", tiny(f'model.from="{model}"'))
+    assert not all(
+        torch.equal(again.state.model[name], tensor)
+        for name, tensor in Federation(generated, tmp_path / "c", tiny()).state.model.items()
+    )
+    with pytest.raises(Refused, match="wrong-architecture"):
+        Federation(
+            generated, tmp_path / "d", tiny(f'model.from="{model}"', "network.features=[8,16]")
+        )
