@@ -35,12 +35,14 @@ def wait_for(condition):
 
 
 @pytest.fixture
-def follow(tmp_path):
+def follow(tmp_path, run):
     started = []
 
     def start():
-        command = [sys.executable, "-m", "consortium.report", "--follow", "segmentation"]
-        process = subprocess.Popen([*command, tmp_path], stdin=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "consortium.report", "--follow", tmp_path]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        process.stdin.write(json.dumps(run["result"]["settings"]) + "\n")
+        process.stdin.flush()
         started.append(process)
         return process
 
