@@ -18,12 +18,10 @@ from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network
 from consortium.settings.base import override
-from consortium.study.job_folder import SETTINGS, prepare_job
+from consortium.study.job_folder import CLIENT_CONFIG, SERVER_CONFIG, SETTINGS, prepare_job
 from consortium.synthetic.hospitals import HOSPITALS
 from consortium.tasks.registry import parse_settings
 
-_SERVER = Path("app/config/config_fed_server.json")
-_CLIENT = Path("app/config/config_fed_client.json")
 _CUSTOM = Path("app/custom")
 _COMMON = "nvflare.app_common"
 _INTERVAL = 0.05  # seconds, of everything that stock FLARE lets a job set
@@ -70,12 +68,12 @@ def write_light(job: Path, moments: Path, size: Size) -> None:
 
 def _write_ours(job: Path, moments: Path, size: Size, executor: dict[str, Any]) -> None:
     prepare_job(JOB, job, run="", hospitals=size.names, settings=_settings(size))
-    server = read_json_object(job / _SERVER)
+    server = read_json_object(job / SERVER_CONFIG)
     server["components"].append(_clock(moments))
-    write_json(job / _SERVER, server)
-    client = read_json_object(job / _CLIENT)
+    write_json(job / SERVER_CONFIG, server)
+    client = read_json_object(job / CLIENT_CONFIG)
     client["executors"][0]["executor"] = executor
-    write_json(job / _CLIENT, client)
+    write_json(job / CLIENT_CONFIG, client)
     _add_parts(job)
 
 
@@ -106,13 +104,13 @@ def count_parameters(size: Size) -> int:
 
 
 def _tune(job: Path) -> None:
-    server = read_json_object(job / _SERVER)
+    server = read_json_object(job / SERVER_CONFIG)
     server["server"]["task_request_interval"] = _INTERVAL
     workflow = server["workflows"][0]["args"]
     workflow |= {"task_check_period": _INTERVAL, "wait_time_after_min_received": 0}
-    write_json(job / _SERVER, server)
-    client = read_json_object(job / _CLIENT)
-    write_json(job / _CLIENT, {**client, "default_task_fetch_interval": _INTERVAL})
+    write_json(job / SERVER_CONFIG, server)
+    client = read_json_object(job / CLIENT_CONFIG)
+    write_json(job / CLIENT_CONFIG, {**client, "default_task_fetch_interval": _INTERVAL})
 
 
 def write_default(job: Path, moments: Path, size: Size) -> None:
@@ -166,7 +164,7 @@ def _write_stock(
         },
     )
     write_json(
-        job / _SERVER,
+        job / SERVER_CONFIG,
         {
             "format_version": 2,
             "server": {"heart_beat_timeout": 600},
@@ -186,7 +184,7 @@ def _write_stock(
         },
     )
     write_json(
-        job / _CLIENT,
+        job / CLIENT_CONFIG,
         {
             "format_version": 2,
             "executors": [

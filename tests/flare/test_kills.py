@@ -14,13 +14,12 @@ from consortium.flare.session import open_session
 from consortium.orchestration.recovery import LEAVE_OUT, NEXT, PATIENCE
 from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
-from consortium.study.job_folder import SETTINGS, prepare_job
+from consortium.study.job_folder import CLIENT_CONFIG, SETTINGS, prepare_job
 
 pytestmark = pytest.mark.flare
 
 ROUNDS = 60
 NAMES = ["harbour", "north"]
-CLIENT = "app/config/config_fed_client.json"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_a_run_that_gets_no_further_is_given_up_with_a_reason(place, job):
 def test_a_network_that_is_away_for_a_while_does_not_end_a_run(tmp_path):
     job = chaos.prepare(tmp_path, rounds=12)
     # Shortened as the cut is: a hospital asks again after so many seconds without an answer.
-    write_json(job / CLIENT, read_json_object(job / CLIENT) | {"get_task_timeout": 5})
+    write_json(job / CLIENT_CONFIG, read_json_object(job / CLIENT_CONFIG) | {"get_task_timeout": 5})
     with cut.linked(tmp_path) as (place, link):
         # A round here takes less than a second, and would have been given up after some ten.
         result, _ = cut.run(place, link, job, seconds=25)

@@ -23,7 +23,7 @@ from consortium.core.errors import EnvironmentProblem, Incomplete, UsageError
 from consortium.core.json_files import read_json_object
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import override
-from consortium.study.job_folder import add_configuration, export_job
+from consortium.study.job_folder import CLIENT_CONFIG, SERVER_CONFIG, add_configuration, export_job
 from consortium.tasks.segmentation.datalist import read_datalist
 
 pytestmark = pytest.mark.flare
@@ -225,7 +225,7 @@ def job_with(executor, tmp_path):
     custom = job / "app" / "custom"
     custom.mkdir()
     shutil.copy(Path(__file__).with_name("faulty_executor.py"), custom)
-    config = job / "app" / "config" / "config_fed_client.json"
+    config = job / CLIENT_CONFIG
     ours = "consortium.flare.client.components.HospitalExecutor"
     config.write_text(config.read_text().replace(ours, f"faulty_executor.{executor}"))
     return job
@@ -287,7 +287,7 @@ def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
     finished, identified, tmp_path
 ):
     job = job_with("HospitalExecutor", tmp_path)
-    config = job / "app" / "config" / "config_fed_server.json"
+    config = job / SERVER_CONFIG
     content = read_json_object(config)
     for name in ("UpdateAggregator", "ModelPersistor", "ModelShareableGenerator"):
         component = {"id": name, "path": f"consortium.flare.server.components.{name}", "args": {}}
@@ -449,7 +449,7 @@ def test_a_job_may_build_nothing_but_the_shells(identified, tmp_path):
     job = tmp_path / "greedy"
     shutil.copytree(JOB, job)
     add_configuration(job)
-    config = job / "app" / "config" / "config_fed_server.json"
+    config = job / SERVER_CONFIG
     content = read_json_object(config)
     content["components"].append({"id": "more", "path": "consortium.core.files.Path", "args": {}})
     config.write_text(json.dumps(content))

@@ -67,7 +67,7 @@ def check_archive(archive: str | bytes) -> None:
         if path.is_absolute() or ".." in path.parts:
             raise _unsafe("this would land outside of the job's folder", entry.filename)
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise _unsafe("this is a symbolic attempt", entry.filename)
+            raise _unsafe("this is a symbolic link", entry.filename)
     for name, times in Counter(entry.filename for entry in entries).items():
         if times > 1:
             raise _unsafe(f"this is in it {times} times", name)
