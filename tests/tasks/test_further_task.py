@@ -1,8 +1,6 @@
 """A further task is one folder (`regression_task`) and one line of the registry."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -141,12 +139,3 @@ def test_a_model_refuses_what_is_another_tasks(consortium, run, tmp_path):
 def test_scripts_generate_knows_it(tmp_path):
     arguments = [str(tmp_path / "out"), "--like", "ward"]
     assert CliRunner().invoke(generate.app, arguments).output.count("patients") == 2
-
-
-def test_no_settings_or_text_of_a_task_needs_torch():
-    program = (
-        "import sys, consortium.tasks.registry as r;"
-        "[(r.settings_of(t), r.text_of_task(t), r.synthetic_of(t)) for t in r.TASKS];"
-        "print({'torch', 'monai'} & {*sys.modules})"
-    )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
