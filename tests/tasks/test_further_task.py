@@ -139,3 +139,11 @@ def test_a_model_refuses_what_is_another_tasks(consortium, run, tmp_path):
 def test_scripts_generate_knows_it(tmp_path):
     arguments = [str(tmp_path / "out"), "--like", "ward"]
     assert CliRunner().invoke(generate.app, arguments).output.count("patients") == 2
+
+
+def test_a_task_need_not_make_up_patients(monkeypatch, tmp_path):
+    monkeypatch.setitem(TASKS, "bare", "tests.tasks")
+    assert synthetic_of("bare") is None
+    refused = CliRunner().invoke(generate.app, [str(tmp_path), "--like", "x"]).exception
+    assert refused.code == "unknown-protocol"
+    assert str(refused).endswith("or heart or ward")
