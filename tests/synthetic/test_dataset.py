@@ -129,7 +129,7 @@ def test_the_command_writes_four_channels_and_three_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = replace(HOSPITALS[1], patients=1, held_out=1)
-    monkeypatch.setattr("consortium.cli.generate.HOSPITALS", [small])
+    monkeypatch.setattr("consortium.tasks.segmentation.synthetic.HOSPITALS", [small])
     with pytest.raises(SystemExit, match="0"):
         run_app(app, [str(tmp_path / "out"), "--dims", "3", "--like", "brats"])
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'harbour'}: 2 patients\n"
@@ -144,7 +144,8 @@ def test_the_command_writes_four_channels_and_three_parts(
 def test_an_unknown_protocol_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run_app(app, [str(tmp_path / "out"), "--like", "ct"])
-    told = "error unknown-protocol: there is no such protocol, ct, name lgg or brats\n"
+    known = "lgg or brats or chest or heart"
+    told = f"error unknown-protocol: there is no such protocol, ct, name {known}\n"
     assert capsys.readouterr().err == told
     assert not (tmp_path / "out").exists()
 

@@ -1,8 +1,6 @@
 """A further task is one folder (`regression_task`) and one line of the registry."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -145,10 +143,9 @@ def test_scripts_generate_knows_it(tmp_path):
     assert CliRunner().invoke(generate.app, arguments).output.count("patients") == 2
 
 
-def test_no_settings_or_text_of_a_task_needs_torch():
-    program = (
-        "import sys, consortium.tasks.registry as r;"
-        "[(r.settings_of(t), r.text_of_task(t), r.synthetic_of(t)) for t in r.TASKS];"
-        "print({'torch', 'monai'} & {*sys.modules})"
-    )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+def test_a_task_need_not_make_up_patients(monkeypatch, tmp_path):
+    monkeypatch.setitem(TASKS, "bare", "tests.tasks")
+    assert synthetic_of("bare") is None
+    refused = CliRunner().invoke(generate.app, [str(tmp_path), "--like", "x"]).exception
+    assert refused.code == "unknown-protocol"
+    assert str(refused).endswith("or heart or ward")
