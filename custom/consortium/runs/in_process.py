@@ -119,11 +119,13 @@ class InProcessFederation:
         rounds = Rounds(
             self.run.quorum, state.settings.rounds, state.settings.seed, done=state.rounds_done
         )
-        actions, timer = deque(rounds.begin()), None
+        actions = deque(rounds.begin())
+        timer: int | None = None
         opened = -1
         while actions or timer is not None:
             if not actions:  # nothing is under way, so that waiting would bring nothing
-                actions.extend(rounds.time_up(timer or 0))
+                assert timer is not None
+                actions.extend(rounds.time_up(timer))
                 timer = None
                 continue
             match actions.popleft():
@@ -131,8 +133,8 @@ class InProcessFederation:
                     if opened != number:
                         opened, _ = self.run.open_round()
                     actions.extend(self._ask_round(rounds, number, hospitals))
-                case Timer(number=timer):
-                    pass
+                case Timer(number=started):
+                    timer = started
                 case Close():
                     timer = None
                     self._close_round()
