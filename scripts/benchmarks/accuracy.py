@@ -17,7 +17,6 @@ is done, and what is on record is not measured again.
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.runs.centralised import train_centralised
-from consortium.runs.simulator import Simulation
+from consortium.runs.in_process import InProcessRun
 from consortium.settings.base import Settings
 from consortium.study.job_folder import SETTINGS, find_job
 from consortium.synthetic.dataset import generate
@@ -194,14 +193,13 @@ def _federate(settings: Settings, folders: Mapping[str, Path], place: Path) -> d
         f"{key}={json.dumps(value)}"
         for key, value in settings.model_dump(by_alias=True, mode="json").items()
     ]
-    simulation = Simulation(
+    result = InProcessRun(
         job=find_job(JOB),
         data=place / "hospitals",
         workspace=place / "run",
         assignments=changed,
-        environment={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )
-    result = simulation.run()
+        render=False,
+    ).run()
     if not result["complete"]:
         raise EnvironmentProblem("incomplete", result["reason"], FEDERATED, "run it again")
     models: dict[str, Any] = {FEDERATED: place / "run" / "model" / "models" / "model.safetensors"}

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scripts.benchmarks.here import federate
+from scripts.benchmarks.federate import federate
 from scripts.benchmarks.lgg import ROOT, deal, find_data
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file
 

@@ -33,7 +33,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
-from scripts.benchmarks.here import federate
+from scripts.benchmarks.federate import federate
 from scripts.benchmarks.lgg import find_data
 from scripts.benchmarks.paired import paired_difference
 from scripts.benchmarks.report import describe_machine

@@ -67,7 +67,7 @@ def write_light(job: Path, moments: Path, size: Size) -> None:
 
 
 def _write_ours(job: Path, moments: Path, size: Size, executor: dict[str, Any]) -> None:
-    prepare_job(JOB, job, run="", hospitals=size.names, settings=_settings(size))
+    prepare_job(JOB, job, run="", hospitals=size.names, settings=light_settings(size))
     server = read_json_object(job / SERVER_CONFIG)
     server["components"].append(_clock(moments))
     write_json(job / SERVER_CONFIG, server)
@@ -99,7 +99,7 @@ def write_light_stock(job: Path, moments: Path, size: Size) -> None:
 
 def count_parameters(size: Size) -> int:
     """Elements of the model."""
-    network = build_network(parse_settings(_settings(size)))
+    network = build_network(parse_settings(light_settings(size)))
     return sum(tensor.numel() for tensor in network.state_dict().values())
 
 
@@ -116,7 +116,7 @@ def _tune(job: Path) -> None:
 def write_default(job: Path, moments: Path, size: Size) -> None:
     """Stock FLARE as it is where a job says nothing of intervals."""
     start = moments.with_name("start.pt")
-    torch.save(build_network(parse_settings(_settings(size))).state_dict(), start)
+    torch.save(build_network(parse_settings(light_settings(size))).state_dict(), start)
     persistor = (
         "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor",
         {"source_ckpt_file_full_name": str(start), "allow_numpy_conversion": False},
@@ -198,7 +198,8 @@ def _write_stock(
     _add_parts(job)
 
 
-def _settings(size: Size) -> dict[str, Any]:
+def light_settings(size: Size) -> dict[str, Any]:
+    """The job's settings with a network of this size and small images."""
     return override(
         read_json_object(JOB / SETTINGS),
         [

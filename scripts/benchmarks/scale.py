@@ -29,19 +29,32 @@ import psutil
 from nvflare.app_common.app_event_type import AppEventType
 from scripts.benchmarks import round_parts
 from scripts.benchmarks.flower import run_in_flower
+from scripts.benchmarks.light_trainer import open_light
 from scripts.benchmarks.report import LEAST, Row, make_row
 from scripts.benchmarks.round_jobs import (
     Size,
     WriteJob,
     count_parameters,
+    light_settings,
     write_light,
     write_light_stock,
 )
 from scripts.benchmarks.round_places import Start, simulated
 
 from consortium.core.errors import EnvironmentProblem
+from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import Site
+from consortium.runs.in_process import InProcessFederation, study_of
+from consortium.settings.base import override
+from consortium.study.job_folder import SETTINGS, find_job
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import parse_settings
+from consortium.tasks.tabular.synthetic import generate_tables
 
 _OURS, _STOCK, _FLOWER = "ours", "stock FLARE, tuned", "Flower's simulation"
+_IN_PROCESS = "ours, in process"
+_OF_FLOWERS = 0.1  # of its time a round
+_MANY, _MANY_TARGET = 100, 10.0  # hospitals that train in process, and seconds a round
 _FEATURES = [16, 32, 64]
 _HOSPITALS = (4, 16, 32, 64)
 _TURNS, _ROUNDS = 5, 6
@@ -75,9 +88,14 @@ def measure(quick: bool) -> list[Row]:
                         found, used = run_surely(folder / "run", size, write, places.ours)
                         seconds.setdefault(name, []).extend(found)
                         memory.setdefault(name, []).append(used)
+                    seconds.setdefault(_IN_PROCESS, []).extend(run_light(folder / "light", size))
             if not quick:
                 seconds[_FLOWER] = [one for _ in range(turns) for one in _flower(folder, size)]
         rows += _rows(size, seconds, memory)
+    found = train_many(4 if quick else _MANY, rounds)
+    case = f"{_MANY} hospitals that train, in process"
+    claims = len(found) >= LEAST
+    rows.append(make_row(case, found, "s a round", target=_MANY_TARGET if claims else None))
     return rows
 
 
@@ -86,8 +104,11 @@ def _rows(size: Size, seconds: dict[str, list[float]], memory: dict[str, list[fl
     rows = []
     for name, found in seconds.items():
         case = f"{size.hospitals} hospitals, {name}"
-        claims = name == _OURS and len(found) >= LEAST
-        rows.append(make_row(case, found, "s a round", target=stock if claims else None))
+        target = stock if name == _OURS else None
+        if name == _IN_PROCESS and _FLOWER in seconds:
+            target = _OF_FLOWERS * statistics.median(seconds[_FLOWER])
+        target = target if len(found) >= LEAST else None
+        rows.append(make_row(case, found, "s a round", target=target))
         print(f"{case}: {statistics.median(found):.3f} s a round", flush=True)
     for name, used in memory.items():
         case = f"{size.hospitals} hospitals, {name}: largest site"
@@ -159,6 +180,54 @@ def _largest_site(work: Path) -> float:
             if _SITE in words and any(word.startswith(str(work)) for word in words):
                 found.append(process.memory_info().rss / 1e6)
     return max(found)
+
+
+def run_light(work: Path, size: Size, workers: int | None = None) -> list[float]:
+    """One run of the light job in process: how long its rounds took."""
+    settings = parse_settings(light_settings(size))
+    sites = [Site(name, work, work / "state" / name) for name in size.names]
+    try:
+        with InProcessFederation(
+            study_of(settings, size.names),
+            sites,
+            results=work / "results",
+            checkpoints=work / "checkpoints",
+            workers=workers,
+            open_trainer=open_light,
+        ) as federation:
+            return _time_rounds(federation, size.rounds + 1)[1:]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def train_many(hospitals: int, rounds: int) -> list[float]:
+    """Many hospitals with generated tables train in process: how long rounds take."""
+    job = find_job("heart_disease")
+    settings = parse_settings(override(read_json_object(job / SETTINGS), [f"rounds={rounds + 2}"]))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        generate_tables(folder / "data", seed=0)
+        made = sorted(hospital_folders(folder / "data").values())
+        sites = [
+            Site(f"hospital-{number:03d}", made[number % len(made)], folder / "s" / str(number))
+            for number in range(hospitals)
+        ]
+        with InProcessFederation(
+            study_of(settings, [site.name for site in sites]),
+            sites,
+            results=folder / "results",
+            checkpoints=folder / "checkpoints",
+        ) as federation:
+            return _time_rounds(federation, rounds + 1)[1:]
+
+
+def _time_rounds(federation: InProcessFederation, rounds: int) -> list[float]:
+    found = []
+    for number in range(1, rounds + 1):
+        started = time.monotonic()
+        federation.train(number)
+        found.append(time.monotonic() - started)
+    return found
 
 
 def _flower(folder: Path, size: Size) -> list[float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.benchmarks.here import federate
+from scripts.benchmarks.federate import federate
 from scripts.benchmarks.lgg import ROOT, choose, find_data, read_folds
 from scripts.benchmarks.paired import paired_difference
 from scripts.benchmarks.records import Part, collect, conditions, describe_settings, on_file

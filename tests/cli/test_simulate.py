@@ -18,17 +18,19 @@ from consortium.runs.simulator import Simulation
 from consortium.tasks.registry import load_settings
 
 
-@pytest.fixture
-def simulate(capsys, tmp_path, monkeypatch):
+@pytest.fixture(params=["in-process", "flare"])
+def simulate(request, capsys, tmp_path, monkeypatch):
     def must_not_start(*arguments, **more):
         raise AssertionError("the federation was started")
 
     monkeypatch.setattr("consortium.runs.simulator.start_simulator", must_not_start)
+    monkeypatch.setattr("consortium.runs.in_process.InProcessFederation", must_not_start)
 
     def run(*arguments, workspace=tmp_path / "workspace"):
         settings = [word for assignment in TINY for word in ("--set", assignment)]
+        options = ["--workspace", str(workspace), "--engine", request.param, *settings]
         with pytest.raises(SystemExit) as ended:
-            run_app(app, [str(JOB), "--workspace", str(workspace), *settings, *map(str, arguments)])
+            run_app(app, [str(JOB), *options, *map(str, arguments)])
         return ended.value.code, capsys.readouterr().err
 
     return run

@@ -6,19 +6,18 @@ from tests.flare.conftest import processes_in
 
 from consortium.core.errors import EnvironmentProblem, Refused
 from consortium.runs.local_federation import FederatedRun
-from consortium.runs.simulator import Simulation
 
 pytestmark = pytest.mark.flare
 
 
-def run(data, workspace, *assignments, kind=FederatedRun, watch=lambda view: None):
-    made = kind(
+def run(data, workspace, *assignments, watch=lambda view: None):
+    made = FederatedRun(
         job=JOB, data=data, workspace=workspace, assignments=[*TINY, *assignments], smallest_group=1
     )
     return made.run(watch)
 
 
-def test_a_federation_trains_the_same_bytes_as_the_simulator(generated, tmp_path):
+def test_a_federation_leaves_its_results_and_no_process(generated, tmp_path):
     views = []
     result = run(generated, tmp_path / "kits", "baseline=true", watch=views.append)
     assert result["complete"], result["reason"]
@@ -26,13 +25,6 @@ def test_a_federation_trains_the_same_bytes_as_the_simulator(generated, tmp_path
     assert counts == sorted(counts)
     assert counts[-1] == 2
     assert {name for view in views for name in view.hospitals} == {"harbour", "north", "valley"}
-    simulated = run(generated, tmp_path / "simulated", "baseline=true", kind=Simulation)
-    assert result["model_sha256"] == simulated["model_sha256"]
-    ours, theirs = (
-        {row["name"]: (row["cases"], row["local"], row["federated"]) for row in told["hospitals"]}
-        for told in (result, simulated)
-    )
-    assert ours == theirs
     left = {"report.html", "result.json", "rounds.jsonl", "model", "tensorboard"}
     assert {path.name for path in (tmp_path / "kits").iterdir()} == {*left, "job", "federation"}
     assert processes_in(tmp_path / "kits") == []

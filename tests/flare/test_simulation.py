@@ -132,6 +132,7 @@ def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(
 ):
     workspace = tmp_path / "workspace"
     arguments = ["--data", str(identified), "--workspace", str(workspace), "--smallest-group", "1"]
+    arguments += ["--engine", "flare"]
     command = [sys.executable, "-m", "consortium.cli.simulate", str(JOB), *arguments]
     settings = [word for assignment in THREE_ROUNDS for word in ("--set", assignment)]
     running = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)
@@ -386,7 +387,7 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     workspace = tmp_path / "workspace"
     run = subprocess.run(
         [sys.executable, "-m", "consortium.cli.simulate", str(JOB)]
-        + ["--data", str(data), "--workspace", str(workspace)]
+        + ["--data", str(data), "--workspace", str(workspace), "--engine", "flare"]
         + [word for assignment in TINY for word in ("--set", assignment)]
         + ["--quorum", "minimum=2"],
         capture_output=True,

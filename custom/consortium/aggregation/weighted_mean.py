@@ -8,8 +8,10 @@ Sums are exact (`exact_sum`), so that the order of arrival cannot matter, and an
 taken can be taken back.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,8 +30,27 @@ MAX_TOTAL_CASES = 2**27
 MAX_INTEGER_CHANGE = 2**35
 """Largest magnitude of an element of an integer tensor."""
 
-Place = tuple[str, int]
-"""A tensor's name and a block of it."""
+_SMALL = 1 << 14
+"""Elements of a tensor up to which it is summed together with others: a network has dozens of such,
+and a call for each costs more than its sum."""
+
+Place = tuple[int, int]
+"""A group's number and a block of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Tensors of one dtype that are summed together: one, or small ones that fill a block at most.
+
+    Attributes:
+        names: of the tensors, in the order of the schema.
+        sizes: their elements.
+        sum: of them, one after the other.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    sum: ExactSum
 
 
 class WeightedMean:
@@ -60,22 +81,27 @@ class WeightedMean:
         threads: int = 1,
         compiled: bool | None = None,
     ):
-        self._schema = shared_tensors(schema)
-        sizes = {name: int(np.prod(each.shape)) for name, each in self._schema.items()}
+        self._schema, self._max_change = shared_tensors(schema), max_change
+        sizes = {name: math.prod(each.shape) for name, each in self._schema.items()}
         if compiled is None:
             compiled = sum(sizes.values()) > MANY
-        self._sums = {
-            name: ExactSum(sizes[name], max_change, compiled=compiled)
-            for name, spec in self._schema.items()
-            if spec.reduction is Reduction.MEAN
-        }
+        self._groups = [
+            _Group(
+                names,
+                tuple(sizes[name] for name in names),
+                ExactSum(sum(sizes[name] for name in names), max_change, compiled=compiled),
+            )
+            for names in _group(self._schema, sizes)
+        ]
         self._integers = {
             name: np.zeros(sizes[name], np.int64)
             for name, spec in self._schema.items()
             if spec.reduction is Reduction.INTEGER
         }
         places = [
-            (name, block) for name, each in self._sums.items() for block in range(each.blocks)
+            (number, block)
+            for number, group in enumerate(self._groups)
+            for block in range(group.sum.blocks)
         ]
         share = max(1, -(-len(places) // threads))
         self._shares = [places[start : start + share] for start in range(0, len(places), share)]
@@ -116,12 +142,14 @@ class WeightedMean:
         def work(share: Sequence[Place], use: Scratch) -> tuple[int, InvalidUpdate | None]:
             # What overflows or is no number is looked for, and is no reason for a warning.
             with np.errstate(all="ignore"):
-                for number, (name, block) in enumerate(share):
+                for number, (index, block) in enumerate(share):
+                    group = self._groups[index]
+                    flat = [tensors[name].reshape(-1) for name in group.names]
+                    values = _block(flat[0], block, use) if len(flat) == 1 else _join(flat, use)
                     try:
-                        values = _block(tensors[name].reshape(-1), block, use)
-                        self._sums[name].add(block, values, weight, use)
+                        group.sum.add(block, values, weight, use)
                     except InvalidUpdate as error:
-                        return number, InvalidUpdate(error.code, name)
+                        return number, _first_at_fault(error, group, values, self._max_change)
             return len(share), None
 
         run = map if self._pool is None else self._pool.map
@@ -132,26 +160,68 @@ class WeightedMean:
         if not self.total_cases:
             raise ZeroDivisionError("the mean of no updates")
         total = self.total_cases
-        means = {}
-        for name, spec in self._schema.items():
-            if name in self._integers:
-                half_up = (2 * self._integers[name] + total) // (2 * total)
-                mean = torch.from_numpy(half_up).to(spec.dtype)
-            else:
-                mean = torch.empty(int(np.prod(spec.shape)), dtype=spec.dtype)
-                self._sums[name].mean(total, mean)
-            means[name] = mean.reshape(spec.shape)
-        return Aggregate(means)
+        means: dict[str, torch.Tensor] = {}
+        for group in self._groups:
+            flat = torch.empty(sum(group.sizes), dtype=self._schema[group.names[0]].dtype)
+            group.sum.mean(total, flat)
+            means |= zip(group.names, flat.split(group.sizes), strict=True)  # type: ignore[no-untyped-call]
+        for name, values in self._integers.items():
+            half_up = (2 * values + total) // (2 * total)
+            means[name] = torch.from_numpy(half_up).to(self._schema[name].dtype)
+        return Aggregate(
+            {name: means[name].reshape(spec.shape) for name, spec in self._schema.items()}
+        )
 
     def reset(self) -> None:
         """Forgets all updates and keeps the memory."""
         if not self.total_cases:
             return
-        for each in self._sums.values():
-            each.reset()
+        for group in self._groups:
+            group.sum.reset()
         for total in self._integers.values():
             total.fill(0)
         self.total_cases = 0
+
+
+def _group(schema: ModelSchema, sizes: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+    """The names of the tensors to average, by group."""
+    small: dict[torch.dtype, list[str]] = {}
+    for name, spec in schema.items():
+        if spec.reduction is not Reduction.MEAN:
+            continue
+        if sizes[name] > _SMALL or spec.dtype not in (torch.float32, torch.float64):
+            yield (name,)
+            continue
+        names = small.setdefault(spec.dtype, [])
+        if sum(sizes[other] for other in names) + sizes[name] > BLOCK:
+            yield tuple(names)
+            names.clear()
+        names.append(name)
+    yield from (tuple(names) for names in small.values() if names)
+
+
+def _join(flat: Sequence[torch.Tensor], use: Scratch) -> NDArray[np.floating]:
+    """Small tensors one after the other, in the memory of the thread where that fits them."""
+    if flat[0].dtype is not torch.float32:
+        return torch.cat(list(flat)).numpy()
+    count = sum(part.numel() for part in flat)
+    joined = torch.from_numpy(use.singles)[:count]
+    return torch.cat(list(flat), out=joined).numpy()
+
+
+def _first_at_fault(
+    error: InvalidUpdate, group: _Group, values: NDArray[np.floating], max_change: float
+) -> InvalidUpdate:
+    """The error of the first tensor of a group that is not fit, with its own code."""
+    if len(group.names) == 1:
+        return InvalidUpdate(error.code, group.names[0])
+    parts = np.split(values, np.cumsum(group.sizes)[:-1])
+    for name, part in zip(group.names, parts, strict=True):
+        if not np.isfinite(part).all():
+            return InvalidUpdate("not-finite", name)
+        if part.size and float(np.abs(part).max()) > max_change:
+            return InvalidUpdate("too-large", name)
+    return error
 
 
 def _block(flat: torch.Tensor, block: int, use: Scratch) -> NDArray[np.floating]:

@@ -43,7 +43,6 @@ class RunProgress:
         self._clock = _TimeLeft()
 
     def __enter__(self) -> "RunProgress":
-        self._bars.start()
         return self
 
     def __exit__(
@@ -56,6 +55,8 @@ class RunProgress:
 
     def __call__(self, view: View) -> None:
         """Takes a look at the simulation."""
+        # Not before: a thread of the bars' would be cut off in processes that the run forks.
+        self._bars.start()
         if self._rounds_told is None:
             self._rounds_told = len(view.records)
             if view.records:
@@ -71,7 +72,7 @@ class RunProgress:
         if "again" in stages and not self._again_told:
             self._again_told = True
             self._say("the model is trained again without each hospital, to see what it learned")
-        told = left if view.hospitals else "FLARE starts its processes"
+        told = left if view.hospitals else "the hospitals start"
         self._bar("", "rounds", len(view.records), view.settings.rounds, told)
         for name, said in sorted(view.hospitals.items()):
             told = {"check": self._words(view).reads, **_STAGES}.get(said["stage"], said["stage"])

@@ -6,9 +6,9 @@ What always holds: `unpack` undoes `pack` to the bit, and refuses what does not 
 import hashlib
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -45,7 +45,11 @@ def pack(tensors: State, make: Make | None = None) -> tuple[Contents, Buffers]:
         numpy does not know, as int16 of the same bits.
     """
     contents, sizes = describe(tensors)
-    buffers = make(sizes) if make else _flat_already(tensors, sizes) or make_buffers(sizes)
+    if make is None:
+        flat = _flat_already(tensors, sizes)
+        if flat is not None:
+            return contents, flat
+    buffers = (make or make_buffers)(sizes)
     for target, tensor in zip(unpack(contents, buffers).values(), tensors.values(), strict=True):
         if target.data_ptr() != tensor.data_ptr():
             target.copy_(tensor.detach())
@@ -86,6 +90,30 @@ def _flat_already(tensors: State, sizes: Sizes) -> Buffers | None:
     }
 
 
+Plan = tuple[dict[str, list[int]], list[tuple[str, str, tuple[int, ...]]]]
+_planned: list[tuple[Any, Plan]] = []
+
+
+def _plan(contents: Any) -> Plan:
+    """Of each dtype the elements of its tensors, and of each tensor its name, dtype and shape.
+
+    The last one is remembered, for the updates of a run have the same contents.
+    """
+    if _planned and _planned[0][0] == contents:
+        return _planned[0][1]
+    sizes: dict[str, list[int]] = {}
+    shapes: list[tuple[str, str, tuple[int, ...]]] = []
+    names: set[str] = set()
+    for name, dtype, shape in contents:
+        if not isinstance(name, str) or name in names or any(side < 0 for side in shape):
+            raise ValueError("contents do not fit")
+        names.add(name)
+        sizes.setdefault(dtype, []).append(math.prod(shape))
+        shapes.append((name, dtype, tuple(shape)))
+    _planned[:] = [(deepcopy(contents), (sizes, shapes))]
+    return sizes, shapes
+
+
 def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
     """Undoes `pack`; the tensors are views of the buffers.
 
@@ -93,22 +121,14 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
         ValueError: the contents and the buffers do not fit exactly, or a name comes twice.
     """
     try:
-        position = dict.fromkeys(buffers, 0)
+        sizes, shapes = _plan(contents)
         flats = {dtype: _tensor_of(dtype, buffer) for dtype, buffer in buffers.items()}
-        tensors: dict[str, Tensor] = {}
-        for name, dtype, shape in contents:
-            size = int(np.prod(shape, dtype=np.int64)) if all(side >= 0 for side in shape) else -1
-            start = position[dtype]
-            flat = flats[dtype][start : start + size]
-            if size < 0 or flat.numel() != size or not isinstance(name, str) or name in tensors:
-                raise ValueError("contents do not fit")
-            tensors[name] = flat.view(*shape) if shape else flat[0]
-            position[dtype] += size
-        if any(position[dtype] != flat.numel() for dtype, flat in flats.items()):
-            raise ValueError("bytes are left over")
+        if any(sum(sizes.get(dtype, ())) != flat.numel() for dtype, flat in flats.items()):
+            raise ValueError("contents do not fit")
+        parts = {dtype: iter(flats[dtype].split(each)) for dtype, each in sizes.items()}  # type: ignore[no-untyped-call]
+        return {name: next(parts[dtype]).view(shape) for name, dtype, shape in shapes}
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"malformed ({type(error).__name__})") from None
-    return tensors
 
 
 def _tensor_of(dtype: str, buffer: NDArray[Any]) -> Tensor:

@@ -125,7 +125,8 @@ class InProcessFederation:
         opened = -1
         while actions or timer is not None:
             if not actions:  # nothing is under way, so that waiting would bring nothing
-                actions.extend(rounds.time_up(timer or 0))
+                assert timer is not None
+                actions.extend(rounds.time_up(timer))
                 timer = None
                 continue
             match actions.popleft():
