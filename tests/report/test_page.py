@@ -122,7 +122,8 @@ def test_each_hospital_has_its_figures_and_the_withheld_ones_are_words(run):
     assert (
         "east 10 training cases, 8 patients local 0.500 0.25\u20130.62 federated 0.750"
         " 0.50\u20130.88 north 20 training cases, 24 patients local 0.625 0.50\u20130.75"
-        " federated 0.500 0.38\u20130.62 west 4 training cases withheld by the hospital: fewer than 5 patients"
+        " federated 0.500 0.38\u20130.62 west 4 training cases"
+        " withheld by the hospital: fewer than 5 patients"
     ) in text
 
 
