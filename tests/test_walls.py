@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "custom" / "consortium"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ALLOWED = {
-    "aggregation": {"protocol"},
+    "aggregation": {"protocol", "settings"},
     "cli": {
         "client",
         "core",
@@ -18,15 +18,13 @@ ALLOWED = {
         "kits",
         "membership",
         "models",
-        "protocol",
         "report",
         "runs",
         "settings",
         "study",
-        "synthetic",
         "tasks",
     },
-    "client": {"core", "models", "protocol", "settings", "tasks"},
+    "client": {"core", "models", "orchestration", "protocol", "settings", "tasks"},
     "confounding": set(),
     "core": set(),
     "flare": {
@@ -38,14 +36,15 @@ ALLOWED = {
         "server",
         "settings",
         "study",
+        "tasks",
     },
     "imaging": {"core"},
-    "kits": {"core", "settings"},
+    "kits": {"core"},
     "membership": {"core", "flare", "kits"},
     "models": {"core", "protocol", "settings", "tasks"},
     "orchestration": {"core"},
     "protocol": {"confounding", "core"},
-    "report": {"confounding", "models", "protocol"},
+    "report": {"confounding", "core", "imaging", "orchestration", "protocol", "settings", "tasks"},
     "runs": {
         "client",
         "core",
@@ -55,7 +54,7 @@ ALLOWED = {
         "models",
         "orchestration",
         "protocol",
-        "report",
+        "server",
         "settings",
         "study",
         "tasks",
@@ -67,19 +66,27 @@ ALLOWED = {
         "models",
         "orchestration",
         "protocol",
-        "report",
         "settings",
     },
     "settings": {"core", "protocol"},
-    "study": {"core", "orchestration", "settings"},
-    "synthetic": {"core", "tasks"},
-    "tasks": {"confounding", "core", "imaging", "protocol", "settings"},
+    "study": {"core", "orchestration", "settings", "tasks"},
+    "synthetic": {"core"},
+    "tasks": {"confounding", "core", "imaging", "protocol", "settings", "synthetic"},
 }
 """Each room, with the rooms that it may import beside itself."""
 
 NVFLARE = {"flare"}
 """Rooms that may import nvflare."""
-NO_TORCH = {"core", "governance", "kits", "membership", "orchestration", "settings", "study"}
+NO_TORCH = {
+    "core",
+    "governance",
+    "kits",
+    "membership",
+    "orchestration",
+    "report",
+    "settings",
+    "study",
+}
 """Rooms that may not import torch."""
 
 

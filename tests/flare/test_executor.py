@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from consortium.flare.task_names import WITHOUT
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -25,7 +24,7 @@ from consortium.flare.wire import take_arrays
 from consortium.models.networks import build_network
 from consortium.protocol.compression import ResidualStore
 from consortium.protocol.pipeline import Pipeline, build_pipeline
-from consortium.protocol.requests import LOCAL_MODEL, TRAIN
+from consortium.protocol.requests import LOCAL_MODEL, TRAIN, WITHOUT
 from consortium.protocol.update import Update
 from consortium.settings.base import Update as Choices
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from consortium.models.config import ConfigBuilder
+from consortium.core.config_builder import ConfigBuilder
 from consortium.settings.base import Settings
 from consortium.tasks.registry import task_of
 

@@ -18,8 +18,8 @@ from monai.transforms import Compose
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from consortium.core.config_builder import ConfigBuilder
 from consortium.core.errors import UsageError
-from consortium.models.config import ConfigBuilder
 from consortium.tasks.classification.settings import Radiographs
 
 Array = npt.NDArray[np.float32]

@@ -19,12 +19,12 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from monai.utils.enums import TraceKeys
 
+from consortium.core.config_builder import ConfigBuilder
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file
 from consortium.core.findings import Finding
 from consortium.imaging.grids import on_grid, one_grid
 from consortium.imaging.volumes import is_dicom, read_mask
-from consortium.models.config import ConfigBuilder
 from consortium.tasks.segmentation.settings import Data, SegmentationSettings
 from consortium.tasks.segmentation.transforms import build_preprocessing
 

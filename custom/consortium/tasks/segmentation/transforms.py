@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose, MapTransform, Randomizable
 
-from consortium.models.config import ConfigBuilder
+from consortium.core.config_builder import ConfigBuilder
 from consortium.tasks.segmentation.settings import Data, Flip
 
 AXES = [["L", "R"], ["P", "A"], ["I", "S"]]

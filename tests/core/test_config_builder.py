@@ -9,8 +9,8 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from tests.conftest import ROOT
 
+from consortium.core.config_builder import ConfigBuilder
 from consortium.core.json_files import read_json_object
-from consortium.models.config import ConfigBuilder
 from consortium.models.networks import network_config
 from consortium.settings.base import override
 from consortium.tasks.classification import transforms as radiograph_transforms
@@ -148,9 +148,9 @@ def test_a_trainer_of_tables_imports_no_monai(tmp_path):
 RUN = """
 import sys
 from pathlib import Path
-from scripts.benchmarks.here import federate
-from consortium.settings.base import load_settings
-from consortium.tasks.segmentation.datalist import hospital_folders
+from scripts.benchmarks.federate import federate
+from consortium.tasks.folders import hospital_folders
+from consortium.tasks.registry import load_settings
 settings = load_settings(Path(sys.argv[1])).model_copy(update={"rounds": 1})
 federate(hospital_folders(Path(sys.argv[2])), settings, Path(sys.argv[3]))
 print(sorted({"monai", "highdicom"} & {*sys.modules}))
