@@ -131,7 +131,7 @@ def test_a_round_lasts_until_the_next_begins(tmp_path):
         ("training", 7),
         ("round", 13),
         ("provisioning", 6),
-        ("scale", 4),
+        ("scale", 6),
         ("aggregation", 9),
         ("robust", 7),
         ("large", 8),
