@@ -92,8 +92,9 @@ def measure(quick: bool) -> list[Row]:
             if not quick:
                 seconds[_FLOWER] = [one for _ in range(turns) for one in _flower(folder, size)]
         rows += _rows(size, seconds, memory)
-    found = train_many(4 if quick else _MANY, rounds)
-    case = f"{_MANY} hospitals that train, in process"
+    many = 4 if quick else _MANY
+    found = train_many(many, rounds)
+    case = f"{many} hospitals that train, in process"
     claims = len(found) >= LEAST
     rows.append(make_row(case, found, "s a round", target=_MANY_TARGET if claims else None))
     return rows

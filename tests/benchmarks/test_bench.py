@@ -135,7 +135,7 @@ def starts_flare(*values):
     [
         ("training", 7),
         starts_flare("provisioning", 6),
-        starts_flare("scale", 4),
+        starts_flare("scale", 6),
         ("aggregation", 9),
         ("robust", 7),
         starts_flare("large", 8),

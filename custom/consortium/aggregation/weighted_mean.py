@@ -164,7 +164,8 @@ class WeightedMean:
         for group in self._groups:
             flat = torch.empty(sum(group.sizes), dtype=self._schema[group.names[0]].dtype)
             group.sum.mean(total, flat)
-            means |= zip(group.names, flat.split(group.sizes), strict=True)  # type: ignore[no-untyped-call]
+            parts = flat.split(group.sizes)  # type: ignore[no-untyped-call]
+            means |= zip(group.names, parts, strict=True)
         for name, values in self._integers.items():
             half_up = (2 * values + total) // (2 * total)
             means[name] = torch.from_numpy(half_up).to(self._schema[name].dtype)

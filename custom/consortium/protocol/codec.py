@@ -125,7 +125,10 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
         flats = {dtype: _tensor_of(dtype, buffer) for dtype, buffer in buffers.items()}
         if any(sum(sizes.get(dtype, ())) != flat.numel() for dtype, flat in flats.items()):
             raise ValueError("contents do not fit")
-        parts = {dtype: iter(flats[dtype].split(each)) for dtype, each in sizes.items()}  # type: ignore[no-untyped-call]
+        parts = {
+            dtype: iter(flats[dtype].split(each))  # type: ignore[no-untyped-call]
+            for dtype, each in sizes.items()
+        }
         return {name: next(parts[dtype]).view(shape) for name, dtype, shape in shapes}
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"malformed ({type(error).__name__})") from None

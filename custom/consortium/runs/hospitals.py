@@ -280,10 +280,10 @@ class _ForkedPool:
         **meta: int,
     ) -> None:
         job = (request, meta, *pack(model))
-        attempts = dict.fromkeys(targets, 0)
+        deaths = dict.fromkeys(targets, 0)
         for worker in self._workers:
             worker.waiting = [name for name in targets if name in worker.hospitals]
-            self._send(worker, job, attempts)
+            self._send(worker, job)
         while any(worker.waiting for worker in self._workers):
             busy = {worker.connection: worker for worker in self._workers if worker.waiting}
             for ready in wait(list(busy), POLL):
@@ -291,23 +291,23 @@ class _ForkedPool:
                 try:
                     name, message = worker.connection.recv()
                 except (EOFError, OSError):
-                    self._replace(worker, job, attempts, take)
+                    self._replace(worker, job, deaths, take)
                     continue
                 worker.waiting.remove(name)
                 take(name, _receive(self._settings, request, name, message))
             self._tick()
 
-    def _send(self, worker: _Worker, job: Message, attempts: dict[str, int]) -> None:
+    def _send(self, worker: _Worker, job: Message) -> None:
         if worker.waiting:
-            attempts[worker.waiting[0]] += 1
             with contextlib.suppress(OSError):  # it is missed when its answer is read
                 worker.connection.send((worker.waiting, *job))
 
-    def _replace(self, worker: _Worker, job: Message, attempts: dict[str, int], take: Take) -> None:
+    def _replace(self, worker: _Worker, job: Message, deaths: dict[str, int], take: Take) -> None:
         """Forks a process for one that died, by want of memory say, and asks once more."""
         self._end(worker)
         name = worker.waiting[0]
-        last = attempts[name] >= _ATTEMPTS
+        deaths[name] += 1
+        last = deaths[name] >= _ATTEMPTS
         died = Incomplete(
             "training-died",
             f"the process that trains ended with code {worker.process.exitcode}",
@@ -321,7 +321,7 @@ class _ForkedPool:
         self._workers.append(fresh)
         if last:
             take(name, Failure(name, died.code))
-        self._send(fresh, job, attempts)
+        self._send(fresh, job)
 
     def _end(self, worker: _Worker) -> None:
         worker.process.kill()
