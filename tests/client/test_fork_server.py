@@ -149,7 +149,7 @@ from consortium.client.process import TrainerProcess
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
 from consortium.protocol.update import pack
-from consortium.settings.base import load_settings
+from consortium.tasks.registry import load_settings
 settings = load_settings(Path(sys.argv[3]))
 site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
 trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)

@@ -124,7 +124,7 @@ import torch
 from consortium.client.trainer import LocalTrainer
 from consortium.core.site_policy import Site
 from consortium.models.networks import build_network
-from consortium.settings.base import load_settings
+from consortium.tasks.registry import load_settings
 import consortium.client.worker
 settings = load_settings(Path(sys.argv[1])).model_copy(update={"rounds": 1})
 site = Site("north", Path(sys.argv[2]), Path(sys.argv[3]), smallest_group=1)

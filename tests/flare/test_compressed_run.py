@@ -1,6 +1,7 @@
 """Compressed updates in a run of FLARE's; `tests/protocol` and `test_executor` have the rest."""
 
 import numpy as np
+import pytest
 from tests.conftest import JOB, TINY
 
 from consortium.protocol.compression import ResidualStore
@@ -9,6 +10,7 @@ from consortium.runs.simulator import Simulation
 NAMES = ["harbour", "north", "valley"]
 
 
+@pytest.mark.flare
 def test_a_run_of_small_updates_is_complete_and_hospitals_keep_what_rounding_took(
     generated, tmp_path
 ):

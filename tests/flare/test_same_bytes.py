@@ -4,13 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from consortium.synthetic.xray_folders import CLINICS
 from tests.conftest import ROOT, TINY
 
 from consortium.runs.in_process import InProcessRun
 from consortium.runs.local_federation import FederatedRun
 from consortium.runs.simulator import Simulation
-from consortium.tasks.classification.synthetic import generate_radiographs
+from consortium.tasks.classification.synthetic import CLINICS, generate_radiographs
 from consortium.tasks.tabular.synthetic import generate_tables
 
 ALL = ["baseline=true", "cross_site=true"]

@@ -188,6 +188,7 @@ def start(kit, script="sub_start.sh", **environment):
     )
 
 
+@pytest.mark.flare
 def test_a_kit_whose_certificate_has_expired_does_not_start(kit, provisioned):
     root = root_key(provisioned)
     path = kit / "startup" / "client.crt"
@@ -211,6 +212,7 @@ def test_a_kit_whose_certificate_has_expired_does_not_start(kit, provisioned):
     )
 
 
+@pytest.mark.flare
 def test_a_kit_with_anothers_certificate_does_not_start(kit, provisioned):
     for name in ("client.crt", "client.key"):
         shutil.copy(provisioned / "kits" / "valley" / "startup" / name, kit / "startup" / name)
@@ -220,6 +222,7 @@ def test_a_kit_with_anothers_certificate_does_not_start(kit, provisioned):
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.flare
 @pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])
 def test_an_orchestrator_whose_port_is_taken_does_not_start(provisioned, tmp_path, script):
     kit = tmp_path / "orchestrator"
@@ -235,6 +238,7 @@ def test_an_orchestrator_whose_port_is_taken_does_not_start(provisioned, tmp_pat
     assert not (kit / "pid.fl").exists()
 
 
+@pytest.mark.flare
 @pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])
 def test_a_changed_kit_does_not_start_and_says_why(kit, script):
     path = kit / "startup" / "fed_client.json"
@@ -248,6 +252,7 @@ def test_a_changed_kit_does_not_start_and_says_why(kit, script):
     assert not (kit / "pid.fl").exists()
 
 
+@pytest.mark.flare
 def test_a_kit_that_runs_does_not_start_again(kit):
     with hold_kit(kit):
         ended = start(kit)
@@ -257,6 +262,7 @@ def test_a_kit_that_runs_does_not_start_again(kit):
     )
 
 
+@pytest.mark.flare
 def test_without_the_package_a_kit_says_so(kit, tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")

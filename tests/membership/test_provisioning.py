@@ -209,6 +209,7 @@ def test_status_shows_every_certificate_and_the_days_it_has_left(provision, proj
     assert all(name in printed for name in ("root", "orchestrator", "hillside"))
 
 
+@pytest.mark.flare
 def test_flares_own_command_makes_the_same_kits_with_our_builder(tmp_path):
     command = ["provision", "-p", str(PROJECT), "-w", str(tmp_path), "--force"]
     done = subprocess.run(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from consortium.synthetic.tables import CLINICS
 from tests.conftest import ROOT, TINY
 
 from consortium.client.trainer import LocalTrainer
@@ -19,7 +18,7 @@ from consortium.core.errors import EnvironmentProblem, Refused
 from consortium.core.json_files import read_json_object
 from consortium.runs.hospitals import open_trainer
 from consortium.runs.in_process import InProcessRun
-from consortium.tasks.tabular.synthetic import generate_tables
+from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
 
 JOB = ROOT / "jobs" / "heart_disease"
 CPU = torch.device("cpu")

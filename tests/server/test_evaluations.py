@@ -9,7 +9,7 @@ from consortium.server.evaluations import BASELINE, FINAL
 
 def test_a_metric_that_is_not_the_jobs_is_no_answer(federation):
     federation.round()
-    strange = Metrics(validation=Score(patients=7, dice={"Jane Doe": 0.5}))
+    strange = Metrics(validation=Score(patients=7, figures={"Jane Doe": 0.5}))
     told = federation.evaluations.answer(FINAL, {"north": strange})
     assert told == {}
     result = federation.finish()

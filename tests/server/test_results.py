@@ -28,7 +28,7 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
     rows = {row["name"]: row for row in result["hospitals"]}
     assert set(rows) == set(NAMES)
     assert all(row["cases"]["training"] > 0 for row in rows.values())
-    assert all(0 <= row["federated"]["dice"]["tumour"] <= 1 for row in rows.values())
+    assert all(0 <= row["federated"]["figures"]["tumour"] <= 1 for row in rows.values())
 
 
 def test_the_run_leaves_the_mean_of_its_last_models(generated, tmp_path, tiny):
@@ -49,7 +49,7 @@ def test_the_run_leaves_the_mean_of_its_last_models(generated, tmp_path, tiny):
     assert any(not torch.equal(tensor, models[3][name]) for name, tensor in left.items())
     # What the hospitals scored is what the run leaves.
     scored = federation.answers(VALIDATE, left, ["north"])["north"].validation
-    assert result["final"]["metrics"]["north"]["validation"]["dice"] == scored.dice
+    assert result["final"]["metrics"]["north"]["validation"]["figures"] == scored.figures
 
 
 def test_a_hospital_that_is_held_back_round_after_round_is_named(generated, tmp_path, tiny):

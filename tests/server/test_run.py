@@ -93,7 +93,9 @@ def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
     def say(update):
         if update.hospital == NAMES[0]:
             federation.value = next(scores)
-        said = update.metrics.validation.model_copy(update={"dice": {"tumour": federation.value}})
+        said = update.metrics.validation.model_copy(
+            update={"figures": {"tumour": federation.value}}
+        )
         metrics = update.metrics.model_copy(update={"validation": said})
         return type(update)(
             **{name: getattr(update, name) for name in update.__slots__} | {"metrics": metrics}

@@ -3,19 +3,16 @@
 import json
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from consortium.cli import generate
-from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import UsageError
-from consortium.core.site_policy import Site
-from consortium.orchestration.quorum import declare_quorum
+from consortium.core.files import write_json
+from consortium.report.__main__ import render_run
 from consortium.report.page import render_report
 from consortium.runs.centralised import add_centralised
-from consortium.server.evaluations import FINAL
-from consortium.server.run import ALONE, Coordinator
-from consortium.server.state import Study
+from consortium.runs.in_process import InProcessRun
+from consortium.study.job_folder import SETTINGS
 from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
 from consortium.tasks.synthetic import Request
 
@@ -42,22 +39,15 @@ def wards(tmp_path):
 @pytest.fixture
 def run(wards, tmp_path, settings):
     """A run of two hospitals in this process; its folder."""
-    study = Study("run", "stays", declare_quorum(NAMES, {}), settings)
-    coordinator = Coordinator(study, results=tmp_path / "run", checkpoints=tmp_path / "kept")
-    sites = [Site(name, wards / name, tmp_path / "state" / name) for name in NAMES]
-    trainers = {
-        site.name: LocalTrainer(site, settings, device=torch.device("cpu")) for site in sites
-    }
-    while not coordinator.is_done:
-        number, _ = coordinator.open_round()
-        for trainer in trainers.values():
-            assert coordinator.submit(trainer.train(coordinator.model, number)) is None
-        coordinator.close_round()
-    model, start = coordinator.final_model, coordinator.start_model
-    coordinator.answer(FINAL, {name: each.validate(model) for name, each in trainers.items()})
-    alone = {name: each.train_local(start, settings.rounds) for name, each in trainers.items()}
-    coordinator.answer(ALONE, alone)
-    assert coordinator.finish()["complete"]
+    job = tmp_path / "stays"
+    write_json(job / "meta.json", {"name": "stays", "deploy_map": {"app": ["@ALL"]}})
+    write_json(job / SETTINGS, settings.model_dump(mode="json", by_alias=True))
+    # The page is made here, for a process of its own would not know the task.
+    started = InProcessRun(
+        job=job, data=wards, workspace=tmp_path / "run", assignments=["baseline=true"], render=False
+    )
+    assert started.run()["complete"]
+    render_run(tmp_path / "run")
     return tmp_path / "run"
 
 

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import consortium
+from consortium.tasks.registry import TASKS
 
 ADDRESS = "CONSORTIUM_FORK_SERVER"
 """The environment variable that names the server's socket; empty or not set: spawn."""
@@ -41,9 +42,7 @@ ADDRESS = "CONSORTIUM_FORK_SERVER"
 PRELOADED = (
     "torch._inductor",  # of every optimiser's first step, and of deterministic algorithms
     "consortium.client.worker",
-    "consortium.tasks.classification.task",
-    "consortium.tasks.segmentation.task",
-    "consortium.tasks.tabular.task",
+    *(f"{package}.task" for package in TASKS.values()),
     "monai.metrics",
 )
 """What a trainer imports, and what it would import at its first step."""

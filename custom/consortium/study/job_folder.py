@@ -117,7 +117,7 @@ def prepare_job(
         shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
         add_configuration(beside)
         write_json(beside / "meta.json", meta)
-        write_json(beside / STUDY, {key: meta[key] for key in BOUND})
+        write_json(beside / STUDY, {key: meta[key] for key in BOUND if key in meta})
         write_json(beside / SETTINGS, settings)
 
 
