@@ -284,7 +284,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "| arm | seeds | within cohen [95 %] | less pooled of as many steps [one-sided 95 %] |"
         " within nih | over all sources |"
-        " lean, deviations | confounded | hospital by features | by surface |",
+        " site association, deviations | confounded | hospital by features | by acquisition |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, mine in found.items():
@@ -306,7 +306,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f" {Within(mine, 'nih').value:.3f} |"
             f" {np.mean([record['overall'] for record in mine]):.3f} |"
             f" {_mean(probes, 'standardised')} | {verdicts} of {len(probes)} |"
-            f" {_mean(probes, 'features')} | {_mean(probes, 'surface')} |"
+            f" {_mean(probes, 'features')} | {_mean(probes, 'acquisition')} |"
         )
     federated = _of_seed(found["federated"], 0)
     patients = sum(len(each) for record in federated for each in record["within"][INSIDE].values())

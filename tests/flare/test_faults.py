@@ -75,7 +75,7 @@ def job_for(tmp_path, *hospitals, with_package=False):
         out,
         hospitals=hospitals,
         assignments=TINY,
-        quorum=["rest=0.1"],
+        quorum=["retry_delay=0.1"],
         with_package=with_package,
     )
     return out

@@ -93,7 +93,7 @@ def test_a_hospital_that_keeps_breaking_a_run_is_named_and_left_out(
     place, job, tmp_path, consortium
 ):
     kit = federation.admin_kit(place, federation.RESEARCHER)
-    quorum = ["minimum=1", "rest=1"]
+    quorum = ["minimum=1", "retry_delay=1"]
     settings = read_json_object(job / SETTINGS)
     prepare_job(JOB, tmp_path / "few", run="", hospitals=NAMES, settings=settings, quorum=quorum)
     with open_session(kit) as session:

@@ -328,7 +328,7 @@ def test_a_hospital_that_fails_once_is_asked_again_and_nothing_is_lost(
         data=identified,
         workspace=workspace,
         assignments=THREE_ROUNDS,
-        quorum=["rest=0.1"],
+        quorum=["retry_delay=0.1"],
         smallest_group=1,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
@@ -346,7 +346,7 @@ def test_a_run_below_its_quorum_stops_with_a_reason_and_keeps_its_closed_rounds(
         data=identified,
         workspace=workspace,
         assignments=THREE_ROUNDS,
-        quorum=["minimum=2", 'mandatory=["valley"]', "rest=0.1", "tries=2"],
+        quorum=["minimum=2", 'mandatory=["valley"]', "retry_delay=0.1", "max_attempts=2"],
         smallest_group=1,
     ).run()
     assert not result["complete"]
