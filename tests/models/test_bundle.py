@@ -14,7 +14,7 @@ from tests.conftest import LGG, needs_real_data
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.models.bundle import load_bundle, load_state, require_match, write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import Settings, Update
+from consortium.settings.base import Settings, UpdateSettings
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.datalist import Datalist
 from consortium.tasks.segmentation.inference import (
@@ -332,7 +332,7 @@ def test_a_job_of_other_labels_or_another_order_is_refused():
 
 
 def test_a_model_that_lacks_what_each_hospital_kept_is_refused(tmp_path):
-    job = settings().model_copy(update={"update": Update(buffers="local")})
+    job = settings().model_copy(update={"update": UpdateSettings(buffers="local")})
     write_bundle(tmp_path / "model", job, build_network(job).state_dict(), trained={})
     with pytest.raises(Refused, match="not-standalone"):
         load_bundle(tmp_path / "model", "cpu")
