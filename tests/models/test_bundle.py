@@ -80,7 +80,7 @@ def test_a_bundle_brings_back_settings_and_weights(tmp_path):
     assert len(sha) == 64
 
 
-def test_the_same_model_gives_the_same_bytes_and_nothing_else_lies_there(tmp_path):
+def test_the_same_model_gives_the_same_bytes_and_no_other_files(tmp_path):
     job = settings()
     state = build_network(job).state_dict()
     backwards = dict(reversed(state.items()))
@@ -95,7 +95,7 @@ def test_the_same_model_gives_the_same_bytes_and_nothing_else_lies_there(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_bundle_is_replaced_whole_and_nothing_else_is(tmp_path):
+def test_a_bundle_is_replaced_as_a_whole_and_other_folders_are_not(tmp_path):
     job, folder = settings(), tmp_path / "model"
     write_bundle(folder, job, build_network(job, 1).state_dict(), trained={})
     state = build_network(job, 2).state_dict()
@@ -108,7 +108,7 @@ def test_a_bundle_is_replaced_whole_and_nothing_else_is(tmp_path):
     assert (tmp_path / "papers/thesis.txt").exists()
 
 
-def test_what_stood_there_stays_when_writing_fails(tmp_path, monkeypatch):
+def test_the_previous_bundle_stays_when_writing_fails(tmp_path, monkeypatch):
     job, folder = settings(), tmp_path / "model"
     write_bundle(folder, job, build_network(job, 1).state_dict(), trained={})
     before = content(folder)
@@ -202,7 +202,7 @@ def rewritten(folder: Path, change) -> None:
     path.write_text(json.dumps(raw))
 
 
-def test_what_is_no_bundle_is_refused_with_its_reason(tmp_path):
+def test_a_folder_that_is_no_bundle_is_refused_with_its_reason(tmp_path):
     job = settings()
     folder = tmp_path / "model"
     with pytest.raises(UsageError, match="missing-folder"):
@@ -331,7 +331,7 @@ def test_a_job_of_other_labels_or_another_order_is_refused():
             require_match(settings({"labels": two}), settings({"labels": other}))
 
 
-def test_a_model_that_lacks_what_each_hospital_kept_is_refused(tmp_path):
+def test_a_model_without_the_hospitals_own_statistics_is_refused(tmp_path):
     job = settings().model_copy(update={"update": UpdateSettings(buffers="local")})
     write_bundle(tmp_path / "model", job, build_network(job).state_dict(), trained={})
     with pytest.raises(Refused, match="not-standalone"):
