@@ -84,8 +84,8 @@ def test_an_xray_comes_out_as_by_monais_parser(intensity):
     config = radiograph_transforms.preprocessing_config(data)[1:]  # without the loading
     image = torch.rand(1, 70, 90, generator=torch.Generator().manual_seed(1))
     ours, theirs = built_by_both({"item": config}, "item")
-    for own, monais in [(Compose(ours), Compose(theirs))]:
-        assert torch.equal(own({"image": image})["image"], monais({"image": image})["image"])
+    first, second = Compose(ours), Compose(theirs)
+    assert torch.equal(first({"image": image})["image"], second({"image": image})["image"])
 
 
 def described(built):

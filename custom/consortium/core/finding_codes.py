@@ -23,7 +23,7 @@ class DataKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FindingCode:
-    """What a code means and what the hospital does about it.
+    """The meaning of a code and the advice for the hospital.
 
     Attributes:
         code: short and stable, lower-case words joined by hyphens.

@@ -1,4 +1,4 @@
-"""What a check reports about a hospital's data.
+"""Findings: the reports of checks about a hospital's data.
 
 A finding is for the people at that hospital. It may name a file, so it never leaves the hospital.
 """

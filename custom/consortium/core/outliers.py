@@ -29,7 +29,7 @@ INTENSITY_FACTOR = 4.0
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the checks keep of a case's image.
+    """Facts about a case's image that the checks keep.
 
     Attributes:
         patient: id of the patient.

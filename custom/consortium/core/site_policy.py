@@ -1,4 +1,4 @@
-"""What a hospital decides for itself, and the error log for its own people."""
+"""A hospital's own choices, and the error log for its own people."""
 
 import contextlib
 import traceback
@@ -14,7 +14,7 @@ ERRORS = "errors.log"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a hospital decides for itself.
+    """A hospital's own choices.
 
     Attributes:
         name: the hospital's name in the study.

@@ -21,7 +21,7 @@ class HospitalScore:
 
 @dataclass(frozen=True, slots=True)
 class SelectionDecision:
-    """What follows from a model's scores.
+    """The decision that follows from a model's scores.
 
     Attributes:
         score: mean over all validation patients; None if no hospital sent a score.

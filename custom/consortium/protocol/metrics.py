@@ -1,4 +1,4 @@
-"""What a hospital reports about a model besides tensors. Nothing here needs torch."""
+"""The metrics that a hospital sends with its tensors. Nothing here needs torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,7 +195,7 @@ def descriptive(support: Mapping[str, int] | None, metric: MetricSpec) -> bool:
 
 
 class Metrics(BaseModel):
-    """What a hospital reports about a round besides its tensors.
+    """The metrics that a hospital sends in a round, besides its tensors.
 
     Attributes:
         loss: mean training loss over the round's steps; null if withheld or not trained.

@@ -64,7 +64,7 @@ class UpdateRefused(ConsortiumError):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an update must match to be accepted.
+    """The values that an update must match to be accepted.
 
     Attributes:
         round: the open round.

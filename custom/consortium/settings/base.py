@@ -94,7 +94,7 @@ class Confounding(Section):
 
 
 class UpdateSettings(Section):
-    """What hospitals send to the orchestrator.
+    """The updates that hospitals send to the orchestrator.
 
     Attributes:
         buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`.
