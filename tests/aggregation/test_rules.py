@@ -19,7 +19,7 @@ from consortium.protocol.schema import Reduction, TensorSpec
 
 COLLECTED = sorted(RULES.keys() - {"weighted_mean"})
 SIZE = 5
-LAYOUT = {"w": TensorSpec(torch.float32, (SIZE,), Reduction.MEAN)}
+SCHEMA = {"w": TensorSpec(torch.float32, (SIZE,), Reduction.MEAN)}
 NUMBERS = st.floats(-1000, 1000, width=32)
 UPDATES = st.lists(
     st.tuples(st.lists(NUMBERS, min_size=SIZE, max_size=SIZE), st.integers(1, 1000)),
@@ -29,7 +29,7 @@ UPDATES = st.lists(
 TRIM = 0.2
 
 
-def aggregate(name, updates, schema=LAYOUT, **options):
+def aggregate(name, updates, schema=SCHEMA, **options):
     rule = RULES[name](schema, **options)
     for number, (values, cases) in enumerate(updates):
         rule.add(f"h{number:03d}", {"w": torch.tensor(values, dtype=schema["w"].dtype)}, cases)
@@ -45,7 +45,7 @@ def as_arrays(updates):
 
 
 def median(values, cases):
-    """Of one coordinate, with every hospital written down as often as it has cases."""
+    """The median of one coordinate, with every hospital repeated as often as it has cases."""
     return np.median(np.repeat(values, cases))
 
 
@@ -99,19 +99,19 @@ def test_the_trimmed_mean_cuts_a_share_of_the_cases_at_either_end(updates):
 
 @given(UPDATES, st.sampled_from([1.0, 1.5]))
 def test_norm_clipping_bounds_updates_by_the_median_norm_of_the_cases(updates, clip):
-    found = values_of("norm_clipping", updates, clip=clip)
+    result = values_of("norm_clipping", updates, clip=clip)
     expected = clipped(*as_arrays(updates), clip)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-3)
 
 
 @given(UPDATES)
-def test_multi_krum_leaves_out_the_one_without_close_neighbours(updates):
+def test_multi_krum_leaves_out_the_update_without_close_neighbours(updates):
     arrays, cases = as_arrays(updates)
-    apart = [np.linalg.norm(one - other) for one, other in combinations(arrays, 2)]
+    apart = [np.linalg.norm(first - second) for first, second in combinations(arrays, 2)]
     if len(set(np.round(apart, 2))) < len(apart):
         return  # scores that nearly tie may be ordered either way
-    found = values_of("multi_krum", updates)
-    np.testing.assert_allclose(found, krum(arrays, cases), rtol=1e-4, atol=1e-3)
+    result = values_of("multi_krum", updates)
+    np.testing.assert_allclose(result, krum(arrays, cases), rtol=1e-4, atol=1e-3)
 
 
 @settings(deadline=None)
@@ -122,11 +122,11 @@ def test_the_geometric_median_has_the_least_weighted_distance(updates):
     def cost(point):
         return np.linalg.norm(arrays - point, axis=1) @ cases
 
-    found = values_of("geometric_median", updates)
-    starts = [found, *arrays]
+    result = values_of("geometric_median", updates)
+    starts = [result, *arrays]
     best = min(cost(minimize(cost, start, method="Nelder-Mead").x) for start in starts)
     scale = max(1.0, *(np.linalg.norm(arrays, axis=1))) * sum(cases)
-    assert cost(found) <= min(best, *(cost(array) for array in arrays)) + 1e-4 * scale
+    assert cost(result) <= min(best, *(cost(array) for array in arrays)) + 1e-4 * scale
 
 
 @pytest.mark.parametrize("name", COLLECTED)
@@ -135,7 +135,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_arrival(name, updates, random):
     named = [(f"h{index}", *update) for index, update in enumerate(updates)]
     digests = set()
     for _ in range(2):
-        rule = RULES[name](LAYOUT)
+        rule = RULES[name](SCHEMA)
         for hospital, values, cases in named:
             rule.add(hospital, {"w": torch.tensor(values)}, cases)
         digests.add(digest(rule.aggregate().change))
@@ -145,14 +145,14 @@ def test_the_bytes_do_not_depend_on_the_order_of_arrival(name, updates, random):
 
 @pytest.mark.parametrize("name", COLLECTED)
 @given(updates=UPDATES, names=st.randoms(use_true_random=False))
-def test_who_is_who_does_not_matter(name, updates, names):
+def test_the_names_of_the_hospitals_do_not_matter(name, updates, names):
     before = values_of(name, updates)
     shuffled = list(updates)
     names.shuffle(shuffled)
     if name == "multi_krum" and len({tuple(values) for values, _ in updates}) < len(updates):
         return
     scale = max(abs(value) for values, _ in updates for value in values) + 1e-6
-    if name != "multi_krum":  # where scores tie it takes those whose name comes first
+    if name != "multi_krum":  # if scores tie, the first names win
         np.testing.assert_allclose(values_of(name, shuffled), before, atol=1e-5 * scale)
 
 
@@ -168,7 +168,7 @@ def test_a_shift_of_all_shifts_the_result(name, updates, shift):
 
 @pytest.mark.parametrize("name", COLLECTED)
 @given(updates=UPDATES, factor=st.sampled_from([-2.0, -1.0, 0.5, 4.0]))
-def test_a_factor_of_all_is_one_of_the_result(name, updates, factor):
+def test_a_factor_of_all_is_a_factor_of_the_result(name, updates, factor):
     scaled = [([value * factor for value in values], cases) for values, cases in updates]
     scale = max(abs(value) for values, _ in updates for value in values) + 1e-6
     np.testing.assert_allclose(
@@ -178,7 +178,7 @@ def test_a_factor_of_all_is_one_of_the_result(name, updates, factor):
 
 @pytest.mark.parametrize("name", ["coordinate_median", "trimmed_mean", "norm_clipping"])
 @given(updates=UPDATES)
-def test_a_hospital_of_k_cases_is_as_good_as_k_of_one(name, updates):
+def test_a_hospital_of_k_cases_equals_k_hospitals_of_one(name, updates):
     few = [(values, 1 + cases % 3) for values, cases in updates]
     repeated = [(values, 1) for values, cases in few for _ in range(cases)]
     np.testing.assert_allclose(
@@ -188,13 +188,13 @@ def test_a_hospital_of_k_cases_is_as_good_as_k_of_one(name, updates):
 
 @pytest.mark.parametrize("name", COLLECTED)
 @given(values=st.lists(NUMBERS, min_size=SIZE, max_size=SIZE), count=st.integers(1, 8))
-def test_where_all_say_the_same_that_is_the_result(name, values, count):
+def test_equal_updates_are_the_result(name, values, count):
     updates = [(values, 7 * index + 1) for index in range(count)]
     np.testing.assert_allclose(values_of(name, updates), values, rtol=1e-6, atol=1e-30)
 
 
 @pytest.mark.parametrize("name", COLLECTED)
-def test_counters_follow_the_median_and_buffers_are_judged_apart(name):
+def test_counters_follow_the_median_and_buffers_are_combined_separately(name):
     schema = {
         "count": TensorSpec(torch.int64, (), Reduction.INTEGER, trainable=False),
         "kept": TensorSpec(torch.float32, (2,), Reduction.LOCAL),
@@ -210,28 +210,28 @@ def test_counters_follow_the_median_and_buffers_are_judged_apart(name):
             "w": torch.full((2,), 6e4 if wild else 1.0 + index / 1000),
         }
         rule.add(f"h{index}", tensors, 10)
-    found = rule.aggregate()
-    assert list(found.change) == ["count", "variance", "w"]
-    assert found.change["count"].dtype == torch.int64
-    assert int(found.change["count"]) == 20
-    assert found.change["w"].max() < 1.2
-    assert 100 <= found.change["variance"].min() <= found.change["variance"].max() <= 105
-    assert found.treatment["h5"].distance > 100
-    assert max(found.treatment[f"h{index}"].distance for index in range(5)) < 5
+    result = rule.aggregate()
+    assert list(result.change) == ["count", "variance", "w"]
+    assert result.change["count"].dtype == torch.int64
+    assert int(result.change["count"]) == 20
+    assert result.change["w"].max() < 1.2
+    assert 100 <= result.change["variance"].min() <= result.change["variance"].max() <= 105
+    assert result.treatment["h5"].distance > 100
+    assert max(result.treatment[f"h{index}"].distance for index in range(5)) < 5
 
 
 @pytest.mark.parametrize(("name", "kept"), [("norm_clipping", 0.1), ("multi_krum", 0.0)])
-def test_a_hospital_that_is_held_back_is_told_with_a_number(name, kept):
+def test_a_hospital_that_is_held_back_is_reported_with_a_number(name, kept):
     updates = [([1.0 + index / 100] * SIZE, 10) for index in range(6)] + [([1000.0] * SIZE, 10)]
     treatment = aggregate(name, updates).treatment
     assert treatment["h006"].kept <= kept
     assert min(treatment[f"h{index:03d}"].kept for index in range(5)) > 0.5
 
 
-def test_where_the_aggregate_is_one_hospitals_update_no_distance_is_claimed():
+def test_no_distance_is_reported_if_the_aggregate_is_one_hospitals_update():
     updates = [([1.0] * SIZE, 90), ([2.0] * SIZE, 10)]
     treatment = aggregate("coordinate_median", updates).treatment
-    assert [said.distance for said in treatment.values()] == [None, None]
+    assert [treated.distance for treated in treatment.values()] == [None, None]
 
 
 @pytest.mark.parametrize("name", COLLECTED)
@@ -245,8 +245,8 @@ def test_the_dtype_of_the_model_is_kept(name, dtype):
 
 
 @pytest.mark.parametrize("name", COLLECTED)
-def test_an_update_that_is_not_finite_or_beyond_the_bound_is_not_taken(name):
-    rule = RULES[name](LAYOUT, max_change=10.0)
+def test_an_update_that_is_not_finite_or_beyond_the_bound_is_refused(name):
+    rule = RULES[name](SCHEMA, max_change=10.0)
     for value, code in ((torch.nan, "not-finite"), (11.0, "too-large"), (torch.inf, "not-finite")):
         with pytest.raises(InvalidUpdate) as refusal:
             rule.add("h", {"w": torch.tensor([0.0, value, 0, 0, 0])}, 1)
@@ -264,8 +264,8 @@ def test_large_tensors_come_out_in_place_and_rounds_do_not_mix(name):
         rule.reset()
         for hospital, cases in (("a", 1), ("b", 5), ("c", 2)):
             rule.add(hospital, {"w": values}, cases)
-        found = rule.aggregate().change["w"]
-        torch.testing.assert_close(found, values, rtol=1e-6, atol=1e-30)
+        change = rule.aggregate().change["w"]
+        torch.testing.assert_close(change, values, rtol=1e-6, atol=1e-30)
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=12), st.floats(0.05, 1))
@@ -276,14 +276,14 @@ def test_no_capped_share_is_above_the_cap_and_none_is_cut_further_than_needed(ca
         return
     assert weights.max() <= share * weights.sum() * (1 + 1e-12) or weights.max() <= 2 / 1024
     cut = weights < cases
-    # Those that were cut are level, at the cap but for the step of 1/1024 of a case.
+    # Weights that were cut are equal: the cap, rounded to 1/1024 of a case.
     if cut.any():
         assert len(set(weights[cut])) == 1
         assert weights.max() + 2 / 1024 >= share * weights.sum() or weights.max() < 1
     assert (weights[~cut] == np.array(cases)[~cut]).all()
 
 
-def test_the_weighted_median_of_a_tie_is_between():
+def test_the_weighted_median_of_a_tie_is_the_mean_of_both():
     values = np.array([3.0, 1.0, 10.0])
     assert weighted_median(values, np.array([1.0, 2.0, 3.0])) == 6.5
     assert weighted_median(values, np.array([1.0, 2.0, 2.5])) == 3.0
@@ -308,13 +308,13 @@ def test_distances_of_long_updates_that_are_close_are_right():
     base = rng.standard_normal(50_000)
     rows = [(base + 1e-4 * rng.standard_normal(50_000)).astype(np.float32) for _ in range(4)]
     schema = {"w": TensorSpec(torch.float32, (50_000,), Reduction.MEAN)}
-    found = squared_distances(schema, [{"w": torch.from_numpy(row)} for row in rows])
-    for one, other in combinations(range(4), 2):
-        true = np.sum((rows[one].astype(np.float64) - rows[other].astype(np.float64)) ** 2)
-        assert found[one, other] == found[other, one] == pytest.approx(true, rel=1e-5)
+    squared = squared_distances(schema, [{"w": torch.from_numpy(row)} for row in rows])
+    for i, j in combinations(range(4), 2):
+        true = np.sum((rows[i].astype(np.float64) - rows[j].astype(np.float64)) ** 2)
+        assert squared[i, j] == squared[j, i] == pytest.approx(true, rel=1e-5)
 
 
-def compiled_and_not(name, updates, schema=LAYOUT):
+def compiled_and_not(name, updates, schema=SCHEMA):
     assert exact_sum.find_compiled("compiled_coordinates") is not None
     plain = aggregate(name, updates, schema)
     with pytest.MonkeyPatch.context() as patch:
@@ -322,11 +322,13 @@ def compiled_and_not(name, updates, schema=LAYOUT):
         return plain, aggregate(name, updates, schema)
 
 
-def assert_same(one, other):
-    assert digest(one.change) == digest(other.change)
-    for hospital, said in one.treatment.items():
-        found = other.treatment[hospital].distance
-        assert found == said.distance or found == pytest.approx(said.distance, rel=1e-5)
+def assert_same(plain, compiled):
+    assert digest(plain.change) == digest(compiled.change)
+    for hospital, treatment in plain.treatment.items():
+        distance = compiled.treatment[hospital].distance
+        assert distance == treatment.distance or distance == pytest.approx(
+            treatment.distance, rel=1e-5
+        )
 
 
 @settings(deadline=None)
@@ -361,12 +363,12 @@ def test_one_compiled_pass_over_many_tiles(hospitals, name, alike):
     # Few values, so that many are the same.
     rows = generator.integers(-9, 9, (hospitals, 1357)) * np.exp2(generator.integers(-9, 9, 1357))
     cases = np.ones(hospitals) if alike else generator.integers(1, 1000, hospitals)
-    updates = [(row, int(each)) for row, each in zip(rows, cases, strict=True)]
+    updates = [(row, int(count)) for row, count in zip(rows, cases, strict=True)]
     assert_same(*compiled_and_not(name, updates, schema))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_one_compiled_pass_takes_tensors_of_every_dtype_and_form(dtype):
+def test_one_compiled_pass_accepts_tensors_of_every_dtype_and_form(dtype):
     schema = {
         "a": TensorSpec(dtype, (3, 70), Reduction.MEAN),
         "b": TensorSpec(dtype, (), Reduction.MEAN),
@@ -375,12 +377,12 @@ def test_one_compiled_pass_takes_tensors_of_every_dtype_and_form(dtype):
         f"h{index}": {"a": torch.randn(70, 6, dtype=dtype).T[::2], "b": torch.tensor(index / 7)}
         for index in range(5)
     }
-    found = []
+    aggregates = []
     with pytest.MonkeyPatch.context() as patch:
         for many in (exact_sum.MANY, 0):
             patch.setattr(exact_sum, "MANY", many)
             rule = RULES["trimmed_mean"](schema)
             for hospital, tensors in updates.items():
                 rule.add(hospital, tensors, 1)
-            found.append(rule.aggregate())
-    assert_same(*found)
+            aggregates.append(rule.aggregate())
+    assert_same(*aggregates)

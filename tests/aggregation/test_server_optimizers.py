@@ -9,11 +9,11 @@ def change(value, dtype=torch.float32):
     return {"weight": torch.tensor([value], dtype=dtype), "mean": torch.tensor([value])}
 
 
-def test_without_momentum_the_mean_change_is_added_to_the_bit():
+def test_without_momentum_the_step_is_exactly_the_mean_change():
     plain = ServerMomentum(0.0, 1.0, ["weight"])
     given = change(0.1)
     assert torch.equal(plain.step(given)["weight"], given["weight"])
-    assert (plain.state, plain.keeps) == ({}, False)
+    assert (plain.state, plain.has_state) == ({}, False)
 
 
 def test_steps_are_those_of_nesterovs_method():
@@ -41,7 +41,7 @@ def test_buffers_follow_the_mean():
     assert float(server.step(change(2.0))["mean"]) == 2.0
 
 
-def test_it_goes_on_from_its_velocity_to_the_same_bits():
+def test_it_resumes_from_its_velocity_with_the_same_bits():
     whole = ServerMomentum(0.7, 1.0, ["weight"])
     steps = [whole.step(change(value))["weight"] for value in (0.1, 0.2, 0.3)]
     broken_off = ServerMomentum(0.7, 1.0, ["weight"])
@@ -85,7 +85,7 @@ def test_adaptive_steps_are_those_of_the_paper(method):
 
 
 @pytest.mark.parametrize("method", ["adagrad", "adam", "yogi"])
-def test_an_adaptive_server_goes_on_from_its_state_to_the_same_bits(method):
+def test_an_adaptive_server_resumes_from_its_state_with_the_same_bits(method):
     whole = adaptive(method)
     steps = [whole.step(change(value))["weight"] for value in (0.1, 0.2, 0.3)]
     broken_off = adaptive(method)

@@ -46,7 +46,7 @@ def reference(updates, element):
     return sum(np.longdouble(w[element]) * cases for w, _, cases in updates) / total
 
 
-def test_numba_is_there_so_that_both_ways_are_tested():
+def test_numba_is_installed_so_that_both_versions_are_tested():
     assert find_compiled() is not None
 
 
@@ -63,12 +63,12 @@ def test_the_bytes_depend_neither_on_the_order_of_arrival_nor_on_how_it_is_compu
 
 @pytest.mark.parametrize("options", WAYS)
 @given(st.lists(UPDATE, min_size=1, max_size=8), st.lists(UPDATE, min_size=1, max_size=4))
-def test_what_is_taken_back_leaves_no_trace(options, updates, others):
+def test_a_removed_update_leaves_no_trace(options, updates, others):
     rule = WeightedMean(LAYOUT, **options)
     for update in [*others, *updates]:
         rule.add("h", tensors_of(update), update[2])
     for update in others:
-        rule.take_back(tensors_of(update), update[2])
+        rule.remove(tensors_of(update), update[2])
     assert digest(rule.aggregate().change) == digest(mean_of(updates))
 
 
@@ -83,7 +83,7 @@ def test_the_mean_is_exact_to_the_grid_and_the_rounding_to_float32(updates):
         assert abs(np.longdouble(mean[element]) - true) <= np.longdouble(ulp) + grid
 
 
-def test_means_of_what_training_sends_are_within_one_unit_of_the_last_place():
+def test_means_of_training_updates_are_within_one_unit_of_the_last_place():
     rng = np.random.default_rng(0)
     updates = [
         (torch.from_numpy(rng.standard_normal(200_000).astype(np.float32) * 1e-3), cases)
@@ -133,7 +133,7 @@ def test_sums_that_leave_one_word_are_as_exact_as_others(options):
         (3e38, "too-large"),
     ],
 )
-def test_an_update_with_a_bad_element_anywhere_is_not_taken_at_all(options, value, code):
+def test_an_update_with_a_bad_element_anywhere_is_not_added_at_all(options, value, code):
     schema = {
         "first": TensorSpec(torch.float32, (2 * BLOCK + 5,), Reduction.MEAN),
         "second": TensorSpec(torch.float32, (3 * BLOCK,), Reduction.MEAN),
@@ -147,8 +147,8 @@ def test_an_update_with_a_bad_element_anywhere_is_not_taken_at_all(options, valu
         rule.add("b", bad, 3)
     assert (refusal.value.code, refusal.value.tensor) == (code, "second")
     assert rule.total_cases == 5
-    found = rule.aggregate().change
-    assert all(torch.equal(found[name], good[name]) for name in schema)
+    change = rule.aggregate().change
+    assert all(torch.equal(change[name], good[name]) for name in schema)
 
 
 @pytest.mark.parametrize("options", WAYS)
@@ -158,7 +158,7 @@ def test_the_bound_itself_is_allowed(options):
     assert rule.aggregate().change["w"].tolist() == [8.5, -8.5]
 
 
-def test_what_is_beyond_the_range_is_named_and_not_taken():
+def test_an_update_beyond_the_range_is_refused_with_its_tensor():
     rule = WeightedMean(LAYOUT)
     weight = torch.ones(3)
     for beyond in (MAX_INTEGER_CHANGE + 1, -MAX_INTEGER_CHANGE - 1):
@@ -182,7 +182,7 @@ def test_the_dtype_of_the_model_is_kept_and_the_sum_does_not_lose_small_parts(dt
     assert (mean.dtype, mean.item()) == (dtype, 1.0)
 
 
-def test_the_state_is_kept_between_rounds_and_forgets_the_updates():
+def test_memory_is_kept_between_rounds_and_updates_are_discarded():
     rule = WeightedMean(LAYOUT)
     huge = {"weight": torch.full((3,), 6e4), "count": torch.tensor(2)}
     rule.add("h", huge, 100_000)
@@ -203,12 +203,12 @@ def test_tensors_beyond_a_block_and_of_any_shape_come_out_in_place(options):
     rule = WeightedMean(schema, **options)
     rule.add("a", {"w": values, "empty": torch.empty(0, 2)}, 3)
     rule.add("b", {"w": values, "empty": torch.empty(0, 2)}, 4)
-    found = rule.aggregate().change
-    assert torch.equal(found["w"], values)
-    assert found["empty"].shape == (0, 2)
+    change = rule.aggregate().change
+    assert torch.equal(change["w"], values)
+    assert change["empty"].shape == (0, 2)
 
 
-def test_a_layout_of_counters_alone_is_averaged():
+def test_a_schema_of_counters_alone_is_averaged():
     rule = WeightedMean({"count": TensorSpec(torch.int64, (), Reduction.INTEGER)})
     rule.add("a", {"count": torch.tensor(3)}, 1)
     assert int(rule.aggregate().change["count"]) == 3

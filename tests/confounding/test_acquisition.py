@@ -27,6 +27,6 @@ def test_each_number_follows_what_it_is_named_for() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (2, 40)])
-def test_what_is_no_grey_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_an_image_that_is_not_grey_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="an image of shape"):
         acquisition_features(np.zeros(shape))

@@ -6,11 +6,11 @@ from consortium.confounding.moments import LIMIT, Group, Moments, collect, momen
 
 def test_moments_are_the_count_the_mean_and_the_scatter() -> None:
     values = np.random.default_rng(0).normal(size=(40, 3))
-    found = moments(values, range(40), 10)
-    assert found is not None
-    assert found.count == 40
-    np.testing.assert_allclose(found.mean, values.mean(0))
-    np.testing.assert_allclose(found.scatter, np.cov(values.T) * 39)
+    group = moments(values, range(40), 10)
+    assert group is not None
+    assert group.count == 40
+    np.testing.assert_allclose(group.mean, values.mean(0))
+    np.testing.assert_allclose(group.scatter, np.cov(values.T) * 39)
 
 
 def test_a_patient_with_several_images_counts_once() -> None:
@@ -26,23 +26,23 @@ def test_a_patient_with_several_images_counts_once() -> None:
     np.testing.assert_allclose(thrice.scatter, once.scatter)
 
 
-def test_a_group_smaller_than_the_hospital_lets_out_is_not_told() -> None:
+def test_a_group_below_the_minimum_group_size_is_not_reported() -> None:
     values = np.zeros((30, 2))
     assert moments(values, [number % 9 for number in range(30)], 10) is None
     assert moments(values, [number % 10 for number in range(30)], 10) is not None
 
 
-def test_as_many_dimensions_as_patients_are_never_told() -> None:
-    with pytest.raises(ValueError, match="10 dimensions of groups of 10"):
+def test_as_many_dimensions_as_patients_are_refused() -> None:
+    with pytest.raises(ValueError, match="10 dimensions for groups of 10"):
         moments(np.zeros((50, 10)), range(50), 10)
 
 
-def test_no_patient_reaches_beyond_the_limit() -> None:
+def test_a_patients_values_are_clipped_to_the_limit() -> None:
     values = np.zeros((10, 1))
     values[0] = 1e9
-    found = moments(values, range(10), 10)
-    assert found is not None
-    assert found.mean == pytest.approx(LIMIT / 10)
+    group = moments(values, range(10), 10)
+    assert group is not None
+    assert group.mean == pytest.approx(LIMIT / 10)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -84,6 +84,6 @@ def test_groups_are_by_hospital_and_label() -> None:
     hospitals = np.array(["a"] * 20 + ["b"] * 12)
     labels = np.array(["x"] * 15 + ["y"] * 5 + ["x"] * 12)
     values = np.arange(32.0)[:, None] / 10
-    found = collect(values, hospitals, labels, range(32), 10)
-    assert set(found) == {Group("a", "x"), Group("b", "x")}
-    assert found[Group("a", "x")].mean == pytest.approx(values[:15].mean())
+    groups = collect(values, hospitals, labels, range(32), 10)
+    assert set(groups) == {Group("a", "x"), Group("b", "x")}
+    assert groups[Group("a", "x")].mean == pytest.approx(values[:15].mean())

@@ -10,7 +10,7 @@ from consortium.confounding.probe import (
     ALPHA,
     LEAST_MIX,
     SiteAssociation,
-    Told,
+    SiteSeparation,
     cramers_v,
     judge,
     site_association,
@@ -26,18 +26,18 @@ SHARES = {
 
 
 class Cases:
-    """Held-out patients of hospitals that lean by so much, with heavy tails."""
+    """Held-out patients whose scores follow the label frequencies by a slope, with heavy tails."""
 
     def __init__(self, seed: int, slope: float = 0.0, sizes: Sequence[Sequence[int]] = SIZES):
         rng = np.random.default_rng(seed)
         hospitals, labels, values = [], [], []
         for number, counts in enumerate(sizes):
-            for place, count in enumerate(counts):
+            for index, count in enumerate(counts):
                 scores = rng.standard_t(4, size=(count, len(LABELS)))
-                scores[:, place] += 2
+                scores[:, index] += 2
                 values.append(scores + slope * np.array(counts) / sum(counts))
                 hospitals += [f"h{number}"] * count
-                labels += [LABELS[place]] * count
+                labels += [LABELS[index]] * count
         self.values = np.concatenate(values)
         self.hospitals, self.labels = np.array(hospitals), np.array(labels)
 
@@ -52,15 +52,15 @@ class Cases:
 
 
 def association(groups: dict[Group, Moments]) -> SiteAssociation:
-    found = site_association(groups, SHARES, LABELS)
-    assert found is not None
-    return found
+    result = site_association(groups, SHARES, LABELS)
+    assert result is not None
+    return result
 
 
-def told(groups: dict[Group, Moments]) -> Told:
-    found = site_separation(groups)
-    assert found is not None
-    return found
+def separation(groups: dict[Group, Moments]) -> SiteSeparation:
+    result = site_separation(groups)
+    assert result is not None
+    return result
 
 
 def verdict(cases: Cases) -> str:
@@ -74,8 +74,8 @@ def test_the_closed_null_has_the_mean_and_variance_of_brute_force_permutations()
         cases.permute(rng)
         groups = cases.groups()
         zs.append(association(groups).z)
-        statistics.append(told(groups).statistic)
-    freedom = told(groups).freedom
+        statistics.append(separation(groups).statistic)
+    freedom = separation(groups).freedom
     # z is scaled by the closed variance, which permutations do not change. Four Monte-Carlo errors.
     assert np.mean(zs) == pytest.approx(0, abs=4 / np.sqrt(runs))
     assert np.var(zs) == pytest.approx(1, abs=4 * np.sqrt(2 / runs))
@@ -97,47 +97,48 @@ def test_over_all_permutations_mean_and_variance_are_exact() -> None:
             hospitals = np.full(13, "b")
             hospitals[[*first, *second]] = "a"
             groups = collect(values, hospitals, labels, range(13), 3)
-            found = site_association(groups, shares, ["x", "y"])
-            assert found is not None
-            zs.append(found.z)
-            statistics.append(told(groups).statistic)
-            freedoms.add(told(groups).freedom)
+            result = site_association(groups, shares, ["x", "y"])
+            assert result is not None
+            zs.append(result.z)
+            statistics.append(separation(groups).statistic)
+            freedoms.add(separation(groups).freedom)
     assert np.mean(zs) == pytest.approx(0, abs=1e-9)
     assert np.var(zs) == pytest.approx(1)
     assert freedoms == {2}
     assert np.mean(statistics) == pytest.approx(2)
 
 
-def test_an_innocent_model_is_accused_about_as_often_as_declared() -> None:
+def test_the_rate_of_false_positives_is_the_declared_one() -> None:
     runs = 200
     accused = sum(verdict(Cases(seed)) == "confounded" for seed in range(runs))
     assert accused / runs == pytest.approx(ALPHA, abs=4 * np.sqrt(ALPHA * (1 - ALPHA) / runs))
 
 
-def test_a_lean_is_found_and_its_slope_and_the_labels_are_told() -> None:
-    found = [association(Cases(seed, slope=1.5).groups()) for seed in range(20)]
-    assert all(one.p < ALPHA for one in found)
-    assert np.mean([one.slope for one in found]) == pytest.approx(1.5, abs=0.2)
-    # A score has a standard deviation near that of Student's law, the root of 2.
-    assert np.mean([one.standardised for one in found]) == pytest.approx(1.5 / 2**0.5, abs=0.2)
-    assert found[0].labels == LABELS
-    said = judge(found[0], SHARES)
-    assert said.verdict == "confounded"
-    assert "tested on covid, normal, pneumonia" in said.reason
+def test_an_association_is_found_with_its_slope_and_labels() -> None:
+    results = [association(Cases(seed, slope=1.5).groups()) for seed in range(20)]
+    assert all(result.p < ALPHA for result in results)
+    assert np.mean([result.slope for result in results]) == pytest.approx(1.5, abs=0.2)
+    # A score has a standard deviation near that of Student's distribution, the root of 2.
+    standardised = [result.standardised for result in results]
+    assert np.mean(standardised) == pytest.approx(1.5 / 2**0.5, abs=0.2)
+    assert results[0].labels == LABELS
+    judged = judge(results[0], SHARES)
+    assert judged.verdict == "confounded"
+    assert "tested on covid, normal, pneumonia" in judged.reason
 
 
-def test_a_slope_as_large_as_is_said_to_be_detectable_is_found_in_four_of_five() -> None:
+def test_a_detectable_slope_is_found_in_four_of_five_runs() -> None:
     slope = float(np.median([association(Cases(seed).groups()).detectable for seed in range(10)]))
     runs = 200
-    found = sum(association(Cases(seed, slope).groups()).p < ALPHA for seed in range(runs))
-    assert found / runs == pytest.approx(0.8, abs=4 * np.sqrt(0.8 * 0.2 / runs))
+    detected = sum(association(Cases(seed, slope).groups()).p < ALPHA for seed in range(runs))
+    assert detected / runs == pytest.approx(0.8, abs=4 * np.sqrt(0.8 * 0.2 / runs))
 
 
 def test_scores_that_avoid_the_frequent_labels_are_no_sign() -> None:
     assert verdict(Cases(0, slope=-3)) == "no sign"
 
 
-def test_small_scores_lean_as_many_standard_deviations_as_large_ones() -> None:
+def test_small_scores_have_the_same_standardised_slope_as_large_ones() -> None:
     cases = Cases(0, slope=1.5)
     large = association(cases.groups())
     cases.values /= 100
@@ -151,33 +152,36 @@ def test_neither_the_order_nor_the_names_of_hospitals_matter() -> None:
     mirrored = dict(reversed(groups.items()))
     shares = dict(reversed(SHARES.items()))
     assert site_association(mirrored, shares, LABELS) == association(groups)
-    assert site_separation(mirrored) == told(groups)
+    assert site_separation(mirrored) == separation(groups)
     named = {f"h{number}": f"z{9 - number}" for number in range(4)}
-    renamed = {Group(named[group.hospital], group.label): one for group, one in groups.items()}
-    again = site_association(renamed, {named[name]: held for name, held in SHARES.items()}, LABELS)
+    renamed = {
+        Group(named[group.hospital], group.label): moments for group, moments in groups.items()
+    }
+    shares = {named[name]: counts for name, counts in SHARES.items()}
+    again = site_association(renamed, shares, LABELS)
     assert again is not None
     assert again.z == pytest.approx(association(groups).z)
-    assert told(renamed).statistic == pytest.approx(told(groups).statistic)
+    assert separation(renamed).statistic == pytest.approx(separation(groups).statistic)
 
 
 def test_scores_may_come_in_any_order_of_the_labels() -> None:
     cases = Cases(4, slope=0.5)
     straight = association(cases.groups())
     cases.values = cases.values[:, [2, 0, 1]]
-    turned = site_association(cases.groups(), SHARES, [LABELS[place] for place in (2, 0, 1)])
+    turned = site_association(cases.groups(), SHARES, [LABELS[index] for index in (2, 0, 1)])
     assert turned is not None
     assert turned.z == pytest.approx(straight.z)
 
 
-def test_hospitals_are_told_apart_by_values_that_follow_no_label_and_do_not_lean() -> None:
+def test_values_that_follow_no_label_separate_hospitals_without_an_association() -> None:
     shift = {"h0": 1.0, "h1": -1.0, "h2": 1.0, "h3": -1.0}
     cases = Cases(5)
-    assert told(cases.groups()).auc == pytest.approx(0.5, abs=0.1)
+    assert separation(cases.groups()).auc == pytest.approx(0.5, abs=0.1)
     # The same for every score: a mark of the scanner that follows no label.
     cases.values += np.array([shift[name] for name in cases.hospitals])[:, None]
-    found = told(cases.groups())
-    assert found.p < 1e-6
-    assert found.auc > 0.7
+    result = separation(cases.groups())
+    assert result.p < 1e-6
+    assert result.auc > 0.7
     assert verdict(cases) == "no sign"
 
 
@@ -187,30 +191,30 @@ def test_the_auc_is_that_of_normal_values() -> None:
     values[count:, 0] += 1
     hospitals = np.repeat(["a", "b"], count)
     groups = collect(values, hospitals, np.full(2 * count, "x"), range(2 * count), 10)
-    # Of two normal laws one standard deviation apart: Phi(1 / root 2).
-    assert told(groups).auc == pytest.approx(norm.cdf(1 / 2**0.5), abs=0.02)
+    # For two normal distributions one standard deviation apart: Phi(1 / root 2).
+    assert separation(groups).auc == pytest.approx(norm.cdf(1 / 2**0.5), abs=0.02)
 
 
-def test_where_labels_are_mixed_alike_no_lean_is_a_sign() -> None:
+def test_with_similar_label_frequencies_there_is_no_sign() -> None:
     alike = {"a": {"x": 60, "y": 40}, "b": {"x": 50, "y": 50}}
     assert 0 < cramers_v(alike) < LEAST_MIX
-    said = judge(association(Cases(0, slope=3).groups()), alike)
-    assert said.verdict == "no sign"
-    assert "none tested" in said.reason
+    judged = judge(association(Cases(0, slope=3).groups()), alike)
+    assert judged.verdict == "no sign"
+    assert "no label was tested" in judged.reason
 
 
-def test_a_label_of_one_hospital_each_is_confounded_whatever_was_measured() -> None:
+def test_hospitals_without_a_common_label_are_confounded() -> None:
     apart = {"a": {"x": 60}, "b": {"y": 50}}
     assert cramers_v(apart) == pytest.approx(1)
     assert judge(None, apart).verdict == "confounded"
 
 
-def test_groups_too_small_to_be_told_are_not_estimable() -> None:
+def test_groups_too_small_to_report_are_not_estimable() -> None:
     cases = Cases(0, sizes=((9, 9, 9), (9, 9, 40), (40, 9, 9)))
-    found = site_association(cases.groups(), SHARES, LABELS)
-    assert found is None
+    result = site_association(cases.groups(), SHARES, LABELS)
+    assert result is None
     assert site_separation(cases.groups()) is None
-    assert judge(found, SHARES).verdict == "not estimable"
+    assert judge(result, SHARES).verdict == "not estimable"
 
 
 @pytest.mark.parametrize(
@@ -222,33 +226,36 @@ def test_without_training_patients_at_two_hospitals_nothing_is_estimable(
     assert judge(None, shares).verdict == "not estimable"
 
 
-def test_a_verdict_names_only_the_labels_that_two_hospitals_told() -> None:
+def test_only_labels_that_two_hospitals_report_are_tested() -> None:
     cases = Cases(0, sizes=((40, 40, 9), (40, 9, 40)))
-    found = site_association(cases.groups(), {"h0": SHARES["h0"], "h1": SHARES["h1"]}, LABELS)
-    assert found is not None
-    assert found.labels == ("covid",)
+    shares = {"h0": SHARES["h0"], "h1": SHARES["h1"]}
+    result = site_association(cases.groups(), shares, LABELS)
+    assert result is not None
+    assert result.labels == ("covid",)
 
 
-def test_a_hospital_of_unknown_shares_takes_no_part() -> None:
+def test_a_hospital_of_unknown_shares_is_left_out() -> None:
     groups = Cases(0, slope=1).groups()
-    without = {group: one for group, one in groups.items() if group.hospital != "h2"}
-    known = {name: held for name, held in SHARES.items() if name != "h2"}
+    without = {group: moments for group, moments in groups.items() if group.hospital != "h2"}
+    known = {name: counts for name, counts in SHARES.items() if name != "h2"}
     assert site_association(groups, known, LABELS) == site_association(without, known, LABELS)
 
 
-@pytest.mark.parametrize(("p", "words"), [(0.001, "histogram tell the"), (0.5, "do not tell the")])
-def test_the_reason_says_whether_borders_and_histogram_tell_the_hospital(
+@pytest.mark.parametrize(
+    ("p", "words"), [(0.001, "histogram identify the"), (0.5, "do not identify the")]
+)
+def test_the_reason_mentions_whether_acquisition_features_identify_the_hospital(
     p: float, words: str
 ) -> None:
-    found = association(Cases(0).groups())
-    acquisition = Told(statistic=30.0, freedom=24, p=p, auc=0.7)
-    said = judge(found, SHARES, acquisition)
-    assert said.verdict == judge(found, SHARES).verdict
-    assert words in said.reason
-    assert "borders" not in judge(found, SHARES).reason
+    result = association(Cases(0).groups())
+    acquisition = SiteSeparation(statistic=30.0, freedom=24, p=p, auc=0.7)
+    judged = judge(result, SHARES, acquisition)
+    assert judged.verdict == judge(result, SHARES).verdict
+    assert words in judged.reason
+    assert "border" not in judge(result, SHARES).reason
 
 
-def test_values_that_do_not_differ_tell_nothing() -> None:
+def test_values_that_do_not_differ_are_not_tested() -> None:
     cases = Cases(0)
     cases.values[:] = 1
     assert site_association(cases.groups(), SHARES, LABELS) is None

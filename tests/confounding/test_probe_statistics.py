@@ -17,41 +17,40 @@ SOUND = {
 FLAT = {"count": 7, "mean": [0.0, 0.0], "scatter": [[0.0, 1.0], [1.0, 0.0]]}
 
 
-def told_by(cases):
-    """What every hospital would tell."""
-    told = {}
-    for group, found in cases.groups().items():
-        told.setdefault(group.hospital, {})[group.label] = GroupMoments.of(found)
+def statistics_of(cases):
+    """The statistics that every hospital would send."""
+    groups = {}
+    for group, moments in cases.groups().items():
+        groups.setdefault(group.hospital, {})[group.label] = GroupMoments.of(moments)
     return {
         name: ProbeStatistics(
             shares=SHARES[name], scores=scores, features=scores, acquisition=scores
         )
-        for name, scores in told.items()
+        for name, scores in groups.items()
     }
 
 
 @pytest.mark.parametrize("slope", [0.0, 2.0])
-def test_what_hospitals_tell_is_weighed_as_their_patients_would_be(slope):
+def test_the_hospitals_statistics_give_the_result_of_their_patients(slope):
     cases = Cases(3, slope)
-    told = told_by(cases)
-    # They travel as JSON.
-    carried = {
-        name: ProbeStatistics.model_validate_json(said.model_dump_json())
-        for name, said in told.items()
+    # The statistics are sent as JSON.
+    received = {
+        name: ProbeStatistics.model_validate_json(sent.model_dump_json())
+        for name, sent in statistics_of(cases).items()
     }
-    found = run_probe(carried, LABELS)
+    result = run_probe(received, LABELS)
     straight = site_association(cases.groups(), SHARES, LABELS)
-    assert found["verdict"] == judge(straight, SHARES).verdict
-    assert found["site_association"]["z"] == pytest.approx(straight.z)
-    assert found["site_association"]["labels"] == list(straight.labels)
-    assert 0 <= found["features"]["auc"] <= 1
-    assert (found["verdict"] == "confounded") == (slope == 2.0)
+    assert result["verdict"] == judge(straight, SHARES).verdict
+    assert result["site_association"]["z"] == pytest.approx(straight.z)
+    assert result["site_association"]["labels"] == list(straight.labels)
+    assert 0 <= result["features"]["auc"] <= 1
+    assert (result["verdict"] == "confounded") == (slope == 2.0)
 
 
-def test_where_nothing_was_told_nothing_is_said():
-    found = run_probe({}, LABELS)
-    assert found["verdict"] == "not estimable"
-    assert (found["site_association"], found["features"], found["acquisition"]) == (
+def test_without_statistics_nothing_is_estimable():
+    result = run_probe({}, LABELS)
+    assert result["verdict"] == "not estimable"
+    assert (result["site_association"], result["features"], result["acquisition"]) == (
         None,
         None,
         None,
@@ -66,18 +65,18 @@ def test_where_nothing_was_told_nothing_is_said():
         {"features": {"covid": {**SOUND, "mean": [0.0] * 5, "scatter": np.eye(5).tolist()}}},
         {"scores": {"covid": {**SOUND, "mean": [LIMIT + 1, 0.0, 0.0]}}},
         {"scores": {"covid": {**SOUND, "scatter": np.diag([-1.0, 1.0, 1.0]).tolist()}}},
-        # Fewer than the labels: no score of each.
+        # Fewer scores than labels.
         {"scores": {"covid": {**FLAT, "scatter": [[1.0, 0.0], [0.0, 1.0]]}}},
         {"acquisition": {"covid": FLAT}},  # no spread, and yet a covariance
         {"acquisition": {"covid": {**FLAT, "scatter": [[1.0, 0.0]]}}},
         {"acquisition": {"covid": {**FLAT, "scatter": [[1.0, 0.5], [0.1, 1.0]]}}},
     ],
 )
-def test_what_cannot_be_true_does_not_fit(spoil):
+def test_implausible_statistics_do_not_fit(spoil):
     assert ProbeStatistics.model_validate({"scores": {"covid": SOUND}}).fits(LABELS, 4)
     assert not ProbeStatistics.model_validate(spoil).fits(LABELS, 4)
 
 
-def test_no_number_is_no_statement():
+def test_statistics_that_are_not_numbers_are_refused():
     with pytest.raises(ValidationError):
         Metrics.model_validate({"confounding": {"scores": {"covid": {**SOUND, "mean": [np.nan]}}}})

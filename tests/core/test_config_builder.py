@@ -1,4 +1,4 @@
-"""Our configurations are built as MONAI's parser builds them, without MONAI where it can be."""
+"""Configurations are built as by MONAI's parser, without MONAI where possible."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def with_changes(path, changes):
 
 
 def built_by_both(config, name):
-    """What this package and MONAI build, from the same random numbers."""
+    """Builds with this package and with MONAI, from the same random numbers."""
     torch.manual_seed(3)
     ours = ConfigBuilder(config).build(name)
     torch.manual_seed(3)
@@ -84,8 +84,8 @@ def test_an_xray_comes_out_as_by_monais_parser(intensity):
     config = radiograph_transforms.preprocessing_config(data)[1:]  # without the loading
     image = torch.rand(1, 70, 90, generator=torch.Generator().manual_seed(1))
     ours, theirs = built_by_both({"item": config}, "item")
-    for one, other in [(Compose(ours), Compose(theirs))]:
-        assert torch.equal(one({"image": image})["image"], other({"image": image})["image"])
+    first, second = Compose(ours), Compose(theirs)
+    assert torch.equal(first({"image": image})["image"], second({"image": image})["image"])
 
 
 def described(built):
@@ -107,12 +107,12 @@ def described(built):
         ({}, "item is missing"),
         ({"item": "@other"}, "other is missing"),
         ({"item": "@item"}, "item refers to itself"),
-        ({"item": "@a::b"}, "@a::b is not understood"),
-        ({"item": "%a"}, "%a is not understood"),
+        ({"item": "@a::b"}, "@a::b is not supported"),
+        ({"item": "%a"}, "%a is not supported"),
         ({"item": {"_target_": "torch.nn.Flatten", "_mode_": "partial"}}, "_mode_ is not"),
     ],
 )
-def test_what_only_monai_understands_is_refused(config, complaint):
+def test_what_only_monai_supports_is_refused(config, complaint):
     with pytest.raises(ValueError, match=complaint):
         ConfigBuilder(config).build("item")
 

@@ -21,12 +21,12 @@ def test_a_file_is_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("NaN")])
-def test_whatever_goes_wrong_the_old_file_stands_and_nothing_is_left_beside(tmp_path, error):
+def test_after_any_error_the_old_file_stands_and_no_partial_file_is_left(tmp_path, error):
     path = tmp_path / "file"
     path.write_text("old")
 
-    def write_half(beside):
-        beside.write_text("ha")
+    def write_half(partial):
+        partial.write_text("ha")
         raise error
 
     with pytest.raises((EnvironmentProblem, ValueError)):
@@ -35,7 +35,7 @@ def test_whatever_goes_wrong_the_old_file_stands_and_nothing_is_left_beside(tmp_
     assert names(tmp_path) == ["file"]
 
 
-def test_a_disk_that_is_really_full_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     """A limit on the file size stands in for a full disk: the write fails in the kernel."""
     path = tmp_path / "file"
     path.write_text("old")
@@ -54,25 +54,25 @@ def test_a_disk_that_is_really_full_is_told_in_one_line(tmp_path):
 
 
 def test_a_folder_is_replaced_whole(tmp_path):
-    place = tmp_path / "model"
+    path = tmp_path / "model"
     for text in ("one", "two"):
-        with whole_folder(place) as beside:
-            assert names(beside) == []
-            (beside / text).write_text(text)
-    assert names(place) == ["two"]
+        with whole_folder(path) as partial:
+            assert names(partial) == []
+            (partial / text).write_text(text)
+    assert names(path) == ["two"]
     assert names(tmp_path) == ["model"]
 
 
 def test_a_folder_that_could_not_be_filled_leaves_the_old_one(tmp_path):
-    place = tmp_path / "model"
-    with whole_folder(place) as beside:
-        (beside / "old").write_text("old")
+    path = tmp_path / "model"
+    with whole_folder(path) as partial:
+        (partial / "old").write_text("old")
 
-    def fill(beside):
-        (beside / "new").write_text("half")
+    def fill(partial):
+        (partial / "new").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(EnvironmentProblem, match="disk-full"), whole_folder(place) as beside:
-        fill(beside)
-    assert names(place) == ["old"]
+    with pytest.raises(EnvironmentProblem, match="disk-full"), whole_folder(path) as partial:
+        fill(partial)
+    assert names(path) == ["old"]
     assert names(tmp_path) == ["model"]

@@ -26,12 +26,12 @@ def emitted(paths):
                 yield node.func.id, node.args[0].value
 
 
-# Reported by `consortium.core.outliers` through one function that is given the code.
+# `consortium.core.outliers` reports these through one function that takes the code.
 OUTLIERS = {("warning", f"{measure}-outlier") for measure in ("spacing", "size", "intensity")}
 
 
 def test_every_code_in_the_source_is_registered_and_every_registered_code_is_in_the_source():
-    registered = {(each.severity, code) for code, each in FINDING_CODES.items()}
+    registered = {(entry.severity, code) for code, entry in FINDING_CODES.items()}
     assert set(emitted(CHECKED)) | OUTLIERS == registered
     outliers = (PACKAGE / "core/outliers.py").read_text(encoding="utf-8")
     assert {("warning", code) for code in re.findall(r'"([a-z-]+-outlier)"', outliers)} == OUTLIERS
@@ -68,14 +68,14 @@ def test_the_codes_of_a_kind_of_data_hold_those_that_its_checks_report(kind, roo
     assert codes <= {each.code for each in codes_of(kind)}
 
 
-def test_every_code_says_what_was_seen_and_what_to_do():
-    for code, each in FINDING_CODES.items():
+def test_every_code_has_a_cause_and_advice():
+    for code, entry in FINDING_CODES.items():
         assert re.fullmatch(r"[a-z][a-z-]+", code)
-        assert each.kinds
-        assert each.when
-        assert not each.when.endswith(".")
-        assert each.advice[0].isupper()
-        assert each.advice.endswith(".")
+        assert entry.kinds
+        assert entry.when
+        assert not entry.when.endswith(".")
+        assert entry.advice[0].isupper()
+        assert entry.advice.endswith(".")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from consortium.protocol.compression import ResidualStore
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.requests import LOCAL_MODEL, TRAIN, WITHOUT
 from consortium.protocol.update import Update
-from consortium.settings.base import Update as Choices
+from consortium.settings.base import UpdateSettings
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_process_that_dies_at_every_try_is_a_failure(ask):
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 def test_what_a_round_sends_is_compressed_and_rounding_goes_with_the_next(kind, opened):
     ask = opened("network.features=[16, 32]", f"update.compression={kind}", share=True)
-    pipeline = build_pipeline(Choices(compression=kind))
+    pipeline = build_pipeline(UpdateSettings(compression=kind))
     for task, number in ((TRAIN, 0), (TRAIN, 1), (LOCAL_MODEL, 2)):
         reply = ask(task, round=number)
         arrays = take_arrays(from_shareable(reply).data)

@@ -20,7 +20,7 @@ from consortium.protocol.codec import digest, unpack
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.update import Update, UpdateRefused, update_to_wire
-from consortium.settings.base import Update as Choices
+from consortium.settings.base import UpdateSettings
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +54,14 @@ def test_what_was_sent_is_what_comes(side):
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.parametrize("side", [40, 1200])  # in one message, and fetched
 def test_a_compressed_update_is_rebuilt_from_what_comes(kind, side, tmp_path):
-    pipeline = build_pipeline(Choices(compression=kind))
+    pipeline = build_pipeline(UpdateSettings(compression=kind))
     update = Update("north", 3, "a" * 64, 5, state(side), Metrics())
     sent = update_to_shareable(*pipeline.client(*update_to_wire(update), tmp_path))
     back = fobs.loads(fobs.dumps(sent))
     answer = answer_from_shareable(back, "north", pipeline)
     for name, tensor in update.tensors.items():
         torch.testing.assert_close(answer.tensors[name], tensor, atol=0.05, rtol=0)
-    for other in (Pipeline(), build_pipeline(Choices(compression=OTHER[kind]))):
+    for other in (Pipeline(), build_pipeline(UpdateSettings(compression=OTHER[kind]))):
         assert answer_from_shareable(back, "north", other).code == "malformed"
     plain = update_to_shareable(*update_to_wire(update))
     assert answer_from_shareable(plain, "north", pipeline).code == "malformed"

@@ -36,13 +36,13 @@ def test_a_model_that_changes_later_does_not_change_the_mean():
 
 
 def test_many_half_precision_models_do_not_lose_the_last_ones():
-    average, one = ModelAverage(), {"weight": torch.ones(1, dtype=torch.bfloat16)}
+    average, model = ModelAverage(), {"weight": torch.ones(1, dtype=torch.bfloat16)}
     for _ in range(1000):
-        average.add(one)
-    assert float(average.mean(one)["weight"]) == 1.0
+        average.add(model)
+    assert float(average.mean(model)["weight"]) == 1.0
 
 
-def test_it_goes_on_from_its_sums_and_nothing_has_no_mean():
+def test_it_resumes_from_its_sums_and_no_models_have_no_mean():
     whole, first = ModelAverage(), ModelAverage()
     for value in (0.1, 0.2, 0.3):
         whole.add(model(value))

@@ -14,7 +14,7 @@ from tests.conftest import LGG, needs_real_data
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.models.bundle import load_bundle, load_state, require_match, write_bundle
 from consortium.models.networks import build_network
-from consortium.settings.base import Settings, Update
+from consortium.settings.base import Settings, UpdateSettings
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.datalist import Datalist
 from consortium.tasks.segmentation.inference import (
@@ -80,7 +80,7 @@ def test_a_bundle_brings_back_settings_and_weights(tmp_path):
     assert len(sha) == 64
 
 
-def test_the_same_model_gives_the_same_bytes_and_nothing_else_lies_there(tmp_path):
+def test_the_same_model_gives_the_same_bytes_and_no_other_files(tmp_path):
     job = settings()
     state = build_network(job).state_dict()
     backwards = dict(reversed(state.items()))
@@ -95,7 +95,7 @@ def test_the_same_model_gives_the_same_bytes_and_nothing_else_lies_there(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_bundle_is_replaced_whole_and_nothing_else_is(tmp_path):
+def test_a_bundle_is_replaced_as_a_whole_and_other_folders_are_not(tmp_path):
     job, folder = settings(), tmp_path / "model"
     write_bundle(folder, job, build_network(job, 1).state_dict(), trained={})
     state = build_network(job, 2).state_dict()
@@ -108,7 +108,7 @@ def test_a_bundle_is_replaced_whole_and_nothing_else_is(tmp_path):
     assert (tmp_path / "papers/thesis.txt").exists()
 
 
-def test_what_stood_there_stays_when_writing_fails(tmp_path, monkeypatch):
+def test_the_previous_bundle_stays_when_writing_fails(tmp_path, monkeypatch):
     job, folder = settings(), tmp_path / "model"
     write_bundle(folder, job, build_network(job, 1).state_dict(), trained={})
     before = content(folder)
@@ -202,7 +202,7 @@ def rewritten(folder: Path, change) -> None:
     path.write_text(json.dumps(raw))
 
 
-def test_what_is_no_bundle_is_refused_with_its_reason(tmp_path):
+def test_a_folder_that_is_no_bundle_is_refused_with_its_reason(tmp_path):
     job = settings()
     folder = tmp_path / "model"
     with pytest.raises(UsageError, match="missing-folder"):
@@ -250,7 +250,7 @@ def test_a_model_of_another_architecture_names_the_first_tensor_that_differs(tmp
     assert refusal(lambda s: s.update({head: s[head].double()})) == (
         "tensor 1.weight is torch.float64, the network's torch.float32"
     )
-    assert "no number" in refusal(lambda s: s[head].fill_(torch.nan))
+    assert "NaN or infinity" in refusal(lambda s: s[head].fill_(torch.nan))
     write_bundle(tmp_path / "model", job, expected, trained={})
     rewritten(
         tmp_path / "model",
@@ -331,8 +331,8 @@ def test_a_job_of_other_labels_or_another_order_is_refused():
             require_match(settings({"labels": two}), settings({"labels": other}))
 
 
-def test_a_model_that_lacks_what_each_hospital_kept_is_refused(tmp_path):
-    job = settings().model_copy(update={"update": Update(buffers="local")})
+def test_a_model_without_the_hospitals_own_statistics_is_refused(tmp_path):
+    job = settings().model_copy(update={"update": UpdateSettings(buffers="local")})
     write_bundle(tmp_path / "model", job, build_network(job).state_dict(), trained={})
     with pytest.raises(Refused, match="not-standalone"):
         load_bundle(tmp_path / "model", "cpu")

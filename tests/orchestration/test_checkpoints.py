@@ -39,14 +39,14 @@ def files(*numbers, text=""):
     }
 
 
-def test_an_entry_is_read_back(tmp_path):
+def test_a_checkpoint_is_read_back(tmp_path):
     checkpoints = CheckpointStore(tmp_path / "checkpoints")
     assert checkpoints.read() is None
     checkpoints.write(checkpoint(1, 0), files(0, 1))
     assert checkpoints.read() == checkpoint(1, 0)
 
 
-def test_the_files_of_the_last_two_entries_are_kept(tmp_path):
+def test_the_files_of_the_last_two_checkpoints_are_kept(tmp_path):
     checkpoints = CheckpointStore(tmp_path)
     for number, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
         checkpoints.write(checkpoint(number, best), files(*((0, 1) if number == 1 else (number,))))
@@ -81,7 +81,7 @@ def damage(path, how):
         *(("checkpoint-000002.json", how) for how in ("cut", "bit", "empty")),
     ],
 )
-def test_a_damaged_entry_is_left_out_and_told_and_the_one_before_is_used(tmp_path, name, how):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, name, how):
     checkpoints = CheckpointStore(tmp_path)
     checkpoints.write(checkpoint(1, 1), files(0, 1, text="a model of some bytes, the first"))
     checkpoints.write(checkpoint(2, 1), files(2, text="a model of some bytes, the second"))
@@ -94,7 +94,7 @@ def test_a_damaged_entry_is_left_out_and_told_and_the_one_before_is_used(tmp_pat
     assert CheckpointStore(tmp_path).read() == checkpoint(2, 1)
 
 
-def test_a_round_that_is_journalled_at_once_with_its_files_named_by_the_next(tmp_path):
+def test_a_resumed_run_keeps_the_files_of_its_checkpoint(tmp_path):
     checkpoints = CheckpointStore(tmp_path)
     checkpoints.write(checkpoint(1, 1), files(0, 1))
     resumed = CheckpointStore(tmp_path)
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_last_round_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"run": "x"}', '{"records": [{}]}'])
-def test_a_journal_that_is_none_is_refused(tmp_path, content):
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "checkpoint-000001.json").write_text(content)
     with pytest.raises(Refused, match="bad-checkpoints"):
         CheckpointStore(tmp_path).read()

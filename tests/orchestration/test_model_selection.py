@@ -12,8 +12,8 @@ def test_the_score_is_the_mean_over_all_patients():
 
 def test_the_best_model_is_kept_and_later_ones_win_ties():
     selection = ModelSelection("best")
-    verdicts = [selection.observe(k, scores(a=(v, 5))) for k, v in enumerate([0.1, 0.4, 0.4, 0.3])]
-    assert [decision.best for decision in verdicts] == [True, True, True, False]
+    decisions = [selection.observe(k, scores(a=(v, 5))) for k, v in enumerate([0.1, 0.4, 0.4, 0.3])]
+    assert [decision.best for decision in decisions] == [True, True, True, False]
     assert selection.best_model == 2
 
 
@@ -37,13 +37,13 @@ def test_a_model_that_nobody_scored_does_not_replace_one_that_was():
     assert not selection.observe(1, {}).best
 
 
-def test_the_last_is_kept_where_the_job_says_so():
+def test_the_last_model_is_kept_if_the_job_declares_it():
     selection = ModelSelection(keep="last")
     selection.observe(0, scores(a=(0.9, 5)))
     assert selection.observe(1, scores(a=(0.1, 5))).best
 
 
-def test_it_stops_after_as_many_models_without_a_better_one_as_declared():
+def test_it_stops_after_the_declared_number_of_models_without_a_better_one():
     selection = ModelSelection("best", patience=2)
     stops = [
         selection.observe(k, scores(a=(v, 5))).stop for k, v in enumerate([0.5, 0.4, 0.6, 0.5])
@@ -58,9 +58,9 @@ def test_patience_zero_never_stops():
     assert not any(selection.observe(k, scores(a=(0.1, 5))).stop for k in range(1, 50))
 
 
-def test_it_continues_from_its_written_state():
-    one = ModelSelection("best", patience=3)
-    one.observe(0, scores(a=(0.5, 5)))
-    other = ModelSelection.from_dict(one.to_dict())
-    assert other.observe(1, scores(a=(0.4, 5))) == one.observe(1, scores(a=(0.4, 5)))
-    assert other == one
+def test_it_continues_from_its_saved_state():
+    selection = ModelSelection("best", patience=3)
+    selection.observe(0, scores(a=(0.5, 5)))
+    restored = ModelSelection.from_dict(selection.to_dict())
+    assert restored.observe(1, scores(a=(0.4, 5))) == selection.observe(1, scores(a=(0.4, 5)))
+    assert restored == selection

@@ -1,4 +1,4 @@
-"""Which job goes on with a run, and when none does."""
+"""Which job resumes a run, and when the run is given up."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from consortium.orchestration.recovery import (
     why_given_up,
 )
 
-LINK = {"stalled": 0, "failed_site": "", "times": 0, "left_out": []}
+FIRST = {"stalled": 0, "failed_site": "", "times": 0, "left_out": []}
 RECORD = {
     "name": "tumor_segmentation",
     "job_id": "a1",
@@ -47,25 +47,25 @@ RECORD = {
         ({"consortium": None}, False),
     ],
 )
-def test_what_was_broken_off_is_to_go_on_and_what_was_ended_is_not(changes, broken):
+def test_an_interrupted_job_is_resumed_and_one_that_was_ended_is_not(changes, broken):
     assert is_broken({**RECORD, **changes}) is broken
 
 
-def test_the_next_job_keeps_what_was_submitted_and_drops_what_happened():
+def test_the_next_job_keeps_what_was_submitted_and_drops_what_flare_added():
     following = follow(RECORD, rounds=4)
     assert following == {
         "name": "tumor_segmentation",
         "consortium": {"run": "", "hospitals": ["north"]},
         "submitter_name": "researcher@north.example",
         "job_folder_name": "job",
-        ATTEMPT: {**LINK, "run": "a1", "number": 2, "rounds": 4},
+        ATTEMPT: {**FIRST, "run": "a1", "number": 2, "rounds": 4},
     }
     again = follow({**following, "job_id": "a2", "status": "FINISHED:ABNORMAL"}, rounds=4)
-    assert again[ATTEMPT] == {**LINK, "run": "a1", "number": 3, "rounds": 4, "stalled": 1}
+    assert again[ATTEMPT] == {**FIRST, "run": "a1", "number": 3, "rounds": 4, "stalled": 1}
     assert follow({**again, "job_id": "a3"}, rounds=5)[ATTEMPT]["stalled"] == 0
 
 
-def test_a_run_that_gets_no_further_is_given_up():
+def test_a_run_without_progress_is_given_up():
     record, jobs = RECORD, 1
     while (following := follow(record, rounds=0)) is not None:
         record, jobs = {**following, "job_id": f"a{jobs}"}, jobs + 1
@@ -80,7 +80,7 @@ THREE = {**RECORD, "consortium": STUDY, "deploy_map": {"app": ["@ALL"]}}
 
 
 def break_off(record, *breakers, rounds=0):
-    """The record of the job that goes on after these hospitals have each broken one."""
+    """The record of the job that resumes the run after each of these hospitals broke a job."""
     for number, hospital in enumerate(breakers):
         following = follow({**record, FAILED_SITE: hospital}, rounds)
         if following is None:
@@ -131,13 +131,13 @@ def test_a_second_hospital_is_left_out_only_as_far_as_the_quorum_allows():
     assert twice["deploy_map"] == {"app": ["server", "east"]}
 
 
-def test_a_job_that_closed_its_share_of_rounds_is_held_against_nobody():
+def test_no_hospital_is_blamed_for_a_job_that_closed_enough_rounds():
     record, rounds = THREE, 0
     for number in range(2 * LEAVE_OUT):
         rounds += TRUST
         record = break_off(record, "north", rounds=rounds)
         assert (attempt_of(record).left_out, attempt_of(record).times) == ((), 0), number
-    # Only short ones count, also where a long one came first.
+    # Only short jobs count, even after a long one.
     record = break_off(record, *["north"] * (LEAVE_OUT - 1), rounds=rounds)
     assert attempt_of(record).left_out == ()
     assert attempt_of(break_off(record, "north", rounds=rounds)).left_out == ("north",)

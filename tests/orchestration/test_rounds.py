@@ -1,4 +1,4 @@
-"""Rounds in every order of events: what may happen and what must not."""
+"""Rounds in every order of events."""
 
 import pytest
 from hypothesis import given
@@ -79,7 +79,7 @@ def test_a_round_without_its_quorum_is_asked_again_and_then_stops_with_a_reason(
     ]
 
 
-def test_a_silent_hospital_is_waited_for_as_long_as_a_network_may_be_away():
+def test_a_silent_hospital_is_awaited_until_the_reconnect_timeout():
     rounds = Rounds(quorum(4, deadline=60, max_attempts=2, reconnect_timeout=300), 1, seed=0)
     actions = rounds.begin()
     for name in NAMES[:3]:
@@ -114,29 +114,29 @@ def test_a_hospital_that_is_not_connected_is_asked_until_it_is_and_one_that_fail
     assert stop.reason.endswith("north (crash)")
 
 
-def test_where_all_have_spoken_it_rests_before_it_asks_again():
+def test_after_all_answers_or_failures_it_waits_before_it_asks_again():
     rounds = Rounds(quorum(4, retry_delay=5), 1, seed=0)
     rounds.begin()
     for name in NAMES[:3]:
         rounds.answered(0, name, 1.0)
-    resting = rounds.failed(0, "valley", "not-finite")
-    assert timers(resting) == [5.0]
-    again = rounds.time_up(number_of(resting))
+    waiting = rounds.failed(0, "valley", "not-finite")
+    assert timers(waiting) == [5.0]
+    again = rounds.time_up(number_of(waiting))
     assert again[0] == Ask(0, ("valley",))
     assert rounds.answered(0, "valley", 1.0) == [Close(0, ())]
 
 
-def test_a_timer_runs_out_once_and_no_answer_is_waited_for_without_an_end_before_the_first():
+def test_a_timer_runs_out_once_and_none_is_set_before_the_first_answer():
     rounds = Rounds(quorum(4, retry_delay=5), 1, seed=0)
     assert timers(rounds.begin()) == []
     for name in NAMES[:3]:
         assert timers(rounds.failed(0, name, "missing-folder")) == []
-    resting = rounds.failed(0, "valley", "missing-folder")
-    assert rounds.time_up(number_of(resting)) == [Ask(0, NAMES)]
-    assert rounds.time_up(number_of(resting)) == []
+    waiting = rounds.failed(0, "valley", "missing-folder")
+    assert rounds.time_up(number_of(waiting)) == [Ask(0, NAMES)]
+    assert rounds.time_up(number_of(waiting)) == []
 
 
-def test_a_refusal_that_the_quorum_can_bear_ends_the_round():
+def test_a_round_with_its_quorum_closes_despite_a_refusal():
     rounds = Rounds(quorum(3), 1, seed=0)
     rounds.begin()
     rounds.failed(0, "valley", "not-finite")
@@ -164,7 +164,7 @@ def test_a_run_that_is_continued_starts_at_its_next_round_and_one_that_is_done_s
     assert rounds.closed(stop=True) == [Stop()]
 
 
-def test_a_seeded_choice_of_hospitals_holds_the_mandatory_and_everybody_in_time():
+def test_a_seeded_choice_contains_the_mandatory_hospitals_and_over_time_all():
     chosen = [choose(quorum(2, ("north",), clients_per_round=2), 7, number) for number in range(40)]
     assert chosen == [
         choose(quorum(2, ("north",), clients_per_round=2), 7, number) for number in range(40)
@@ -175,7 +175,7 @@ def test_a_seeded_choice_of_hospitals_holds_the_mandatory_and_everybody_in_time(
 
 
 @pytest.mark.parametrize(
-    ("declared", "told"),
+    ("declared", "message"),
     [
         ({"minimum": 5}, "only 4 hospitals are asked"),
         ({"minimum": 3, "clients_per_round": 2}, "only 2 hospitals are asked"),
@@ -189,12 +189,12 @@ def test_a_seeded_choice_of_hospitals_holds_the_mandatory_and_everybody_in_time(
         ({"deadline": 0}, "greater than 0"),
     ],
 )
-def test_what_cannot_be_is_refused(declared, told):
-    with pytest.raises(ValidationError, match=told):
+def test_a_quorum_that_cannot_be_met_is_refused(declared, message):
+    with pytest.raises(ValidationError, match=message):
         Quorum(**{"hospitals": NAMES, "minimum": 1, **declared})
 
 
-def test_a_study_declares_its_quorum_in_words_that_are_checked():
+def test_the_declared_quorum_is_checked():
     assert declare_quorum(["north", "fen"], {}) == Quorum(hospitals=("fen", "north"), minimum=2)
     assert declare_quorum(NAMES, {}).needed == NAMES
     assert declare_quorum(NAMES, {"clients_per_round": 2}).minimum == 2
@@ -224,10 +224,10 @@ EVENTS = st.lists(
     st.sampled_from([None, 10.0]),
     st.integers(1, 3),
 )
-def test_in_every_order_nothing_is_closed_without_its_quorum(
-    events, minimum, mandatory, deadline, tries
+def test_in_every_order_no_round_is_closed_without_its_quorum(
+    events, minimum, mandatory, deadline, attempts
 ):
-    declared = quorum(minimum, tuple(sorted(mandatory)), deadline=deadline, max_attempts=tries)
+    declared = quorum(minimum, tuple(sorted(mandatory)), deadline=deadline, max_attempts=attempts)
     rounds = Rounds(declared, 3, seed=0)
     number, answered, stopped, asked, last_timer = 0, set(), False, 0, 0
 
@@ -255,7 +255,7 @@ def test_in_every_order_nothing_is_closed_without_its_quorum(
                 case Stop(reason):
                     stopped = True
                     assert (reason == "") == (number == 3)
-        assert asked <= tries
+        assert asked <= attempts
 
     follow(rounds.begin())
     for what, offset, name in events:

@@ -34,8 +34,8 @@ def test_a_refused_hospital_is_named_with_code_and_tensor():
 
 
 def test_a_failed_hospital_is_named_with_its_code():
-    lost = [record(k, ["north"], failures={"east": "missing-file"}) for k in range(2)]
-    assert finished(*lost).reason() == "east is missing from rounds 1 to 2 (missing-file)"
+    records = [record(k, ["north"], failures={"east": "missing-file"}) for k in range(2)]
+    assert finished(*records).reason() == "east is missing from rounds 1 to 2 (missing-file)"
 
 
 def test_a_run_that_ended_before_its_rounds_is_incomplete():
@@ -45,7 +45,7 @@ def test_a_run_that_ended_before_its_rounds_is_incomplete():
     assert run.reason() == ""
 
 
-def test_trouble_and_missing_answers_are_told():
+def test_trouble_and_missing_answers_are_reported():
     run = finished(record(0, ["east", "north"]))
     run.trouble = "disk-full: no space"
     run.missing = {"the final scoring": {"east": "no answer"}}
@@ -60,7 +60,7 @@ def test_a_run_whose_last_model_was_not_scored_is_incomplete():
     assert run.reason() == "the last model was not scored"
 
 
-def test_scores_belong_to_the_model_that_was_handed_out():
+def test_scores_belong_to_the_base_model_of_the_round():
     run = finished(record(0, ["east", "north"]))
     assert run.scores_of_model(0) == {"east": SCORE, "north": SCORE}
     assert run.scores_of_model(1) == {"east": None, "north": SCORE}

@@ -1,4 +1,4 @@
-"""Steps in order, from the hospital to the orchestrator, and what may not be combined."""
+"""Steps run in order from the hospital to the orchestrator; some cannot be combined."""
 
 import subprocess
 import sys
@@ -18,8 +18,7 @@ from consortium.protocol.metrics import Metrics
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.step import Step
 from consortium.protocol.update import Update, update_from_wire, update_to_wire
-from consortium.settings.base import Aggregation
-from consortium.settings.base import Update as Choices
+from consortium.settings.base import Aggregation, UpdateSettings
 from consortium.study.job_folder import SETTINGS, prepare_job
 from consortium.tasks.registry import parse_settings
 
@@ -67,13 +66,13 @@ class Hiding(Step):
 
 
 def test_a_job_has_the_steps_that_its_settings_ask_for():
-    assert build_pipeline(Choices()) == Pipeline()
-    assert build_pipeline(Choices(compression="int8")) == Pipeline((Compression("int8"),))
+    assert build_pipeline(UpdateSettings()) == Pipeline()
+    assert build_pipeline(UpdateSettings(compression="int8")) == Pipeline((Compression("int8"),))
 
 
 @pytest.mark.parametrize("kind", [None, "bfloat16", "int8"])
-def test_an_update_comes_out_as_it_went_in_but_for_rounding(kind, tmp_path):
-    pipeline = Pipeline((Doubling(), *build_pipeline(Choices(compression=kind)).steps))
+def test_an_update_is_restored_except_for_rounding(kind, tmp_path):
+    pipeline = Pipeline((Doubling(), *build_pipeline(UpdateSettings(compression=kind)).steps))
     sent = pipeline.client(*update_to_wire(UPDATE), tmp_path)
     back = update_from_wire(*pipeline.server(*sent), "north")
     assert (back.cases, back.metrics, back.tensors["n"]) == (5, Metrics(), 7)
@@ -81,7 +80,7 @@ def test_an_update_comes_out_as_it_went_in_but_for_rounding(kind, tmp_path):
     torch.testing.assert_close(back.tensors["w"], UPDATE.tensors["w"], atol=atol, rtol=0)
 
 
-def test_without_steps_an_update_travels_as_it_is(tmp_path):
+def test_without_steps_an_update_is_not_changed(tmp_path):
     buffers, plain = update_to_wire(UPDATE)
     assert Pipeline().client(buffers, plain, tmp_path) == (buffers, plain)
     back = update_from_wire(*Pipeline().server(buffers, plain), "north")
@@ -104,7 +103,7 @@ def test_what_does_not_fit_a_step_is_refused(plain):
         Pipeline((Doubling(),)).server({}, plain)
 
 
-def test_a_training_next_to_the_run_goes_without_steps_that_keep_state():
+def test_a_training_outside_the_run_omits_steps_that_keep_state():
     assert Pipeline((Doubling(), Compression("int8"))).without_state().steps[0].name == "doubling"
     assert Pipeline((Compression("int8"),)).without_state() == Pipeline()
 
@@ -134,7 +133,7 @@ def test_a_combination_that_works_passes(steps, inspects):
 
 
 def test_settings_and_a_job_of_steps_that_do_not_go_together_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipelines, "STEPS", (lambda choices: Hiding(),))
+    monkeypatch.setattr(pipelines, "STEPS", (lambda settings: Hiding(),))
     raw = read_json_object(JOB / SETTINGS)
     assert parse_settings({**raw, "aggregation": "weighted_mean"}).rule.rule == "weighted_mean"
     raw["aggregation"] = "coordinate_median"

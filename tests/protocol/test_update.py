@@ -19,13 +19,13 @@ from consortium.protocol.update import (
     validate,
 )
 
-LAYOUT = {
+SCHEMA = {
     "count": TensorSpec(torch.int64, (), Reduction.INTEGER),
     "kept": TensorSpec(torch.float32, (2,), Reduction.LOCAL),
     "weight": TensorSpec(torch.float32, (2, 3), Reduction.MEAN),
 }
 SCORED = ScoreSpec((MetricSpec(name="tumour", figure="Dice", of="tumour", headline=True),))
-EXPECTED = Expected(3, "abc", LAYOUT, max_cases=100, max_change=10.0, scored=SCORED)
+EXPECTED = Expected(3, "abc", SCHEMA, max_cases=100, max_change=10.0, scored=SCORED)
 
 
 def make_update(**changes):
@@ -135,7 +135,7 @@ def test_a_malformed_update_is_refused_and_never_raises_anything_else(spoil):
 def test_the_change_brings_the_base_to_the_local_model():
     base = {"weight": torch.randn(2, 3), "count": torch.tensor(4), "kept": torch.zeros(2)}
     local = {"weight": torch.randn(2, 3), "count": torch.tensor(24), "kept": torch.ones(2)}
-    change = difference(local, base, LAYOUT)
+    change = difference(local, base, SCHEMA)
     assert set(change) == {"weight", "count"}
     result = apply_change(base, change)
     assert torch.allclose(result["weight"], local["weight"], atol=1e-6)
@@ -180,7 +180,7 @@ def test_a_score_that_is_not_the_jobs_is_refused(score):
         {},
     ],
 )
-def test_a_score_is_either_said_or_withheld_in_fixed_words(score):
+def test_a_score_has_figures_or_is_withheld_in_fixed_words(score):
     with pytest.raises(ValidationError):
         Score(**score)
 
@@ -193,13 +193,13 @@ def test_each_structure_has_an_interval_or_none_has():
     assert not two.accepts(Score(**both, interval={"a": [0.4, 0.6]}))
 
 
-def test_a_counter_is_not_held_to_the_largest_change():
+def test_a_counter_may_exceed_the_largest_change():
     validate(with_tensor("count", torch.tensor(20)), EXPECTED)
 
 
-def test_only_a_code_crosses_of_an_error():
-    told = UsageError("missing-file", "no such file", "/data/Jane_Doe.nii.gz", "look for it")
-    assert failure_of(told, "north") == Failure("north", "missing-file")
+def test_only_the_code_of_an_error_is_sent():
+    error = UsageError("missing-file", "no such file", "/data/Jane_Doe.nii.gz", "look for it")
+    assert failure_of(error, "north") == Failure("north", "missing-file")
     assert failure_of(ValueError("Jane Doe, 7 May"), "north") == Failure("north", "internal-error")
     refused = UpdateRefused("north", "not-finite", "weight")
     assert failure_of(refused, "north") == Failure("north", "not-finite")

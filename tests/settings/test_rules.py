@@ -13,7 +13,9 @@ INFRASTRUCTURE = {"schema", "max_change", "threads", "compiled"}
 @pytest.mark.parametrize("name", sorted(aggregation.RULES))
 def test_a_rule_takes_the_options_that_its_file_declares_with_their_defaults(name):
     parameters = inspect.signature(aggregation.RULES[name]).parameters
-    taken = {key: each.default for key, each in parameters.items() if key not in INFRASTRUCTURE}
+    taken = {
+        key: parameter.default for key, parameter in parameters.items() if key not in INFRASTRUCTURE
+    }
     assert taken == {key: option.default for key, option in RULES[name].items()}
 
 

@@ -12,7 +12,7 @@ from consortium.tasks.registry import load_settings, parse_settings
 SETTINGS = JOB / "app" / "config" / "settings.json"
 
 
-def test_the_jobs_own_settings_are_whole_and_survive_a_round_trip():
+def test_the_jobs_own_settings_are_complete_and_survive_a_round_trip():
     raw = read_json_object(SETTINGS)
     assert load_settings(SETTINGS).model_dump(by_alias=True, mode="json") == raw
 
@@ -21,7 +21,7 @@ HEART = ROOT / "jobs" / "heart_disease"
 
 
 @pytest.mark.parametrize("file", ["app/config/settings.json", "variants/flamby.json"])
-def test_the_settings_of_a_job_of_tables_are_whole_too(file):
+def test_the_settings_of_a_job_of_tables_are_complete(file):
     settings = load_settings(HEART / file)
     assert settings.model_dump(by_alias=True, mode="json") == read_json_object(HEART / file)
     assert len(settings.data.inputs) == 13
@@ -52,7 +52,7 @@ def test_a_wrong_setting_of_a_job_of_tables_is_named(assignment, message):
     assert message in str(refusal.value)
 
 
-def test_a_job_that_names_no_task_outlines():
+def test_a_job_without_a_task_is_a_segmentation():
     raw = read_json_object(SETTINGS)
     del raw["task"]
     assert parse_settings(raw) == load_settings(SETTINGS)
@@ -118,7 +118,7 @@ def test_a_setting_that_is_refused_is_named_by_its_path(assignment, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_values_are_json_or_else_text_and_the_original_is_left_alone():
+def test_values_are_json_or_else_text_and_the_original_is_not_changed():
     raw = read_json_object(SETTINGS)
     before = json.dumps(raw)
     changed = override(
@@ -145,7 +145,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ('"mean"', "aggregation"),
         ('{"rule": "weighted_mean", "max_share": 0.4}', "max_share is an option of"),
@@ -154,8 +154,8 @@ def test_a_missing_file_is_named(tmp_path):
         ('{"rule": "norm_clipping", "share": 0.4}', "no setting aggregation.share"),
     ],
 )
-def test_a_rule_and_its_options_fit_together(given, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_rule_and_its_options_fit_together(given, message):
+    with pytest.raises(UsageError, match=message):
         parse_settings({**read_json_object(SETTINGS), "aggregation": json.loads(given)})
 
 

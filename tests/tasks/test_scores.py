@@ -226,7 +226,7 @@ def test_a_score_of_radiographs_tells_of_every_class_and_how_sure_it_is():
     assert [sum(size for *_, size in score.reliability[kind]) for kind in KINDS] == [120] * 3
     fitting = radiograph_spec()
     told = json.loads(json.dumps(Metrics(validation=score).model_dump()))
-    assert Metrics.model_validate(told).fit(fitting, 120)
+    assert Metrics.model_validate(told).fits(fitting, 120)
     assert Metrics.model_validate(told).validation == score
 
 
@@ -438,5 +438,5 @@ def test_nothing_withheld_comes_with_a_curve():
 def test_a_hospital_scores_what_the_job_scores_and_nothing_else(score, fits):
     told = Metrics.model_validate(Metrics(validation=score).model_dump())
     assert type(told.validation) is type(score)
-    assert told.fit(SCORED, 100) is fits
-    assert told.fit(SCORED, 2) is (score is None or score.patients is None)
+    assert told.fits(SCORED, 100) is fits
+    assert told.fits(SCORED, 2) is (score is None or score.patients is None)

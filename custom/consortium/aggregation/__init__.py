@@ -1,4 +1,4 @@
-"""Aggregation: from the hospitals' updates to the change of the shared model.
+"""Aggregation: from the hospitals' updates to the change of the federated model.
 
 Every rule gives the same bytes for every order of arrival. A rule is one file of this package: it
 declares its `OPTIONS` (see `consortium.settings.rules`), and its class has the file's name in

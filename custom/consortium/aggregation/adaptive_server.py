@@ -1,12 +1,12 @@
-"""What the orchestrator makes of the mean change: a step with a learning rate for every coordinate.
+"""The adaptive server optimiser: a step with a separate learning rate for every coordinate.
 
 Reddi et al., ICLR 2021, algorithm 2: with the mean change d, `m <- b1 m + (1 - b1) d`, then
 `v <- v + d^2` (FedAdagrad), `v <- v - (1 - b2) d^2 sign(v - d^2)` (FedYogi) or
 `v <- b2 v + (1 - b2) d^2` (FedAdam), and `model <- model + r m / (sqrt(v) + t)`, without a
-correction of the first rounds; v starts at t^2. When to use it: where coordinates move at very
-different rates, as in models with rarely used inputs; and it needs a learning rate r that fits, for
-the size of the hospitals' change is divided out of the step. What it does not stop: a hospital that
-moves the mean; v then shrinks that coordinate's steps for all, for FedAdagrad for good.
+correction of the first rounds; v starts at t^2. Use it if coordinates move at very different rates,
+as in models with rarely used inputs. The learning rate r must be tuned, because the size of the
+hospitals' change is divided out of the step. It does not stop a hospital that moves the mean: v
+then reduces the steps of that coordinate for all hospitals, permanently with FedAdagrad.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,13 +28,13 @@ class AdaptiveServer:
     """An adaptive server optimiser over the trainable tensors; buffers follow the mean.
 
     Args:
-        method: whose v it is.
+        method: the formula of v.
         momentum: b1, at least 0 and below 1.
         learning_rate: r, above 0.
         beta2: b2, 0 to 1; FedAdagrad has none.
-        tau: t, above 0, what a step is divided by at least.
-        trainable: names of the tensors that it is for.
-        state: to go on from.
+        tau: t, above 0, the smallest divisor of a step.
+        trainable: names of the trainable tensors.
+        state: state of an earlier round to resume from.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class AdaptiveServer:
         self.state = dict(state or {})
 
     @property
-    def keeps(self) -> bool:
+    def has_state(self) -> bool:
         """Whether there is a state to keep between rounds."""
         return True
 
     def blank(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names, shapes and dtypes that `state` has for such a model."""
+        """Returns the names, shapes and dtypes of `state` for such a model."""
         return {
             f"{name}.{moment}": torch.empty_like(model[name], dtype=torch.float64, device="meta")
             for name in self._trainable
@@ -68,7 +68,7 @@ class AdaptiveServer:
         }
 
     def step(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Takes a round's mean change; see `ServerMomentum.step`."""
+        """Turns a round's mean change into a step; see `ServerMomentum.step`."""
         steps = dict(change)
         for name in sorted(self._trainable & change.keys()):
             mean = change[name].to(torch.float64)

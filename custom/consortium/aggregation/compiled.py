@@ -1,7 +1,7 @@
-"""The inner loop of `exact_sum`, compiled; needs numba, which is an extra of the package.
+"""The compiled inner loop of `exact_sum`; needs numba, an extra of the package.
 
-It adds first and tells the largest magnitude, so that memory is read once; who finds that too large
-takes the same values away again, which is exact.
+It adds first and returns the largest magnitude, so memory is read once. If that is too large, the
+caller subtracts the same values again, which is exact.
 """
 
 import numpy as np
@@ -13,18 +13,18 @@ _ROOM = 2.0**62
 
 @njit("float64(float32[::1], float64, int64[::1])", nogil=True, cache=True)
 def accumulate(values: NDArray[np.float32], factor: float, words: NDArray[np.int64]) -> float:
-    """Adds values times a factor, cut off to whole numbers, to words.
+    """Adds values times a factor to words, truncated to whole numbers.
 
     Args:
-        values: (n); a product whose magnitude reaches 2**62, or that is no number, counts as 0.
-        factor: of all.
-        words: (n), added to; magnitudes below 2**62.
+        values: (n); a product counts as 0 if its magnitude reaches 2**62 or it is NaN.
+        factor: factor of all values.
+        words: (n), modified; magnitudes below 2**62.
 
     Returns:
-        The largest magnitude of a value; infinite or NaN where one is.
+        The largest magnitude of a value; infinity or NaN if a value is.
     """
     bits = values.view(np.int32)
-    # As integers, magnitudes are in the order of the numbers, and behind infinity comes NaN.
+    # As integers, the magnitudes have the order of the numbers, with NaN after infinity.
     largest = np.int32(0)
     for index in range(values.size):
         product = np.float64(values[index]) * factor
@@ -34,7 +34,7 @@ def accumulate(values: NDArray[np.float32], factor: float, words: NDArray[np.int
 
 
 @njit("void(float32[::1], float64, int64[::1])", nogil=True, cache=True)
-def take_away(values: NDArray[np.float32], factor: float, words: NDArray[np.int64]) -> None:
+def subtract(values: NDArray[np.float32], factor: float, words: NDArray[np.int64]) -> None:
     """Undoes `accumulate`."""
     for index in range(values.size):
         product = np.float64(values[index]) * factor

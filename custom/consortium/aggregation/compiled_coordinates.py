@@ -1,9 +1,8 @@
 """The rules of `coordinates` in one compiled pass; needs numba, an extra of the package.
 
-A tile, a few coordinates of all hospitals, stays in the processor's nearest memory from the first
-reading to the distances. What always holds: the bytes are those of numpy's way. Where hospitals
-differ in weight, weights move along with the values that are sorted, and are then added up from
-the largest value downwards.
+A tile holds a few coordinates of all hospitals. It stays in the processor's fastest cache from
+reading to the distances. The bytes are always those of the numpy version. If hospitals differ in
+weight, the weights are sorted with the values and then added up from the largest value downwards.
 """
 
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from consortium.aggregation.sorting import Row
 
-_ZERO = np.float32(0)  # added to a value, it leaves one zero, not two
+_ZERO = np.float32(0)  # added to a value, it turns -0 into 0
 
 Numbers = NDArray[np.int64]
 
@@ -35,7 +34,7 @@ _pointer: Any = intrinsic(_as_pointer)
 
 @njit(nogil=True, cache=True)
 def _part(address: int, start: int, size: int) -> Any:
-    """Values of one hospital."""
+    """Returns a part of one hospital's values."""
     return carray(_pointer(address + 4 * start), (size,))
 
 
@@ -50,45 +49,45 @@ def _load(addresses: Numbers, start: int, tile: NDArray[np.float32], size: int) 
 @njit(nogil=True, cache=True)
 def _sort(tile: NDArray[np.float32], size: int, steps: Numbers) -> None:
     for step in range(steps.shape[0]):
-        one, other = tile[steps[step, 0], :size], tile[steps[step, 1], :size]
+        first, second = tile[steps[step, 0], :size], tile[steps[step, 1], :size]
         if steps[step, 2] and steps[step, 3]:
             for index in range(size):
-                low, high = one[index], other[index]
-                one[index] = low if low < high else high
-                other[index] = high if low < high else low
+                low, high = first[index], second[index]
+                first[index] = low if low < high else high
+                second[index] = high if low < high else low
         elif steps[step, 2]:
             for index in range(size):
-                low, high = one[index], other[index]
-                one[index] = low if low < high else high
+                low, high = first[index], second[index]
+                first[index] = low if low < high else high
         else:
             for index in range(size):
-                low, high = one[index], other[index]
-                other[index] = high if low < high else low
+                low, high = first[index], second[index]
+                second[index] = high if low < high else low
 
 
 @njit(nogil=True, cache=True)
-def _sort_along(
-    tile: NDArray[np.float32], along: NDArray[np.int32], size: int, steps: Numbers
+def _sort_with_weights(
+    tile: NDArray[np.float32], carried: NDArray[np.int32], size: int, steps: Numbers
 ) -> None:
     for step in range(steps.shape[0]):
-        one, other = tile[steps[step, 0], :size], tile[steps[step, 1], :size]
-        with_one, with_other = along[steps[step, 0], :size], along[steps[step, 1], :size]
+        first, second = tile[steps[step, 0], :size], tile[steps[step, 1], :size]
+        first_weight, second_weight = carried[steps[step, 0], :size], carried[steps[step, 1], :size]
         for index in range(size):
-            low, high = one[index], other[index]
-            with_low, with_high = with_one[index], with_other[index]
+            low, high = first[index], second[index]
+            low_weight, high_weight = first_weight[index], second_weight[index]
             stay = low < high
-            one[index] = low if stay else high
-            other[index] = high if stay else low
-            with_one[index] = with_low if stay else with_high
-            with_other[index] = with_high if stay else with_low
+            first[index] = low if stay else high
+            second[index] = high if stay else low
+            first_weight[index] = low_weight if stay else high_weight
+            second_weight[index] = high_weight if stay else low_weight
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _squared_distance(values: Row, middle: Row) -> float:
     total = 0.0
     for index in range(middle.size):
-        apart = np.float64(values[index] - middle[index])
-        total += apart * apart
+        difference = np.float64(values[index] - middle[index])
+        total += difference * difference
     return total
 
 
@@ -123,15 +122,15 @@ def _finish(
 def combine_by_rank(
     addresses: Numbers, steps: Numbers, ranks: Numbers, factors: Row, lane: int, out: Row
 ) -> NDArray[np.float64]:
-    """Combines a tensor where both quantiles have the same rank everywhere.
+    """Combines a tensor if both quantiles have the same rank at every coordinate.
 
     Args:
-        addresses: of the hospitals' values, float32, as many as out has.
+        addresses: memory addresses of the hospitals' values, float32, each as many as `out`.
         steps: see `sorting.step_table`.
-        ranks: of the lower and the higher quantile.
+        ranks: ranks of the lower and the higher quantile.
         factors: see `Coordinates`.
-        lane: coordinates of a tile.
-        out: the result.
+        lane: number of coordinates in a tile.
+        out: receives the result.
 
     Returns:
         The squared distance of each hospital's values from the result.
@@ -166,14 +165,14 @@ def combine_by_weight(
     """Combines a tensor of hospitals that differ in weight.
 
     Args:
-        addresses: of the hospitals' values, float32, as many as out has.
-        weights: of the hospitals, with a sum below 2**31.
+        addresses: memory addresses of the hospitals' values, float32, each as many as `out`.
+        weights: weights of the hospitals, with a sum below 2**31.
         steps: see `sorting.step_table`.
-        lowest: rank of a quantile; those from there on are sorted.
+        lowest: lowest rank of a quantile; only ranks from here on are sorted.
         above: weight above the lower and the higher quantile.
         factors: see `Coordinates`.
-        lane: coordinates of a tile.
-        out: the result.
+        lane: number of coordinates in a tile.
+        out: receives the result.
 
     Returns:
         The squared distance of each hospital's values from the result.
@@ -181,21 +180,21 @@ def combine_by_weight(
     above_low, above_high = above[0], above[1]
     squared = np.zeros(addresses.size)
     tile = np.empty((addresses.size, lane), np.float32)
-    along = np.empty((addresses.size, lane), np.int32)
+    carried = np.empty((addresses.size, lane), np.int32)
     low, high = np.empty((2, lane), np.float32)
     reached = np.empty(lane, np.int32)
     for start in range(0, out.size, lane):
         size = min(lane, out.size - start)
         _load(addresses, start, tile, size)
         for hospital in range(addresses.size):
-            along[hospital] = weights[hospital]
-        _sort_along(tile, along, size, steps)
+            carried[hospital] = weights[hospital]
+        _sort_with_weights(tile, carried, size, steps)
         low[:] = high[:] = tile[-1]
         reached[:] = 0
         for rank in range(addresses.size - 2, lowest - 1, -1):
-            values, larger = tile[rank], along[rank + 1]
+            values, larger = tile[rank], carried[rank + 1]
             for index in range(size):
-                # All are read before a choice is made, or this is not done for several at once.
+                # All values are read before the choice; otherwise the loop is not vectorised.
                 weight, value = reached[index] + larger[index], values[index]
                 last_low, last_high = low[index], high[index]
                 reached[index] = weight

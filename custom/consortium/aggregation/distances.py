@@ -1,7 +1,7 @@
 """Distances between the hospitals' updates.
 
-Differences are taken first and squared then, a block of all hospitals at a time. A Gram matrix
-(`|x|^2 + |y|^2 - 2 x.y`) is faster and loses what updates that are long and close have apart.
+Differences are computed first and then squared, a block of all hospitals at a time. A Gram matrix
+(`|x|^2 + |y|^2 - 2 x.y`) is faster but loses the small differences between long updates.
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from consortium.aggregation.rule import as_floats, squared_norm
 from consortium.protocol.schema import ModelSchema, State
 
-_BLOCK = 1 << 13  # of every hospital, in the cache together
+_BLOCK = 1 << 13  # elements of every hospital that fit the cache together
 
 
 def squared_distances(schema: ModelSchema, states: Sequence[State]) -> NDArray[np.float64]:
-    """Squared L2 distances of all pairs, (n, n), right to about 1e-6 of each.
+    """Computes the squared L2 distances of all pairs, (n, n), with a relative error near 1e-6.
 
     Args:
-        schema: of the tensors that count.
-        states: of the n hospitals.
+        schema: schema of the tensors to compare.
+        states: tensors of the n hospitals.
     """
-    found = np.zeros((len(states), len(states)))
+    squared = np.zeros((len(states), len(states)))
     for name in schema:
         rows = [as_floats(state[name]) for state in states]
         for start in range(0, rows[0].size, _BLOCK):
             blocks = [row[start : start + _BLOCK] for row in rows]
-            for one, other in combinations(range(len(rows)), 2):
-                found[one, other] += squared_norm(blocks[one], blocks[other])
-    return found + found.T
+            for first, second in combinations(range(len(rows)), 2):
+                squared[first, second] += squared_norm(blocks[first], blocks[second])
+    return squared + squared.T

@@ -1,9 +1,9 @@
-"""Sums of weighted numbers that are exact: integers on a fixed grid, in blocks.
+"""Exact sums of weighted numbers: integers on a fixed grid, in blocks.
 
-Each product of an element and its weight is cut off, once, to a multiple of 2**-55 (`GRID`), and
-summed in a 64-bit word. Where a sum could leave the word, its block gets a second word an element.
-What always holds: the sum is that of the cut products, whatever their order, and which blocks have
-a second word changes no bit of the mean.
+Each product of an element and its weight is truncated once, to a multiple of 2**-55 (`GRID`), and
+summed in a 64-bit word. If a sum could overflow the word, its block gets a second word for each
+element. The sum of the truncated products is exact in every order, and the second words change no
+bit of the mean.
 """
 
 import math
@@ -22,25 +22,25 @@ GRID = 55
 """Sums count in units of 2**-GRID."""
 _UNITS = 2.0**GRID
 _CARRY = 40  # the second word counts in units of 2**(_CARRY - GRID)
-_ROOM = 2.0**62  # magnitude that the first word may reach
+_ROOM = 2.0**62  # largest magnitude of the first word
 
 
 MANY = 1 << 23
-"""Elements of a model for which the compiled inner loops are worth their start."""
+"""Number of elements of a model above which compiled inner loops are worth their start."""
 
 
 @lru_cache
 def find_compiled(name: str = "compiled") -> ModuleType | None:
-    """A module of compiled inner loops, or None where numba is not installed."""
+    """Imports a module of compiled inner loops; None if numba is not installed."""
     try:
-        # Half a second and 125 MB, which only who sums much has to spend.
+        # It takes half a second and 125 MB, which only large models are worth.
         return import_module(f"consortium.aggregation.{name}")
     except ImportError:
         return None
 
 
 class Scratch:
-    """Memory of one thread for one block."""
+    """One thread's memory for one block."""
 
     def __init__(self) -> None:
         self.singles = np.empty(BLOCK, np.float32)
@@ -51,9 +51,9 @@ class ExactSum:
     """The sum of one tensor of floating-point numbers.
 
     Args:
-        size: elements.
-        bound: magnitude that elements may have, at most 2**16.
-        compiled: whether to use numba where it is installed.
+        size: number of elements.
+        bound: largest magnitude of an element, at most 2**16.
+        compiled: whether to use numba if it is installed.
     """
 
     def __init__(self, size: int, bound: float, *, compiled: bool = True):
@@ -62,16 +62,16 @@ class ExactSum:
         self._bound = bound
         self._compiled = find_compiled() if compiled else None
         self.blocks = -(-size // BLOCK)
-        self._load = np.zeros(self.blocks)  # what the magnitude of a block's words may be
+        self._load = np.zeros(self.blocks)  # bound on the magnitude of each block's words
 
-    def add(self, block: int, values: NDArray[np.floating], weight: int, use: Scratch) -> None:
+    def add(self, block: int, values: NDArray[np.floating], weight: int, scratch: Scratch) -> None:
         """Adds a block of a tensor, times a weight.
 
         Args:
-            block: its number.
-            values: of the block, float32 or float64.
-            weight: a whole number of magnitude below 2**27; negative to take back.
-            use: memory.
+            block: number of the block.
+            values: values of the block, float32 or float64.
+            weight: a whole number of magnitude below 2**27; negative to subtract.
+            scratch: memory of the thread.
 
         Raises:
             InvalidUpdate: `not-finite` or `too-large`; nothing was added.
@@ -83,9 +83,9 @@ class ExactSum:
             if largest <= self._bound and self._load[block] + largest * units < _ROOM:
                 self._load[block] += largest * units
                 return
-            self._compiled.take_away(values, factor, words)
+            self._compiled.subtract(values, factor, words)
         else:
-            # NaN comes out of both.
+            # NaN propagates into both.
             largest = max(float(values.max()), -float(values.min()))
         if not math.isfinite(largest):
             raise InvalidUpdate("not-finite")
@@ -96,8 +96,8 @@ class ExactSum:
             return
         if self._load[block] + largest * units >= _ROOM:
             self._carry(block)
-        cut = use.words[: values.size]
-        # In double precision, which is exact here, and then cut towards zero.
+        cut = scratch.words[: values.size]
+        # Multiplies in double precision, which is exact here, and then truncates towards zero.
         np.multiply(values, factor, out=cut, dtype=np.float64, casting="unsafe")
         words += cut
         self._load[block] += largest * units
@@ -121,25 +121,25 @@ class ExactSum:
         self._load[block] = 2.0 ** (_CARRY - 1)
 
     def mean(self, total: int, out: Tensor) -> None:
-        """Writes the sum over a total.
+        """Writes the sum divided by a total.
 
         Args:
-            total: above 0.
-            out: flat, of any floating-point dtype.
+            total: the divisor, above 0.
+            out: receives the result; flat, of any floating-point dtype.
         """
         for block in range(self.blocks):
             if block in self._more:
                 self._carry(block)
-            place = slice(block * BLOCK, (block + 1) * BLOCK)
-            mean = self._words[place].astype(np.float64)
+            span = slice(block * BLOCK, (block + 1) * BLOCK)
+            mean = self._words[span].astype(np.float64)
             if block in self._more:
                 mean += self._more[block] * 2.0**_CARRY
             mean *= 1 / _UNITS
             mean /= total
-            out[place] = torch.from_numpy(mean)
+            out[span] = torch.from_numpy(mean)
 
     def reset(self) -> None:
-        """Sums nothing, and keeps the memory."""
+        """Sets the sum to zero and keeps the memory."""
         self._words.fill(0)
         self._load.fill(0)
         for more in self._more.values():

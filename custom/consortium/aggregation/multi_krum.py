@@ -2,11 +2,13 @@
 
 Blanchard et al., NeurIPS 2017, sections 4 and 5: an update's score is the sum of its squared
 distances to its n - f - 2 nearest neighbours; the n - f updates with the smallest scores are
-averaged, here by their cases. When to use it: to compare with; it is the rule that papers compare
-with. What it costs without an attacker: f hospitals are left out whole every round, first those
-whose data are unlike the others', whatever their size. What it does not stop: more than f
-attackers, n < 2 f + 3 hospitals (then nobody is left out), and changes that stay within the honest
-spread.
+averaged, here by their cases.
+
+* Use it for comparisons; it is the rule that papers compare with.
+* Without an attacker, it leaves out f hospitals every round, first those with unusual data,
+  whatever their size.
+* It does not stop more than f attackers, nor changes that stay within the honest spread. With
+  n < 2 f + 3 hospitals it leaves nobody out.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from consortium.aggregation.distances import squared_distances
-from consortium.aggregation.rule import Collected, Factors, Weights, weighted_sum
+from consortium.aggregation.rule import BufferedRule, Factors, Weights, weighted_sum
 from consortium.protocol.schema import ModelSchema, State
 from consortium.protocol.update import MAX_CHANGE
 
@@ -26,20 +28,20 @@ OPTIONS = {
         "least": 1,
         "most": 1_000_000,
         "default": 1,
-        "meaning": "hospitals that are left out",
+        "meaning": "number of hospitals that are left out of each round",
     },
 }
 """See `consortium.settings.rules`."""
 
 
-class MultiKrum(Collected):
+class MultiKrum(BufferedRule):
     """Multi-Krum; see the module.
 
     Args:
-        schema: of the model.
-        max_change: see `Collected`.
-        max_share: see `Collected`.
-        attackers: f, hospitals that are left out.
+        schema: schema of the model.
+        max_change: see `BufferedRule`.
+        max_share: see `BufferedRule`.
+        attackers: f, the number of hospitals that are left out.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class MultiKrum(Collected):
         chosen = np.ones(count)
         if count >= 2 * attackers + 3:
             nearest = np.sort(squared_distances(schema, states), axis=1)
-            # The first of a row is the distance to itself.
+            # The first entry of a row is the distance to itself.
             scores = nearest[:, 1 : count - attackers - 1].sum(axis=1)
             chosen[np.argsort(scores, kind="stable")[count - attackers :]] = 0.0
         factors = weights * chosen / (weights @ chosen)

@@ -1,16 +1,17 @@
-"""The weighted mean of updates of which none is much longer than the median one.
+"""The weighted mean of updates whose norms are clipped near the median norm.
 
 `sum(n_k * min(1, c / |x_k|) * x_k) / sum(n_k)`: norm bounding (Sun et al., arXiv 1911.07963,
-section 3.2), with the bound c not set beforehand but a multiple of the weighted median of the
-round's norms (after Andrew et al., NeurIPS 2021, who follow a quantile over rounds). When to use
-it: hospitals of very different sizes, of which one may be faulty or hostile, for it honours the
-weights. What it costs without an attacker: hospitals whose data are unlike the others' send longer
-updates, and are heard less as far as these are beyond the bound. At the median itself (clip 1) that
-happens in every round, and after many the model leans to the largest hospital; at 1.5 times the
-median it hardly does. What it does not stop: a small change in a bad direction, kept up over
-rounds; and a hospital with a large part of the weight, whose clipped update is still that part of
-the step, and whose norm is the median norm where it holds half of the weight, unless its share is
-capped.
+section 3.2). The bound c is not fixed; it is a multiple of the weighted median of the round's norms
+(after Andrew et al., NeurIPS 2021, who follow a quantile over rounds).
+
+* Use it for hospitals of very different sizes, one of which may be faulty or hostile: it respects
+  the weights.
+* Without an attacker, hospitals with unusual data send longer updates and lose the part beyond the
+  bound. With clip 1, the median itself, that happens in every round, and over many rounds the model
+  drifts towards the largest hospital; with 1.5 it hardly does.
+* It does not stop a small change in a bad direction that is repeated over rounds. Nor does it stop
+  a hospital with a large share of the weight: its clipped update still has that share of the step,
+  and with half of the weight its norm is the median norm, unless its share is capped.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from consortium.aggregation.rule import (
-    Collected,
+    BufferedRule,
     Factors,
     Weights,
     as_floats,
@@ -36,19 +37,19 @@ OPTIONS = {
         "type": "number",
         "above": 0,
         "default": 1.5,
-        "meaning": "the longest norm that counts in full, in units of the weighted median norm",
+        "meaning": "the largest norm that is not clipped, in units of the weighted median norm",
     },
 }
 """See `consortium.settings.rules`."""
 
 
-class NormClipping(Collected):
+class NormClipping(BufferedRule):
     """Norm-clipped weighted mean; see the module.
 
     Args:
-        schema: of the model.
-        max_change: see `Collected`.
-        max_share: see `Collected`.
+        schema: schema of the model.
+        max_change: see `BufferedRule`.
+        max_share: see `BufferedRule`.
         clip: c in units of the weighted median norm, above 0.
     """
 

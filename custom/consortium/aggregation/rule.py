@@ -1,8 +1,8 @@
-"""What every aggregation rule is: it takes updates one by one and gives the change of the model.
+"""The interface of aggregation rules, which receive updates one by one and return the change.
 
-What always holds: the result has the same bytes for every order of arrival, and what a rule did to
-a hospital's update is told with it. Rules that must see all updates at once derive from
-`Collected`, which holds them until the round closes: that costs a model's memory a hospital.
+The result has the same bytes for every order of arrival, and reports how the rule treated each
+hospital's update. Rules that need all updates at once derive from `BufferedRule`, which holds them
+until the round closes; that costs the memory of one model for each hospital.
 """
 
 from abc import ABC, abstractmethod
@@ -19,27 +19,27 @@ from consortium.protocol.schema import ModelSchema, Reduction, State, TensorSpec
 from consortium.protocol.update import MAX_CHANGE, check_values
 
 BLOCK = 1 << 16
-"""Elements that are worked on at a time, so that they stay in the cache."""
+"""Number of elements that are processed at a time, so that they stay in the cache."""
 
 Rows = Sequence[NDArray[np.floating]]
 """One tensor of every hospital, flat."""
 Weights = NDArray[np.float64]
-"""One a hospital, above 0, in cases; multiples of one in `STEPS`."""
+"""One weight a hospital, above 0, in cases; a multiple of 1 / `STEPS`."""
 STEPS = 1024
 Factors = NDArray[np.float64]
-"""One a hospital, for a weighted sum of their updates."""
+"""One factor a hospital, for a weighted sum of the updates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What became of a hospital's update.
+    """How a rule treated a hospital's update.
 
     Attributes:
-        kept: the weight that it had in the aggregate over the weight of its cases; 1 where it
-            counted in full, 0 where not at all. Null where a rule knows no such number.
-        distance: L2 distance of its update from the aggregate, over trainable tensors, in units of
-            the weighted median of the hospitals' distances; null where that is zero, for the
-            aggregate is then the update of those that hold half of the weight.
+        kept: weight of the update in the aggregate over the weight of its cases: 1 if it counted in
+            full, 0 if not at all. Null if the rule has no such number.
+        distance: L2 distance of the update from the aggregate, over trainable tensors, in units of
+            the weighted median of the hospitals' distances. Null if that is zero: the aggregate is
+            then the update of hospitals that hold half of the weight.
     """
 
     kept: float | None
@@ -48,11 +48,11 @@ class Treatment:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """What a rule made of a round.
+    """The result of a rule in a round.
 
     Attributes:
-        change: by name, in the dtypes and shapes of the schema.
-        treatment: of each hospital; empty where all updates count by their cases alone.
+        change: change of each tensor by name, in the dtypes and shapes of the schema.
+        treatment: treatment of each hospital; empty if all updates count by their cases alone.
     """
 
     change: dict[str, Tensor]
@@ -60,11 +60,11 @@ class Aggregate:
 
 
 class InvalidUpdate(Exception):
-    """An update that a rule does not take; nothing of it was taken.
+    """An update that a rule refuses; nothing of it was added.
 
     Attributes:
         code: `not-finite`, `too-large` or `out-of-range`.
-        tensor: the first at fault in the order of the schema, or empty.
+        tensor: the first faulty tensor in the order of the schema, or empty.
     """
 
     def __init__(self, code: str, tensor: str = ""):
@@ -73,52 +73,52 @@ class InvalidUpdate(Exception):
 
 
 class AggregationRule(Protocol):
-    """A rule, over rounds.
+    """An aggregation rule, which is used for all rounds of a run.
 
     Attributes:
         buffers_updates: whether updates stay in memory until the round closes.
-        needs_plain_updates: whether single updates are inspected, not their sum alone.
+        needs_plain_updates: whether the rule inspects single updates, not only their sum.
     """
 
     buffers_updates: bool
     needs_plain_updates: bool
 
     def reset(self) -> None:
-        """Forgets all updates and keeps the memory."""
+        """Discards all updates and keeps the memory."""
 
     def add(self, hospital: str, tensors: State, cases: int) -> None:
-        """Takes an update, whole or not at all; every element is looked at.
+        """Adds an update completely or not at all, and checks every element.
 
         Args:
-            hospital: whose it is; one a hospital.
-            tensors: the change of each tensor of the schema that crosses, in its shape and dtype.
+            hospital: the sender; each hospital sends one update a round.
+            tensors: the change of each shared tensor, in the shape and dtype of the schema.
             cases: its weight, at least 1.
 
         Raises:
-            InvalidUpdate: a value is not finite, beyond the declared bound or the range of the
-                rule.
+            InvalidUpdate: a value is not finite, or exceeds the declared bound or the rule's range.
         """
 
     def aggregate(self) -> Aggregate:
-        """The change of the model.
+        """Returns the change of the model.
 
         Raises:
             ZeroDivisionError: nothing was added.
         """
 
 
-class Collected(ABC):
-    """A rule that sees all updates at once; hospitals come in the order of their names.
+class BufferedRule(ABC):
+    """A rule that sees all updates at once, with the hospitals in the order of their names.
 
-    Trainable tensors and buffers (batch-norm statistics) are two groups that are judged apart, for
-    the statistics are orders of magnitude larger and would decide alone. Integer tensors become
-    their weighted median, rounded half up, which one hospital cannot move far.
+    Trainable tensors and buffers (batch-norm statistics) are two groups that are combined
+    separately, because the statistics are orders of magnitude larger and would decide alone.
+    Integer tensors become their weighted median, rounded half up, which one hospital cannot move
+    far.
 
     Args:
-        schema: of the model; only tensors that cross are aggregated.
+        schema: schema of the model; only shared tensors are aggregated.
         max_change: an element of larger magnitude is refused.
-        max_share: no hospital's weight is more than this share of all weights (see `cap_shares`);
-            1 for no cap.
+        max_share: largest share of all weights that a hospital may have (see `cap_shares`); 1 for
+            no cap.
     """
 
     buffers_updates = True
@@ -130,7 +130,7 @@ class Collected(ABC):
         self._schema = shared_tensors(schema)
         self._max_change = max_change
         self._max_share = max_share
-        self._taken: dict[str, tuple[State, int]] = {}
+        self._updates: dict[str, tuple[State, int]] = {}
         self._groups = [
             names
             for trainable in (True, False)
@@ -144,30 +144,30 @@ class Collected(ABC):
         ]
 
     def reset(self) -> None:
-        """Forgets all updates."""
-        self._taken = {}
+        """Discards all updates."""
+        self._updates = {}
 
     def add(self, hospital: str, tensors: State, cases: int) -> None:
-        """Takes an update; its tensors are held, not copied. See `AggregationRule`."""
+        """Adds an update; its tensors are held, not copied. See `AggregationRule`."""
         for name, spec in self._schema.items():
             code = check_values(tensors[name], spec, self._max_change)
             if code is not None:
                 raise InvalidUpdate(code, name)
-        self._taken[hospital] = (tensors, cases)
+        self._updates[hospital] = (tensors, cases)
 
     def aggregate(self) -> Aggregate:
-        """The change of the model; see `AggregationRule`."""
-        if not self._taken:
+        """Returns the change of the model; see `AggregationRule`."""
+        if not self._updates:
             raise ZeroDivisionError("the aggregate of no updates")
-        names = sorted(self._taken)
-        states = [self._taken[name][0] for name in names]
-        weights = cap_shares([self._taken[name][1] for name in names], self._max_share)
+        names = sorted(self._updates)
+        states = [self._updates[name][0] for name in names]
+        weights = cap_shares([self._updates[name][1] for name in names], self._max_share)
         change: dict[str, Tensor] = {}
         kept: list[Factors] = []
         for group in self._groups:
             schema = {name: self._schema[name] for name in group}
-            of_group, influence = self._combine(schema, states, weights)
-            change |= of_group
+            group_change, influence = self._combine(schema, states, weights)
+            change |= group_change
             if influence is not None:
                 kept.append(influence)
         for name, spec in self._schema.items():
@@ -175,11 +175,11 @@ class Collected(ABC):
                 change[name] = _integer_median(name, spec, states, weights)
         distances = self._distances(change, states)
         middle = weighted_median(distances, weights)
-        cases = np.array([self._taken[name][1] for name in names], np.float64)
+        cases = np.array([self._updates[name][1] for name in names], np.float64)
         shares = cases / cases.sum()
         treatment = {
             name: Treatment(
-                float(min(each[index] for each in kept) / shares[index]) if kept else None,
+                float(min(factors[index] for factors in kept) / shares[index]) if kept else None,
                 float(distances[index] / middle) if middle else None,
             )
             for index, name in enumerate(names)
@@ -190,15 +190,16 @@ class Collected(ABC):
     def _combine(
         self, schema: ModelSchema, states: Sequence[State], weights: Weights
     ) -> tuple[dict[str, Tensor], Factors | None]:
-        """Aggregates one group.
+        """Aggregates one group of tensors.
 
         Args:
-            schema: of its tensors, all of the mean rule.
-            states: of the hospitals.
-            weights: of the hospitals.
+            schema: schema of the group's tensors, all with the mean reduction.
+            states: tensors of the hospitals.
+            weights: weights of the hospitals.
 
         Returns:
-            The aggregate, and the factor of each hospital's update in it, where it has one.
+            The aggregate, and the factor of each hospital's update in it; None if the rule has no
+            such factors.
         """
 
     def _distances(self, change: State, states: Sequence[State]) -> NDArray[np.float64]:
@@ -211,13 +212,13 @@ class Collected(ABC):
     def _squared_distances(
         self, name: str, middle: Tensor, states: Sequence[State]
     ) -> NDArray[np.float64]:
-        """Of the hospitals' tensors of a name from the aggregate's."""
+        """Computes the squared distances of the hospitals' tensors from the aggregate's."""
         origin = as_floats(middle)
         return np.array([squared_norm(as_floats(state[name]), origin) for state in states])
 
 
 def as_floats(tensor: Tensor) -> NDArray[np.floating]:
-    """A tensor, flat, as float32; as float64 where it is. No copy where it is float32."""
+    """Flattens a tensor to float32, or to float64 if it is; does not copy float32."""
     flat = tensor.detach().reshape(-1)
     if flat.dtype is not torch.float64:
         flat = flat.to(torch.float32)
@@ -225,43 +226,43 @@ def as_floats(tensor: Tensor) -> NDArray[np.floating]:
 
 
 def squared_norm(values: NDArray[np.floating], origin: NDArray[np.floating] | None = None) -> float:
-    """Squared L2 norm of the values, or of their difference to an origin.
+    """Computes the squared L2 norm of the values, or of their difference from an origin.
 
-    Differences are taken before anything is squared, and sums over blocks are in double precision,
-    so that what is close stays exact to some 1e-6, whatever the size of the values.
+    Differences are computed before they are squared, and sums over blocks are in double precision,
+    so the relative error for close values is near 1e-6, whatever their size.
     """
     total = 0.0
-    # Fresh memory for each difference would cost more than the rest.
-    apart = None if origin is None else np.empty_like(values[:BLOCK])
+    # Allocating memory for each difference would cost more than the rest.
+    scratch = None if origin is None else np.empty_like(values[:BLOCK])
     for start in range(0, values.size, BLOCK):
         block = values[start : start + BLOCK]
-        if apart is not None and origin is not None:
-            block = np.subtract(block, origin[start : start + BLOCK], out=apart[: block.size])
-        found = float(np.dot(block, block))
-        # Squares of what is beyond 1e19 or below 1e-19 leave the range of float32.
-        if not np.finfo(np.float32).tiny * BLOCK < found < np.inf:
+        if scratch is not None and origin is not None:
+            block = np.subtract(block, origin[start : start + BLOCK], out=scratch[: block.size])
+        squared = float(np.dot(block, block))
+        # Squares of numbers above 1e19 or below 1e-19 leave the range of float32.
+        if not np.finfo(np.float32).tiny * BLOCK < squared < np.inf:
             wide = block.astype(np.float64)
-            found = float(np.dot(wide, wide))
-        total += found
+            squared = float(np.dot(wide, wide))
+        total += squared
     return total
 
 
 def cap_shares(cases: Sequence[int], max_share: float) -> Weights:
-    """Weights by cases, none above a share of their sum.
+    """Computes weights by cases, none of them above a share of their sum.
 
-    What is above is cut, not handed to others: `w_k = min(n_k, t)` with the largest t for which no
+    The excess is cut, not given to others: `w_k = min(n_k, t)` with the largest t for which no
     `w_k / sum(w)` is above the share, in steps of 1/1024 of a case, so that sums of weights are
-    exact. A share that is too small for the number of hospitals makes all equal.
+    exact. A share that is too small for the number of hospitals makes all weights equal.
 
     Args:
-        cases: of the hospitals, each at least 1.
+        cases: cases of the hospitals, each at least 1.
         max_share: above 0; 1 for no cap.
     """
     weights = np.array(cases, np.float64)
     if max_share * len(weights) <= 1:
         return np.ones(len(weights))
     ordered = np.sort(weights)[::-1]
-    # With the `capped` largest at t and the others below it: t = share * (capped * t + others).
+    # If the `capped` largest are at t and the others below it: t = share * (capped * t + others).
     for capped in range(len(weights)):
         others = float(ordered[capped:].sum())
         level = max_share * others / (1 - max_share * capped) if max_share * capped < 1 else 0.0
@@ -272,9 +273,9 @@ def cap_shares(cases: Sequence[int], max_share: float) -> Weights:
 
 
 def weighted_median(values: NDArray[np.float64], weights: Weights) -> float:
-    """The smallest value at which half of the weight is reached.
+    """Returns the smallest value at which half of the weight is reached.
 
-    Where exactly half is reached, the mean of that value and the next, as in the plain median.
+    If exactly half is reached, returns the mean of that value and the next, as the plain median.
     """
     order = np.argsort(values, kind="stable")
     reached = 2 * np.cumsum(weights[order])
@@ -297,7 +298,7 @@ def _integer_median(
 def weighted_sum(
     schema: ModelSchema, states: Sequence[State], factors: Factors
 ) -> dict[str, Tensor]:
-    """`sum(f_k * x_k)` of each tensor, in double precision, in the order of the hospitals."""
+    """Computes `sum(f_k * x_k)` of each tensor, in double precision, in the hospitals' order."""
     sums = {}
     scratch, total = np.empty(BLOCK), np.empty(BLOCK)
     for name, spec in schema.items():

@@ -1,10 +1,10 @@
-"""What the orchestrator makes of the mean change: a step with Nesterov's momentum.
+"""The server optimiser with Nesterov's momentum.
 
 `v <- m v + d`, `model <- model + r (d + m v)` for the mean change d: federated averaging with
 server momentum (Hsu et al., arXiv 1909.06335, section 4.2), in Nesterov's form (Sutskever et al.,
-ICML 2013, equations 3 and 4, rewritten for the point that is handed out). When to use it: a mean
-over hospitals is less noisy than one hospital's change, so that it may be followed further than any
-of them went. With m = 0 and r = 1 it is FedAvg, to the bit. It hides nothing from the orchestrator.
+ICML 2013, equations 3 and 4, rewritten for the model that is sent to the hospitals). A mean over
+hospitals is less noisy than one hospital's change, so a step may be longer than any hospital's.
+With m = 0 and r = 1 the result is exactly FedAvg. It hides nothing from the orchestrator.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,8 +19,8 @@ class ServerMomentum:
     Args:
         momentum: m, at least 0 and below 1.
         learning_rate: r, above 0.
-        trainable: names of the tensors that it is for.
-        state: v to go on from; zero where a tensor is not named.
+        trainable: names of the trainable tensors.
+        state: v of an earlier round to resume from; zero for a tensor that is not named.
     """
 
     def __init__(
@@ -35,33 +35,33 @@ class ServerMomentum:
         self.state = dict(state or {})
 
     @property
-    def keeps(self) -> bool:
+    def has_state(self) -> bool:
         """Whether there is a velocity to keep between rounds."""
         return self._momentum > 0
 
     def blank(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names, shapes and dtypes that `state` has for such a model."""
+        """Returns the names, shapes and dtypes of `state` for such a model."""
         return {
             name: torch.empty_like(model[name], dtype=torch.float64, device="meta")
             for name in self._trainable
         }
 
     def step(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Takes a round's mean change.
+        """Turns a round's mean change into a step of the model.
 
         Args:
-            change: by name.
+            change: the mean change of each tensor by name.
 
         Returns:
-            What is added to the model, in the dtypes and shapes of `change`.
+            The step to add to the model, in the dtypes and shapes of `change`.
         """
-        if not self.keeps and self._learning_rate == 1:
+        if not self.has_state and self._learning_rate == 1:
             return dict(change)
         steps = dict(change)
         for name in sorted(self._trainable & change.keys()):
             mean = change[name].to(torch.float64)
             step = mean
-            if self.keeps:
+            if self.has_state:
                 former = self.state.get(name)
                 velocity = mean if former is None else self._momentum * former + mean
                 self.state[name] = velocity

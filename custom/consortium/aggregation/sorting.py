@@ -1,10 +1,10 @@
-"""Sorting the hospitals' values at every coordinate at once, and finding quantiles by weight.
+"""Sorts the hospitals' values at all coordinates at once, and finds quantiles by weight.
 
-A sorting network is a fixed list of compare-and-exchange steps, so that one step runs over a block
-of coordinates with `np.minimum` and `np.maximum`: Batcher's odd-even merge sort (AFIPS 1968), from
-which whatever does not reach the wanted ranks is cut. Where hospitals differ in weight, the rank of
-a quantile differs from coordinate to coordinate; it is searched by halves among the ranks that it
-can have, with the weight above a value counted over all hospitals at each step.
+A sorting network is a fixed list of compare-and-exchange steps, so that one step processes a block
+of coordinates with `np.minimum` and `np.maximum`: Batcher's odd-even merge sort (AFIPS 1968),
+without the steps that do not affect the wanted ranks. If hospitals differ in weight, the rank of a
+quantile differs from coordinate to coordinate. A binary search among its possible ranks finds it;
+each step sums the weights of the hospitals above a value.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 Row = NDArray[np.float32]
 Step = tuple[int, int, bool, bool]
-"""Two places, and whether the smaller and the larger value are wanted."""
+"""Two rows, and whether the smaller and the larger value are needed."""
 
 
 @lru_cache(maxsize=64)
 def network(count: int, ranks: frozenset[int]) -> tuple[Step, ...]:
-    """The steps after which the values of these ranks are in their places.
+    """Returns the steps that put the values of these ranks into their rows.
 
     Args:
-        count: values, at least 1.
-        ranks: from 0, the smallest.
+        count: number of values, at least 1.
+        ranks: ranks from 0, the smallest value.
     """
     steps: list[Step] = []
     wanted = set(ranks)
@@ -39,7 +39,7 @@ def network(count: int, ranks: frozenset[int]) -> tuple[Step, ...]:
 
 @lru_cache(maxsize=64)
 def step_table(count: int, ranks: frozenset[int]) -> NDArray[np.int64]:
-    """The steps of `network`, (steps, 4)."""
+    """Returns the steps of `network` as an array, (steps, 4)."""
     return np.array(network(count, ranks), np.int64).reshape(-1, 4)
 
 
@@ -51,7 +51,7 @@ def _merge_sort(count: int) -> list[tuple[int, int]]:
         while step:
             for start in range(step % size, count - step, 2 * step):
                 for low in range(start, min(start + step, count - step)):
-                    # Only within the two halves that are being merged.
+                    # Compares only within the two halves that are being merged.
                     if low // (2 * size) == (low + step) // (2 * size):
                         pairs.append((low, low + step))
             step //= 2
@@ -60,33 +60,33 @@ def _merge_sort(count: int) -> list[tuple[int, int]]:
 
 
 def sort_rows(rows: list[Row], spare: Row, ranks: Collection[int]) -> list[Row]:
-    """Puts the values of the wanted ranks in their rows, at every coordinate.
+    """Puts the values of the wanted ranks into their rows, at every coordinate.
 
     Args:
         rows: one a hospital, overwritten.
-        spare: one row more.
-        ranks: from 0, the smallest.
+        spare: one more row.
+        ranks: ranks from 0, the smallest value.
 
     Returns:
-        The rows in their new order; those of other ranks hold anything.
+        The rows in their new order; rows of other ranks are undefined.
     """
     for low, high, smaller, larger in network(len(rows), frozenset(ranks)):
-        one, other = rows[low], rows[high]
+        first, second = rows[low], rows[high]
         if smaller:
-            np.minimum(one, other, out=spare)
+            np.minimum(first, second, out=spare)
         if larger:
-            np.maximum(one, other, out=other)
+            np.maximum(first, second, out=second)
         if smaller:
-            rows[low], spare = spare, one
+            rows[low], spare = spare, first
     return rows
 
 
 def quantile_ranks(weights: Sequence[int], above: int) -> range:
-    """The ranks that the smallest value with at most so much weight above it can have.
+    """Returns the possible ranks of the smallest value with at most this weight above it.
 
     Args:
-        weights: of the hospitals.
-        above: 0 or more.
+        weights: weights of the hospitals.
+        above: the weight, 0 or more.
     """
     count = len(weights)
     lightest = [0, *accumulate(sorted(weights))]
@@ -100,59 +100,60 @@ class Quantiles:
     """Finds quantiles by weight in blocks of coordinates.
 
     Args:
-        weights: of the hospitals, whole numbers with a sum below 2**31.
+        weights: weights of the hospitals, whole numbers with a sum below 2**31.
         block: largest number of coordinates.
     """
 
     def __init__(self, weights: Sequence[int], block: int):
         self._weights = [np.int32(weight) for weight in weights]
-        self._found = np.empty((len(weights) + 1, block), np.float32)
+        self._buffers = np.empty((len(weights) + 1, block), np.float32)
         self._above, self._part, self._mask = np.empty((3, block), np.int32)
 
     def find(self, rows: Sequence[Row], ordered: Sequence[Row], ranks: range, above: int) -> Row:
-        """The smallest value with at most so much weight above it, at every coordinate.
+        """Finds the smallest value with at most this weight above it, at every coordinate.
 
         Args:
-            rows: of the hospitals.
+            rows: values of the hospitals.
             ordered: the same, sorted at least in these ranks.
             ranks: see `quantile_ranks`.
             above: the weight.
 
         Returns:
-            A new row, or one of the ordered.
+            A new row, or one of `ordered`.
         """
         candidates = [ordered[rank] for rank in ranks]
         size = candidates[0].size
         mask = self._mask[:size]
         while len(candidates) > 1:
             half = (len(candidates) + 1) // 2
-            # All ones where too much weight is above the lower half's last.
+            # All bits are set if too much weight is above the last value of the lower half.
             np.subtract(np.int32(above), self.above(rows, candidates[half - 1]), out=mask)
             np.right_shift(mask, 31, out=mask)
             upper = candidates[half:] + candidates[-1:] * (2 * half - len(candidates))
             candidates = [
-                self._choose(low, high, mask, place[:size])
-                for low, high, place in zip(candidates[:half], upper, self._found, strict=False)
+                self._choose(low, high, mask, buffer[:size])
+                for low, high, buffer in zip(candidates[:half], upper, self._buffers, strict=False)
             ]
         return candidates[0]
 
     def above(self, rows: Sequence[Row], values: Row) -> NDArray[np.int32]:
-        """The weight of the hospitals that are above these values; overwritten by the next call."""
+        """Sums the weights of the hospitals above these values; the next call overwrites it."""
         size = values.size
         total, part = self._above[:size], self._part[:size]
         difference = part.view(np.float32)
         total[:] = 0
         for row, weight in zip(rows, self._weights, strict=True):
             np.subtract(values, row, out=difference)
-            np.right_shift(part, 31, out=part)  # all ones where the difference is negative
+            np.right_shift(part, 31, out=part)  # all bits are set if the difference is negative
             np.bitwise_and(part, weight, out=part)
             np.add(total, part, out=total)
         return total
 
     def _choose(self, low: Row, high: Row, mask: NDArray[np.int32], out: Row) -> Row:
-        """The low value, or the high one where the mask is all ones."""
-        one, other, chosen = low.view(np.int32), high.view(np.int32), self._part[: low.size]
-        np.bitwise_xor(one, other, out=chosen)
+        """Chooses the low value, or the high value if all bits of the mask are set."""
+        low_bits, high_bits = low.view(np.int32), high.view(np.int32)
+        chosen = self._part[: low.size]
+        np.bitwise_xor(low_bits, high_bits, out=chosen)
         np.bitwise_and(chosen, mask, out=chosen)
-        np.bitwise_xor(chosen, one, out=out.view(np.int32))
+        np.bitwise_xor(chosen, low_bits, out=out.view(np.int32))
         return out

@@ -1,13 +1,15 @@
 """The weighted mean of every coordinate without its extremes.
 
-Yin et al., ICML 2018, definition 2, with weights: of each element the values are put in order, a
-share of the weight is cut off at either end, and the rest is averaged by weight. A hospital at the
-edge of the cut counts for the part of its weight that is left, so that cutting is smooth in the
-share and a hospital of k cases is as good as k hospitals of one. When to use it: many hospitals of
-like size, some of which may be hostile, for whose data a median is too coarse. What it costs
-without an attacker: of each element what the most unlike hospitals say. What it does not stop:
-attackers that hold more than the share, and changes that stay between the honest ones at every
-coordinate.
+Yin et al., ICML 2018, definition 2, with weights: for each element, the values are sorted, a share
+of the weight is cut off at either end, and the rest is averaged by weight. A hospital at the edge
+of the cut counts with the remaining part of its weight, so the result is continuous in the share,
+and a hospital of k cases equals k hospitals of one case.
+
+* Use it for many hospitals of similar size, some of which may be hostile, if a median is too coarse
+  for their data.
+* Without an attacker, it drops the most unusual hospitals' value of each element.
+* It does not stop attackers that hold more than the share, nor changes that stay between the honest
+  ones at every coordinate.
 """
 
 import math
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from consortium.aggregation.coordinates import Coordinates, Workplace
+from consortium.aggregation.coordinates import Coordinates, SortedBlock
 from consortium.aggregation.sorting import Row
 from consortium.protocol.schema import ModelSchema
 from consortium.protocol.update import MAX_CHANGE
@@ -27,7 +29,7 @@ OPTIONS = {
         "least": 0,
         "below": 0.5,
         "default": 0.2,
-        "meaning": "share of the weight that is cut off at either end",
+        "meaning": "the share of the weight that is cut off at either end",
     },
 }
 """See `consortium.settings.rules`."""
@@ -37,9 +39,9 @@ class TrimmedMean(Coordinates):
     """Weighted trimmed mean; see the module.
 
     Args:
-        schema: of the model.
-        max_change: see `Collected`.
-        max_share: see `Collected`.
+        schema: schema of the model.
+        max_change: see `BufferedRule`.
+        max_share: see `BufferedRule`.
         trim: share of the weight that is cut off at either end, 0 to below 0.5.
     """
 
@@ -59,21 +61,21 @@ class TrimmedMean(Coordinates):
         return math.floor(total - cut), math.floor(cut)
 
     def _factors(self, weights: Sequence[int]) -> Row:
-        # What is cut off counts as the edge that it is cut at, and is then taken from the sum.
+        # Values that are cut off count as the edge of the cut, which is then subtracted again.
         cut = self._trim * sum(weights)
         left = sum(weights) - 2 * cut
         return np.array([-cut / left, *(weight / left for weight in weights)], np.float32)
 
-    def _of_block(self, place: Workplace) -> Row:
-        size = place.rows[0].size
-        low, part = place.one[:size], place.other[:size]
-        above_low, above_high = self._weights_above(place.total)
-        low[:] = place.quantile(above_low)
-        high = place.quantile(above_high)
-        of_edges, *factors = self._factors(place.weights)
+    def _of_block(self, block: SortedBlock) -> Row:
+        size = block.rows[0].size
+        low, part = block.spare[:size], block.other_spare[:size]
+        above_low, above_high = self._weights_above(block.total)
+        low[:] = block.quantile(above_low)
+        high = block.quantile(above_high)
+        edge_factor, *factors = self._factors(block.weights)
         total = np.add(low, high)
-        total *= of_edges
-        for row, factor in zip(place.rows, factors, strict=True):
+        total *= edge_factor
+        for row, factor in zip(block.rows, factors, strict=True):
             np.maximum(row, low, out=part)
             np.minimum(part, high, out=part)
             part *= factor

@@ -1,11 +1,11 @@
 """The mean of the hospitals' changes, weighted by their training cases.
 
-FedAvg (McMahan et al., AISTATS 2017, algorithm 1): `sum(n_k * x_k) / sum(n_k)`. When to use it:
-hospitals that are honest, whatever their sizes. What it does not stop: a hospital that sends a
-large but valid change; it moves the model in proportion to its cases.
+FedAvg (McMahan et al., AISTATS 2017, algorithm 1): `sum(n_k * x_k) / sum(n_k)`. Use it for honest
+hospitals of any size. It does not stop a hospital that sends a large but valid change, which moves
+the model in proportion to its cases.
 
-Sums are exact (`exact_sum`), so that the order of arrival cannot matter, and an update that was
-taken can be taken back.
+Sums are exact (`exact_sum`), so the order of arrival cannot matter, and an update can be removed
+again.
 """
 
 import math
@@ -23,29 +23,29 @@ from consortium.protocol.schema import ModelSchema, Reduction, State, shared_ten
 from consortium.protocol.update import MAX_CHANGE
 
 OPTIONS: dict[str, None] = {}
-"""See `consortium.settings.rules`: none, for this rule sees one update at a time."""
+"""See `consortium.settings.rules`. This rule has none, because it sees one update at a time."""
 
 MAX_TOTAL_CASES = 2**27
-"""The sum of weights stays below; then no sum can overflow."""
+"""The sum of weights stays below this, so that no sum can overflow."""
 MAX_INTEGER_CHANGE = 2**35
 """Largest magnitude of an element of an integer tensor."""
 
 _SMALL = 1 << 14
-"""Elements of a tensor up to which it is summed together with others: a network has dozens of such,
-and a call for each costs more than its sum."""
+"""Largest number of elements of a tensor that is summed together with others: a network has dozens
+of small tensors, and a call for each costs more than its sum."""
 
-Place = tuple[int, int]
-"""A group's number and a block of it."""
+BlockIndex = tuple[int, int]
+"""The number of a group and of a block in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Tensors of one dtype that are summed together: one, or small ones that fill a block at most.
+    """Tensors of one dtype that are summed together: one, or several small ones within a block.
 
     Attributes:
-        names: of the tensors, in the order of the schema.
-        sizes: their elements.
-        sum: of them, one after the other.
+        names: names of the tensors, in the order of the schema.
+        sizes: numbers of their elements.
+        sum: sum of the concatenated tensors.
     """
 
     names: tuple[str, ...]
@@ -58,16 +58,16 @@ class WeightedMean:
 
     Range: magnitudes up to 2**16 with weights that sum up to 2**27, which is more than 1,000
     hospitals of 100,000 cases. Resolution: the mean of n updates is off by less than
-    `n * 2**-55 / sum(n_k)` and the rounding to the tensor's dtype. Memory: 8 bytes an element,
-    however many hospitals, and 8 more in blocks where a weighted sum passes 128; kept between
+    `n * 2**-55 / sum(n_k)` and the rounding to the tensor's dtype. Memory: 8 bytes an element for
+    any number of hospitals, and 8 more in blocks with a weighted sum above 128; kept between
     rounds. Integer tensors become their mean, rounded half up.
 
     Args:
-        schema: of the model; only tensors that cross are averaged.
+        schema: schema of the model; only shared tensors are averaged.
         max_change: an element of larger magnitude is refused; at most 2**16.
-        threads: that share the work.
-        compiled: whether to use numba where it is installed; by default for models of more than
-            8M elements, for which it is worth its start. The bytes are the same.
+        threads: number of threads that share the work.
+        compiled: whether to use numba if it is installed; by default for models of more than 8M
+            elements, for which it is worth its start. The bytes are the same.
     """
 
     buffers_updates = False
@@ -82,7 +82,7 @@ class WeightedMean:
         compiled: bool | None = None,
     ):
         self._schema, self._max_change = shared_tensors(schema), max_change
-        sizes = {name: math.prod(each.shape) for name, each in self._schema.items()}
+        sizes = {name: math.prod(spec.shape) for name, spec in self._schema.items()}
         if compiled is None:
             compiled = sum(sizes.values()) > MANY
         self._groups = [
@@ -98,56 +98,58 @@ class WeightedMean:
             for name, spec in self._schema.items()
             if spec.reduction is Reduction.INTEGER
         }
-        places = [
+        blocks = [
             (number, block)
             for number, group in enumerate(self._groups)
             for block in range(group.sum.blocks)
         ]
-        share = max(1, -(-len(places) // threads))
-        self._shares = [places[start : start + share] for start in range(0, len(places), share)]
+        share = max(1, -(-len(blocks) // threads))
+        self._shares = [blocks[start : start + share] for start in range(0, len(blocks), share)]
         self._scratch = [Scratch() for _ in self._shares]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.total_cases = 0
 
     def add(self, hospital: str, tensors: State, cases: int) -> None:
-        """Takes an update; see `AggregationRule`."""
+        """Adds an update; see `AggregationRule`."""
         if self.total_cases + cases >= MAX_TOTAL_CASES:
             raise InvalidUpdate("out-of-range")
         integers = {name: _integers(name, tensors) for name in self._integers}
         done = self._add(tensors, cases, self._shares)
-        unfit = [error for _, error in done if error is not None]
-        if unfit:
+        errors = [error for _, error in done if error is not None]
+        if errors:
             self._add(
                 tensors,
                 -cases,
                 [share[:count] for share, (count, _) in zip(self._shares, done, strict=True)],
             )
-            raise unfit[0]
+            raise errors[0]
         for name, values in integers.items():
             self._integers[name] += values * cases
         self.total_cases += cases
 
-    def take_back(self, tensors: State, cases: int) -> None:
-        """Undoes `add` of the same update, exactly."""
+    def remove(self, tensors: State, cases: int) -> None:
+        """Undoes `add` of the same update exactly."""
         self._add(tensors, -cases, self._shares)
         for name, total in self._integers.items():
             total -= _integers(name, tensors) * cases
         self.total_cases -= cases
 
     def _add(
-        self, tensors: State, weight: int, shares: Sequence[Sequence[Place]]
+        self, tensors: State, weight: int, shares: Sequence[Sequence[BlockIndex]]
     ) -> list[tuple[int, InvalidUpdate | None]]:
-        """Adds blocks; of each share the number that was added, and what stopped it."""
+        """Adds blocks; returns for each share the number of added blocks and the error, if any."""
 
-        def work(share: Sequence[Place], use: Scratch) -> tuple[int, InvalidUpdate | None]:
-            # What overflows or is no number is looked for, and is no reason for a warning.
+        def work(share: Sequence[BlockIndex], scratch: Scratch) -> tuple[int, InvalidUpdate | None]:
+            # Overflow and NaN are checked for, so numpy need not warn.
             with np.errstate(all="ignore"):
                 for number, (index, block) in enumerate(share):
                     group = self._groups[index]
                     flat = [tensors[name].reshape(-1) for name in group.names]
-                    values = _block(flat[0], block, use) if len(flat) == 1 else _join(flat, use)
+                    values = (
+                        _block(flat[0], block, scratch) if len(flat) == 1 else _join(flat, scratch)
+                    )
                     try:
-                        group.sum.add(block, values, weight, use)
+                        group.sum.add(block, values, weight, scratch)
                     except InvalidUpdate as error:
                         return number, _first_at_fault(error, group, values, self._max_change)
             return len(share), None
@@ -156,7 +158,7 @@ class WeightedMean:
         return list(run(work, shares, self._scratch))
 
     def aggregate(self) -> Aggregate:
-        """The weighted mean; see `AggregationRule`."""
+        """Returns the weighted mean; see `AggregationRule`."""
         if not self.total_cases:
             raise ZeroDivisionError("the mean of no updates")
         total = self.total_cases
@@ -174,7 +176,7 @@ class WeightedMean:
         )
 
     def reset(self) -> None:
-        """Forgets all updates and keeps the memory."""
+        """Discards all updates and keeps the memory."""
         if not self.total_cases:
             return
         for group in self._groups:
@@ -185,7 +187,7 @@ class WeightedMean:
 
 
 def _group(schema: ModelSchema, sizes: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
-    """The names of the tensors to average, by group."""
+    """Yields the names of the tensors to average, by group."""
     small: dict[torch.dtype, list[str]] = {}
     for name, spec in schema.items():
         if spec.reduction is not Reduction.MEAN:
@@ -201,19 +203,19 @@ def _group(schema: ModelSchema, sizes: Mapping[str, int]) -> Iterator[tuple[str,
     yield from (tuple(names) for names in small.values() if names)
 
 
-def _join(flat: Sequence[torch.Tensor], use: Scratch) -> NDArray[np.floating]:
-    """Small tensors one after the other, in the memory of the thread where that fits them."""
+def _join(flat: Sequence[torch.Tensor], scratch: Scratch) -> NDArray[np.floating]:
+    """Concatenates small tensors, in the thread's memory if they are float32."""
     if flat[0].dtype is not torch.float32:
         return torch.cat(list(flat)).numpy()
     count = sum(part.numel() for part in flat)
-    joined = torch.from_numpy(use.singles)[:count]
+    joined = torch.from_numpy(scratch.singles)[:count]
     return torch.cat(list(flat), out=joined).numpy()
 
 
 def _first_at_fault(
     error: InvalidUpdate, group: _Group, values: NDArray[np.floating], max_change: float
 ) -> InvalidUpdate:
-    """The error of the first tensor of a group that is not fit, with its own code."""
+    """Returns the error of the first invalid tensor of a group, with its own code."""
     if len(group.names) == 1:
         return InvalidUpdate(error.code, group.names[0])
     parts = np.split(values, np.cumsum(group.sizes)[:-1])
@@ -225,11 +227,11 @@ def _first_at_fault(
     return error
 
 
-def _block(flat: torch.Tensor, block: int, use: Scratch) -> NDArray[np.floating]:
+def _block(flat: torch.Tensor, block: int, scratch: Scratch) -> NDArray[np.floating]:
     part = flat[block * BLOCK : (block + 1) * BLOCK]
     if part.dtype in (torch.float32, torch.float64):
         return part.numpy()
-    single = use.singles[: part.numel()]
+    single = scratch.singles[: part.numel()]
     torch.from_numpy(single).copy_(part)
     return single
 

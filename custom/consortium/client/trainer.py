@@ -26,7 +26,7 @@ from consortium.core.site_policy import Site
 from consortium.models.averaging import ModelAverage
 from consortium.models.networks import build_network
 from consortium.orchestration.model_selection import first_averaged
-from consortium.protocol.buffers import Make, make_buffers
+from consortium.protocol.buffers import BufferFactory, make_buffers
 from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics, Score
 from consortium.protocol.schema import Reduction, State, schema_of
@@ -71,7 +71,7 @@ class LocalTrainer:
         *,
         device: torch.device,
         report: Callable[[Progress], None] = lambda progress: None,
-        make: Make = make_buffers,
+        make: BufferFactory = make_buffers,
     ):
         self._site, self._settings, self._device = site, settings, device
         self._report, self._make = report, make

@@ -1,5 +1,5 @@
-"""Whether a model learned the disease or the hospital, from counts, means and scatters alone.
+"""Tests whether a model learned the disease or the hospital, from counts, means and scatters alone.
 
-`moments` is what a hospital says of a group of its patients, `acquisition` describes an image
-without its anatomy, and `probe` tests and judges. Everything here is pure.
+`moments` summarises a group of patients, `acquisition` describes how an image was made, and `probe`
+tests and gives the verdict. Everything here is pure.
 """

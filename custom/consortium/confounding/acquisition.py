@@ -1,8 +1,8 @@
-"""What an image shows of its making: eight numbers of its border, its histogram and its sharpness.
+"""Acquisition features: eight numbers of an image's border, histogram and sharpness.
 
-When to use it: beside a model's scores, to see whether hospitals can be told apart by how their
-images were made. What it does not show: marks of a scanner that lie in none of the eight; and it is
-not free of anatomy, for a large heart or a dense lung changes a histogram too.
+Use them next to a model's scores, to test whether hospitals can be distinguished by how their
+images were made. They miss marks of a scanner that change none of the eight. They are not free of
+anatomy: a large heart or a dense lung also changes a histogram.
 """
 
 import numpy as np
@@ -20,23 +20,23 @@ NAMES = (
     "contrast",
     "sharpness",
 )
-"""Of the eight numbers: mean grey of the borders left and right, and above and below; standard
-deviation and 99th percentile of the whole border; 5th percentile, median and distance of the
-quartiles of the image; logarithm of the fine detail over the range of grey."""
+"""Names of the eight numbers: mean grey of the left and right borders, and of the upper and lower
+ones; standard deviation and 99th percentile of the whole border; 5th percentile, median and
+interquartile range of the image; logarithm of the fine detail over the range of grey."""
 
 
 def acquisition_features(image: npt.NDArray[np.uint8] | Array, *, width: float = 0.06) -> Array:
-    """Eight numbers near 1, in the order of `NAMES`.
+    """Computes eight numbers near 1, in the order of `NAMES`.
 
     Args:
         image: grey, of shape (rows, columns), at least 3 by 3, from 0 to 255.
-        width: of the border, as a share of the side.
+        width: width of the border, as a share of the side.
 
     Returns:
-        Of shape (8,).
+        Array of shape (8,).
 
     Raises:
-        ValueError: not a grey image, or too small.
+        ValueError: the image is not grey, or too small.
     """
     if image.ndim != 2 or min(image.shape) < 3:
         raise ValueError(f"an image of shape {image.shape}")

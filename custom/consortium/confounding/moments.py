@@ -1,10 +1,10 @@
-"""What a hospital says of a group of its patients: how many, their mean, and their scatter.
+"""Moments of a group of a hospital's patients: their number, mean and scatter.
 
-These are all that the confounding probe needs, so no image and no patient's values leave a
-hospital. What always holds: a group smaller than the hospital lets out is not told at all, and a
-vector has fewer entries than the smallest group has patients, for otherwise the scatter would fix
-the patients' values up to a rotation. What it does not protect: a mean and a scatter are exact, so
-two messages about groups that differ by one patient give that patient away; a group is told once.
+The confounding probe needs nothing else, so no image and no patient's values leave a hospital. A
+group below the hospital's minimum group size is never reported. A vector always has fewer entries
+than the smallest group has patients; otherwise the scatter would determine the patients' values up
+to a rotation. Means and scatters are exact, so the moments of two groups that differ by one patient
+would reveal that patient; each group is therefore reported once.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,19 +16,19 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 LIMIT = 6.0
-"""Values are clipped to +-LIMIT, in their own unit, so that no single patient carries a test."""
+"""Values are clipped to +-LIMIT, in their own unit, so that no single patient decides a test."""
 
-_SLACK = 1e-6  # of rounding, relative
+_SLACK = 1e-6  # relative tolerance for rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """A group of patients.
+    """Moments of a group of patients.
 
     Attributes:
-        count: how many patients, at least 1.
-        mean: of shape (d,), within +-`LIMIT`.
-        scatter: of shape (d, d), the sum over patients of the outer product of their distance from
+        count: number of patients, at least 1.
+        mean: shape (d,), within +-`LIMIT`.
+        scatter: shape (d, d), the sum over patients of the outer product of their difference from
             the mean; symmetric, no eigenvalue below 0, a diagonal from 0 to count * `LIMIT`^2.
 
     Raises:
@@ -42,9 +42,9 @@ class Moments:
     def __post_init__(self) -> None:
         size = len(self.mean)
         if self.count < 1 or self.mean.shape != (size,) or self.scatter.shape != (size, size):
-            raise ValueError("moments of shapes that do not fit")
+            raise ValueError("the shapes of the moments do not fit")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.scatter).all()):
-            raise ValueError("moments that are not finite")
+            raise ValueError("the moments are not finite")
         most = self.count * LIMIT**2 * (1 + _SLACK)
         diagonal = np.diag(self.scatter)
         if (
@@ -53,14 +53,14 @@ class Moments:
             or (diagonal > most).any()
             or not np.allclose(self.scatter, self.scatter.T, rtol=_SLACK, atol=_SLACK)
         ):
-            raise ValueError("moments that no group of clipped values has")
+            raise ValueError("no group of clipped values has these moments")
         if size and np.linalg.eigvalsh(self.scatter).min() < -_SLACK * most:
-            raise ValueError("a scatter that no group has")
+            raise ValueError("no group has this scatter")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Whose moments: a hospital's patients with one label."""
+    """A hospital's patients with one label."""
 
     hospital: str
     label: str
@@ -70,26 +70,26 @@ Groups = Mapping[Group, Moments]
 
 
 def moments(values: Array, patients: Sequence[Hashable], smallest_group: int) -> Moments | None:
-    """The moments of one group, or None where it has too few patients.
+    """Computes the moments of one group; None if it has too few patients.
 
-    A patient with several images counts once, by their mean: images of one patient are not
-    exchangeable with those of others, patients are.
+    A patient with several images counts once, by the mean of the images: patients are exchangeable,
+    images of different patients are not.
 
     Args:
-        values: of shape (images, d), finite; clipped to +-`LIMIT` here.
-        patients: of each image.
-        smallest_group: fewest patients of whom anything is told.
+        values: shape (images, d), finite; clipped to +-`LIMIT` here.
+        patients: the patient of each image.
+        smallest_group: minimum number of patients in a group that is reported.
 
     Raises:
-        ValueError: as many dimensions as the smallest group has patients, or more; values that are
-            not finite; as many patients as images are not named.
+        ValueError: at least as many dimensions as patients in the smallest group, values that are
+            not finite, or not one patient for each image.
     """
     if values.shape[1] >= smallest_group:
-        raise ValueError(f"{values.shape[1]} dimensions of groups of {smallest_group}")
+        raise ValueError(f"{values.shape[1]} dimensions for groups of {smallest_group} patients")
     if len(patients) != len(values):
         raise ValueError(f"{len(patients)} patients named for {len(values)} images")
     if not np.isfinite(values).all():
-        raise ValueError("values that are not finite")
+        raise ValueError("the values are not finite")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(patients))}
     if len(numbers) < smallest_group:
         return None
@@ -98,31 +98,31 @@ def moments(values: Array, patients: Sequence[Hashable], smallest_group: int) ->
     np.add.at(sums, where, np.clip(values, -LIMIT, LIMIT))
     means = sums / np.bincount(where)[:, None]
     mean: Array = means.mean(0)
-    apart = means - mean
-    return Moments(len(numbers), mean, apart.T @ apart)
+    centred = means - mean
+    return Moments(len(numbers), mean, centred.T @ centred)
 
 
 def project(features: Array, dimensions: int, seed: int) -> Array:
-    """Features of a network on few directions that everyone knows: a seeded random projection.
+    """Projects a network's features onto a few random directions, which the seed defines.
 
-    Rows are scaled to unit length first, which bounds them whatever the network is. The directions
-    are orthonormal (Johnson and Lindenstrauss, 1984; Dasgupta and Gupta, "An elementary proof of a
+    Rows are scaled to unit length first, which bounds them for every network. The directions are
+    orthonormal (Johnson and Lindenstrauss, 1984; Dasgupta and Gupta, "An elementary proof of a
     theorem of Johnson and Lindenstrauss", 2003), and the result is scaled by the root of n, so that
     an entry is near 1.
 
     Args:
-        features: of shape (images, n).
-        dimensions: how many are kept, at most n.
-        seed: of the directions, the same at every hospital.
+        features: shape (images, n).
+        dimensions: number of directions, at most n.
+        seed: seed of the directions, the same at every hospital.
 
     Returns:
-        Of shape (images, min(dimensions, n)).
+        Array of shape (images, min(dimensions, n)).
     """
-    wide = features.shape[1]
-    drawn = np.random.default_rng(seed).normal(size=(wide, min(dimensions, wide)))
+    width = features.shape[1]
+    drawn = np.random.default_rng(seed).normal(size=(width, min(dimensions, width)))
     directions, _ = np.linalg.qr(drawn)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    projected: Array = features / np.maximum(lengths, 1e-12) @ directions * np.sqrt(wide)
+    projected: Array = features / np.maximum(lengths, 1e-12) @ directions * np.sqrt(width)
     return projected
 
 
@@ -133,25 +133,25 @@ def collect(
     patients: Sequence[Hashable],
     smallest_group: int,
 ) -> dict[Group, Moments]:
-    """The moments that all hospitals would tell: for simulations, which hold every patient.
+    """Computes the moments that all hospitals would report, for simulations with all patients.
 
     Args:
-        values: of shape (images, d).
-        hospitals: of each image; likewise `labels` and `patients`.
-        labels: see there.
-        patients: unique within a hospital.
+        values: shape (images, d).
+        hospitals: the hospital of each image.
+        labels: the label of each image.
+        patients: the patient of each image, unique within a hospital.
         smallest_group: see `moments`.
     """
-    found = {}
+    groups = {}
     for hospital in np.unique(hospitals):
         for label in np.unique(labels):
             chosen = np.flatnonzero((hospitals == hospital) & (labels == label)).tolist()
-            told = moments(values[chosen], [patients[index] for index in chosen], smallest_group)
-            if told is not None:
-                found[Group(str(hospital), str(label))] = told
-    return found
+            group = moments(values[chosen], [patients[index] for index in chosen], smallest_group)
+            if group is not None:
+                groups[Group(str(hospital), str(label))] = group
+    return groups
 
 
 def describe_p(p: float) -> str:
-    """A p-value in words."""
+    """Formats a p-value."""
     return "p < 0.001" if p < 0.001 else f"p {p:.2g}"

@@ -1,31 +1,32 @@
-"""Did a model learn the disease or the hospital? Tests from the moments that hospitals tell.
+"""Tests whether a model learned the disease or the hospital, from the moments of its hospitals.
 
-The null hypothesis: among patients with the same label, what the model says does not depend on the
-hospital. Then hospitals' names could be exchanged among the patients of a label. Over all these
-permutations the sum of a hospital's values has a mean and a covariance that the pooled moments
-give exactly, and it tends to a normal law (Hoeffding, "A combinatorial central limit theorem",
-1951), so the permutation null needs no permutation, and no patient's value. Strata are added as
-Mantel and Haenszel do (Landis, Heyman and Koch, "Average partial association in three-way
-contingency tables", 1978).
+The null hypothesis: among patients with the same label, the model's output does not depend on the
+hospital. The hospitals' names could then be exchanged among the patients of a label. Over all these
+permutations, the pooled moments give the exact mean and covariance of the sum of a hospital's
+values, and the sum tends to a normal distribution (Hoeffding, "A combinatorial central limit
+theorem", 1951). The permutation null therefore needs neither permutations nor patients' values.
+Strata are added as by Mantel and Haenszel (Landis, Heyman and Koch, "Average partial association in
+three-way contingency tables", 1978).
 
 Two tests:
 
-- `site_separation`: do values (features of the model, or of borders and histogram) differ at all
-  between hospitals, labels being equal?
-- `site_association`: do the model's scores for a label rise, labels being equal, at the hospitals
-  where that label is more frequent? That is what a shortcut does; the verdict rests on it alone.
+- `site_separation`: do values (the model's features or the acquisition features) differ at all
+  between hospitals, for equal labels?
+- `site_association`: do the model's scores for a label rise, for equal true labels, at hospitals
+  where that label is more frequent? A shortcut has this effect; the verdict rests on it alone.
 
-When to use it: once per model, on patients who were held out, where hospitals have their labels in
-unlike shares. What it does not show:
+Run the probe once per model, on held-out patients, if label frequencies differ between hospitals.
+It does not show:
 
-- Why scores lean. Patients who are sicker where their label is frequent look the same as a scanner
-  that the model recognises; whether borders and histogram tell the hospital too is a hint, no more.
-- How much harm is done. A slope is in log-odds, and a model whose scores are small, as federated
-  averaging over hospitals of one class makes them, has a small slope however it leans:
-  `SiteAssociation` has the slope in standard deviations of a score too.
+- The cause of an association. Sicker patients where their label is frequent look the same as a
+  scanner that the model recognises. Acquisition features that identify the hospital are only a
+  hint.
+- The size of the harm. A slope is in log-odds. A model with small scores, such as one from
+  federated averaging over hospitals of one class, has a small slope even with a strong association;
+  `SiteAssociation` therefore has the slope in standard deviations of a score too.
 - That there is no shortcut. "no sign" is about the labels that were tested, which are named, and
-  about slopes as large as would have been found. A harmless shift of the scores between scanners
-  can lean by chance, which more patients do not cure, only more hospitals.
+  about detectable slopes. A harmless shift of the scores between scanners can be associated with
+  the labels by chance; more hospitals cure that, more patients do not.
 - Anything within a hospital, such as two machines or wards.
 """
 
@@ -39,29 +40,29 @@ from scipy.special import chdtrc, ndtr, ndtri  # scipy.stats takes a second to i
 from consortium.confounding.moments import Array, Groups, Moments, describe_p
 
 ALPHA = 0.05
-"""Declared rate of false positives, where scores do not depend on the hospital, given the label."""
+"""Declared rate of false positives, if scores do not depend on the hospital, given the label."""
 
 LEAST_MIX = 0.2
-"""Cramer's V of hospital and label below which a shortcut has nothing to win: between the "small"
-0.1 and the "medium" 0.3 of Cohen, Statistical Power Analysis (1988), section 7.2."""
+"""Cramer's V of hospital and label below which a shortcut gains nothing: between the "small" 0.1
+and the "medium" 0.3 of Cohen, Statistical Power Analysis (1988), section 7.2."""
 
 POWER = 0.8
-"""Probability with which the slope `SiteAssociation.detectable` is found."""
+"""Probability of detecting the slope `SiteAssociation.detectable`."""
 
 Shares = Mapping[str, Mapping[str, int]]
-"""Training patients by hospital and label; counts that a hospital withholds are left out."""
+"""Training patients by hospital and label, without the counts that a hospital withholds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How well hospitals can be told apart, labels being equal.
+class SiteSeparation:
+    """How well hospitals can be distinguished, for equal labels.
 
     Attributes:
-        statistic: chi-squared, with `freedom` degrees.
-        freedom: see there.
-        p: of the permutation null.
-        auc: with which a linear rule tells two hospitals apart, mean over the pairs that share a
-            label; corrected for chance, so about 0.5 where there is nothing.
+        statistic: chi-squared statistic.
+        freedom: its degrees of freedom.
+        p: p-value under the permutation null.
+        auc: AUC with which a linear rule distinguishes two hospitals, averaged over the pairs that
+            share a label; corrected for chance, so about 0.5 without a difference.
     """
 
     statistic: float
@@ -72,16 +73,16 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class SiteAssociation:
-    """How far a model leans towards a hospital's frequent labels, the true labels being equal.
+    """How strongly scores follow a hospital's label frequencies, for equal true labels.
 
     Attributes:
-        z: standard normal under the null; positive where the model leans.
-        p: one-sided.
-        slope: what a score gains, in its own unit, when the label's share at the hospital goes from
-            0 to 1.
-        detectable: slope that is found with a probability of `POWER`.
+        z: test statistic, standard normal under the null; positive if scores follow frequencies.
+        p: one-sided p-value.
+        slope: gain of a score, in its own unit, if the label's share at the hospital rises from 0
+            to 1.
+        detectable: slope that is detected with a probability of `POWER`.
         standardised: the slope over the standard deviation of a score among patients of one label.
-        labels: of whose patients it speaks, sorted.
+        labels: labels whose patients were tested, sorted.
     """
 
     z: float
@@ -93,15 +94,15 @@ class SiteAssociation:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """By the rule in `judge`, with the reason for people."""
+class ProbeVerdict:
+    """The verdict by the rule in `judge`, with the reason for people."""
 
     verdict: Literal["confounded", "no sign", "not estimable"]
     reason: str
 
 
-def site_separation(groups: Groups) -> Told | None:
-    """Whether values tell the hospital, labels being equal.
+def site_separation(groups: Groups) -> SiteSeparation | None:
+    """Tests whether values identify the hospital, for equal labels.
 
     The statistic is v' V^+ v, where v stacks each hospital's sum of values about the stratum's
     mean, added over strata, and V = sum over strata of [diag(n) - n n'/N] (x) W / (N - 1), W being
@@ -111,7 +112,7 @@ def site_separation(groups: Groups) -> Told | None:
         groups: moments of shape (d,) and (d, d).
 
     Returns:
-        None where no label is told by two hospitals, or all values are equal.
+        None if no label is reported by two hospitals, or all values are equal.
 
     Raises:
         ValueError: groups of different d.
@@ -119,13 +120,13 @@ def site_separation(groups: Groups) -> Told | None:
     strata = _strata(groups)
     if not strata:
         return None
-    names = sorted({hospital for held in strata.values() for hospital in held})
+    names = sorted({hospital for stratum in strata.values() for hospital in stratum})
     size = len(next(iter(groups.values())).mean)
     total = np.zeros((len(names), size))
     spread = np.zeros((len(names), size, len(names), size))
-    for held in strata.values():
-        counts, sums, scatter = _pooled(held)
-        where = np.array([names.index(hospital) for hospital in held])
+    for stratum in strata.values():
+        counts, sums, scatter = _pooled(stratum)
+        where = np.array([names.index(hospital) for hospital in stratum])
         total[where] += sums
         drawn = np.diag(counts) - np.outer(counts, counts) / counts.sum()
         every = np.arange(size)
@@ -138,13 +139,15 @@ def site_separation(groups: Groups) -> Told | None:
     if not freedom:
         return None
     statistic = float(((total.ravel() @ vectors)[real] ** 2 / values[real]).sum())
-    return Told(statistic, freedom, float(chdtrc(freedom, statistic)), _pair_auc(strata, size))
+    return SiteSeparation(
+        statistic, freedom, float(chdtrc(freedom, statistic)), _pair_auc(strata, size)
+    )
 
 
 def site_association(
     groups: Groups, shares: Shares, labels: Sequence[str]
 ) -> SiteAssociation | None:
-    """Whether scores follow the hospital's own label frequencies, true labels being equal.
+    """Tests whether scores follow the hospital's own label frequencies, for equal true labels.
 
     T = sum over strata and hospitals of a_h . n_h (s_h - s), where s_h is the mean vector of the
     scores and a_h the hospital's training shares of the labels. Under permutation within strata
@@ -154,26 +157,28 @@ def site_association(
 
     Args:
         groups: moments of scores, in log-odds, one a label.
-        shares: hospitals of which nothing is known here take no part.
-        labels: of the scores, in their order.
+        shares: training patients; hospitals without any are left out.
+        labels: labels of the scores, in their order.
 
     Returns:
-        None where no label is told by two hospitals whose shares differ, or all scores are equal.
+        None if no label is reported by two hospitals whose shares differ, or all scores are equal.
 
     Raises:
         ValueError: scores that do not fit the labels, or shares of other labels.
     """
-    if any(len(told.mean) != len(labels) for told in groups.values()):
-        raise ValueError(f"scores that are not of {len(labels)} labels")
-    if unknown := {label for held in shares.values() for label in held} - set(labels):
-        raise ValueError(f"shares of {', '.join(sorted(unknown))}, which have no score")
-    known = {name: held for name, held in shares.items() if sum(held.values())}
-    tested = {group: told for group, told in groups.items() if group.hospital in known}
+    if any(len(moments.mean) != len(labels) for moments in groups.values()):
+        raise ValueError(f"the scores are not of {len(labels)} labels")
+    if unknown := {label for counts in shares.values() for label in counts} - set(labels):
+        raise ValueError(f"there are shares of {', '.join(sorted(unknown))}, which have no score")
+    known = {name: share for name, share in shares.items() if sum(share.values())}
+    tested = {group: moments for group, moments in groups.items() if group.hospital in known}
     top = spread = size = scatters = freedom = 0.0
     names = []
-    for name, held in _strata(tested).items():
-        counts, sums, scatter = _pooled(held)
-        part = np.array([[known[site].get(label, 0) for label in labels] for site in held], float)
+    for name, stratum in _strata(tested).items():
+        counts, sums, scatter = _pooled(stratum)
+        part = np.array(
+            [[known[hospital].get(label, 0) for label in labels] for hospital in stratum], float
+        )
         part /= part.sum(1, keepdims=True)
         part -= counts @ part / counts.sum()
         mixed = (counts[:, None] * part).T @ part
@@ -199,13 +204,15 @@ def site_association(
 
 
 def cramers_v(shares: Shares) -> float:
-    """Cramer's V of hospital and label among training patients, from 0 to 1.
+    """Computes Cramer's V of hospital and label among training patients, from 0 to 1.
 
-    Cramer, Mathematical Methods of Statistics (1946), chapter 21. It is 0 where there is one
-    hospital or one label; with few patients it is above 0 by chance alone.
+    Cramer, Mathematical Methods of Statistics (1946), chapter 21. It is 0 for one hospital or one
+    label; with few patients it is above 0 by chance alone.
     """
-    labels = sorted({label for held in shares.values() for label in held})
-    table = np.array([[held.get(label, 0) for label in labels] for held in shares.values()], float)
+    labels = sorted({label for counts in shares.values() for label in counts})
+    table = np.array(
+        [[counts.get(label, 0) for label in labels] for counts in shares.values()], float
+    )
     table = table.reshape(len(shares), len(labels))
     table = table[table.sum(1) > 0][:, table.sum(0) > 0]
     if min(table.shape) < 2:
@@ -216,108 +223,114 @@ def cramers_v(shares: Shares) -> float:
 
 
 def judge(
-    association: SiteAssociation | None, shares: Shares, acquisition: Told | None = None
-) -> Verdict:
-    """The verdict, by a rule fixed beforehand.
+    association: SiteAssociation | None, shares: Shares, acquisition: SiteSeparation | None = None
+) -> ProbeVerdict:
+    """Gives the verdict, by a rule that was fixed beforehand.
 
-    1. Nothing is known of the training patients, or those of one hospital alone: "not estimable".
-    2. Hospitals have their labels in like shares (Cramer's V below `LEAST_MIX`): "no sign"; there
-       is nothing that a shortcut through the hospital could win.
-    3. No label is had by two hospitals: "confounded"; hospital and disease are one.
-    4. Labels are shared, but by groups too small to be told: "not estimable".
-    5. Otherwise "confounded" where the model leans, p below `ALPHA`, and "no sign" elsewhere.
+    1. Fewer than two hospitals report their training patients: "not estimable".
+    2. Label frequencies are similar (Cramer's V below `LEAST_MIX`): "no sign", because a shortcut
+       through the hospital gains nothing.
+    3. No label occurs at two hospitals: "confounded", because hospital and disease coincide.
+    4. Labels occur at two hospitals, but in groups too small to report: "not estimable".
+    5. Otherwise: "confounded" if scores follow the label frequencies, p below `ALPHA`, else "no
+       sign".
 
     Args:
-        association: of the scores of held-out patients.
-        shares: of the training patients.
-        acquisition: of borders and histogram of the same patients; it has no part in the verdict,
-            the reason says whether it tells the hospital.
+        association: association of the scores of held-out patients.
+        shares: the training patients.
+        acquisition: separation by acquisition features of the same patients. The reason mentions
+            whether they identify the hospital; the verdict does not depend on it.
     """
     verdict, reason = _rule(association, shares)
     if acquisition is not None:
-        tell = "tell" if acquisition.p < ALPHA else "do not tell"
+        identify = "identify" if acquisition.p < ALPHA else "do not identify"
         reason += (
-            f"; borders and histogram {tell} the hospital "
+            f"; border and histogram {identify} the hospital "
             f"(AUC {acquisition.auc:.2f}, {describe_p(acquisition.p)})"
         )
-    return Verdict(verdict, reason)
+    return ProbeVerdict(verdict, reason)
 
 
 def _rule(
     association: SiteAssociation | None, shares: Shares
 ) -> tuple[Literal["confounded", "no sign", "not estimable"], str]:
-    held = [label for counts in shares.values() for label, count in counts.items() if count]
-    if not held:
-        return "not estimable", "no hospital tells how many patients of a label it trained on"
+    labels = [label for counts in shares.values() for label, count in counts.items() if count]
+    if not labels:
+        return "not estimable", "no hospital reports how many patients of each label it trained on"
     if sum(any(counts.values()) for counts in shares.values()) < 2:
         return (
             "not estimable",
-            "one hospital alone tells how many patients of a label it trained on",
+            "only one hospital reports how many patients of each label it trained on",
         )
     mix = cramers_v(shares)
     if mix < LEAST_MIX:
-        return "no sign", f"hospitals have their labels in like shares (V {mix:.2f}), none tested"
-    if len(held) == len(set(held)):
-        return "confounded", "no label is had by two hospitals, so none could be tested"
+        return (
+            "no sign",
+            f"label frequencies are similar at all hospitals (V {mix:.2f}), no label was tested",
+        )
+    if len(labels) == len(set(labels)):
+        return "confounded", "no label occurs at two hospitals, so none could be tested"
     if association is None:
-        return "not estimable", "too few held-out patients of a label at two hospitals"
-    found = (
+        return "not estimable", "too few held-out patients with the same label at two hospitals"
+    result = (
         f"slope {association.slope:+.2f}, {association.standardised:+.2f} standard deviations, "
         f"{describe_p(association.p)}, tested on {', '.join(association.labels)}"
     )
     if association.p < ALPHA:
-        return "confounded", f"scores lean towards the hospital's frequent labels: {found}"
+        return "confounded", f"scores favour the hospital's frequent labels: {result}"
     return "no sign", (
-        f"{found}; a slope of {association.detectable:.2f} would be found in {POWER:.0%} of models"
+        f"{result}; a slope of {association.detectable:.2f} would be detected in {POWER:.0%} of"
+        " models"
     )
 
 
 def _strata(groups: Groups) -> dict[str, dict[str, Moments]]:
-    """Moments by label and hospital, of the labels that two hospitals tell."""
-    if len({len(told.mean) for told in groups.values()}) > 1:
-        raise ValueError("groups whose values differ in number")
-    found: dict[str, dict[str, Moments]] = {}
+    """Groups moments by label and hospital, for the labels that two hospitals report."""
+    if len({len(moments.mean) for moments in groups.values()}) > 1:
+        raise ValueError("the groups' values differ in number")
+    strata: dict[str, dict[str, Moments]] = {}
     for group in sorted(groups, key=lambda group: (group.label, group.hospital)):
-        found.setdefault(group.label, {})[group.hospital] = groups[group]
-    return {label: held for label, held in found.items() if len(held) > 1}
+        strata.setdefault(group.label, {})[group.hospital] = groups[group]
+    return {label: stratum for label, stratum in strata.items() if len(stratum) > 1}
 
 
-def _pooled(held: Mapping[str, Moments]) -> tuple[Array, Array, Array]:
-    """Of H hospitals: counts (H,), n (mean - pooled mean) (H, d), and the total scatter (d, d)."""
-    counts = np.array([told.count for told in held.values()], float)
-    means = np.stack([told.mean for told in held.values()])
-    apart = means - counts @ means / counts.sum()
-    sums = counts[:, None] * apart
-    scatter: Array = np.sum([told.scatter for told in held.values()], axis=0) + sums.T @ apart
+def _pooled(stratum: Mapping[str, Moments]) -> tuple[Array, Array, Array]:
+    """Returns of H hospitals counts (H,), n (mean - pooled mean) (H, d), total scatter (d, d)."""
+    counts = np.array([moments.count for moments in stratum.values()], float)
+    means = np.stack([moments.mean for moments in stratum.values()])
+    centred = means - counts @ means / counts.sum()
+    sums = counts[:, None] * centred
+    within = np.sum([moments.scatter for moments in stratum.values()], axis=0)
+    scatter: Array = within + sums.T @ centred
     return counts, sums, scatter
 
 
 def _pair_auc(strata: Mapping[str, Mapping[str, Moments]], size: int) -> float:
-    """Mean over pairs of hospitals of Phi(D / sqrt 2), D the Mahalanobis distance.
+    """Averages Phi(D / sqrt 2) over pairs of hospitals, where D is the Mahalanobis distance.
 
     D^2 is made unbiased under normality (Lachenbruch and Mickey, "Estimation of error rates in
-    discriminant analysis", 1968): D^2 (v - d - 1) / v - d (1/n1 + 1/n2), v being the degrees of
+    discriminant analysis", 1968): D^2 (v - d - 1) / v - d (1/n1 + 1/n2), where v is the degrees of
     freedom of the pooled covariance. Pairs are weighted by n1 n2 / (n1 + n2).
     """
-    groups = [told for held in strata.values() for told in held.values()]
-    freedom = sum(told.count - 1 for told in groups)
+    groups = [moments for stratum in strata.values() for moments in stratum.values()]
+    freedom = sum(moments.count - 1 for moments in groups)
     if freedom <= size + 1:
         return 0.5
-    covariance = np.sum([told.scatter for told in groups], axis=0) / freedom
+    covariance = np.sum([moments.scatter for moments in groups], axis=0) / freedom
     inverse = np.linalg.pinv(covariance, hermitian=True, rcond=1e-9)
     pairs: dict[tuple[str, str], list[tuple[float, Array]]] = {}
-    for held in strata.values():
-        names = list(held)
+    for stratum in strata.values():
+        names = list(stratum)
         for index, first in enumerate(names):
             for second in names[index + 1 :]:
-                one, two = held[first], held[second]
-                weight = one.count * two.count / (one.count + two.count)
-                pairs.setdefault((first, second), []).append((weight, one.mean - two.mean))
+                a, b = stratum[first], stratum[second]
+                weight = a.count * b.count / (a.count + b.count)
+                pairs.setdefault((first, second), []).append((weight, a.mean - b.mean))
     aucs, weights = [], []
-    for found in pairs.values():
-        weight = sum(part for part, _ in found)
-        apart = np.sum([part * gap for part, gap in found], axis=0) / weight
-        square = apart @ inverse @ apart * (freedom - size - 1) / freedom - size / weight
+    for differences in pairs.values():
+        weight = sum(part for part, _ in differences)
+        mean = np.sum([part * difference for part, difference in differences], axis=0) / weight
+        square = mean @ inverse @ mean * (freedom - size - 1) / freedom - size / weight
         aucs.append(ndtr(np.sign(square) * np.sqrt(abs(square) / 2)))
         weights.append(weight)
     return float(np.average(aucs, weights=weights))

@@ -1,8 +1,8 @@
-"""What a hospital tells for the confounding probe.
+"""The statistics that a hospital sends for the confounding probe.
 
-What always holds: a hospital tells of groups of its held-out patients alone, of no group smaller
-than it lets out, and of each group once a run. What hospitals tell is taken only where it can be
-true: known labels, the dimensions that the job declares, moments that a group can have.
+A hospital reports groups of its held-out patients only, no group below its minimum group size, and
+each group once a run. The orchestrator accepts only plausible statistics: known labels, the
+dimensions that the job declares, moments that a group can have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _KINDS = ("scores", "features", "acquisition")
 
 
 class GroupMoments(BaseModel):
-    """`Moments` as they travel."""
+    """`Moments` in their wire form."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     count: Count
@@ -27,15 +27,17 @@ class GroupMoments(BaseModel):
     scatter: Annotated[list[Vector], Field(min_length=1, max_length=64)]
 
     @classmethod
-    def of(cls, told: Moments) -> "GroupMoments":
-        """To send."""
-        return cls(count=told.count, mean=told.mean.tolist(), scatter=told.scatter.tolist())
+    def of(cls, moments: Moments) -> "GroupMoments":
+        """Converts moments to send them."""
+        return cls(
+            count=moments.count, mean=moments.mean.tolist(), scatter=moments.scatter.tolist()
+        )
 
     def moments(self) -> Moments:
-        """As received.
+        """Converts received moments.
 
         Raises:
-            ValueError: no group has them.
+            ValueError: no group can have these moments.
         """
         return Moments(self.count, np.array(self.mean, float), np.array(self.scatter, float))
 
@@ -44,13 +46,13 @@ ByLabel = Mapping[str, GroupMoments]
 
 
 class ProbeStatistics(BaseModel):
-    """Of one hospital; labels with fewer patients than it lets out are not there.
+    """The statistics of one hospital, without labels below its minimum group size.
 
     Attributes:
-        shares: training patients by label, scaled to the weight that the hospital has in the mean.
-        scores: moments of the log-odds that the model gives each label, by true label.
-        features: of the model's features on a few directions.
-        acquisition: of what borders, histogram and sharpness show, on as many.
+        shares: training patients by label, scaled to the hospital's weight in the mean.
+        scores: moments of the model's log-odds of each label, by true label.
+        features: moments of the model's features, projected onto a few directions.
+        acquisition: moments of the acquisition features, projected onto as many.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,24 +62,24 @@ class ProbeStatistics(BaseModel):
     acquisition: dict[str, GroupMoments] = {}
 
     def fits(self, labels: Sequence[str], dimensions: int) -> bool:
-        """Whether it can be an answer to a job's question.
+        """Whether these statistics can answer a job's request.
 
         Args:
-            labels: of the job.
-            dimensions: most of features and acquisition.
+            labels: the job's labels.
+            dimensions: largest dimension of features and acquisition.
         """
         if not self.shares.keys() <= set(labels):
             return False
         for kind in _KINDS:
             sizes = [len(labels)] if kind == "scores" else range(1, dimensions + 1)
-            told: ByLabel = getattr(self, kind)
-            if not told.keys() <= set(labels):
+            groups: ByLabel = getattr(self, kind)
+            if not groups.keys() <= set(labels):
                 return False
-            if any(len(one.mean) not in sizes for one in told.values()):
+            if any(len(group.mean) not in sizes for group in groups.values()):
                 return False
             try:
-                for one in told.values():
-                    one.moments()
+                for group in groups.values():
+                    group.moments()
             except ValueError:
                 return False
         return True

@@ -1,34 +1,40 @@
-"""What is made of all that hospitals told for the confounding probe."""
+"""Runs the confounding probe on the statistics of all hospitals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from consortium.confounding.moments import Group, Groups
-from consortium.confounding.probe import Told, cramers_v, judge, site_association, site_separation
+from consortium.confounding.probe import (
+    SiteSeparation,
+    cramers_v,
+    judge,
+    site_association,
+    site_separation,
+)
 from consortium.confounding.probe_statistics import ProbeStatistics
 
 
-def run_probe(statements: Mapping[str, ProbeStatistics], labels: Sequence[str]) -> dict[str, Any]:
-    """What all hospitals' words say of a model, as JSON values.
+def run_probe(statistics: Mapping[str, ProbeStatistics], labels: Sequence[str]) -> dict[str, Any]:
+    """Tests whether a model learned the disease or the hospital.
 
     Args:
-        statements: by hospital; each `fits`.
-        labels: of the job, in the order of the scores.
+        statistics: by hospital; each `fits`.
+        labels: the job's labels, in the order of the scores.
 
     Returns:
-        `verdict` and `reason` (see `judge`); `mix`, Cramer's V of hospital and label in training;
-        `site_association`, `features` and `acquisition` (see `SiteAssociation` and `Told`), each
-        null where it cannot be estimated.
+        JSON values: `verdict` and `reason` (see `judge`); `mix`, Cramer's V of hospital and label
+        in training; `site_association`, `features` and `acquisition` (see `SiteAssociation` and
+        `SiteSeparation`), each null if it cannot be estimated.
     """
-    shares = {name: told.shares for name, told in statements.items()}
-    association = site_association(_groups(statements, "scores"), shares, labels)
-    features = site_separation(_groups(statements, "features"))
-    acquisition = site_separation(_groups(statements, "acquisition"))
-    found = judge(association, shares, acquisition)
+    shares = {name: hospital.shares for name, hospital in statistics.items()}
+    association = site_association(_groups(statistics, "scores"), shares, labels)
+    features = site_separation(_groups(statistics, "features"))
+    acquisition = site_separation(_groups(statistics, "acquisition"))
+    judged = judge(association, shares, acquisition)
     return {
-        "verdict": found.verdict,
-        "reason": found.reason,
+        "verdict": judged.verdict,
+        "reason": judged.reason,
         "mix": cramers_v(shares),
         "site_association": asdict(association) | {"labels": list(association.labels)}
         if association
@@ -38,16 +44,16 @@ def run_probe(statements: Mapping[str, ProbeStatistics], labels: Sequence[str]) 
     }
 
 
-def _plain(told: Told | None) -> dict[str, Any] | None:
-    return asdict(told) if told is not None else None
+def _plain(separation: SiteSeparation | None) -> dict[str, Any] | None:
+    return asdict(separation) if separation is not None else None
 
 
-def _groups(statements: Mapping[str, ProbeStatistics], kind: str) -> Groups:
-    """Those of one size: a hospital that lets out fewer dimensions than others is left out."""
-    every = {
-        Group(name, label): told.moments()
-        for name, statement in statements.items()
-        for label, told in getattr(statement, kind).items()
+def _groups(statistics: Mapping[str, ProbeStatistics], kind: str) -> Groups:
+    """Returns the groups of the largest dimension; a hospital that reports fewer is left out."""
+    groups = {
+        Group(name, label): moments.moments()
+        for name, hospital in statistics.items()
+        for label, moments in getattr(hospital, kind).items()
     }
-    most = max((len(told.mean) for told in every.values()), default=0)
-    return {group: told for group, told in every.items() if len(told.mean) == most}
+    largest = max((len(moments.mean) for moments in groups.values()), default=0)
+    return {group: moments for group, moments in groups.items() if len(moments.mean) == largest}

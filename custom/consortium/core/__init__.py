@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, seeds, findings. It knows of no task and no FLARE."""
+"""The foundation of the package: errors, files, seeds, findings. Knows no task and no FLARE."""

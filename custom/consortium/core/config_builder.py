@@ -1,9 +1,9 @@
-"""Builds what a MONAI bundle configuration describes, for the forms that ours have.
+"""Builds what a MONAI bundle configuration describes, for the forms that this package writes.
 
-`monai.bundle.ConfigParser` imports all of MONAI and searches it for every component. This imports
-the module that a `_target_` names, so a network of torch alone needs no MONAI. What always holds:
-it builds what MONAI's parser builds, or raises. Only our own configurations are built; a bundle of
-others is never evaluated.
+`monai.bundle.ConfigParser` imports all of MONAI and searches it for every component. This builder
+imports the module that a `_target_` names, so a network of torch alone needs no MONAI. It always
+builds what MONAI's parser builds, or raises. It builds the package's own configurations only; a
+foreign bundle is never evaluated.
 """
 
 import re
@@ -14,19 +14,19 @@ from typing import Any
 
 _TARGET = "_target_"
 _REFERENCE = re.compile(r"@(\w+)")
-_OURS = "_built"
+_ITEMS = "_built"
 _MODULES = {"torch": "torch", "np": "numpy", "monai": "monai"}
-"""Names that an expression may use, as MONAI's parser has them."""
+"""Names that an expression may use, as in MONAI's parser."""
 
 
 class ConfigBuilder:
-    """Builds items of one configuration; each is built once, however often it is referred to.
+    """Builds the items of one configuration, each of them once.
 
-    Understood are a dictionary with `_target_` (called with the other entries), `@id`,
-    `$expression` and lists and dictionaries of them.
+    Supports a dictionary with `_target_` (called with the other entries), `@id`, `$expression`, and
+    lists and dictionaries of them.
 
     Args:
-        config: items by their ids.
+        config: items by id.
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -35,11 +35,11 @@ class ConfigBuilder:
         self._open: list[str] = []
 
     def build(self, name: str) -> Any:
-        """An item.
+        """Builds an item.
 
         Raises:
-            ValueError: the item or one it refers to is missing, refers to itself, or has a form
-                that only MONAI understands.
+            ValueError: the item, or one that it refers to, is missing, refers to itself, or has a
+                form that only MONAI supports.
         """
         if name not in self._built:
             if name not in self._config or name in self._open:
@@ -60,9 +60,9 @@ class ConfigBuilder:
         return content
 
     def _call(self, content: Mapping[str, Any]) -> Any:
-        strange = [key for key in content if key[:1] == "_" and key != _TARGET]
-        if strange:
-            raise ValueError(f"configuration: {strange[0]} is not understood")
+        unsupported = [key for key in content if key[:1] == "_" and key != _TARGET]
+        if unsupported:
+            raise ValueError(f"configuration: {unsupported[0]} is not supported")
         arguments = {key: self._resolve(part) for key, part in content.items() if key != _TARGET}
         if _TARGET not in content:
             return arguments
@@ -75,17 +75,17 @@ class ConfigBuilder:
         if content.startswith("@") and _REFERENCE.fullmatch(content):
             return self.build(content[1:])
         if content.startswith(("@", "%")):
-            raise ValueError(f"configuration: {content} is not understood")
+            raise ValueError(f"configuration: {content} is not supported")
         return content
 
     def _evaluate(self, expression: str) -> Any:
         for name in _REFERENCE.findall(expression):
             self.build(name)
-        code = _REFERENCE.sub(rf"{_OURS}['\1']", expression)
-        # Only modules that are named: to import monai takes seconds.
+        code = _REFERENCE.sub(rf"{_ITEMS}['\1']", expression)
+        # Imports only the modules that are named: importing monai takes seconds.
         names = {
             short: import_module(name)
             for short, name in _MODULES.items()
             if re.search(rf"\b{short}\b", code)
         }
-        return eval(code, {**names, _OURS: self._built})
+        return eval(code, {**names, _ITEMS: self._built})

@@ -1,8 +1,8 @@
 """The errors that people read, and the exit code of each kind.
 
 Every error is one line: a code, what is wrong, where, and what to do. The line is for the person at
-the machine where it was raised; only the code, the hospital, a tensor's name and counts may cross
-from a hospital to the orchestrator (see `Failure`), never the line itself.
+the machine where it was raised. A hospital sends the orchestrator only the code, its name, a
+tensor's name and counts (see `Failure`), never the line itself.
 """
 
 import re
@@ -14,10 +14,11 @@ _SAFE_CODE = re.compile(r"[a-z][a-z-]{1,40}")
 
 
 class ConsortiumError(Exception):
-    """Base of all errors a person is expected to read.
+    """Base of all errors that a person is expected to read.
 
     Args:
-        code: short, stable, lower-case words joined by hyphens; safe to send to the orchestrator.
+        code: short and stable, lower-case words joined by hyphens; safe to send to the
+            orchestrator.
         what: what is wrong.
         where: the file, hospital, setting or tensor concerned; may be empty.
         todo: what the reader can do about it.
@@ -35,35 +36,35 @@ class ConsortiumError(Exception):
 
 
 class Incomplete(ConsortiumError):
-    """The work ended, but not as declared: findings, or a hospital that dropped out."""
+    """The work ended, but not as declared: with findings, or without a hospital."""
 
     exit_code = 1
 
 
 class UsageError(ConsortiumError):
-    """What was asked for makes no sense: a missing folder, an unknown setting or value."""
+    """The command cannot be carried out: a missing folder, an unknown setting or value."""
 
     exit_code = 2
 
 
 class Refused(ConsortiumError):
-    """What was given is understood and not accepted: a model of another architecture, say."""
+    """The input is readable but not accepted, such as a model of another architecture."""
 
     exit_code = 3
 
 
 class EnvironmentProblem(ConsortiumError):
-    """The machine does not allow it: a full disk, a missing program."""
+    """The machine prevents the work: a full disk, a missing program."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A hospital's statement that it cannot answer; all that crosses of an error.
+    """A hospital's report that it cannot answer: all that leaves the hospital about an error.
 
     Attributes:
-        hospital: who failed.
+        hospital: name of the hospital.
         code: code of the error.
     """
 
@@ -72,11 +73,11 @@ class Failure:
 
 
 def failure_of(error: BaseException, hospital: str) -> Failure:
-    """What may cross of an error: its code where it has one, else `internal-error`."""
+    """Reduces an error to what may leave the hospital: its code, else `internal-error`."""
     return Failure(hospital, error.code if isinstance(error, ConsortiumError) else "internal-error")
 
 
 def failure_from_wire(plain: Any, sender: str) -> Failure:
-    """Rebuilds a failure; a code that is none becomes `malformed`, so that no text gets through."""
+    """Rebuilds a failure; an invalid code becomes `malformed`, so that no text gets through."""
     code = str(plain.get("code", "")) if isinstance(plain, Mapping) else ""
     return Failure(sender, code if _SAFE_CODE.fullmatch(code) else "malformed")

@@ -1,4 +1,4 @@
-"""Files and folders that are never half-written: filled beside their place, then renamed."""
+"""Atomic files and folders: written under a temporary name, then renamed."""
 
 import errno
 import fcntl
@@ -15,72 +15,74 @@ from consortium.core.errors import EnvironmentProblem, Refused
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
-    """Lets `write` fill a file beside `path`, then renames it over `path`.
+    """Replaces a file atomically: `write` fills a temporary file, which is renamed to `path`.
 
-    Whatever goes wrong, what stood at `path` before still stands there.
+    If anything goes wrong, the previous file stays as it was.
 
     Args:
-        path: the file to replace or create; its folder is made where it is missing.
-        write: given a path in the same folder, writes the whole content there.
-        flush: bring it to the disk. A file that is not flushed survives the end of any process, and
-            may be torn or empty where the machine itself stops.
+        path: the file to replace or create; a missing folder is created.
+        write: writes the whole content to the path that it is given, in the same folder.
+        flush: force the file to disk. An unflushed file survives the end of any process, but may be
+            torn or empty if the machine itself stops.
 
     Raises:
         EnvironmentProblem: `disk-full` or `cannot-write`.
     """
-    beside = _beside(path)
+    partial = _partial_path(path)
     try:
-        with _told(path):
+        with _clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(beside)
+            write(partial)
             if flush:
-                flush_file(beside)
-            beside.replace(path)
+                flush_file(partial)
+            partial.replace(path)
             if flush:
                 flush_file(path.parent)
     finally:
         with suppress(OSError):
-            beside.unlink()
+            partial.unlink()
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Lends a folder beside `path`, which becomes `path` if nothing goes wrong, else vanishes.
+    """Replaces a folder atomically: the caller fills a temporary one, which is renamed to `path`.
+
+    If anything goes wrong, the temporary folder is removed.
 
     Args:
         path: the folder to create or replace.
 
     Yields:
-        An empty folder.
+        The empty temporary folder.
 
     Raises:
-        EnvironmentProblem: `disk-full` or `cannot-write`; a folder that was there stands.
+        EnvironmentProblem: `disk-full` or `cannot-write`; the previous folder stays as it was.
     """
-    beside = _beside(path)
-    former = beside.with_suffix(".former")
+    partial = _partial_path(path)
+    former = partial.with_suffix(".former")
     try:
-        with _told(path):
-            beside.mkdir(parents=True)
-            yield beside
-            for file in beside.rglob("*"):
+        with _clear_errors(path):
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.rglob("*"):
                 if file.is_file():
                     flush_file(file)
             if path.exists():
                 path.rename(former)
             try:
-                beside.rename(path)
+                partial.rename(path)
             except OSError:
                 if former.exists():
                     former.rename(path)
                 raise
             flush_file(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
 
 
 def lock_file(path: Path) -> IO[str] | None:
-    """Locks a file until it is closed or this process ends; None where another process has it."""
+    """Locks a file until it is closed or this process ends; None if another process holds it."""
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +94,7 @@ def lock_file(path: Path) -> IO[str] | None:
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Keeps a second command out of a folder, which is made where it is missing.
+    """Keeps a second command out of a folder; a missing folder is created.
 
     Raises:
         Refused: `busy`.
@@ -100,37 +102,40 @@ def sole_user(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = lock_file(folder / ".lock")
     if lock is None:
-        raise Refused("busy", "another command works here", str(folder), "wait for its end")
+        raise Refused(
+            "busy", "another command uses this folder", str(folder), "wait until it has ended"
+        )
     with lock:
         yield
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file whole or not at all; see `replace_file`."""
-    replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    """Writes a UTF-8 text file atomically; see `replace_file`."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes an indented JSON file whole or not at all; NaN is refused."""
+    """Writes an indented JSON file atomically; refuses NaN."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _beside(path: Path) -> Path:
-    # Not the process's number alone, which comes again after a restart in a container.
+def _partial_path(path: Path) -> Path:
+    # Not the process's number alone, which repeats after a restart in a container.
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def flush_file(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk."""
-    written = os.open(path, os.O_RDONLY)
+    """Forces a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(written)
+        os.fsync(descriptor)
     finally:
-        os.close(written)
+        os.close(descriptor)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Turns the system's errors into ones that people read."""
     try:
         yield
     except OSError as error:
@@ -139,5 +144,5 @@ def _told(path: Path) -> Iterator[None]:
             "disk-full" if full else "cannot-write",
             error.strerror or "cannot be written",
             str(path),
-            "free some space and go on" if full else "check the folder's permissions",
+            "free some space and try again" if full else "check the folder's permissions",
         ) from error

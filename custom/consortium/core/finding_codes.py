@@ -1,6 +1,6 @@
-"""Every code that a check of a hospital's data may report: the one registry.
+"""The registry of all codes that a check of a hospital's data may report.
 
-`consortium.core.findings` accepts a finding only with a code and a severity that are listed here.
+`consortium.core.findings` accepts only codes that are listed here, with their severity.
 `consortium check-data` prints the advice; `docs/findings.md` and the tables in the jobs' READMEs
 are generated from this module (`scripts/docs`).
 """
@@ -14,7 +14,7 @@ Severity = Literal["error", "warning"]
 
 
 class DataKind(Enum):
-    """The kinds of data that a hospital's folder may hold, as a document names them."""
+    """The kinds of data that a hospital's folder may hold, as documents name them."""
 
     SCANS = "scans"
     XRAYS = "X-rays"
@@ -23,13 +23,13 @@ class DataKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FindingCode:
-    """What a code means and what its reader does about it.
+    """The meaning of a code and the advice for the hospital.
 
     Attributes:
-        code: short, stable, lower-case words joined by hyphens.
-        severity: an `error` makes the folder unfit for training; a `warning` needs a look.
+        code: short and stable, lower-case words joined by hyphens.
+        severity: an `error` makes the folder unfit for training; a person checks a `warning`.
         kinds: the kinds of data whose checks report it.
-        when: what was seen, as a clause without a capital or a full stop.
+        when: what the check saw, as a clause without a capital or a full stop.
         advice: what to do, in sentences.
     """
 
@@ -47,7 +47,7 @@ _ALL = (
         "absent-label",
         "warning",
         (_SCANS,),
-        "no mask holds a structure of the job, or a label of dataset.json without a job",
+        "no mask holds a structure of the job (without a job: a label of dataset.json)",
         "Check that none of these patients has the structure.",
     ),
     FindingCode(
@@ -77,7 +77,7 @@ _ALL = (
         (_XRAYS,),
         "letters are near the border, or the header reports burnt-in text",
         "Cover the text if it names a patient, or export the X-ray without annotations. A "
-        "network can recognise hospitals by it.",
+        "network can recognise a hospital by it.",
     ),
     FindingCode(
         "channel-mismatch",
@@ -104,8 +104,8 @@ _ALL = (
         "duplicate-channel",
         "warning",
         (_SCANS,),
-        "a channel is a copy of another",
-        "Keep the case only if a missing sequence was filled with another on purpose.",
+        "a channel is a copy of another channel",
+        "Keep the case only if a missing sequence was replaced by another on purpose.",
     ),
     FindingCode(
         "duplicate-file",
@@ -132,14 +132,14 @@ _ALL = (
         "duplicate-patient",
         "error",
         (_SCANS, _TABLES),
-        "two entries or rows are of one patient, or of one image file",
+        "two entries or rows name the same patient or the same image file",
         "List every patient once.",
     ),
     FindingCode(
         "duplicate-slice",
         "error",
         (_SCANS,),
-        "several DICOM slices lie at one position: echoes, time points or copies",
+        "several DICOM slices have one position: echoes, time points or copies",
         "Put one echo, time point or b-value into a folder. Remove copies of files.",
     ),
     FindingCode(
@@ -161,14 +161,14 @@ _ALL = (
         "error",
         (_XRAYS, _TABLES),
         "no patient is left for validation",
-        "Put patients aside for validation.",
+        "Set patients aside for validation.",
     ),
     FindingCode(
         "identifying-header",
         "warning",
         (_SCANS, _XRAYS),
         "a DICOM header holds a name, a date of birth or similar data",
-        "De-identify the files if your rules ask for it.",
+        "De-identify the files if your rules require it.",
     ),
     FindingCode(
         "intensity-outlier",
@@ -267,7 +267,7 @@ _ALL = (
         "error",
         (_TABLES,),
         "a column of numbers holds a value that is not a number",
-        "Write a number with a decimal point, or nothing if it is not known.",
+        "Write a number with a decimal point, or leave the field empty if it is not known.",
     ),
     FindingCode(
         "not-finite",
@@ -295,21 +295,21 @@ _ALL = (
         "warning",
         (_XRAYS, _TABLES),
         "all patients for training are of one class",
-        "Check the split. Trained alone, the hospital would learn nothing from these patients.",
+        "Check the split. A local model would learn nothing from these patients.",
     ),
     FindingCode(
         "one-class-xrays",
         "warning",
         (_XRAYS,),
         "all X-rays are of one class",
-        "Take part with other hospitals only. Trained alone, the hospital would learn nothing.",
+        "Take part only together with other hospitals. A local model would learn nothing.",
     ),
     FindingCode(
         "other-view",
         "warning",
         (_XRAYS,),
-        "X-rays of views that the job does not take are left out",
-        "Check the view. The setting data.views names the views that the job takes.",
+        "X-rays of views that the job does not use are left out",
+        "Check the view. The setting data.views names the views that the job uses.",
     ),
     FindingCode(
         "out-of-range",
@@ -322,14 +322,14 @@ _ALL = (
         "outside-folder",
         "error",
         (_SCANS, _XRAYS),
-        "an entry is an absolute path or has `..`; the file is not opened",
+        "an entry is an absolute path or contains `..`; the file is not opened",
         "Put the file into the folder and list it by its path inside.",
     ),
     FindingCode(
         "overlapping-segments",
         "warning",
         (_SCANS,),
-        "DICOM segments share voxels; the last segment is taken",
+        "DICOM segments share voxels; the last segment is used",
         "Check that the later segment is right where both overlap.",
     ),
     FindingCode(
@@ -344,7 +344,7 @@ _ALL = (
         "warning",
         (_SCANS,),
         "a patient has several scans; they stay on one side of the split",
-        "List one scan of each patient, unless several are meant.",
+        "List one scan of each patient, unless several are intended.",
     ),
     FindingCode(
         "several-series",
@@ -365,7 +365,7 @@ _ALL = (
         "warning",
         (_XRAYS,),
         "an X-ray has 16 bits a pixel; the bits in use define white",
-        "Check that the reported value is white. Otherwise export 8 bits, or DICOM.",
+        "Check that the reported value is white. If it is not, export 8 bits, or DICOM.",
     ),
     FindingCode(
         "size-outlier",
@@ -429,7 +429,7 @@ _ALL = (
         "unknown-segment",
         "error",
         (_SCANS,),
-        "a DICOM segment has the name of no label of dataset.json",
+        "the name of a DICOM segment is no label of dataset.json",
         "Rename the segment, or the label in dataset.json, so that both agree.",
     ),
     FindingCode(
@@ -443,14 +443,15 @@ _ALL = (
         "unknown-view",
         "warning",
         (_XRAYS,),
-        "the view of an X-ray is not known; the X-ray is taken",
+        "the view of an X-ray is not known; the X-ray is used",
         "Add a column view if lateral X-rays may be among them.",
     ),
     FindingCode(
         "unreadable-file",
         "error",
         (_SCANS, _XRAYS),
-        "a file is damaged, of no known format, without numbers or without permission to read",
+        "a file is damaged, has no known format, holds no numbers or cannot be read for lack of "
+        "permission",
         "Copy or export the file again.",
     ),
     FindingCode(
@@ -469,11 +470,11 @@ _ALL = (
     ),
 )
 
-FINDING_CODES: Mapping[str, FindingCode] = {each.code: each for each in _ALL}
-"""By code."""
+FINDING_CODES: Mapping[str, FindingCode] = {entry.code: entry for entry in _ALL}
+"""All finding codes by their code."""
 
 
 def codes_of(kind: DataKind) -> tuple[FindingCode, ...]:
-    """What checks of such data may report, errors first, then by code."""
-    chosen = (each for each in _ALL if kind in each.kinds)
-    return tuple(sorted(chosen, key=lambda each: (each.severity, each.code)))
+    """Lists what checks of such data may report: errors first, then by code."""
+    chosen = (entry for entry in _ALL if kind in entry.kinds)
+    return tuple(sorted(chosen, key=lambda entry: (entry.severity, entry.code)))

@@ -1,7 +1,6 @@
-"""What a check reports about a hospital's data.
+"""Findings: the reports of checks about a hospital's data.
 
-A finding is for the people at that hospital: it may name a file, so it never leaves the hospital.
-Its code is one of `consortium.core.finding_codes`.
+A finding is for the people at that hospital. It may name a file, so it never leaves the hospital.
 """
 
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from consortium.core.finding_codes import FINDING_CODES, Severity
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or odd, in a hospital's folder.
+    """One fault or oddity in a hospital's folder.
 
     Attributes:
         code: a code of `consortium.core.finding_codes`.
-        severity: an `error` makes the folder unfit for training; a `warning` needs a look.
+        severity: an `error` makes the folder unfit for training; a person checks a `warning`.
         file: path relative to the hospital's folder, or empty if no single file is concerned.
-        detail: what was seen, with counts and values.
+        detail: what the check saw, with counts and values.
     """
 
     code: str
@@ -27,7 +26,7 @@ class Finding:
 
 
 def error(code: str, file: str, detail: str) -> Finding:
-    """A finding that makes the folder unfit for training.
+    """Creates a finding that makes the folder unfit for training.
 
     Raises:
         ValueError: the code is not registered, or registered as a warning.
@@ -36,7 +35,7 @@ def error(code: str, file: str, detail: str) -> Finding:
 
 
 def warning(code: str, file: str, detail: str) -> Finding:
-    """A finding that a person should look at.
+    """Creates a finding that a person should check.
 
     Raises:
         ValueError: the code is not registered, or registered as an error.

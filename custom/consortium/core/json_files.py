@@ -1,4 +1,4 @@
-"""JSON files that people or other programs wrote."""
+"""JSON files that people or other programs have written."""
 
 import json
 from pathlib import Path
@@ -20,5 +20,5 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError("bad-json", f"not a JSON file ({error})", str(path), "repair it") from None
     if not isinstance(raw, dict):
-        raise UsageError("bad-json", "the top level is no object", str(path), "repair it")
+        raise UsageError("bad-json", "the top level is not an object", str(path), "repair it")
     return raw

@@ -1,12 +1,12 @@
-"""Cases that differ from the other cases of the same hospital by far.
+"""Cases that differ strongly from the other cases of the same hospital.
 
-A value is an outlier where its logarithm is further from the median than 3.5 robust standard
+A value is an outlier if its logarithm is further from the median than 3.5 robust standard
 deviations, the modified z-score of Iglewicz and Hoaglin (How to Detect and Handle Outliers, ASQC
 1993): `0.6745 |x - median| / MAD > 3.5`. Written as a distance, `|x - median| > 3.5 MAD / 0.6745`,
-it needs no division and gets a floor: a factor below which nobody would call a case odd. Where
-most values are equal the MAD is 0, and the floor alone decides.
+it needs no division and gets a floor: a factor below which nobody would call a case odd. If most
+values are equal, the MAD is 0 and the floor alone decides.
 
-Where many cases differ they are no outliers but a second protocol: one finding then says so.
+If many cases differ, they are not outliers but a second protocol; one finding then reports them.
 """
 
 import math
@@ -17,10 +17,10 @@ import numpy as np
 
 from consortium.core.findings import Finding, warning
 
-FEWEST_CASES = 8
+MIN_CASES = 8
 CUTOFF = 3.5
-MOST = 0.2
-"""Share of a hospital's cases beyond which they are reported as one."""
+MAX_SHARE = 0.2
+"""Share of a hospital's cases above which one finding reports them all."""
 
 SPACING_FACTOR = 1.5
 SIZE_FACTOR = 2.0
@@ -29,15 +29,15 @@ INTENSITY_FACTOR = 4.0
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is kept of a case's image once it has been read.
+    """Facts about a case's image that the checks keep.
 
     Attributes:
         patient: id of the patient.
         file: path relative to the hospital's folder.
         size: voxels along x, y and z.
         spacing: mm along x, y and z.
-        spreads: standard deviation of each channel; empty where the channels are not as declared.
-        digest: of shape and voxels.
+        spreads: standard deviation of each channel; empty if the channels are not as declared.
+        digest: hash of shape and voxels.
     """
 
     patient: str
@@ -52,16 +52,16 @@ def far_from_median(values: Sequence[float], factor: float) -> tuple[float, dict
     """Finds the values that are far from the others on a logarithmic scale.
 
     Args:
-        values: any; those that are not positive and finite are left out.
-        factor: a value within the median times or divided by it is never far.
+        values: any numbers; those that are not positive and finite are left out.
+        factor: a value between the median divided by it and the median times it is never far.
 
     Returns:
-        The median, and how far each value is from it that is far: distance of the logarithms by
-        position. None is far among fewer than `FEWEST_CASES` values.
+        The median, and the distance of the logarithms by position of each value that is far. With
+        fewer than `MIN_CASES` values none is.
     """
     logs = np.array([math.log(v) if 0 < v < math.inf else math.nan for v in values])
     known = logs[np.isfinite(logs)]
-    if known.size < FEWEST_CASES:
+    if known.size < MIN_CASES:
         return math.nan, {}
     median = float(np.median(known))
     mad = float(np.median(np.abs(known - median)))
@@ -72,7 +72,7 @@ def far_from_median(values: Sequence[float], factor: float) -> tuple[float, dict
 
 
 def find_outliers(images: Sequence[ImageFacts], channels: Sequence[str]) -> list[Finding]:
-    """Findings `spacing-outlier`, `size-outlier` and `intensity-outlier`, one a case at most.
+    """Reports `spacing-outlier`, `size-outlier` and `intensity-outlier`, each once a case at most.
 
     Args:
         images: all readable images of the hospital.
@@ -129,7 +129,7 @@ def _report(
             detail = measure.describe(i, median)
             details.setdefault(i, []).append(detail)
             furthest = max(furthest, (distance, f"{images[i].file}: {detail}"))
-    if len(details) > MOST * len(images):
-        many = f"{len(details)} of {len(images)} images differ from the rest"
-        return [warning(code, "", f"{many}, most of all {furthest[1]}")]
+    if len(details) > MAX_SHARE * len(images):
+        summary = f"{len(details)} of {len(images)} images differ from the rest"
+        return [warning(code, "", f"{summary}, most of all {furthest[1]}")]
     return [warning(code, images[i].file, "; ".join(details[i])) for i in sorted(details)]

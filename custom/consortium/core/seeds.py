@@ -1,14 +1,14 @@
-"""Seeds: all randomness of a run is a function of (seed, hospital, round)."""
+"""Seeds: all randomness of a run is a function of seed, hospital and round."""
 
 import hashlib
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """A 31-bit seed for one purpose, independent of all others (sha256).
+    """Derives a 31-bit seed for one purpose, independent of all others (sha256).
 
     Args:
         seed: the job's seed.
-        parts: what the randomness is for, such as a hospital's name and a round.
+        parts: the purpose, such as a hospital's name and a round.
     """
     text = "\x1f".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

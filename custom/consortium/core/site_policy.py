@@ -1,4 +1,4 @@
-"""What a hospital decides for itself, and what it tells its own people."""
+"""A hospital's own choices, and the error log for its own people."""
 
 import contextlib
 import traceback
@@ -9,19 +9,19 @@ from pathlib import Path
 from consortium.core.errors import ConsortiumError
 
 ERRORS = "errors.log"
-"""File in a hospital's own folder that says in full what went wrong there."""
+"""File in a hospital's own folder with the full text of its errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a hospital decides for itself.
+    """A hospital's own choices.
 
     Attributes:
-        name: of the hospital in the study.
-        data: its folder, in the layout of the task.
-        state: a folder of its own for what it keeps between rounds.
-        smallest_group: a metric over fewer patients is not sent.
-        share_local_model: whether other hospitals may score the model it trained.
+        name: the hospital's name in the study.
+        data: the folder with its data, arranged as the task declares.
+        state: the folder for what it keeps between rounds.
+        smallest_group: metrics over fewer patients are not sent.
+        share_local_model: whether other hospitals may score the model that it trained.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Site:
 
 
 def note_error(folder: Path, error: Exception) -> None:
-    """Adds an error to a folder's `errors.log`, in full; what fails here is left at that."""
-    told = str(error)
+    """Adds the full text of an error to a folder's `errors.log`; ignores its own failures."""
+    message = str(error)
     if not isinstance(error, ConsortiumError):
-        told = "".join(traceback.format_exception(error)).rstrip()
-    # Whatever fails here must not reach FLARE, which would log it with the error's own text.
+        message = "".join(traceback.format_exception(error)).rstrip()
+    # A failure here must not reach FLARE, which would log it with the error's own text.
     with contextlib.suppress(Exception):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ERRORS).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {told}\n")
+            file.write(f"{datetime.now().isoformat(timespec='seconds')} {message}\n")

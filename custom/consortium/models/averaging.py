@@ -1,8 +1,8 @@
-"""The mean of a run's last models, which is steadier than any one of them.
+"""The mean of a run's last models, which varies less than any single model.
 
 Stochastic weight averaging (Izmailov et al., UAI 2018, section 3.2) over rounds instead of epochs.
-When to use it: always where no patients can be spared to choose a round by; it looks at no score.
-Batch-norm statistics are averaged like weights, which holds while the averaged models are close.
+Use it if no patients can be set aside to select a round; it needs no score. Batch-norm statistics
+are averaged like weights, which is valid while the averaged models are close.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ class ModelAverage:
     """A running mean in double precision; models are added in the order of their rounds.
 
     Attributes:
-        count: models in it.
-        sums: sum of each floating-point tensor, float64; of others the last value.
+        count: number of models added.
+        sums: sum of each floating-point tensor, float64; the last value of every other tensor.
     """
 
     def __init__(self, count: int = 0, sums: Mapping[str, Tensor] | None = None):
         self.count, self.sums = count, dict(sums or {})
 
     def add(self, model: Mapping[str, Tensor]) -> None:
-        """Takes a model; nothing of it is kept by reference."""
+        """Adds a model; keeps no reference to its tensors."""
         for name, tensor in model.items():
             value = tensor.detach().cpu()
             if not value.is_floating_point():
@@ -35,7 +35,7 @@ class ModelAverage:
         self.count += 1
 
     def mean(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean, in the dtypes and order of `like`.
+        """Returns the mean, in the dtypes and order of `like`.
 
         Raises:
             ZeroDivisionError: nothing was added.
@@ -51,7 +51,7 @@ class ModelAverage:
 
     @staticmethod
     def blank(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names, shapes and dtypes that `sums` has for such a model."""
+        """Returns the names, shapes and dtypes of `sums` for such a model."""
         return {
             name: torch.empty_like(tensor, dtype=torch.float64, device="meta")
             if tensor.is_floating_point()

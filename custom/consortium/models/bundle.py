@@ -1,8 +1,8 @@
-"""The form in which a model leaves: a MONAI bundle folder with safetensors weights.
+"""Writes and opens a trained model as a MONAI bundle, a folder with safetensors weights.
 
-`configs/inference.json` runs by itself with MONAI and without this package. This package never
-runs it: a bundle is opened from `metadata.json` and the weights alone, so that a hospital can open
-a bundle of strangers without executing anything that came with it. Same model, same bytes.
+MONAI alone runs `configs/inference.json`, without this package. This package never runs it: it
+opens a bundle from `metadata.json` and the weights alone, so a hospital can open a foreign bundle
+without executing anything in it. The same model always gives the same bytes.
 """
 
 import hashlib
@@ -39,19 +39,19 @@ def write_bundle(
     *,
     trained: Mapping[str, Any],
 ) -> str:
-    """Writes a model as a MONAI bundle, whole or not at all.
+    """Writes a model as a MONAI bundle, atomically.
 
     Args:
-        folder: the bundle's folder; a bundle that is there is replaced.
-        settings: the job's.
+        folder: the bundle's folder; an existing bundle is replaced.
+        settings: the job's settings.
         state: the network's state.
-        trained: how the model came about; JSON values, kept in the metadata.
+        trained: how the model was trained; JSON values for the metadata.
 
     Returns:
         sha256 of the safetensors file, hexadecimal.
 
     Raises:
-        UsageError: `folder-in-use` where the folder holds something else than a bundle.
+        UsageError: `folder-in-use` if the folder holds anything but a bundle.
         EnvironmentProblem: `disk-full` or `cannot-write`.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -62,24 +62,24 @@ def write_bundle(
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied and not (folder / METADATA).is_file():
         raise UsageError(
-            "folder-in-use", "this is no model bundle", str(folder), "choose another folder"
+            "folder-in-use", "this is not a model bundle", str(folder), "choose another folder"
         )
-    with whole_folder(folder) as beside:
+    with whole_folder(folder) as partial:
         for name, content in contents.items():
-            (beside / name).parent.mkdir(parents=True, exist_ok=True)
-            (beside / name).write_bytes(content)
-        (beside / WEIGHTS).parent.mkdir()
-        save_file(weights, beside / WEIGHTS, metadata={"format": "pt"})
-        with (beside / WEIGHTS).open("rb") as file:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
+        (partial / WEIGHTS).parent.mkdir()
+        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        with (partial / WEIGHTS).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, torch.nn.Module]:
-    """Opens a model without running anything that came with it.
+    """Opens a bundle without running anything in it.
 
     Args:
         folder: the bundle's folder.
-        device: where the network shall be.
+        device: device of the network.
 
     Returns:
         The settings that the model was trained with, and the network in evaluation mode.
@@ -92,7 +92,7 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
     if settings.needs_own_statistics:
         raise Refused(
             "not-standalone",
-            "the model needs the batch-norm statistics that each hospital kept to itself",
+            "the model needs the batch-norm statistics that each hospital kept",
             str(folder),
             "train with update.buffers averaged, or with another normalisation",
         )
@@ -107,14 +107,14 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
 
 
 def identify(folder: Path) -> tuple[str, str]:
-    """What a model is called where its work is kept.
+    """Returns the name and version of a model, for the files that it produces.
 
     Args:
-        folder: of a bundle that `load_bundle` has opened.
+        folder: folder of a bundle that `load_bundle` has opened.
 
     Returns:
-        Its name, from the job that trained it, and its version, the first 16 digits of the sha256
-        of its weights; at most 64 characters each.
+        The name, from the job that trained the model, and the version, the first 16 digits of the
+        sha256 of its weights; at most 64 characters each.
     """
     section = read_json_object(folder / METADATA)["consortium"]
     trained = section.get("trained")
@@ -135,10 +135,10 @@ def load_state(
     Args:
         path: a bundle's folder or a `.safetensors` file.
         expected: the state of the job's network.
-        take: fits what was read to `expected`; see `Task`.
+        take: adapts the weights to `expected`; see `Task`.
 
     Returns:
-        Tensors of the names, shapes and types of `expected`, in its order, on the CPU.
+        Tensors with the names, shapes and types of `expected`, in its order, on the CPU.
 
     Raises:
         UsageError: `missing-file`.
@@ -155,7 +155,7 @@ def load_state(
             "not-a-bundle",
             "neither a bundle's folder nor a .safetensors file",
             str(path),
-            "other formats can run code when they are opened; convert it to safetensors",
+            "convert it to safetensors; other formats can run code when they are opened",
         )
     else:
         state = _read_weights(path)
@@ -169,11 +169,11 @@ def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
 
     Args:
         path: a bundle's folder or a `.safetensors` file.
-        settings: of the job.
+        settings: the job's settings.
 
     Raises:
         UsageError: `missing-file`.
-        Refused: `wrong-channels` or `wrong-labels` for a bundle of others; see `load_state`.
+        Refused: as `require_match` and `load_state`.
     """
     if path.is_dir():
         require_match(_bundle_settings(path), settings, str(path))
@@ -181,22 +181,22 @@ def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
 
 
 def require_match(model: Settings, other: Settings, where: str = "") -> None:
-    """Refuses a model of another task, or of other inputs or outputs, than a job.
+    """Refuses a model whose task, inputs or outputs differ from a job's.
 
     Args:
         model: settings that the model was trained with.
-        other: the job's.
-        where: what the job is, for the message.
+        other: the job's settings.
+        where: location of the model or job, for the message.
 
     Raises:
-        Refused: `wrong-task`, or as the task says.
+        Refused: `wrong-task`, or a code of the task.
     """
     if model.task != other.task:
         raise Refused(
             "wrong-task",
-            f"the model is of the task {model.task}, the job of {other.task}",
+            f"the model's task is {model.task}, the job's is {other.task}",
             where,
-            "use a model of this task",
+            "use a model of the job's task",
         )
     task_of(model).require_match(model, other, where)
 
@@ -221,7 +221,7 @@ def _bundle_settings(folder: Path) -> Settings:
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
-        # Not mapped, so that nothing that becomes of the file later changes the tensors.
+        # Not mapped into memory, so that later changes of the file do not change the tensors.
         return load_file(path, backend="pread")
     except (OSError, safetensors.SafetensorError) as error:
         raise _not_a_bundle(
@@ -241,7 +241,7 @@ def _require_same(
         elif state[name].dtype != expected[name].dtype:
             what = f"tensor {name} is {state[name].dtype}, the network's {expected[name].dtype}"
         elif state[name].is_floating_point() and not torch.isfinite(state[name]).all():
-            what = f"tensor {name} holds values that are no number"
+            what = f"tensor {name} holds NaN or infinity"
         else:
             continue
         statistics = name not in expected and name.endswith(_BATCH_STATISTICS)
@@ -258,7 +258,7 @@ def _json(content: Any) -> bytes:
 
 
 def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
-    """MONAI's metadata (https://docs.monai.io/en/stable/mb_specification.html) and our own."""
+    """Returns MONAI's metadata (https://docs.monai.io/en/stable/mb_specification.html) and ours."""
     described = task_of(settings).metadata(settings)
     packages = {"safetensors": safetensors.__version__, **described.pop("packages")}
     return {
@@ -272,7 +272,7 @@ def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
         "description": described.pop("description"),
         "intended_use": "Research only. Not a medical device; not for diagnosis or treatment."
         + (
-            " Of no use without a hospital's own batch-norm statistics."
+            " Works only with a hospital's own batch-norm statistics."
             if settings.needs_own_statistics
             else ""
         ),
@@ -286,7 +286,7 @@ def _metadata(settings: Settings, trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inference(settings: Settings) -> dict[str, Any]:
-    """The task's own, with what every task's has."""
+    """Adds the task's own configuration to that of every task."""
     return {
         "bundle_root": ".",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",

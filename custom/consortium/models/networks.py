@@ -1,7 +1,7 @@
-"""A job's network, which is always built from a MONAI bundle configuration.
+"""Builds a job's network, always from a MONAI bundle configuration.
 
-So the model in training and the one in a bundle cannot differ. Which networks there are is a matter
-of the task: one file each in `consortium.tasks.TASK.networks`.
+The network in training and the network in a bundle therefore cannot differ. Each task has its own
+networks, one file each in `consortium.tasks.TASK.networks`.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from consortium.tasks.registry import task_of
 
 
 def network_config(settings: Settings) -> dict[str, Any]:
-    """The MONAI bundle configuration of a job's network.
+    """Returns the MONAI bundle configuration of a job's network.
 
     Args:
-        settings: a job's settings.
+        settings: the job's settings.
 
     Returns:
-        Configuration whose id `network_def` is the network; the other ids are its parts. Targets
-        are of monai and torch alone.
+        Configuration whose id `network_def` is the network; the other ids are its parts. All
+        targets are in monai or torch.
 
     Raises:
         UsageError: `bad-setting` for a network that cannot be built.
@@ -30,11 +30,11 @@ def network_config(settings: Settings) -> dict[str, Any]:
 
 
 def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Module:
-    """Builds a job's network with initial weights; torch's own generator is left as it was.
+    """Builds a job's network with initial weights; torch's own generator is not changed.
 
     Args:
-        settings: a job's settings.
-        seed: of the initial weights; the job's seed where None.
+        settings: the job's settings.
+        seed: seed of the initial weights; None for the job's seed.
 
     Returns:
         The network on the CPU, in training mode. Its state names each tensor once.
@@ -47,8 +47,8 @@ def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Modul
         torch.default_generator.manual_seed(settings.seed if seed is None else seed)
         network: torch.nn.Module = ConfigBuilder(config).build("network_def")
     if "skip_layers" in network._modules:
-        # MONAI's DynUNet registers every layer a second time: each tensor would cross twice, and
-        # the second name would not be known as a parameter's.
+        # MONAI's DynUNet registers every layer twice: each tensor would be sent twice, and the
+        # second name would not be a parameter's.
         object.__setattr__(network, "skip_layers", network._modules.pop("skip_layers"))
     task.initialise(network)
     return network

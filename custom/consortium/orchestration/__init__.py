@@ -1,4 +1,4 @@
-"""Rounds: who was asked, who answered, which model is kept, and what a run leaves behind.
+"""Rounds: which hospitals were asked and answered, which model is kept, what a run records.
 
-Pure: no FLARE, no torch. The shells in `consortium.flare` translate between it and FLARE.
+Pure: no FLARE, no torch, no clock. `consortium.flare` translates between this package and FLARE.
 """

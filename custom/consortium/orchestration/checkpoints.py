@@ -1,10 +1,9 @@
-"""What survives a kill of the orchestrator.
+"""The checkpoints from which a run resumes after a kill of the orchestrator.
 
-After each round a checkpoint: the model, the best model, the records and the selection's state.
+Each round writes a checkpoint: the model, the best model, the records and the selection's state.
 
-What always holds: a checkpoint names files that were complete before it was renamed into place,
-with their checksums and its own. The last two checkpoints are kept, so that where the last one is
-damaged the round before it is still there.
+A checkpoint is written after the files that it names, and holds their checksums and its own. The
+last two checkpoints are kept, so that the previous round remains if the last one is damaged.
 """
 
 import hashlib
@@ -28,15 +27,15 @@ class Checkpoint:
 
     Attributes:
         run: id of the run.
-        settings: the job's settings; a run is resumed with the same, but for the rounds.
-        records: of all rounds so far.
-        selection: state of `Selection`.
+        settings: the job's settings; a resumed run may only change the number of rounds.
+        records: records of all rounds so far.
+        selection: state of `ModelSelection`.
         model: file name of the model that the next round starts from.
         model_sha256: its digest.
-        best: file name of the best model, the same file where it is the last one.
+        best: file name of the best model; the same as `model` if that is the best.
         start: file name of the model that the first round started from.
-        more: file names of what else the next round needs, by what they hold.
-        averaged: models in the sums of the average, where there is one.
+        more: names of the other files that the next round needs, by content.
+        averaged: number of models in the average; 0 without one.
         stopped_early: whether the selection has ended the run.
     """
 
@@ -54,18 +53,18 @@ class Checkpoint:
 
     @property
     def files(self) -> set[str]:
-        """Names of all files that it needs."""
+        """The names of all files that the checkpoint needs."""
         return {self.model, self.best, self.start, *self.more.values()}
 
 
 class CheckpointStore:
-    """A folder that holds one run's state.
+    """A folder with the checkpoints of one run.
 
     Args:
-        folder: is created when the first checkpoint is written.
+        folder: the folder; the first checkpoint creates it.
 
     Attributes:
-        notes: what `read` found wrong, in words.
+        notes: messages about damaged checkpoints that `read` has skipped.
     """
 
     def __init__(self, folder: Path):
@@ -74,19 +73,19 @@ class CheckpointStore:
         self._sums: dict[str, str] = {}
         self._unflushed: set[str] = set()
         self._lines: list[tuple[RoundRecord, str]] = []
-        self._files: dict[int, set[str]] = {}  # of the checkpoints that were written here
+        self._files: dict[int, set[str]] = {}  # by number of the checkpoint
         self._flushed: int | None = None
 
-    def keep(self, name: str, write: Callable[[Path], object], *, flush: bool = True) -> None:
+    def write_file(self, name: str, write: Callable[[Path], object], *, flush: bool = True) -> None:
         """Writes a file that the next checkpoint names.
 
         Args:
-            name: of the file.
-            write: fills it, given its path.
-            flush: bring it to the disk; see `write`.
+            name: name of the file.
+            write: writes the content to the path that it is given.
+            flush: force the file to disk; see `write`.
 
         Raises:
-            EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stands.
+            EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stays valid.
         """
         replace_file(self.folder / name, write, flush=flush)
         self._sums[name] = _sha256(self.folder / name)
@@ -105,17 +104,17 @@ class CheckpointStore:
         """Writes a checkpoint atomically.
 
         Args:
-            checkpoint: names its models by file name.
-            models: how to fill each file that is not there yet, by file name.
-            flush: bring it and its files to the disk, which takes a hundredth of a second or more.
-                Without, it survives the end of any process; where the machine itself stops, the
-                last checkpoint that was flushed is still there.
+            checkpoint: the checkpoint.
+            models: functions that write the missing files, by file name.
+            flush: force the checkpoint and its files to disk, which takes a hundredth of a second
+                or more. An unflushed checkpoint survives the end of any process. If the machine
+                itself stops, the last flushed checkpoint remains.
 
         Raises:
-            EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stands.
+            EnvironmentProblem: `disk-full` or `cannot-write`; the last checkpoint stays valid.
         """
         for name, write in (models or {}).items():
-            self.keep(name, write, flush=flush)
+            self.write_file(name, write, flush=flush)
         if flush:
             for name in sorted(checkpoint.files & self._unflushed):
                 flush_file(self.folder / name)
@@ -124,7 +123,7 @@ class CheckpointStore:
         number = len(checkpoint.records)
         replace_file(
             self._path(number),
-            lambda beside: beside.write_text(text, encoding="utf-8"),
+            lambda partial: partial.write_text(text, encoding="utf-8"),
             flush=flush,
         )
         self._files[number] = checkpoint.files
@@ -132,26 +131,26 @@ class CheckpointStore:
         self._prune({number, number - 1, self._flushed})
 
     def _text(self, checkpoint: Checkpoint) -> str:
-        """The file's content: its checksum first, then what it is of; a round a line."""
+        """Renders the file: the checksum first, then the content with a line for each round."""
         sums = {name: self._sums[name] for name in sorted(checkpoint.files)}
-        head = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
+        head = {member.name: getattr(checkpoint, member.name) for member in fields(checkpoint)}
         del head["records"]
         lines = ",\n".join(self._dump(checkpoint.records))
         content = f'{json.dumps({**head, "sums": sums})[:-1]}, "records": [\n{lines}\n]}}'
         return f"{_PREFIX}{_seal(content)}{_BETWEEN}{content}{_SUFFIX}"
 
     def _dump(self, records: Sequence[RoundRecord]) -> list[str]:
-        """Each record as JSON; those that were dumped before are not dumped again."""
+        """Renders each record as JSON, once: earlier lines are cached."""
         for number, record in enumerate(records):
             if number >= len(self._lines) or self._lines[number][0] is not record:
                 self._lines[number:] = [(record, json.dumps(record.to_dict(), allow_nan=False))]
         return [line for _, line in self._lines[: len(records)]]
 
     def read(self) -> Checkpoint | None:
-        """The last checkpoint that is whole, or None where nothing was written.
+        """Reads the last intact checkpoint; None if there are no checkpoints.
 
         Raises:
-            Refused: `bad-checkpoints`, where there are checkpoints and none of them is whole.
+            Refused: `bad-checkpoints` if there are checkpoints but none is intact.
         """
         paths = sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
         for path in paths:
@@ -169,7 +168,7 @@ class CheckpointStore:
                 self.notes.append(f"{path.name} is left out: {error}")
             else:
                 self._sums = dict(sums)
-                self._flushed = len(checkpoint.records)  # as far as can be known
+                self._flushed = len(checkpoint.records)  # the best guess
                 return checkpoint
         if not paths:
             return None
@@ -184,7 +183,7 @@ class CheckpointStore:
         return self.folder / f"checkpoint-{rounds:06d}.json"
 
     def _prune(self, numbers: Collection[int | None]) -> None:
-        """Keeps these checkpoints, and of the files those that one of them names."""
+        """Keeps these checkpoints and the files that they name, and removes all others."""
         kept = {self._path(number): number for number in numbers if number is not None}
         for path in self.folder.glob("checkpoint-*.json"):
             if path not in kept:
@@ -202,7 +201,7 @@ class CheckpointStore:
 
 
 def count_rounds(folder: Path) -> int:
-    """Rounds that a checkpoints holds, without reading it."""
+    """Counts the rounds of the last checkpoint from its file name."""
     return max(
         (int(path.stem.partition("-")[2]) for path in folder.glob("checkpoint-*.json")), default=0
     )
@@ -218,10 +217,10 @@ def _seal(content: str) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """The content of a checkpoint's file.
+    """Parses a checkpoint's file.
 
     Raises:
-        ValueError: it is not as it was written.
+        ValueError: the file has changed since it was written.
     """
     raw: dict[str, Any] = json.loads(text)
     start = len(_PREFIX) + len(raw["sha256"]) + len(_BETWEEN)

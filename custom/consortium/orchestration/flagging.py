@@ -1,7 +1,7 @@
-"""Hospitals whose updates were refused or held back round after round.
+"""Finds hospitals whose updates were refused or held back round after round.
 
-A robust rule works in silence. Here it is said whom it worked against, with numbers, so that people
-can ask: such a hospital may be hostile, faulty, or the only one with patients of a kind.
+A robust rule works in silence. This module names the hospitals that it held back, with numbers, so
+that people can ask: such a hospital may be hostile, faulty, or the only one with certain patients.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from consortium.orchestration.records import RoundRecord
 HELD_BACK = 0.5
 """A hospital that keeps less of its weight than this is held back in a round."""
 FAR = 3.0
-"""So is one whose update is this many times further from the aggregate than the median one."""
-_LEAST = 3  # rounds, of which it must be at least half
+"""An update this many times further from the aggregate than the median update is held back."""
+_MIN_ROUNDS = 3  # and at least half of the hospital's rounds
 
 
 @dataclass(frozen=True, slots=True)
 class FlaggedHospital:
-    """A hospital that stands out.
+    """A hospital that was refused or held back too often.
 
     Attributes:
         hospital: its name.
-        rounds: in which its update was taken or refused.
-        refused: of these, in which it was refused and not taken after all.
-        held_back: of these, in which its update was taken and held back.
-        kept: the smallest part of its weight that it kept; null where the rule knows none.
-        distance: of its update from the aggregate, the largest; null where the rule knows none.
+        rounds: number of rounds in which its update was accepted or refused.
+        refused: number of these rounds in which it was refused and not accepted later.
+        held_back: number of these rounds in which its update was accepted and held back.
+        kept: smallest share of its weight that it kept; null if the rule computes none.
+        distance: largest distance of its update from the aggregate; null if the rule computes none.
     """
 
     hospital: str
@@ -38,10 +38,13 @@ class FlaggedHospital:
 
 
 def find_flagged(records: Sequence[RoundRecord]) -> list[FlaggedHospital]:
-    """Who was refused or held back in half of its rounds or more, and in three (or all) of them."""
-    found = []
+    """Finds hospitals that were refused or held back in half of their rounds, at least in three.
+
+    A run of fewer rounds flags a hospital that was refused or held back in all of them.
+    """
+    flagged = []
     for hospital in sorted({name for record in records for name in record.asked}):
-        taken = [
+        accepted = [
             record.treatment.get(hospital) for record in records if hospital in record.answered
         ]
         refused = sum(
@@ -49,17 +52,17 @@ def find_flagged(records: Sequence[RoundRecord]) -> list[FlaggedHospital]:
             and any(refusal.hospital == hospital for refusal in record.refused)
             for record in records
         )
-        treated = [treatment for treatment in taken if treatment is not None]
-        kept = [one["kept"] for one in treated if one["kept"] is not None]
-        distances = [one["distance"] for one in treated if one["distance"] is not None]
+        treatments = [treatment for treatment in accepted if treatment is not None]
+        kept = [item["kept"] for item in treatments if item["kept"] is not None]
+        distances = [item["distance"] for item in treatments if item["distance"] is not None]
         held_back = sum(
-            (one["kept"] is not None and one["kept"] < HELD_BACK)
-            or (one["distance"] is not None and one["distance"] > FAR)
-            for one in treated
+            (item["kept"] is not None and item["kept"] < HELD_BACK)
+            or (item["distance"] is not None and item["distance"] > FAR)
+            for item in treatments
         )
-        rounds, out = len(taken) + refused, refused + held_back
-        if out and 2 * out >= rounds and out >= min(_LEAST, len(records)):
-            found.append(
+        rounds, affected = len(accepted) + refused, refused + held_back
+        if affected and 2 * affected >= rounds and affected >= min(_MIN_ROUNDS, len(records)):
+            flagged.append(
                 FlaggedHospital(
                     hospital,
                     rounds,
@@ -69,4 +72,4 @@ def find_flagged(records: Sequence[RoundRecord]) -> list[FlaggedHospital]:
                     max(distances, default=None),
                 )
             )
-    return found
+    return flagged

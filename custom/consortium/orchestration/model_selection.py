@@ -1,8 +1,8 @@
-"""Which model of a run is kept, and when a run stops early: pure, fed with one score a model.
+"""Decides which model of a run is kept and when a run stops early.
 
-Model k is the one handed out in round k; model 0 is where the run started and the last aggregate
-is scored too, by a question of its own after the last round. Two models are compared on the
-hospitals that scored both, so a hospital that drops out cannot decide which model is kept.
+Model k is sent to the hospitals in round k. Model 0 is the start of the run; the last aggregate is
+scored by a separate request after the last round. Two models are compared on the hospitals that
+scored both, so a hospital that drops out cannot decide which model is kept.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class HospitalScore:
-    """The score over a hospital's validation patients and their number."""
+    """The score over a hospital's validation patients, and their number."""
 
     value: float
     patients: int
@@ -21,12 +21,12 @@ class HospitalScore:
 
 @dataclass(frozen=True, slots=True)
 class SelectionDecision:
-    """What follows from a model's scores.
+    """The decision that follows from a model's scores.
 
     Attributes:
-        score: mean over all validation patients; None where no hospital gave one.
-        best: whether this model is the one to keep so far.
-        stop: whether the run should stop for want of progress.
+        score: mean over all validation patients; None if no hospital sent a score.
+        best: whether this model is the best so far.
+        stop: whether the run should stop for lack of progress.
     """
 
     score: float | None
@@ -39,11 +39,11 @@ class ModelSelection:
     """Chooses the best model of a run.
 
     Args:
-        keep: `best` by score, later models winning ties; otherwise always the last one.
-        patience: models without a new best after which to stop; 0 never stops.
+        keep: `best` by score, with ties going to the later model; otherwise always the last model.
+        patience: number of models without a new best after which to stop; 0 never stops.
         best_model: number of the best model so far; -1 at the start.
         best_scores: its scores by hospital.
-        since_best: models seen since.
+        since_best: number of models observed since.
     """
 
     keep: Literal["average", "best", "last"] = "last"
@@ -53,11 +53,11 @@ class ModelSelection:
     since_best: int = 0
 
     def observe(self, model: int, scores: Mapping[str, HospitalScore]) -> SelectionDecision:
-        """Takes the scores of a model.
+        """Observes the scores of a model.
 
         Args:
-            model: its number; each is observed once, in order.
-            scores: by hospital; hospitals that withhold theirs are absent.
+            model: its number; each model is observed once, in order.
+            scores: by hospital; hospitals that withhold their score are absent.
         """
         common = scores.keys() & self.best_scores.keys()
         if self.keep != "best" or not self.best_scores:
@@ -77,12 +77,12 @@ class ModelSelection:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The state as JSON types; see `from_dict`."""
+        """Returns the state as JSON types; see `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "ModelSelection":
-        """Continues from `to_dict`.
+        """Restores the state that `to_dict` returned.
 
         Raises:
             TypeError: a field is missing or unknown.
@@ -99,10 +99,10 @@ def _mean(scores: Mapping[str, HospitalScore], hospitals: Collection[str]) -> fl
 
 
 def first_averaged(rounds: int, share: float) -> int:
-    """Models of a higher number than this are averaged: the last `share` of them, at least one.
+    """Returns the number above which models are averaged: the last `share`, at least one.
 
     Args:
-        rounds: that the job declares; model k has k rounds behind it.
-        share: of the rounds, 0 to 1.
+        rounds: the rounds that the job declares; model k is the result of k rounds.
+        share: share of the rounds, 0 to 1.
     """
     return rounds - max(1, math.ceil(round(rounds * share, 9)))

@@ -1,6 +1,6 @@
-"""Who takes part in a study, and how many of them a round needs: declared once, in `meta.json`.
+"""The hospitals of a study and how many of them a round needs, as declared in `meta.json`.
 
-FLARE's own `min_clients` and `mandatory_clients` are derived from it.
+FLARE's own `min_clients` and `mandatory_clients` are derived from this declaration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,21 @@ from consortium.core.errors import UsageError
 
 
 class Quorum(BaseModel):
-    """What a study declares.
+    """The quorum that a study declares.
 
     Attributes:
-        hospitals: that take part, sorted.
-        minimum: answers that a round needs; nothing is aggregated of fewer. By default all.
+        hospitals: hospitals that take part, sorted.
+        minimum: number of answers without which a round is not aggregated; by default all.
         mandatory: hospitals whose answer every round needs.
-        deadline: seconds that a round waits for those who have not answered; by default
-            `deadline_factor` times what the slowest hospital took at its last answer.
+        deadline: seconds that a round waits for missing answers; by default `deadline_factor` times
+            the last answering time of the slowest hospital.
         deadline_factor: see `deadline`.
-        max_attempts: how often a round is asked for before the run stops.
-        retry_delay: seconds before hospitals that failed are asked again.
+        max_attempts: number of times that a round is attempted before the run stops.
+        retry_delay: seconds before failed hospitals are asked again.
         reconnect_timeout: seconds that a round without its quorum waits, beyond `max_attempts`, for
-            hospitals that are silent or not connected: a network may be away for some minutes.
-        clients_per_round: hospitals that are asked in a round, drawn by the run's seed; by default
-            all.
+            hospitals that are silent or not connected: a network may be down for some minutes.
+        clients_per_round: number of hospitals that are asked in a round, drawn with the run's seed;
+            by default all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,11 +44,11 @@ class Quorum(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         asked = self.clients_per_round or len(self.hospitals)
-        strangers = sorted(set(self.mandatory) - set(self.hospitals))
+        unknown = sorted(set(self.mandatory) - set(self.hospitals))
         if not self.hospitals or list(self.hospitals) != sorted(set(self.hospitals)):
             raise ValueError("hospitals must be sorted, each once, at least one")
-        if strangers:
-            raise ValueError(f"mandatory: {', '.join(strangers)} does not take part")
+        if unknown:
+            raise ValueError(f"mandatory: {', '.join(unknown)} does not take part")
         if asked > len(self.hospitals):
             raise ValueError(f"clients_per_round: there are only {len(self.hospitals)} hospitals")
         if self.minimum > asked:
@@ -58,13 +58,13 @@ class Quorum(BaseModel):
         return self
 
     def without(self, hospital: str) -> "Quorum":
-        """The same for a study of one hospital less, of which at least one is left."""
-        left = tuple(name for name in self.hospitals if name != hospital)
-        clients = min(self.clients_per_round, len(left)) if self.clients_per_round else None
+        """Returns the quorum without a hospital; at least one other hospital must remain."""
+        others = tuple(name for name in self.hospitals if name != hospital)
+        clients = min(self.clients_per_round, len(others)) if self.clients_per_round else None
         return self.model_copy(
             update={
-                "hospitals": left,
-                "minimum": min(self.minimum, clients or len(left)),
+                "hospitals": others,
+                "minimum": min(self.minimum, clients or len(others)),
                 "mandatory": tuple(name for name in self.mandatory if name != hospital),
                 "clients_per_round": clients,
             }
@@ -72,29 +72,29 @@ class Quorum(BaseModel):
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Hospitals without which no round can be closed."""
+        """The hospitals that every round needs."""
         return self.hospitals if self.minimum == len(self.hospitals) else self.mandatory
 
 
 def declare_quorum(
     hospitals: Sequence[str], declared: Mapping[str, Any], where: str = "meta.json"
 ) -> Quorum:
-    """The quorum of a study.
+    """Builds the quorum of a study.
 
     Args:
-        hospitals: that take part.
-        declared: what the study says beside them; see `Quorum`.
-        where: it is said, for an error.
+        hospitals: hospitals that take part.
+        declared: the study's other declarations; see `Quorum`.
+        where: source of the declaration, for an error.
 
     Raises:
         UsageError: `bad-quorum`, with the key.
     """
     names = tuple(sorted(set(hospitals)))
-    everybody = declared.get("clients_per_round") or len(names)
+    asked = declared.get("clients_per_round") or len(names)
     try:
-        return Quorum.model_validate({"minimum": everybody, **declared, "hospitals": names})
+        return Quorum.model_validate({"minimum": asked, **declared, "hospitals": names})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("quorum", *first["loc"]))
-        told = first["msg"].removeprefix("Value error, ")
-        raise UsageError("bad-quorum", f"{key}: {told}", where, "correct it") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError("bad-quorum", f"{key}: {message}", where, "correct the value") from None

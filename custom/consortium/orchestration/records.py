@@ -1,4 +1,4 @@
-"""What is written down of a round and of a run: the lines of `rounds.jsonl` and `result.json`."""
+"""The records of rounds: the lines of `rounds.jsonl`."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An update that was not taken: who sent it, the tensor at fault or "", and the code."""
+    """A refused update: the hospital, the faulty tensor or "", and the code."""
 
     hospital: str
     tensor: str
@@ -18,22 +18,24 @@ class RoundRecord:
     """One line of `rounds.jsonl`.
 
     Attributes:
-        round: from 0.
-        base_sha256: digest of the model handed out.
-        asked: hospitals that the study declares.
+        round: number of the round, from 0.
+        base_sha256: digest of the base model, which was sent to the hospitals.
+        asked: hospitals that were asked.
         answered: hospitals whose update is in the aggregate.
-        refused: updates that were not taken.
-        late: hospitals whose update came after the round had closed.
-        lost: hospitals that were asked and gave nothing that could be taken or refused.
-        failures: code of each hospital that said it failed.
-        cases: training cases of each hospital that answered: its weight.
-        metrics: of each hospital that answered; the validation score is of the base.
-        treatment: of each hospital that answered, where the rule looks at single updates: the part
-            of its weight that it `kept` (1 in full, null where unknown), and the `distance` of its
-            update from the aggregate in units of the weighted median one.
-        score: of the base, over the validation patients of all hospitals; null where unknown.
-        best: whether the base is the best model so far.
-        result_sha256: digest of the aggregate.
+        refused: updates that were refused.
+        late: hospitals whose update arrived after the round had closed.
+        lost: hospitals that were asked and sent no update.
+        failures: code of each hospital that reported a failure.
+        cases: number of training cases of each hospital that answered; its weight.
+        metrics: metrics of each hospital that answered; their validation score is of the base
+            model.
+        treatment: for each hospital that answered, if the rule inspects single updates: the share
+            of its weight that it `kept` (1 for all, null if unknown), and the `distance` of its
+            update from the aggregate in units of the weighted median distance.
+        score: score of the base model over the validation patients of all hospitals; null if
+            unknown.
+        best: whether the base model is the best so far.
+        result_sha256: digest of the model after the round.
     """
 
     round: int
@@ -52,8 +54,8 @@ class RoundRecord:
     result_sha256: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON types, which are its own and not to be changed."""
-        raw = {each.name: getattr(self, each.name) for each in fields(self)}
+        """Returns the record as JSON types; the caller must not change them."""
+        raw = {member.name: getattr(self, member.name) for member in fields(self)}
         return {**raw, "refused": [asdict(refusal) for refusal in self.refused]}
 
     @classmethod

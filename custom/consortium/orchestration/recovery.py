@@ -1,11 +1,12 @@
-"""A run is longer than a FLARE job: a chain of jobs, each of which goes on from the checkpoints.
+"""Decides whether another FLARE job resumes a run whose job was interrupted.
 
-FLARE ends a job for good as soon as one process of it dies. What is decided here, from FLARE's
-records of jobs alone: whether a job that ended is to be followed by another one, and by which.
+FLARE ends a job for good as soon as one of its processes dies. A run therefore consists of one or
+more jobs, its attempts, each of which resumes from the checkpoints. The decision rests on FLARE's
+records of jobs alone.
 
-What always holds: a run that a person aborted, that our own orchestrator stopped with a reason, or
-that did not get further in `PATIENCE` jobs in a row, is not gone on with; and a hospital is left
-out only where it broke `LEAVE_OUT` jobs in a row and the study's quorum does without it.
+A run is not resumed if a person aborted it, if the orchestrator stopped it with a reason, or if
+`PATIENCE` attempts in a row closed no round. A hospital is left out only if it broke `LEAVE_OUT`
+attempts in a row and the study's quorum does not need it.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,18 +16,19 @@ from typing import Any
 from consortium.orchestration.quorum import declare_quorum
 
 OUTCOME = "consortium_outcome"
-"""Key of a job's record: `complete`; `reason` where the run is not; whether it was `stopped`."""
+"""Key of a job's record: `complete`, the `reason` if it is not, and whether it was `stopped`."""
 ATTEMPT = "consortium_attempt"
-"""Key of a job's record that goes on with a run: a `Attempt`."""
+"""Key of the record of a job that resumes a run: an `Attempt`."""
 NEXT = "consortium_next"
-"""Key of a job's record that was broken off: the job that goes on with its run."""
+"""Key of the record of an interrupted job: the job that resumes its run."""
 FAILED_SITE = "consortium_failed_site"
-"""Key of a job's record that was broken off: the hospital whose process ended it."""
+"""Key of the record of an interrupted job: the hospital whose process ended it."""
 LEAVE_OUT = 3
-"""Jobs in a row that a hospital may break, each of which closed fewer than `TRUST` rounds."""
+"""Number of jobs in a row that a hospital may break, each with fewer than `TRUST` closed rounds."""
 TRUST = 5
+"""Number of rounds after which a hospital is not blamed for breaking the job."""
 PATIENCE = 5
-"""Jobs in a row that may end without having closed a round."""
+"""Number of jobs in a row that may end without closing a round."""
 
 _RUNTIME = (
     "job_id",
@@ -50,17 +52,17 @@ _ENDS = ("FINISHED:COMPLETED", "FINISHED:ABORTED", "FINISHED:CAN'T SCHEDULE")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A job's place in its run.
+    """One job of a run.
 
     Attributes:
         run: id of the run.
-        number: of the job in it, from 1.
-        rounds: that were closed before it.
-        stalled: jobs right before it that closed none.
+        number: number of the job in the run, from 1.
+        rounds: number of rounds that were closed before it.
+        stalled: number of jobs right before it that closed no round.
         failed_site: the hospital that broke the jobs right before it, each of which closed fewer
-            than `TRUST` rounds; "" where none did.
-        times: how many of them.
-        left_out: hospitals that it does without.
+            than `TRUST` rounds; "" if there is none.
+        times: number of these jobs.
+        left_out: hospitals that are left out of the job.
     """
 
     run: str
@@ -73,38 +75,38 @@ class Attempt:
 
 
 def attempt_of(record: Mapping[str, Any]) -> Attempt | None:
-    """A job's place in its run; None where the job is none of ours."""
-    ours = record.get("consortium")
-    if not isinstance(ours, Mapping):
+    """Reads which attempt of a run a job is; None if the job is not of this package."""
+    section = record.get("consortium")
+    if not isinstance(section, Mapping):
         return None
     if ATTEMPT in record:
-        said = record[ATTEMPT]
-        return Attempt(**{**said, "left_out": tuple(said.get("left_out", ()))})
-    return Attempt(str(ours.get("run") or record["job_id"]))
+        attempt = record[ATTEMPT]
+        return Attempt(**{**attempt, "left_out": tuple(attempt.get("left_out", ()))})
+    return Attempt(str(section.get("run") or record["job_id"]))
 
 
 def is_broken(record: Mapping[str, Any]) -> bool:
-    """Whether a job was broken off and nothing has come after it yet."""
+    """Whether a job was interrupted and no other job has resumed its run yet."""
     attempt, status = attempt_of(record), str(record.get("status", ""))
     outcome = record.get(OUTCOME) or {}
     if attempt is None or not status.startswith("FINISHED") or status in _ENDS:
         return False
     if outcome.get("stopped") or record.get(NEXT):
         return False
-    # What never ran was wrong from the start, but for a run that was on its way.
+    # A job that never ran was wrong from the start, unless its run had begun.
     return status != _FAILED_TO_RUN or attempt.number > 1
 
 
 def follow(record: Mapping[str, Any], rounds: int) -> dict[str, Any] | None:
-    """The record of the job that goes on after a broken one; None where it is not worth it.
+    """Returns the record of the job that resumes an interrupted one; None to give the run up.
 
     Args:
-        record: of the job that was broken off.
-        rounds: that the run's checkpoints holds.
+        record: record of the interrupted job.
+        rounds: number of rounds in the run's last checkpoint.
     """
     attempt = attempt_of(record)
     assert attempt is not None
-    following = {key: said for key, said in record.items() if key not in _RUNTIME}
+    following = {key: value for key, value in record.items() if key not in _RUNTIME}
     closed = rounds - attempt.rounds
     stalled = 0 if closed > 0 else attempt.stalled + 1
     failed_site = str(record.get(FAILED_SITE) or "") if closed < TRUST else ""
@@ -116,42 +118,44 @@ def follow(record: Mapping[str, Any], rounds: int) -> dict[str, Any] | None:
         following["deploy_map"] = exclude_sites(record["deploy_map"], hospitals, left_out)
     if stalled >= PATIENCE:
         return None
-    more = Attempt(attempt.run, attempt.number + 1, rounds, stalled, failed_site, times, left_out)
-    return {**following, ATTEMPT: {**asdict(more), "left_out": list(left_out)}}
+    resumed = Attempt(
+        attempt.run, attempt.number + 1, rounds, stalled, failed_site, times, left_out
+    )
+    return {**following, ATTEMPT: {**asdict(resumed), "left_out": list(left_out)}}
 
 
 def why_given_up(record: Mapping[str, Any]) -> str:
-    """Why `follow` gave a run up, in words.
+    """Explains why `follow` gave a run up.
 
     Args:
-        record: of its last job.
+        record: record of its last job.
     """
     attempt = attempt_of(record)
-    told = [f"no-progress: {PATIENCE} jobs in a row ended without closing a round"]
+    reasons = [f"no-progress: {PATIENCE} jobs in a row ended without closing a round"]
     if record.get(FAILED_SITE):
         assert attempt is not None
         times = min(_times(attempt, record[FAILED_SITE]), PATIENCE)
-        told.append(f"{record[FAILED_SITE]} broke the last {times} of them")
+        reasons.append(f"{record[FAILED_SITE]} broke the last {times} of them")
     outcome = record.get(OUTCOME) or {}
     if outcome.get("reason"):
-        told.append(str(outcome["reason"]))
-    return "; ".join(told)
+        reasons.append(str(outcome["reason"]))
+    return "; ".join(reasons)
 
 
 def _times(attempt: Attempt, failed_site: str) -> int:
-    """How many jobs in a row a hospital has broken with this one; 0 where none did."""
+    """Counts the jobs in a row, up to this one, that a hospital broke; 0 if no hospital did."""
     return (attempt.times if failed_site == attempt.failed_site else 0) + 1 if failed_site else 0
 
 
 def exclude_sites(
     deploy_map: Mapping[str, Any], hospitals: Collection[str], left_out: Collection[str]
 ) -> Mapping[str, Any]:
-    """FLARE's map of apps to sites without some hospitals.
+    """Removes hospitals from FLARE's map of apps to sites.
 
     Args:
-        deploy_map: as submitted, or as narrowed before.
-        hospitals: that the study declares; `@ALL` stands for them and the server.
-        left_out: of them.
+        deploy_map: as submitted, or after an earlier exclusion.
+        hospitals: the study's hospitals; `@ALL` stands for them and the server.
+        left_out: the hospitals to remove.
     """
     if not left_out:
         return deploy_map
@@ -164,12 +168,12 @@ def exclude_sites(
     }
 
 
-def _does_without(record: Mapping[str, Any], gone: Collection[str]) -> bool:
+def _does_without(record: Mapping[str, Any], absent: Collection[str]) -> bool:
     """Whether every round can be closed without these hospitals."""
-    ours = record["consortium"]
-    hospitals = ours.get("hospitals") or []
+    section = record["consortium"]
+    hospitals = section.get("hospitals") or []
     if not hospitals:
         return False
-    quorum = declare_quorum(hospitals, ours.get("quorum", {}))
+    quorum = declare_quorum(hospitals, section.get("quorum", {}))
     asked = quorum.clients_per_round or len(hospitals)
-    return asked - len(gone) >= quorum.minimum and not set(gone) & set(quorum.mandatory)
+    return asked - len(absent) >= quorum.minimum and not set(absent) & set(quorum.mandatory)

@@ -1,13 +1,13 @@
-"""The rounds of a run as a state machine: what happened goes in, what to do comes out.
+"""The rounds of a run as a state machine: it takes events and returns actions.
 
-No clock, no network, no model: whoever drives it (`consortium.flare.server.rounds`) does what the
-actions say and tells it what came of that. What always holds, whatever the order of events:
+It has no clock, no network and no model. The caller (`consortium.flare.server.rounds`) carries out
+the actions and reports the events that follow. For every order of events:
 
 * a round is closed only with the answers of `minimum` hospitals and of every mandatory one;
-* a hospital counts once a round, and what it says after its round has ended changes nothing;
-* a round that cannot be closed is asked for `max_attempts` times in all, and then the run stops
-  with a reason that names the hospitals; where one of them is silent or not connected, it is waited
-  for until `reconnect_timeout` seconds have passed too.
+* a hospital counts once a round, and its answer to a round that has ended changes nothing;
+* a round that cannot be closed is attempted `max_attempts` times in all, and then the run stops
+  with a reason that names the hospitals; if one of them is silent or not connected, the round also
+  waits until `reconnect_timeout` seconds have passed.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from consortium.core.seeds import derive_seed
 from consortium.orchestration.quorum import Quorum
 
 NOT_CONNECTED = "not-connected"
-"""Code of a hospital that cannot be asked now, and may be later."""
-_LEAST = 1.0  # seconds between two looks at a hospital that is not connected
+"""Code of a hospital that cannot be reached now, but may be later."""
+_MIN_DELAY = 1.0  # seconds between two attempts to reach a hospital that is not connected
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Hand out the open round's model to these hospitals, again or for the first time."""
+    """Send the open round's model to these hospitals, for the first time or again."""
 
     round: int
     hospitals: tuple[str, ...]
@@ -32,7 +32,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Call `time_up` with this number after so many seconds; any timer before it is forgotten."""
+    """Call `time_up` with this number after these seconds; it replaces any earlier timer."""
 
     number: int
     seconds: float
@@ -40,7 +40,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Aggregate what was taken, then call `closed`; what comes of these hospitals now is late."""
+    """Aggregate the round, then call `closed`; later updates of the missing hospitals are late."""
 
     round: int
     missing: tuple[str, ...]
@@ -48,7 +48,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the run; `reason` is empty where all rounds are done."""
+    """End the run; `reason` is empty if all rounds are done."""
 
     reason: str = ""
 
@@ -58,7 +58,7 @@ Action = Ask | Timer | Close | Stop
 
 @dataclass(slots=True)
 class _Open:
-    """A round that is open: who was asked, who answered, and who failed since it was asked."""
+    """An open round: the hospitals asked, answered, and failed since they were last asked."""
 
     asked: tuple[str, ...]
     answered: set[str] = field(default_factory=set)
@@ -79,20 +79,20 @@ class Rounds:
     """Leads a run from round to round.
 
     Args:
-        quorum: what the study declares.
-        rounds: how many there are.
-        seed: of the choice of hospitals, where not all are asked each round.
-        done: rounds that are closed already, of a run that is continued.
+        quorum: the study's quorum.
+        rounds: number of rounds.
+        seed: seed of the choice of hospitals, if a round does not ask all.
+        done: number of rounds that are already closed, for a resumed run.
     """
 
     def __init__(self, quorum: Quorum, rounds: int, seed: int, done: int = 0):
         self._quorum, self._rounds, self._seed, self._done = quorum, rounds, seed, done
         self._open: _Open | None = None
-        self._paces: dict[str, float] = {}
+        self._durations: dict[str, float] = {}
         self._timer, self._seconds = 0, 0.0
 
     def begin(self) -> list[Action]:
-        """Opens the first round that is not done."""
+        """Opens the next round, or stops if all are done."""
         if self._done >= self._rounds:
             return self._stop()
         asked = choose(self._quorum, self._seed, self._done)
@@ -100,65 +100,65 @@ class Rounds:
         return [Ask(self._done, asked), *self._wait()]
 
     def answered(self, round_number: int, hospital: str, seconds: float) -> list[Action]:
-        """A hospital's update was taken.
+        """Reports that a hospital's update was accepted.
 
         Args:
-            round_number: that it answers.
-            hospital: who.
-            seconds: since it was asked.
+            round_number: the round of the update.
+            hospital: the sender.
+            seconds: time since the hospital was asked.
         """
-        round_ = self._listens(round_number, hospital)
+        round_ = self._awaiting(round_number, hospital)
         if round_ is None:
             return []
-        unknown = self._quorum.deadline is None and not self._paces
-        self._paces[hospital] = seconds
+        unknown = self._quorum.deadline is None and not self._durations
+        self._durations[hospital] = seconds
         round_.failed.pop(hospital, None)
         round_.answered.add(hospital)
         settled = self._settle(round_)
-        # Until somebody has answered, nobody knows how long to wait for the others.
+        # Before the first answer it is not known how long to wait for the others.
         return settled or (self._wait(seconds) if unknown else [])
 
     def failed(self, round_number: int, hospital: str, code: str) -> list[Action]:
-        """A hospital said that it cannot answer, or its update was refused."""
-        round_ = self._listens(round_number, hospital)
+        """Reports that a hospital failed or its update was refused."""
+        round_ = self._awaiting(round_number, hospital)
         if round_ is None or hospital in round_.failed:
             return []
         round_.failed[hospital] = code
         return self._settle(round_)
 
     def time_up(self, number: int) -> list[Action]:
-        """A timer has run out."""
+        """Reports that a timer has run out."""
         round_ = self._open
         if round_ is None or number != self._timer:
             return []
-        self._timer += 1  # it runs out once
+        self._timer += 1  # a timer runs out once
         if self._enough(round_):
             return self._close(round_)
         round_.waited += self._seconds
         if self._gives_up(round_):
             return self._stop(self._why(round_))
         round_.attempts += 1
-        tired = round_.attempts > self._quorum.max_attempts
+        exhausted = round_.attempts > self._quorum.max_attempts
         again = tuple(
             name
             for name in round_.asked
-            if name in round_.failed and (not tired or round_.failed[name] == NOT_CONNECTED)
+            if name in round_.failed and (not exhausted or round_.failed[name] == NOT_CONNECTED)
         )
         for name in again:
             del round_.failed[name]
         return [*([Ask(self._done, again)] if again else []), *self._wait()]
 
     def closed(self, stop: bool = False) -> list[Action]:
-        """The round's aggregate is saved.
+        """Reports that the round's aggregate is saved.
 
         Args:
-            stop: whether the run has what it wants and ends here.
+            stop: whether the run ends early.
         """
         self._done += 1
         return self._stop() if stop else self.begin()
 
-    def _listens(self, round_number: int, hospital: str) -> _Open | None:
-        """The open round, where this hospital was asked and has not answered."""
+    def _awaiting(self, round_number: int, hospital: str) -> _Open | None:
+        """Returns the open round if it still awaits this hospital's answer."""
         round_ = self._open
         if round_ is None or round_number != self._done:
             return None
@@ -171,7 +171,7 @@ class Rounds:
             return self._close(round_)
         if self._gives_up(round_):
             return self._stop(self._why(round_))
-        return [self._set_timer(max(_LEAST, self._quorum.retry_delay))]
+        return [self._set_timer(max(_MIN_DELAY, self._quorum.retry_delay))]
 
     def _gives_up(self, round_: _Open) -> bool:
         if round_.attempts < self._quorum.max_attempts:
@@ -196,10 +196,10 @@ class Rounds:
         return [Stop(reason)]
 
     def _wait(self, passed: float = 0.0) -> list[Action]:
-        """The timer of the open round; none while nothing tells how long a round takes."""
+        """Sets the timer of the open round; none while the duration of a round is unknown."""
         seconds = self._quorum.deadline
-        if seconds is None and self._paces:
-            seconds = self._quorum.deadline_factor * max(self._paces.values())
+        if seconds is None and self._durations:
+            seconds = self._quorum.deadline_factor * max(self._durations.values())
         return [] if seconds is None else [self._set_timer(max(0.0, seconds - passed))]
 
     def _set_timer(self, seconds: float) -> Timer:
@@ -210,26 +210,29 @@ class Rounds:
         wanted = [f"{self._quorum.minimum} of {len(round_.asked)} hospitals must answer"]
         if self._quorum.mandatory:
             wanted.append(f"{', '.join(self._quorum.mandatory)} among them")
-        told = _words({**dict.fromkeys(round_.silent, "no answer"), **round_.failed})
-        tries = f"{round_.attempts} time" + ("" if round_.attempts == 1 else "s")
-        return f"round {self._done + 1} was asked for {tries}, {', '.join(wanted)}: {told}"
+        causes = _describe_codes({**dict.fromkeys(round_.silent, "no answer"), **round_.failed})
+        attempts = f"{round_.attempts} time" + ("" if round_.attempts == 1 else "s")
+        return f"round {self._done + 1} was asked for {attempts}, {', '.join(wanted)}: {causes}"
 
 
 def choose(quorum: Quorum, seed: int, round_number: int) -> tuple[str, ...]:
-    """The hospitals that are asked in a round, sorted: all, or a seeded choice with the mandatory.
+    """Chooses the hospitals that are asked in a round: all, or a seeded sample.
 
     Args:
-        quorum: what the study declares.
-        seed: of the run.
-        round_number: from 0.
+        quorum: the study's quorum.
+        seed: seed of the run.
+        round_number: number of the round, from 0.
+
+    Returns:
+        Names, sorted, with every mandatory hospital.
     """
     if quorum.clients_per_round is None:
         return quorum.hospitals
     free = [name for name in quorum.hospitals if name not in quorum.mandatory]
-    draw = Random(derive_seed(seed, "hospitals", round_number))
-    drawn = draw.sample(free, quorum.clients_per_round - len(quorum.mandatory))
+    generator = Random(derive_seed(seed, "hospitals", round_number))
+    drawn = generator.sample(free, quorum.clients_per_round - len(quorum.mandatory))
     return tuple(sorted([*quorum.mandatory, *drawn]))
 
 
-def _words(codes: Mapping[str, str]) -> str:
+def _describe_codes(codes: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({code})" for name, code in sorted(codes.items()))

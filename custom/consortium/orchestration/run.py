@@ -1,8 +1,8 @@
-"""A run from its first round to its result: counts who took part and says whether it is complete.
+"""The record of a run, and whether the run is complete.
 
-Complete means: every declared round was closed, every hospital the study declares is in every
-aggregate, the last aggregate was scored by all of them, and every hospital answered the other
-questions that the job asks. Anything else is named in `reason`.
+A run is complete if every declared round was closed, every hospital is in the aggregate of every
+round that asked it, all hospitals scored the last aggregate, and every hospital answered the job's
+other requests. `reason` names anything else.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ class RunRecord:
     Attributes:
         name: id of the run.
         job: name of the job.
-        hospitals: that the study declares, sorted.
-        rounds: that the job declares.
-        records: of the rounds so far.
-        final: answers on the last aggregate, by hospital.
-        local: answers on each hospital's own model, by hospital; None where not asked.
-        missing: for each question, the hospitals that did not answer and their codes.
+        hospitals: the study's hospitals, sorted.
+        rounds: number of rounds that the job declares.
+        records: records of the rounds so far.
+        final: metrics of the last aggregate, by hospital.
+        local: metrics of each hospital's local model, by hospital; None if not requested.
+        missing: for each request, the hospitals that did not answer and their codes.
         stopped_early: whether the selection ended the run.
-        trouble: why the run was ended, where something ended it.
+        trouble: why the run ended early; empty if it did not.
     """
 
     name: str
@@ -41,7 +41,7 @@ class RunRecord:
     trouble: str = ""
 
     def reason(self) -> str:
-        """Why the run is not complete, or "" where it is."""
+        """Explains why the run is not complete; "" if it is."""
         reasons = [self.trouble] if self.trouble else []
         if len(self.records) < self.rounds and not self.stopped_early:
             reasons.append(f"{len(self.records)} of {self.rounds} rounds were done")
@@ -58,24 +58,24 @@ class RunRecord:
                 )
         if self.final is None and not reasons:
             reasons.append("the last model was not scored")
-        for question, hospitals in sorted(self.missing.items()):
-            told = ", ".join(f"{name} ({code})" for name, code in sorted(hospitals.items()))
-            if told:
-                reasons.append(f"no answer to {question} from {told}")
+        for request, hospitals in sorted(self.missing.items()):
+            silent = ", ".join(f"{name} ({code})" for name, code in sorted(hospitals.items()))
+            if silent:
+                reasons.append(f"no answer to {request} from {silent}")
         return "; ".join(reasons)
 
     def scores_of_model(self, model: int) -> Mapping[str, dict[str, Any] | None]:
-        """The hospitals' scores of model `model`: handed out in that round, or the last one."""
+        """Returns the hospitals' scores of a round's base model, or of the last aggregate."""
         if not self.records:
             return {}
         if model < len(self.records):
             metrics = self.records[model].metrics
-            return {name: said["validation"] for name, said in metrics.items()}
-        return {name: said["validation"] for name, said in (self.final or {}).items()}
+            return {name: values["validation"] for name, values in metrics.items()}
+        return {name: values["validation"] for name, values in (self.final or {}).items()}
 
 
 def _rounds(numbers: list[int]) -> str:
-    """Counts from 1, as people do; the records count from 0."""
+    """Describes round numbers for people, who count from 1; the records count from 0."""
     first, last = numbers[0] + 1, numbers[-1] + 1
     if len(numbers) == 1:
         return f"round {first}"

@@ -1,1 +1,1 @@
-"""What crosses the trust boundary between a hospital and the orchestrator."""
+"""Everything that hospitals and the orchestrator send to each other across the trust boundary."""

@@ -1,7 +1,7 @@
-"""The wire form of tensors, without torch: one flat buffer a dtype, and what lies in it.
+"""The wire form of tensors, without torch: one flat buffer a dtype, and a list of its contents.
 
-One flat buffer a dtype travels faster than many small tensors. The buffers are numpy's, so that the
-process that carries them at a hospital needs no torch.
+One flat buffer a dtype travels faster than many small tensors. The buffers are numpy arrays, so the
+process that sends them at a hospital needs no torch.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Contents = list[tuple[str, str, list[int]]]
-"""Name, dtype and shape of each tensor, in the order in which they lie in the buffers."""
+"""Name, dtype and shape of each tensor, in the order of the buffers."""
 Buffers = dict[str, NDArray[Any]]
-"""A flat buffer for each dtype, by torch's name of it."""
+"""A flat buffer for each dtype, by torch's name of the dtype."""
 Sizes = dict[str, tuple[str, int]]
-"""For each buffer, numpy's name of its dtype and the number of its elements."""
-Make = Callable[[Sizes], Buffers]
-"""Gives buffers to fill."""
+"""For each buffer, numpy's name of its dtype and its number of elements."""
+BufferFactory = Callable[[Sizes], Buffers]
+"""Allocates buffers."""
 
 
 def make_buffers(sizes: Sizes) -> Buffers:
-    """Buffers in memory of their own."""
+    """Allocates buffers in ordinary memory."""
     return {key: np.empty(count, dtype) for key, (dtype, count) in sizes.items()}

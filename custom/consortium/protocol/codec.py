@@ -1,6 +1,6 @@
-"""Tensors as flat buffers and back, and the digest of a model.
+"""Packs tensors into flat buffers and back, and computes the digest of a model.
 
-What always holds: `unpack` undoes `pack` to the bit, and refuses what does not fit exactly.
+`unpack` always restores the exact bits that `pack` was given, and refuses what does not fit.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortium.protocol.buffers import Buffers, Contents, Make, Sizes, make_buffers
+from consortium.protocol.buffers import BufferFactory, Buffers, Contents, Sizes, make_buffers
 from consortium.protocol.schema import State, TensorSpec
 
 
 def digest(state: State) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
+    """Computes sha256 over names, dtypes, shapes and bytes, in the order of the names."""
     total = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -27,22 +27,22 @@ def digest(state: State) -> str:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The tensor's bytes in C order; no copy where it is contiguous on the CPU."""
+    """Returns the tensor's bytes in C order, without a copy if it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def pack(tensors: State, make: Make | None = None) -> tuple[Contents, Buffers]:
+def pack(tensors: State, make: BufferFactory | None = None) -> tuple[Contents, Buffers]:
     """Joins tensors into one flat buffer a dtype.
 
     Args:
-        tensors: of any device.
-        make: gives the buffers to fill; tensors that lie there already are not copied. Without it
-            they are new ones, but for tensors that are a flat buffer's in this order already.
+        tensors: on any device.
+        make: allocates the buffers; tensors that lie in them already are not copied. Without it the
+            buffers are new, unless the tensors fill flat buffers in this order already.
 
     Returns:
-        The contents as (name, dtype, shape) in order, and the buffers by dtype; bfloat16, which
-        numpy does not know, as int16 of the same bits.
+        The contents as (name, dtype, shape) in order, and the buffers by dtype. A bfloat16 buffer
+        is int16 with the same bits, because numpy has no bfloat16.
     """
     contents, sizes = describe(tensors)
     if make is None:
@@ -57,7 +57,7 @@ def pack(tensors: State, make: Make | None = None) -> tuple[Contents, Buffers]:
 
 
 def describe(tensors: Mapping[str, Tensor | TensorSpec]) -> tuple[Contents, Sizes]:
-    """The contents of tensors as `pack` gives them, and the sizes of their buffers."""
+    """Returns the contents of tensors, as `pack` does, and the sizes of their buffers."""
     contents: Contents = []
     sizes: Sizes = {}
     for name, tensor in tensors.items():
@@ -69,7 +69,7 @@ def describe(tensors: Mapping[str, Tensor | TensorSpec]) -> tuple[Contents, Size
 
 
 def _flat_already(tensors: State, sizes: Sizes) -> Buffers | None:
-    """The buffers that tensors fill one after the other; None where they do not."""
+    """Returns the buffers that the tensors fill one after the other; None if they do not."""
     flats: dict[str, Tensor] = {}
     position: dict[str, int] = {}
     for tensor in tensors.values():
@@ -91,16 +91,18 @@ def _flat_already(tensors: State, sizes: Sizes) -> Buffers | None:
 
 
 Plan = tuple[dict[str, list[int]], list[tuple[str, str, tuple[int, ...]]]]
-_planned: list[tuple[Any, Plan]] = []
+_last_plan: tuple[Any, Plan] | None = None
 
 
 def _plan(contents: Any) -> Plan:
-    """Of each dtype the elements of its tensors, and of each tensor its name, dtype and shape.
+    """Returns the tensor sizes of each dtype, and the name, dtype and shape of each tensor.
 
-    The last one is remembered, for the updates of a run have the same contents.
+    The last plan is cached, because all updates of a run have the same contents.
     """
-    if _planned and _planned[0][0] == contents:
-        return _planned[0][1]
+    global _last_plan
+    last = _last_plan  # read once: answers are unpacked in several threads
+    if last is not None and last[0] == contents:
+        return last[1]
     sizes: dict[str, list[int]] = {}
     shapes: list[tuple[str, str, tuple[int, ...]]] = []
     names: set[str] = set()
@@ -110,7 +112,7 @@ def _plan(contents: Any) -> Plan:
         names.add(name)
         sizes.setdefault(dtype, []).append(math.prod(shape))
         shapes.append((name, dtype, tuple(shape)))
-    _planned[:] = [(deepcopy(contents), (sizes, shapes))]
+    _last_plan = (deepcopy(contents), (sizes, shapes))
     return sizes, shapes
 
 
@@ -118,7 +120,7 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
     """Undoes `pack`; the tensors are views of the buffers.
 
     Raises:
-        ValueError: the contents and the buffers do not fit exactly, or a name comes twice.
+        ValueError: the contents and the buffers do not fit exactly, or a name is repeated.
     """
     try:
         sizes, shapes = _plan(contents)
@@ -126,8 +128,8 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
         if any(sum(sizes.get(dtype, ())) != flat.numel() for dtype, flat in flats.items()):
             raise ValueError("contents do not fit")
         parts = {
-            dtype: iter(flats[dtype].split(each))  # type: ignore[no-untyped-call]
-            for dtype, each in sizes.items()
+            dtype: iter(flats[dtype].split(counts))  # type: ignore[no-untyped-call]
+            for dtype, counts in sizes.items()
         }
         return {name: next(parts[dtype]).view(shape) for name, dtype, shape in shapes}
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:

@@ -1,17 +1,17 @@
-"""Updates in fewer bytes; what rounding removes is added to the hospital's next update.
+"""Compresses updates; what rounding removes is added to the hospital's next update.
 
-`bfloat16` keeps 8 bits of a number's significand, in half of the bytes. `int8` keeps, of each block
-of 256 elements of a tensor, the largest magnitude m and every element as a whole number of m / 127,
-in a quarter of the bytes. The residual, which rounding removes, stays at the hospital and is added
-to its next update (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019,
-algorithm 2), so that over rounds nothing is lost, only late. When to use it: a slow network, a
-model of some size. What it does not do: hide anything. It is off unless the settings ask for it
+`bfloat16` keeps 8 bits of a number's significand and takes half of the bytes. `int8` stores, for
+each block of 256 elements of a tensor, the largest magnitude m and every element as a whole number
+of m / 127; it takes a quarter of the bytes. The residual, which rounding removes, stays at the
+hospital and is added to its next update (error feedback: Seide et al., Interspeech 2014;
+Karimireddy et al., ICML 2019, algorithm 2). Over the rounds nothing is lost, only delayed. Use it
+for a large model on a slow network. It hides nothing. It is off unless the settings ask for it
 (`update.compression`).
 
-What always holds: tensors of fewer than 1,024 elements (batch-norm statistics among them) and those
-that are not float32 travel as they are; the residual of a round is on the hospital's disk before
-the update leaves; and what is rebuilt has the sizes that the contents declare, or is refused.
-Nothing here needs torch.
+Tensors of fewer than 1,024 elements (such as batch-norm statistics) and tensors that are not
+float32 are never compressed. The residual of a round is on the hospital's disk before the update
+leaves. A decompressed update has the sizes that its contents declare, or is refused. Nothing here
+needs torch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,15 +32,15 @@ from consortium.protocol.step import Plain, Step
 
 BLOCK = 256
 """Elements that share a scale."""
-FEWEST = 1024
-"""Elements of a tensor from which it is made smaller."""
+MIN_ELEMENTS = 1024
+"""Smallest size of a tensor that is compressed."""
 _WHOLE, _CODES, _SCALES = "float32", "float32.codes", "float32.scales"
 _STEPS = 127
 
 
 @dataclass(frozen=True, slots=True)
 class Compression(Step):
-    """The step of a pipeline that makes updates smaller.
+    """The step of a pipeline that compresses updates.
 
     Attributes:
         kind: `bfloat16` or `int8`.
@@ -67,7 +67,7 @@ class Compression(Step):
         """Decompresses an update.
 
         Raises:
-            ValueError: it was not compressed this way, or its parts do not fit.
+            ValueError: the update was not compressed this way, or its parts do not fit.
         """
         if plain.get(self.name) != self.kind:
             raise ValueError(f"the update is not compressed as {self.kind}")
@@ -78,25 +78,25 @@ class Compression(Step):
 class ResidualStore:
     """The residuals of one run at a hospital, one file a round.
 
-    The last two rounds are kept, for a run that goes on after a kill may ask for a round again.
+    The last two rounds are kept, because a run that resumes after a kill may repeat a round.
 
     Args:
-        folder: of the run, at the hospital.
+        folder: the hospital's folder of the run.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def load(self, before_round: int) -> NDArray[np.float32] | None:
-        """The residual of the last round before one; None where there is none that can be read."""
-        before = [path for path in self._files() if path.name < _file_name(before_round)]
+        """Loads the residual of the last earlier round; None if no residual can be read."""
+        earlier = [path for path in self._files() if path.name < _file_name(before_round)]
         with suppress(OSError, SafetensorError, KeyError, IndexError):
-            residual: NDArray[np.float32] = load_file(before[-1])["residual"]
+            residual: NDArray[np.float32] = load_file(earlier[-1])["residual"]
             return residual
         return None
 
     def save(self, round_number: int, residual: NDArray[np.float32]) -> None:
-        """Stores the residual of a round and removes all but the last round before.
+        """Stores the residual of a round, keeps the previous one and removes all older ones.
 
         Raises:
             EnvironmentProblem: `disk-full` or `cannot-write`.
@@ -119,10 +119,10 @@ class ErrorFeedbackCompressor:
 
     Args:
         kind: `bfloat16` or `int8`.
-        residual: what rounding removed from the last update, flat; None for the first one.
+        residual: what rounding removed from the previous update, flat; None for the first update.
 
     Attributes:
-        residual: what rounding removed, as of the last `compress`.
+        residual: what rounding removed in the last call of `compress`.
     """
 
     def __init__(self, kind: str, residual: NDArray[np.float32] | None = None):
@@ -130,10 +130,10 @@ class ErrorFeedbackCompressor:
         self.residual = residual
 
     def compress(self, contents: Contents, buffers: Buffers) -> Buffers:
-        """Makes an update's buffers smaller.
+        """Compresses an update's buffers.
 
         Args:
-            contents: as of `consortium.protocol.codec.pack`.
+            contents: see `consortium.protocol.codec.pack`.
             buffers: by dtype; not changed.
         """
         whole = buffers.get(_WHOLE)
@@ -144,17 +144,17 @@ class ErrorFeedbackCompressor:
         if self.residual is not None and self.residual.shape == values.shape:
             values += self.residual
         lengths = [stop - start for start, stop in large]
-        with np.errstate(all="ignore"):  # what is not finite is refused where it arrives
+        with np.errstate(all="ignore"):  # the orchestrator refuses values that are not finite
             codes, scales = _encode(self._kind, values, lengths)
             residual = values - _decode(self._kind, codes, scales, lengths)
-        # Of a training that has broken down nothing is given back.
+        # A training that has broken down passes nothing on to the next round.
         self.residual = residual if np.isfinite(residual).all() else np.zeros_like(residual)
         rest = {key: flat for key, flat in buffers.items() if key != _WHOLE}
         return {**rest, _WHOLE: _gather(whole, small), _CODES: codes, _SCALES: scales}
 
 
 def decompress(kind: str, contents: Any, buffers: Mapping[str, NDArray[Any]]) -> Buffers:
-    """Undoes `ErrorFeedbackCompressor.compress`, but for the residual.
+    """Undoes `ErrorFeedbackCompressor.compress`, except for the rounding.
 
     Raises:
         ValueError: the contents and the buffers do not fit exactly.
@@ -162,12 +162,12 @@ def decompress(kind: str, contents: Any, buffers: Mapping[str, NDArray[Any]]) ->
     try:
         large, small = _split(contents)
         if not large and not small and _CODES not in buffers:
-            return dict(buffers)  # no tensor of float32: `compress` left it alone
+            return dict(buffers)  # no float32 tensor: `compress` changed nothing
         rest, codes, scales = buffers[_WHOLE], buffers[_CODES], buffers[_SCALES]
         lengths = [stop - start for start, stop in large]
         with np.errstate(all="ignore"):
             values = _decode(kind, codes, scales, lengths)
-        whole = np.empty(values.size + rest.size, np.float32)  # as many as arrived, no more
+        whole = np.empty(values.size + rest.size, np.float32)  # as many as arrived, not as declared
         _scatter(whole, small, rest)
         _scatter(whole, large, values)
     except (TypeError, KeyError, AttributeError, IndexError) as error:
@@ -180,7 +180,7 @@ Spans = list[tuple[int, int]]
 
 
 def _split(contents: Any) -> tuple[Spans, Spans]:
-    """Where the large and the small float32 tensors lie in their buffer."""
+    """Returns the spans of the large and of the small float32 tensors in their buffer."""
     large: Spans = []
     small: Spans = []
     start = 0
@@ -189,7 +189,7 @@ def _split(contents: Any) -> tuple[Spans, Spans]:
             if any(side < 0 for side in shape):
                 raise ValueError("contents do not fit")
             size = prod(shape)
-            (large if size >= FEWEST else small).append((start, start + size))
+            (large if size >= MIN_ELEMENTS else small).append((start, start + size))
             start += size
     return large, small
 
@@ -210,21 +210,21 @@ def _scatter(flat: NDArray[np.float32], spans: Spans, values: NDArray[np.float32
 def _encode(
     kind: str, values: NDArray[np.float32], lengths: list[int]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Codes and scales; of bfloat16 there are none of the latter."""
+    """Returns codes and scales; bfloat16 has no scales."""
     if kind == "bfloat16":
         bits = values.view(np.uint32)
-        # To the nearest, and to the even one of two.
+        # Rounds to the nearest value, and ties to even.
         rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        odd = np.isnan(values)
-        rounded[odd] = bits[odd] | np.uint32(0x400000)  # what is no number stays none
+        nan = np.isnan(values)
+        rounded[nan] = bits[nan] | np.uint32(0x400000)  # NaN stays NaN
         return (rounded >> np.uint32(16)).astype(np.uint16), np.empty(0, np.float32)
     codes = np.empty(values.size, np.int8)
     scales = []
-    for part, place in _parts(values, lengths):
+    for part, span in _parts(values, lengths):
         blocks = _in_blocks(part)
         scale = np.abs(blocks).max(axis=1, initial=0) / np.float32(_STEPS)
         steps = blocks / np.where(scale > 0, scale, np.float32(1))[:, None]
-        codes[place] = np.rint(steps).reshape(-1)[: part.size].astype(np.int8)
+        codes[span] = np.rint(steps).reshape(-1)[: part.size].astype(np.int8)
         scales.append(scale)
     return codes, np.concatenate(scales or [np.empty(0, np.float32)])
 
@@ -243,9 +243,9 @@ def _decode(
         raise ValueError("scales do not fit")
     values = np.empty(codes.size, np.float32)
     taken = 0
-    for (part, place), count in zip(_parts(codes, lengths), counts, strict=True):
+    for (part, span), count in zip(_parts(codes, lengths), counts, strict=True):
         spread = np.repeat(scales[taken : taken + count], BLOCK)[: part.size]
-        values[place] = part * spread
+        values[span] = part * spread
         taken += count
     return values
 
@@ -253,13 +253,13 @@ def _decode(
 def _parts(flat: NDArray[Any], lengths: list[int]) -> Iterator[tuple[NDArray[Any], slice]]:
     start = 0
     for length in lengths:
-        place = slice(start, start + length)
-        yield flat[place], place
+        span = slice(start, start + length)
+        yield flat[span], span
         start += length
 
 
 def _in_blocks(part: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(blocks, `BLOCK`), filled up with zeros."""
+    """Reshapes to (blocks, `BLOCK`), padded with zeros."""
     blocks = np.zeros((-(-part.size // BLOCK), BLOCK), np.float32)
     blocks.reshape(-1)[: part.size] = part
     return blocks

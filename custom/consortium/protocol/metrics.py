@@ -1,4 +1,4 @@
-"""What a hospital reports of a model besides tensors; nothing here needs torch."""
+"""The metrics that a hospital sends with its tensors. Nothing here needs torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from consortium.confounding.probe_statistics import ProbeStatistics
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Bin = Annotated[list[Annotated[int | float, Field(ge=0)]], Field(min_length=3, max_length=3)]
-"""Mean predicted, observed share, patients."""
+"""Mean predicted probability, observed share, number of patients."""
 
 FEW = 10
-"""Patients of a class, and of the others, below which a figure of it only describes them."""
+"""A figure of a class with fewer patients, inside or outside the class, only describes them."""
 
 _OF_A_CLASS = "of a class"
 
 
 class Score(BaseModel):
-    """Figures over a hospital's patients, or the statement that they are withheld.
+    """A task's figures over a hospital's patients, or the reason why they are withheld.
 
-    What the figures are is up to the task; `ScoreSpec` says what a job accepts.
+    `ScoreSpec` defines which figures a job accepts.
 
     Attributes:
-        patients: number of patients; null where withheld.
-        support: how many of them are of each class that is reported; null where withheld, and where
-            the task has no classes.
-        figures: by name; null where withheld. A figure is null where it cannot be estimated.
+        patients: number of patients; null if withheld.
+        support: number of patients of each reported class; null if withheld, or if the task has no
+            classes.
+        figures: by name; null if withheld. A figure is null if it cannot be estimated.
         interval: 95 % interval of each figure that has one.
-        reliability: by class, the bins behind its calibration error.
-        withheld: why nothing is said of so few patients, in these words alone. In a table few of
-            one class withhold all of it: what a model is right about can tell how many they are.
-            For X-rays, classes below the minimum group size are excluded; if none remain, the whole
-            score is withheld.
+        reliability: for each class, the bins behind its calibration error.
+        withheld: why a score of few patients is withheld, in fixed words. For tables, one class
+            below the minimum group size withholds the whole score, because a model's hits can
+            reveal the number of its patients. For X-rays, classes below the minimum group size are
+            excluded; if none remain, the whole score is withheld.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -48,14 +48,14 @@ class Score(BaseModel):
     ) = None
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> "Score":
+    def _complete_or_withheld(self) -> "Score":
         if len({self.figures is None, self.patients is None, self.withheld is not None}) > 1:
-            raise ValueError("either figures and patients or withheld")
+            raise ValueError("a score has either figures and patients or withheld")
         if self.support is not None and sum(self.support.values()) != self.patients:
-            raise ValueError("every patient is of one class")
+            raise ValueError("every patient belongs to one class")
         for name, (low, high) in (self.interval or {}).items():
             if (self.figures or {}).get(name) is None or low > high:
-                raise ValueError("an interval of a figure, from its lower to its upper end")
+                raise ValueError("an interval needs a figure and runs from its lower to upper end")
         return self
 
     @model_validator(mode="after")
@@ -74,18 +74,18 @@ class MetricSpec:
     """One figure of a task's scores.
 
     Attributes:
-        name: its key in a score. A score that has one figure of each structure names it by the
-            structure.
-        figure: what it is, such as `Dice` or `AUROC`.
-        of: the structure or class that it is of; empty where it is of all.
-        low: least value.
-        high: largest value, or None where there is none.
-        required: whether every score that is not withheld has it; else it is null where it cannot
-            be estimated. Required figures have an interval all or none.
-        headline: whether it is one of those whose mean models are compared and chosen by. Larger is
-            better.
-        further: whether it is one of many of a class, which few people look at.
-        reliability: whether bins of predicted and observed shares may stand behind it.
+        name: key in a score. A score with a single figure for each structure uses the structure's
+            name.
+        figure: kind of figure, such as `Dice` or `AUROC`.
+        of: structure or class that it describes; empty if it describes all.
+        low: lowest value.
+        high: largest value, or None if there is none.
+        required: whether every score that is not withheld has it; otherwise it is null if it cannot
+            be estimated. Either all required figures have an interval or none has.
+        headline: whether it is part of the mean by which models are compared and selected. Larger
+            is better.
+        further: whether it is a secondary figure of a class, which few people read.
+        reliability: whether bins of predicted and observed shares may accompany it.
     """
 
     name: str
@@ -100,7 +100,7 @@ class MetricSpec:
 
     @property
     def by_structure(self) -> bool:
-        """Whether it is named by its structure alone."""
+        """Whether its name is the structure's."""
         return self.name == self.of
 
     def holds(self, value: float) -> bool:
@@ -110,21 +110,21 @@ class MetricSpec:
 
 @dataclass(frozen=True, slots=True)
 class ScoreSpec:
-    """What a job's scores are of.
+    """The figures and classes of a job's scores.
 
     Attributes:
         metrics: all figures of a score.
-        classes: that patients are counted by; none where the task has no classes.
+        classes: the classes that patients belong to; empty if the task has no classes.
     """
 
     metrics: tuple[MetricSpec, ...]
     classes: tuple[str, ...] = ()
 
     def headline(self, figures: Mapping[str, float | None] | None) -> float | None:
-        """The figure by which models are compared and chosen.
+        """Computes the figure by which models are compared and selected.
 
         Args:
-            figures: of a score.
+            figures: a score's figures by name.
 
         Returns:
             The mean of the headline figures that could be estimated, or None without any.
@@ -137,11 +137,13 @@ class ScoreSpec:
         return sum(values) / len(values) if values else None
 
     def headline_of(self, name: str) -> MetricSpec | None:
-        """The headline figure of a class or structure."""
-        return next((one for one in self.metrics if one.headline and one.of == name), None)
+        """Returns the headline figure of a class or structure, if it has one."""
+        return next(
+            (metric for metric in self.metrics if metric.headline and metric.of == name), None
+        )
 
     def accepts(self, score: Score) -> bool:
-        """Whether a score holds the job's figures and no others, each of a possible value."""
+        """Whether a score holds exactly the job's figures, each with a possible value."""
         if score.withheld is not None:
             return bool(self.classes) or not score.withheld.endswith(_OF_A_CLASS)
         figures = score.figures or {}
@@ -161,7 +163,7 @@ class ScoreSpec:
         if value is None:
             return not metric.required
         ends = (score.interval or {}).get(metric.name, [])
-        return all(metric.holds(each) for each in (value, *ends))
+        return all(metric.holds(number) for number in (value, *ends))
 
     def _intervals_complete(self, score: Score) -> bool:
         given = {
@@ -180,10 +182,10 @@ class ScoreSpec:
 
 
 def descriptive(support: Mapping[str, int] | None, metric: MetricSpec) -> bool:
-    """Whether a class's figure describes these patients and says little of any others.
+    """Whether a class's figure only describes these patients, because they are too few.
 
     Args:
-        support: how many patients are of each class, where the task has classes.
+        support: number of patients of each class, if the task has classes.
         metric: the figure.
     """
     if not support or not metric.of:
@@ -193,15 +195,15 @@ def descriptive(support: Mapping[str, int] | None, metric: MetricSpec) -> bool:
 
 
 class Metrics(BaseModel):
-    """What a hospital reports of a round besides its tensors.
+    """The metrics that a hospital sends in a round, besides its tensors.
 
     Attributes:
-        loss: mean training loss over the round's steps; null where withheld or not trained.
-        steps: optimiser steps that were taken; null where not trained.
+        loss: mean training loss over the round's steps; null if withheld or not trained.
+        steps: number of optimiser steps; null if not trained.
         seconds: duration of the local training.
-        validation: score of the round's base on the hospital's own validation patients; null
-            where it has none.
-        confounding: what the probe was told, where it was asked for.
+        validation: score of the round's base model on the hospital's own validation patients; null
+            if it has none.
+        confounding: statistics for the confounding probe, if they were requested.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -211,7 +213,7 @@ class Metrics(BaseModel):
     validation: Score | None = None
     confounding: ProbeStatistics | None = None
 
-    def fit(self, spec: ScoreSpec, max_cases: int) -> bool:
-        """Whether a score is of what the job scores and over a plausible number of patients."""
+    def fits(self, spec: ScoreSpec, max_cases: int) -> bool:
+        """Whether the score has the job's figures and a plausible number of patients."""
         score = self.validation
         return score is None or (spec.accepts(score) and (score.patients or 0) <= max_cases)

@@ -1,9 +1,9 @@
-"""What happens to an update on its way from a hospital to the orchestrator: steps in one order.
+"""The steps that process an update between a hospital and the orchestrator.
 
-What always holds: the hospital applies the steps in order, and the orchestrator undoes them in
-reverse; a step's state is on the hospital's disk before the update leaves; an update that does not
-fit a step is refused as malformed; and a combination that cannot work is refused before a job runs,
-from what the steps and the rule declare. Nothing here needs torch.
+The hospital applies the steps in order, and the orchestrator undoes them in reverse. A step's state
+is on the hospital's disk before the update leaves. An update that does not fit a step is refused as
+malformed. The steps and the rule declare what they need, so a combination that cannot work is
+refused before a job runs. Nothing here needs torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,20 +18,20 @@ from consortium.protocol.compression import Compression
 from consortium.protocol.step import Plain, Step
 
 
-class Choices(Protocol):
-    """What the settings say of updates; see `consortium.settings.base.Update`."""
+class PipelineSettings(Protocol):
+    """The settings that define a pipeline; see `consortium.settings.base.UpdateSettings`."""
 
     @property
     def compression(self) -> str | None:
         """The kind of `Compression`, or None."""
 
 
-def _compress(choices: Choices) -> Step | None:
-    return None if choices.compression is None else Compression(choices.compression)
+def _compress(settings: PipelineSettings) -> Step | None:
+    return None if settings.compression is None else Compression(settings.compression)
 
 
-STEPS: tuple[Callable[[Choices], Step | None], ...] = (_compress,)
-"""Every step there is, in the order in which a hospital applies them."""
+STEPS: tuple[Callable[[PipelineSettings], Step | None], ...] = (_compress,)
+"""All steps, in the order in which a hospital applies them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Pipeline:
         """Applies every step to an update at the hospital.
 
         Args:
-            buffers: as of `consortium.protocol.update.update_to_wire`.
-            plain: goes with them.
+            buffers: see `consortium.protocol.update.update_to_wire`.
+            plain: the fields that accompany the buffers.
             folder: the hospital's own folder of this run.
         """
         for step in self.steps:
@@ -75,7 +75,7 @@ class Pipeline:
         return buffers, plain
 
     def without_state(self) -> "Pipeline":
-        """The steps that keep no state, for a training next to the run."""
+        """Returns the steps that keep no state, for a training outside the run."""
         return Pipeline(tuple(step for step in self.steps if not step.keeps_state))
 
     def check(self, rule: str, *, needs_plain_updates: bool) -> None:
@@ -86,7 +86,7 @@ class Pipeline:
             needs_plain_updates: whether the rule inspects single updates.
 
         Raises:
-            ValueError: a step hides what the rule or an earlier step has to read.
+            ValueError: a step hides updates that the rule or an earlier step must read.
         """
         readers = [rule] if needs_plain_updates else []
         for step in self.steps:
@@ -98,7 +98,7 @@ class Pipeline:
                 readers.append(step.name)
 
 
-def build_pipeline(choices: Choices) -> Pipeline:
-    """The pipeline of a job, from what its settings say of updates."""
-    built = (build(choices) for build in STEPS)
+def build_pipeline(settings: PipelineSettings) -> Pipeline:
+    """Builds the pipeline of a job from its settings of updates."""
+    built = (build(settings) for build in STEPS)
     return Pipeline(tuple(step for step in built if step is not None))

@@ -1,6 +1,6 @@
-"""What the orchestrator asks of a hospital, and the method of `LocalTrainer` that answers it.
+"""The orchestrator's requests to a hospital, and the method of `LocalTrainer` that answers each.
 
-Nothing here needs torch, so that the process of FLARE's job at the hospital does without.
+Nothing here needs torch, so the process of FLARE's job at the hospital need not load it.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ TRAIN, VALIDATE, BASELINE, LOCAL_MODEL = "train", "validate", "baseline", "local
 WITHOUT, CONFOUNDING = "without", "confounding"
 
 ANSWERED_BY_UPDATES = frozenset({TRAIN, LOCAL_MODEL, WITHOUT})
-"""Requests whose answer is an update; that of the others is metrics."""
+"""Requests that are answered with an update; the others are answered with metrics."""
 
 _CALLS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
     TRAIN: lambda meta: ("train", {"round_number": int(meta["round"])}),
@@ -23,13 +23,13 @@ _CALLS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
 
 
 def call_of(request: str, meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The method of `LocalTrainer` that answers a request, and its arguments beside the model.
+    """Returns the method of `LocalTrainer` that answers a request, and its further arguments.
 
     Args:
-        request: what is asked.
-        meta: what came with the model.
+        request: name of the request.
+        meta: the fields that accompany the model.
 
     Returns:
-        None where there is no such request.
+        None if there is no such request. The arguments do not include the model.
     """
     return _CALLS[request](meta) if request in _CALLS else None

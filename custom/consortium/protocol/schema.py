@@ -1,4 +1,4 @@
-"""What a model is made of, tensor by tensor, and what becomes of each between rounds."""
+"""The tensors of a model, and how each is reduced between rounds."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ State = Mapping[str, Tensor]
 
 
 class Reduction(StrEnum):
-    """What becomes of a tensor of the model between rounds.
+    """How a tensor of the model is reduced between rounds.
 
     `MEAN`: its change is averaged over hospitals. `INTEGER`: the same, in integers, rounded half
-    up. `LOCAL`: every hospital keeps its own; it never crosses.
+    up. `LOCAL`: every hospital keeps its own and never sends it.
     """
 
     MEAN = "mean"
@@ -28,10 +28,10 @@ class TensorSpec:
     """One tensor of the model.
 
     Attributes:
-        dtype: of its elements.
-        shape: of it.
-        reduction: what becomes of it between rounds.
-        trainable: whether it is learned, not a buffer (batch-norm statistics, counters).
+        dtype: type of its elements.
+        shape: its shape.
+        reduction: how it is reduced between rounds.
+        trainable: whether it is learned; false for buffers (batch-norm statistics, counters).
     """
 
     dtype: torch.dtype
@@ -44,12 +44,12 @@ ModelSchema = Mapping[str, TensorSpec]
 
 
 def schema_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, TensorSpec]:
-    """The schema of a network's state, sorted by name.
+    """Returns the schema of a network's state, sorted by name.
 
     Args:
-        network: parameters that need no gradient stay local, as do floating-point buffers where
-            `local_buffers` says so; integer buffers follow the integer rule.
-        local_buffers: whether floating-point buffers stay at the hospital.
+        network: its parameters that need no gradient stay local.
+        local_buffers: whether buffers stay at the hospital; if not, integer buffers follow the
+            integer rule.
     """
     trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     frozen = {name for name, _ in network.named_parameters()} - trainable
@@ -64,10 +64,10 @@ def schema_of(network: torch.nn.Module, *, local_buffers: bool) -> dict[str, Ten
 
 
 def shared_tensors(schema: ModelSchema) -> dict[str, TensorSpec]:
-    """The part of a schema that crosses the border, in the schema's order."""
+    """Returns the tensors that hospitals send to the orchestrator, in the schema's order."""
     return {name: spec for name, spec in schema.items() if spec.reduction is not Reduction.LOCAL}
 
 
 def bytes_of(schema: ModelSchema) -> int:
-    """Bytes of all tensors of a schema."""
+    """Counts the bytes of all tensors of a schema."""
     return sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in schema.values())

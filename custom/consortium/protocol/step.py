@@ -1,4 +1,4 @@
-"""One step of what happens to an update on its way from a hospital to the orchestrator."""
+"""One step of the pipeline between a hospital and the orchestrator."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from consortium.protocol.buffers import Buffers
 
 Plain = dict[str, Any]
-"""What goes with the buffers of an update; see `consortium.protocol.update.update_to_wire`."""
+"""Fields that accompany an update's buffers; see `consortium.protocol.update.update_to_wire`."""
 
 
 class Step(ABC):
-    """A step: it may replace values, add fields to the wire, and exclude rules.
+    """A step of the pipeline. It may replace values, add fields to the wire and exclude rules.
 
     Attributes:
         name: the step's name, in messages and as the key of its field on the wire.
-        needs_plain_updates: whether its server side reads each update on its own. Such a step
-            cannot stand before one that hides updates.
-        hides_updates: whether the orchestrator can read the sum of a round's updates only. Such a
+        needs_plain_updates: whether its server side reads each update separately. Such a step
+            cannot precede one that hides updates.
+        hides_updates: whether the orchestrator can read only the sum of a round's updates. Such a
             step excludes the rules that inspect single updates.
-        keeps_state: whether it keeps something at the hospital from round to round. Such a step is
-            left out of a training next to the run, whose rounds have the same numbers.
+        keeps_state: whether it keeps state at the hospital between rounds. Such a step is left out
+            of a training outside the run, whose rounds have the same numbers.
     """
 
     name: ClassVar[str]
@@ -35,12 +35,12 @@ class Step(ABC):
     def client(self, buffers: Buffers, plain: Plain, folder: Path) -> tuple[Buffers, Plain]:
         """Applies the step at the hospital, in a process without torch.
 
-        What the step keeps is on disk when this returns, under the round of the update: a run that
-        was killed asks for a round again and gets the same bytes.
+        The step's state is on disk when this returns, under the round of the update: a run that
+        resumes after a kill may repeat the round and gets the same bytes.
 
         Args:
             buffers: the update's values; not changed.
-            plain: what goes with them; not changed.
+            plain: the fields that accompany them; not changed.
             folder: the hospital's own folder of this run.
         """
 

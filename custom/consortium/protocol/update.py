@@ -1,11 +1,10 @@
-"""The one type that crosses the border between a hospital and the orchestrator.
+"""The update, which a hospital sends to the orchestrator in each round.
 
-An update is `local - base` for the tensors that a study shares, with the digest of its base, the
-round, the number of training cases and metrics. It is validated once, at the border, whole or not
-at all: what `validate` lets through has the names, shapes and dtypes of the model, finite values
-within the declared bounds, a weight in range, and answers the round that was asked. A hospital that
-cannot answer sends a `consortium.core.errors.Failure` instead: a code and a tensor's name, never
-text.
+An update is `local - base` for the tensors that a study shares, with the digest of its base model,
+the round, the number of training cases and metrics. The orchestrator validates it once and accepts
+it whole or not at all: an update that passes `validate` has the names, shapes and dtypes of the
+model, finite values within the declared bounds, a weight in range, and the open round. A hospital
+that cannot answer sends a `consortium.core.errors.Failure` instead, which is a code and never text.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from consortium.core.errors import ConsortiumError
-from consortium.protocol.buffers import Buffers, Make, make_buffers
+from consortium.protocol.buffers import BufferFactory, Buffers, make_buffers
 from consortium.protocol.codec import describe, pack, unpack
 from consortium.protocol.metrics import Metrics, ScoreSpec
 from consortium.protocol.schema import ModelSchema, Reduction, State, TensorSpec, shared_tensors
@@ -31,11 +30,11 @@ class Update:
     """A hospital's answer to one round.
 
     Attributes:
-        hospital: who made it.
-        round: the round it answers, from 0.
-        base_sha256: `consortium.protocol.codec.digest` of the model it started from.
-        cases: training cases it stands for; its weight.
-        tensors: `local - base`, named and shaped as the model.
+        hospital: name of the sender.
+        round: number of the round, from 0.
+        base_sha256: `consortium.protocol.codec.digest` of the model that the training started from.
+        cases: number of training cases; the update's weight.
+        tensors: `local - base`, with the names and shapes of the model.
         metrics: see `Metrics`.
     """
 
@@ -48,11 +47,11 @@ class Update:
 
 
 class UpdateRefused(ConsortiumError):
-    """An update that is not taken.
+    """An update that the orchestrator refuses.
 
     Attributes:
-        hospital: who sent it.
-        tensor: the first tensor at fault, or empty.
+        hospital: name of the sender.
+        tensor: the first faulty tensor, or empty.
     """
 
     exit_code = 3
@@ -65,15 +64,15 @@ class UpdateRefused(ConsortiumError):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an update must answer to be taken.
+    """The values that an update must match to be accepted.
 
     Attributes:
-        round: the round that is open.
-        base_sha256: digest of the model handed out.
-        schema: of the whole model.
+        round: the open round.
+        base_sha256: digest of the model that was sent to the hospitals.
+        schema: schema of the whole model.
         max_cases: largest weight.
         max_change: largest magnitude of an element of a tensor that follows the mean rule.
-        scored: what the job's scores are of.
+        scored: the figures and classes of the job's scores.
     """
 
     round: int
@@ -85,17 +84,17 @@ class Expected:
 
 
 def validate(update: Update, expected: Expected, *, values: bool = True) -> None:
-    """Checks an update whole.
+    """Checks an update completely.
 
     Args:
-        update: to check.
-        expected: what it must answer.
-        values: look at every element; for those who do not do so themselves.
+        update: the update.
+        expected: what it must match.
+        values: check every element; false if the caller does so itself.
 
     Raises:
         UpdateRefused: `wrong-round`, `wrong-base`, `bad-weight`, `missing-tensor`,
-            `unexpected-tensor`, `wrong-shape`, `wrong-dtype`, `not-finite` or `too-large`, naming
-            the first tensor at fault in the order of the names, or `wrong-metrics`.
+            `unexpected-tensor`, `wrong-shape`, `wrong-dtype`, `not-finite` or `too-large`, with the
+            first faulty tensor in the order of the names, or `wrong-metrics`.
     """
 
     def refuse(code: str, tensor: str = "") -> UpdateRefused:
@@ -121,19 +120,19 @@ def validate(update: Update, expected: Expected, *, values: bool = True) -> None
         code = check_values(tensor, spec, expected.max_change) if values else None
         if code is not None:
             raise refuse(code, name)
-    if not update.metrics.fit(expected.scored, expected.max_cases):
+    if not update.metrics.fits(expected.scored, expected.max_cases):
         raise refuse("wrong-metrics")
 
 
 def check_values(tensor: Tensor, spec: TensorSpec, max_change: float) -> str | None:
-    """Looks at every element.
+    """Checks every element.
 
     Returns:
-        `not-finite`, `too-large`, or None where nothing is wrong.
+        `not-finite`, `too-large`, or None if nothing is wrong.
     """
     if tensor.numel() == 0:
         return None
-    # One pass that also finds NaN: it propagates into both ends.
+    # One pass also finds NaN, which propagates into both ends.
     low, high = (float(end) for end in torch.aminmax(tensor))
     if not (np.isfinite(low) and np.isfinite(high)):
         return "not-finite"
@@ -143,15 +142,15 @@ def check_values(tensor: Tensor, spec: TensorSpec, max_change: float) -> str | N
 
 
 def difference(
-    local: State, base: State, schema: ModelSchema, make: Make = make_buffers
+    local: State, base: State, schema: ModelSchema, make: BufferFactory = make_buffers
 ) -> dict[str, Tensor]:
-    """`local - base` of the tensors that cross, on the CPU.
+    """Computes `local - base` of the shared tensors, on the CPU.
 
     Args:
-        local: of any device.
-        base: the same tensors.
-        schema: of them.
-        make: gives the buffers that they fill, as `pack` does.
+        local: state after the training, on any device.
+        base: state before the training.
+        schema: schema of the model.
+        make: allocates the buffers that hold the result; see `pack`.
     """
     contents, sizes = describe(shared_tensors(schema))
     changes = unpack(contents, make(sizes))
@@ -161,7 +160,7 @@ def difference(
 
 
 def apply_change(base: State, change: State) -> dict[str, Tensor]:
-    """`base + change` in flat buffers; tensors without a change are as they were."""
+    """Computes `base + change` in flat buffers; tensors without a change are copied."""
     contents, sizes = describe(base)
     model = unpack(contents, make_buffers(sizes))
     for name, tensor in model.items():
@@ -172,8 +171,10 @@ def apply_change(base: State, change: State) -> dict[str, Tensor]:
     return model
 
 
-def update_to_wire(update: Update, make: Make | None = None) -> tuple[Buffers, dict[str, Any]]:
-    """An update as flat buffers and a plain dictionary; `update_from_wire` undoes it."""
+def update_to_wire(
+    update: Update, make: BufferFactory | None = None
+) -> tuple[Buffers, dict[str, Any]]:
+    """Turns an update into flat buffers and a plain dictionary; see `update_from_wire`."""
     contents, buffers = pack(update.tensors, make)
     return buffers, {
         "hospital": update.hospital,
@@ -186,10 +187,10 @@ def update_to_wire(update: Update, make: Make | None = None) -> tuple[Buffers, d
 
 
 def update_from_wire(buffers: Any, plain: Any, sender: str) -> Update:
-    """Rebuilds an update that `sender`, as the channel authenticated it, has sent.
+    """Rebuilds an update from `sender`, whose name the connection has authenticated.
 
     Raises:
-        UpdateRefused: `malformed`, or `wrong-hospital` where it claims to be another's.
+        UpdateRefused: `malformed`, or `wrong-hospital` if the update names another hospital.
     """
     try:
         claimed = plain["hospital"]

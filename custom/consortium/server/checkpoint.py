@@ -135,7 +135,7 @@ class RunCheckpoints:
         Raises:
             EnvironmentProblem: the disk is full; the last checkpoint stands.
         """
-        self._store.keep(name, lambda path: save_file(dict(tensors), path), flush=flush)
+        self._store.write_file(name, lambda path: save_file(dict(tensors), path), flush=flush)
 
     def load_tensors(self, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Reads a file of tensors with the names, shapes and dtypes of `like`."""

@@ -175,7 +175,7 @@ class Evaluations:
 
     def _fits(self, answer: Metrics) -> bool:
         settings = self._run.settings
-        return answer.fit(settings.scored, settings.update.max_cases)
+        return answer.fits(settings.scored, settings.update.max_cases)
 
     def local_model(self, answer: Update | UpdateRefused | Failure) -> Mapping[str, Tensor] | None:
         """The model a hospital trained from the last one, for the cross-site evaluation.

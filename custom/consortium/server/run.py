@@ -158,7 +158,7 @@ class TrainingRun:
         with ThreadPoolExecutor(1) as beside:
             model_sha256 = beside.submit(digest, model)
             checkpoints.keep(model_file(number + 1), model, flush=flush)
-        if optimiser.keeps:
+        if optimiser.has_state:
             more[OPTIMISER] = f"velocity-{number + 1:06d}.safetensors"
             checkpoints.keep(more[OPTIMISER], optimiser.state, flush=flush)
         del optimiser

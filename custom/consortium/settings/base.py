@@ -1,8 +1,7 @@
 """The sections of a job's `settings.json` that all tasks share, and how a value is overridden.
 
-Every choice of a study has its default, its range and its unit. What `data`, `network` and
-`training` hold stands with each task; `consortium.tasks.registry` reads a file. Nothing here knows
-how a setting is used.
+Every setting has a default, a range and a unit. Each task defines its own `data`, `network` and
+`training`; `consortium.tasks.registry` reads a file. Nothing here knows how a setting is used.
 """
 
 import json
@@ -31,13 +30,13 @@ Optimiser = Literal["adamw", "sgd"]
 
 
 class Section(BaseModel):
-    """A part of the settings: frozen, and of known names only."""
+    """A part of the settings: frozen, with known names only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 SWITCH, CHOICE = "#switch", "#choice"
-"""Branches of a union, which pydantic puts into the path of an error."""
+"""Branches of a union, which pydantic adds to the path of an error."""
 
 
 class Training(Section):
@@ -47,18 +46,18 @@ class Training(Section):
         local_steps (steps): optimiser steps a round.
         local_epochs (passes): passes over the hospital's training slices (volumes in 3-D) a round,
             instead of a number of steps: a large hospital works longer than a small one.
-        local_minutes (minutes): time after which a round's steps end, whatever their number, but at
-            least one. The speed of a machine differs from day to day, so the same model is not
-            promised. If hospitals take different numbers of steps, the average is closer to those
-            that take more (Wang et al., NeurIPS 2020, on FedNova).
-        optimiser: `adamw`, or `sgd` without momentum. The steps of `sgd` are as large as the
-            gradient, so that a hospital with little to teach moves the model little.
+        local_minutes (minutes): time after which a round's training ends, after at least one step.
+            The speed of a machine varies, so the model is not reproducible. If hospitals take
+            different numbers of steps, the average is closer to those that take more (Wang et al.,
+            NeurIPS 2020, on FedNova).
+        optimiser: `adamw`, or `sgd` without momentum. With `sgd`, a step is as large as the
+            gradient, so a hospital with small gradients moves the model little.
         batch: slices or patches a step.
         learning_rate: the rate at the first step of the first round.
         final_learning_rate: share of the rate that is left at the last step of the last round
             (cosine).
-        weight_decay: weight decay of AdamW; with `sgd` the factor of the weights that the gradient
-            gains.
+        weight_decay: weight decay of AdamW; with `sgd`, this factor times the weights is added to
+            the gradient.
         clip: bound on the gradient's L2 norm.
         mixed_precision: mixed precision on a GPU; a CPU always trains in float32.
     """
@@ -79,14 +78,13 @@ class Confounding(Section):
     """How the probe tests whether the model learned the disease or the hospital.
 
     Attributes:
-        leave_one_out: trains another model without each hospital, and scores it there. Each of
-            them is as much work again as the run, so it is not done with more than `most`
-            hospitals.
+        leave_one_out: trains one more model without each hospital and scores it there. Each model
+            costs as much work as the run, so it is skipped with more than `most` hospitals.
         most (hospitals): the largest number of hospitals for `leave_one_out`.
-        dimensions: number of the model's features that are reported, of a seeded random
-            projection; fewer than the patients of the smallest group that a hospital lets out.
-        pictures (X-rays): X-rays of each class on which a hospital draws, for itself, where the
-            model looks.
+        dimensions: number of the model's features that hospitals report, from a seeded random
+            projection. It must be below every hospital's smallest group of patients.
+        pictures (X-rays): number of X-rays of each class on which a hospital marks, for itself
+            only, where the model looks.
     """
 
     leave_one_out: bool = True
@@ -95,18 +93,18 @@ class Confounding(Section):
     pictures: Annotated[int, Field(ge=0, le=100)] = 3
 
 
-class Update(Section):
-    """What crosses from a hospital to the orchestrator.
+class UpdateSettings(Section):
+    """The updates that hospitals send to the orchestrator.
 
     Attributes:
         buffers: floating-point buffers (batch-norm statistics) are `averaged`, or kept `local`.
-            With `local` no hospital's statistics leave it. The federated model then holds the
-            initial ones and serves these hospitals alone: `predict` and `evaluate` refuse it.
+            With `local`, no hospital sends its statistics. The federated model then holds initial
+            statistics and works at these hospitals only: `predict` and `evaluate` refuse it.
         max_cases (cases): refuses an update that claims more training cases.
         max_change: refuses an update with an element beyond this magnitude; counters, which are
             integers, are exempt.
         compression: sends updates in `bfloat16`, half of the bytes, or `int8`, a quarter. The
-            residual of the rounding goes with the hospital's next update.
+            residual of the rounding is added to the hospital's next update.
     """
 
     buffers: Literal["averaged", "local"] = "averaged"
@@ -122,10 +120,10 @@ else:
 
 
 class Aggregation(Section):
-    """A rule and its options, where its name alone is not enough.
+    """An aggregation rule with its options.
 
     Attributes:
-        rule: name of a file of `consortium.aggregation`.
+        rule: name of a rule, which is a file of `consortium.aggregation`.
     """
 
     rule: RuleName
@@ -140,19 +138,19 @@ class Aggregation(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """That are set."""
+        """The options that are set."""
         return self.model_dump(exclude={"rule"}, exclude_none=True)
 
     @property
     def needs_plain_updates(self) -> bool:
-        """Whether the rule inspects single updates; the mean needs their sum alone."""
+        """Whether the rule inspects single updates; the mean needs only their sum."""
         return self.rule != "weighted_mean"
 
 
 if TYPE_CHECKING:
     RuleWithOptions = Aggregation
 else:
-    # The options are those of the rules' own files.
+    # The rules' own files declare the options.
     RuleWithOptions = create_model(
         "Aggregation",
         __base__=Aggregation,
@@ -162,12 +160,12 @@ else:
 
 
 class Adaptive(Section):
-    """A learning rate for every coordinate (Reddi et al., ICLR 2021).
+    """Separate learning rates for all coordinates (Reddi et al., ICLR 2021).
 
     Attributes:
         method: FedAdagrad, FedAdam or FedYogi.
-        beta2: share of the squares' mean that is kept each round; FedAdagrad keeps all.
-        tau: the least divisor of a step, in units of a change.
+        beta2: share of the mean square that is kept each round; FedAdagrad keeps all.
+        tau: the smallest divisor of a step, in units of a change.
     """
 
     method: Literal["adagrad", "adam", "yogi"]
@@ -176,11 +174,11 @@ class Adaptive(Section):
 
 
 class Server(Section):
-    """What the orchestrator makes of a round's aggregate change.
+    """The server optimiser, which turns a round's aggregate into the step of the model.
 
     Attributes:
-        momentum: share of the previous step that is taken again, in Nesterov's form; 0 is FedAvg.
-            With `adaptive` the share of the changes' mean that is kept each round.
+        momentum: share of the previous step that is repeated, in Nesterov's form; 0 is FedAvg. With
+            `adaptive`, share of the mean change that is kept each round.
         learning_rate: factor of the step.
         adaptive: divides each coordinate's step by the size of its past changes.
     """
@@ -194,12 +192,12 @@ class Selection(Section):
     """Which round's model is kept.
 
     Attributes:
-        keep: the `average` of the last rounds' models, the `last` one, or the `best` by the mean
-            headline score of the task over all validation patients; a score on the patients that
-            chose the model is too good, the more so the fewer they are.
-        share: share of the rounds whose models are averaged; the last ones, at least one.
-        patience (rounds): rounds without a better score after which the run stops, if the best is
-            kept; 0 never stops early.
+        keep: the `average` of the last rounds' models, the `last` model, or the `best` by the
+            task's mean headline score over all validation patients. The score of a model on the
+            patients that selected it is too good, above all with few patients.
+        share: share of the rounds, counted from the last, whose models are averaged; at least one.
+        patience (rounds): rounds without a better score after which the run stops, if `keep` is
+            `best`; 0 never stops early.
     """
 
     keep: Literal["average", "best", "last"] = "average"
@@ -214,11 +212,11 @@ class Selection(Section):
 
 
 class Model(Section):
-    """Where the first round starts.
+    """The model from which the first round starts.
 
     Attributes:
-        from_: path of a model bundle or of a checkpoint (`.safetensors`) at the orchestrator, or
-            null to start from nothing. Written `from` in the file.
+        from_: path of a model bundle or of a checkpoint (`.safetensors`) at the orchestrator; null
+            starts from random weights. Written `from` in the file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -226,19 +224,18 @@ class Model(Section):
 
 
 class Settings(Section, ABC):
-    """All settings of a job; a class of each task says what `data`, `network` and `training` hold.
+    """All settings of a job; each task has a class that defines `data`, `network` and `training`.
 
     Attributes:
         listing: file of a hospital's folder that lists its cases.
         task: the kind of task; it decides what `data`, `network` and `training` hold.
-        seed: start of all randomness, which is a function of (seed, hospital, round).
+        seed: seed of all randomness, which is a function of seed, hospital and round.
         rounds (rounds): rounds of training.
         aggregation: the rule by which updates are combined: its name, or an object with the rule
             and its options.
-        baseline: each hospital also trains a local model, alone, and sends its metric, never the
-            model.
-        cross_site: scores every hospital's model at every hospital. It shows a hospital's model to
-            the others, so it is off unless the hospitals agreed to it.
+        baseline: each hospital also trains a local model and sends its metric, never the model.
+        cross_site: scores every hospital's local model at every hospital. It reveals a hospital's
+            model to the others, so it is off unless the hospitals agreed to it.
     """
 
     listing: ClassVar[str]
@@ -248,7 +245,7 @@ class Settings(Section, ABC):
     data: Section
     network: Section
     training: Training
-    update: Update = Update()
+    update: UpdateSettings = UpdateSettings()
     aggregation: Annotated[
         Annotated[RuleName, Tag(SWITCH)] | Annotated[RuleWithOptions, Tag(CHOICE)],
         Discriminator(lambda given: SWITCH if isinstance(given, str) else CHOICE),
@@ -274,38 +271,39 @@ class Settings(Section, ABC):
     @property
     @abstractmethod
     def scored(self) -> ScoreSpec:
-        """What a hospital's score is of."""
+        """The figures and classes of the job's scores."""
 
     @property
     def probe(self) -> Confounding | None:
-        """How it is found out what the model learned, where the task asks."""
+        """The settings of the confounding probe, if the task has one."""
         return None
 
     @property
     @abstractmethod
     def has_statistics(self) -> bool:
-        """Whether the network holds statistics of the patients that it was trained on."""
+        """Whether the network holds statistics of its training patients."""
 
     @property
     def needs_own_statistics(self) -> bool:
-        """Whether a model serves only the hospitals that trained it, each with what it kept."""
+        """Whether a model works only at the hospitals that trained it, each with its statistics."""
         return self.update.buffers == "local" and self.has_statistics
 
 
 def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Applies `KEY=VALUE` assignments to the content of a settings file.
 
-    KEY is a dotted path, VALUE is JSON or, where it is not, taken as a string.
+    KEY is a dotted path. VALUE is JSON; anything else is a string.
 
     Args:
         raw: content of a `settings.json`; not changed.
         assignments: each `KEY=VALUE`.
 
     Returns:
-        A copy with the values set. Keys are checked by `parse_settings`, not here.
+        A copy with the values set. `parse_settings` checks the keys.
 
     Raises:
-        UsageError: `bad-assignment` for one without `=` or a path through a value.
+        UsageError: `bad-assignment` for an assignment without a key or `=`, `unknown-setting` for a
+            path through a value.
     """
     result: dict[str, Any] = json.loads(json.dumps(raw))
     for assignment in assignments:

@@ -1,8 +1,8 @@
-"""Which aggregation rules there are and which options each has, from the rules' own files.
+"""The aggregation rules and their options, read from the rules' own files.
 
-A rule is one file of `consortium.aggregation` with a constant `OPTIONS` at its top level. Its name
-is the file's. The constant is a literal, read from the source: importing the file would import
-torch, which the job's process at a hospital does without.
+A rule is one file of `consortium.aggregation` with a constant `OPTIONS` at its top level, and has
+the file's name. The constant is a literal, read from the source: importing the file would import
+torch, which the job's process at a hospital does not need.
 """
 
 import ast
@@ -21,9 +21,9 @@ class Option(BaseModel):
 
     Attributes:
         type: a `number` or an `integer`.
-        above, least, below, most: the bounds; `above` and `below` are themselves excluded.
-        default: what the rule takes if the option is not set.
-        meaning: for the reference of settings.
+        above, least, below, most: the bounds; `above` and `below` are excluded.
+        default: the rule's value if the option is not set.
+        meaning: text for the reference of settings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +38,7 @@ class Option(BaseModel):
 
     @property
     def annotation(self) -> Any:
-        """The type of a pydantic field: null if the option is not set."""
+        """The type of the pydantic field, which is null if the option is not set."""
         bounds = {"gt": self.above, "ge": self.least, "lt": self.below, "le": self.most}
         given: dict[str, Any] = {key: bound for key, bound in bounds.items() if bound is not None}
         whole = self.type == "integer"
@@ -52,14 +52,14 @@ COMMON = {
         above=0,
         most=1,
         default=1.0,
-        meaning="no hospital's weight is more than this share of all",
+        meaning="the largest share of the total weight that a hospital may have",
     )
 }
-"""Options that rules share; a rule's file names them with None."""
+"""Options that rules share; a rule's file declares them as None."""
 
 
 def read_rules(folder: Path = AGGREGATION) -> dict[str, dict[str, Option]]:
-    """The options of each rule, by the names of rules and options.
+    """Reads the options of each rule, by the names of rules and options.
 
     Raises:
         ValueError: a rule's `OPTIONS` is not a literal of options, or two rules define one option
@@ -78,21 +78,21 @@ def read_rules(folder: Path = AGGREGATION) -> dict[str, dict[str, Option]]:
 
 
 def options_of_all(rules: Mapping[str, Mapping[str, Option]]) -> dict[str, Option]:
-    """The options of all rules together.
+    """Merges the options of all rules.
 
     Raises:
         ValueError: two rules define one option in different ways.
     """
-    together: dict[str, Option] = {}
+    merged: dict[str, Option] = {}
     for rule, options in rules.items():
         for name, option in options.items():
-            if together.setdefault(name, option) != option:
-                raise ValueError(f"{rule}.py: another rule defines the option {name} otherwise")
-    return together
+            if merged.setdefault(name, option) != option:
+                raise ValueError(f"{rule}.py: another rule defines the option {name} differently")
+    return merged
 
 
 def option_fields(rules: Mapping[str, Mapping[str, Option]]) -> dict[str, Any]:
-    """The options of all rules as the fields of a pydantic model."""
+    """Turns the options of all rules into fields of a pydantic model."""
     fields = {}
     for name, option in options_of_all(rules).items():
         owners = ", ".join(f"`{rule}`" for rule, options in rules.items() if name in options)
@@ -102,17 +102,17 @@ def option_fields(rules: Mapping[str, Mapping[str, Option]]) -> dict[str, Any]:
 
 
 def _declared(path: Path) -> dict[str, Any] | None:
-    """The literal `OPTIONS` of a file, or None if it has none and so is not a rule."""
+    """Reads the literal `OPTIONS` of a file; None if the file has none, so it is not a rule."""
     source = path.read_text(encoding="utf-8")
     if "\nOPTIONS" not in source:
         return None
     for node in ast.parse(source, str(path)).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(each, ast.Name) and each.id == "OPTIONS" for each in targets):
+        if any(isinstance(target, ast.Name) and target.id == "OPTIONS" for target in targets):
             value: dict[str, Any] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
             return value
     return None
 
 
 RULES = read_rules()
-"""The options of each rule that this package has."""
+"""The options of each rule of this package."""
