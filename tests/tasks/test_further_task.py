@@ -3,19 +3,14 @@
 import json
 
 import pytest
-import torch
+from tests.federations import Federation
 from typer.testing import CliRunner
 
 from consortium.cli import generate
-from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import UsageError
-from consortium.core.site_policy import Site
-from consortium.orchestration.quorum import declare_quorum
+from consortium.report.__main__ import render_run
 from consortium.report.page import render_report
 from consortium.runs.centralised import add_centralised
-from consortium.server.evaluations import FINAL
-from consortium.server.run import ALONE, Coordinator
-from consortium.server.state import Study
 from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
 from consortium.tasks.synthetic import Request
 
@@ -30,7 +25,9 @@ def further(monkeypatch):
 @pytest.fixture
 def settings():
     training = {"learning_rate": 0.1, "batch": 8, "local_steps": 40}
-    return parse_settings({"task": "regression", "rounds": 3, "training": training})
+    return parse_settings(
+        {"task": "regression", "rounds": 3, "baseline": True, "training": training}
+    )
 
 
 @pytest.fixture
@@ -42,23 +39,10 @@ def wards(tmp_path):
 @pytest.fixture
 def run(wards, tmp_path, settings):
     """A run of two hospitals in this process; its folder."""
-    study = Study("run", "stays", declare_quorum(NAMES, {}), settings)
-    coordinator = Coordinator(study, results=tmp_path / "run", checkpoints=tmp_path / "kept")
-    sites = [Site(name, wards / name, tmp_path / "state" / name) for name in NAMES]
-    trainers = {
-        site.name: LocalTrainer(site, settings, device=torch.device("cpu")) for site in sites
-    }
-    while not coordinator.is_done:
-        number, _ = coordinator.open_round()
-        for trainer in trainers.values():
-            assert coordinator.submit(trainer.train(coordinator.model, number)) is None
-        coordinator.close_round()
-    model, start = coordinator.final_model, coordinator.start_model
-    coordinator.answer(FINAL, {name: each.validate(model) for name, each in trainers.items()})
-    alone = {name: each.train_local(start, settings.rounds) for name, each in trainers.items()}
-    coordinator.answer(ALONE, alone)
-    assert coordinator.finish()["complete"]
-    return tmp_path / "run"
+    federation = Federation(wards, tmp_path, settings, NAMES, smallest_group=5)
+    assert federation.rest()["complete"]
+    render_run(tmp_path / "results")
+    return tmp_path / "results"
 
 
 def test_its_settings_are_refused_as_those_of_the_others(settings):
