@@ -40,9 +40,9 @@ class Patient:
         sex: `female` or `male`.
         age: age in years.
         scanner: the scanner used.
-        image: of shape (X, Y, Z, channels), axes pointing right, front and up.
-        mask: of shape (X, Y, Z), with the values of the protocol.
-        affine: of shape (4, 4), from voxels to mm to the right, front and up.
+        image: voxels of shape (X, Y, Z, channels), axes pointing right, front and up.
+        mask: mask of shape (X, Y, Z), with the values of the protocol.
+        affine: matrix of shape (4, 4), from voxels to mm to the right, front and up.
     """
 
     name: str

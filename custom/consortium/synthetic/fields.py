@@ -52,8 +52,8 @@ class SmoothField:
     of one factor for each axis, so the sum is one matrix product.
 
     Attributes:
-        frequencies: of shape (K, 3), radians per mm.
-        phases: of shape (K,), radians.
+        frequencies: wave vectors of shape (K, 3), radians per mm.
+        phases: phases of shape (K,), radians.
     """
 
     frequencies: Array

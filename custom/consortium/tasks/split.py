@@ -20,7 +20,7 @@ def validation_patients(
     Args:
         patients: patients of one hospital.
         named: validation patients in the hospital's own list; if any, the hash is not used.
-        validation_fraction: in [0, 1]; 0 selects nobody.
+        validation_fraction: share of patients, in [0, 1]; 0 selects nobody.
     """
     chosen = set(named)
     if not chosen and validation_fraction > 0 and len(patients) > 1:

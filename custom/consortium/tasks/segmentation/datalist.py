@@ -143,7 +143,7 @@ def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
 
     Args:
         datalist: the hospital's cases.
-        validation_fraction: in [0, 1]; 0 selects nobody for validation.
+        validation_fraction: share of patients, in [0, 1]; 0 selects nobody for validation.
     """
     chosen = validation_patients(
         {case.patient for case in datalist.cases}, datalist.validation, validation_fraction
