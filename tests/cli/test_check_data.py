@@ -151,7 +151,8 @@ def test_a_job_is_given_by_folder_file_or_name(consortium, folder, monkeypatch, 
     monkeypatch.chdir(CHECKOUT / "tests")
     code, out, _ = consortium("check-data", folder, "--job", job)
     assert code == 1
-    assert "pre-contrast, FLAIR, post-contrast; here are pre-contrast, T2" in " ".join(out.split())
+    expected = "pre-contrast, FLAIR, post-contrast; the data have pre-contrast, T2"
+    assert expected in " ".join(out.split())
 
 
 def test_an_unknown_job(consortium, folder):

@@ -198,5 +198,5 @@ def test_a_series_that_is_none_is_one_line(consortium, model, tmp_path, series, 
     code, _, errors = consortium("predict", model, *series, "-o", mask)
     assert code == 2
     assert one_line(errors, "missing-slices")
-    assert "about 1 missing of 6" in errors
+    assert "about 1 of 6 slices are missing" in errors
     assert not mask.exists()

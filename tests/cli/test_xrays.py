@@ -192,7 +192,7 @@ def test_predictions_never_replace_a_hospitals_labels(consortium, radiographs, m
     before = labels.read_bytes()
     code, out, err = consortium("predict", model, labels.parent / "images", "-o", labels)
     assert (code, out, err.count("\n")) == (3, "", 1)
-    assert err.startswith("error same-file: a hospital's table has that name, ")
+    assert err.startswith("error same-file: it would replace a hospital's table, ")
     assert labels.read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""DICOM series: the volume they make, and what is said of those that make none."""
+"""DICOM series: the volume of a valid series, and the findings of an invalid one."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from pydicom.uid import HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossl
 
 from consortium.imaging.dicom import open_series
 from consortium.imaging.dicom_seg import Algorithm, write_segmentation
-from consortium.imaging.grids import on_grid, place
+from consortium.imaging.grids import align_to_grid, find_placement
 from consortium.imaging.volumes import read_image, read_mask
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.checks import check_folder
@@ -146,9 +146,9 @@ def enhanced(path, folder, change=lambda dataset: None):
     whole.SOPClassUID = pydicom.uid.EnhancedMRImageStorage
     whole.file_meta.MediaStorageSOPClassUID = whole.SOPClassUID
     frames = []
-    for one in slices:
+    for dataset in slices:
         frame, position = pydicom.Dataset(), pydicom.Dataset()
-        position.ImagePositionPatient = one.ImagePositionPatient
+        position.ImagePositionPatient = dataset.ImagePositionPatient
         frame.PlanePositionSequence = [position]
         frames.append(frame)
     shared = pydicom.Dataset()
@@ -163,7 +163,7 @@ def enhanced(path, folder, change=lambda dataset: None):
     whole.NumberOfFrames = len(frames)
     whole.SharedFunctionalGroupsSequence = [shared]
     whole.PerFrameFunctionalGroupsSequence = frames
-    whole.PixelData = b"".join(one.PixelData for one in slices)
+    whole.PixelData = b"".join(dataset.PixelData for dataset in slices)
     change(whole)
     whole.save_as(path, enforce_file_format=True)
     return path
@@ -193,12 +193,12 @@ def test_two_patients_never_share_a_series(hospital, dicom):
         }
     )
     hospital.save()
-    found = {(f.code, f.file, f.detail) for f in check_folder(hospital.folder)}
+    findings = {(f.code, f.file, f.detail) for f in check_folder(hospital.folder)}
     shared = "patients P3 and P9 share this image"
-    assert ("duplicate-patient", "imagesTr/P3/flair", shared) in found
+    assert ("duplicate-patient", "imagesTr/P3/flair", shared) in findings
 
 
-def test_several_frames_without_places_are_no_volume(hospital, dicom, write_series, oblique):
+def test_several_frames_without_positions_are_no_volume(hospital, dicom, write_series, oblique):
     [folder, _] = dicom()
 
     def forget(dataset):
@@ -339,7 +339,7 @@ def shift(mm):
         (only_at(2, RescaleSlope=1, RescaleIntercept=0), "missing-rescale", "4 of 5 MR slices"),
     ],
 )
-def test_what_is_wrong_with_a_series_is_named(hospital, dicom, change, code, detail):
+def test_an_invalid_series_is_a_finding(hospital, dicom, change, code, detail):
     dicom(change)
     finding = only(hospital)
     assert (finding.code, finding.severity) == (code, "error")
@@ -352,24 +352,27 @@ def test_computed_tomography_without_its_rescaling_is_an_error(hospital, dicom):
     assert only(hospital).detail == "5 of 5 CT slices without slope and intercept"
 
 
-def test_lost_slices_are_counted_and_placed(hospital, dicom, tmp_path):
+def test_missing_slices_are_counted_and_located(hospital, dicom, tmp_path):
     [folder, _] = dicom()
     files = {pydicom.dcmread(f).ImagePositionPatient[2]: f for f in folder.iterdir()}
     first, second, third, *_ = (files[z] for z in sorted(files))
-    for lost in (second, third):
-        lost.unlink()
+    for path in (second, third):
+        path.unlink()
     finding = only(hospital)
     assert finding.code == "missing-slices"
-    assert finding.detail == f"about 2 missing of 5; the first after imagesTr/P3/t1/{first.name}"
+    assert (
+        finding.detail
+        == f"about 2 of 5 slices are missing; the first gap is after imagesTr/P3/t1/{first.name}"
+    )
 
 
 def test_two_files_of_one_slice_are_an_error(hospital, dicom):
     [folder, _] = dicom()
-    one = next(folder.iterdir())
-    (folder / "copy.dcm").write_bytes(one.read_bytes())
+    path = next(folder.iterdir())
+    (folder / "copy.dcm").write_bytes(path.read_bytes())
     finding = only(hospital)
     assert finding.code == "duplicate-slice"
-    assert finding.detail == "1 of 6 slices lie where another lies"
+    assert finding.detail == "1 of 6 slices have the position of another slice"
 
 
 def test_a_missing_and_an_empty_folder(hospital, dicom):
@@ -387,20 +390,20 @@ def test_a_missing_and_an_empty_folder(hospital, dicom):
 
 def test_files_that_are_no_images(hospital, dicom):
     [folder, _] = dicom()
-    one = sorted(folder.iterdir())[0]
-    whole = one.read_bytes()
+    path = sorted(folder.iterdir())[0]
+    whole = path.read_bytes()
     for content, detail in (
         (b"a text", "not a DICOM file"),
         (b"", "not a DICOM file"),
         (whole[:-20], "its pixels cannot be read"),
         (whole[:400], "damaged"),
     ):
-        one.write_bytes(content)
+        path.write_bytes(content)
         finding = only(hospital)
         assert finding.code in ("unreadable-file", "missing-geometry")
-        assert finding.file == f"imagesTr/P3/t1/{one.name}"
+        assert finding.file == f"imagesTr/P3/t1/{path.name}"
         assert detail in finding.detail or len(content) == 400
-    one.write_bytes(whole)
+    path.write_bytes(whole)
     (folder / "DICOMDIR").write_bytes(b"an index")
     (folder / ".hidden").write_bytes(b"")
     assert check_folder(hospital.folder) == []
@@ -418,7 +421,7 @@ def test_a_compression_that_nothing_decodes(hospital, dicom):
     assert "High-Throughput JPEG 2000" in finding.detail
 
 
-def test_a_patients_name_is_warned_of_and_never_told(hospital, dicom):
+def test_a_patients_name_is_warned_of_and_never_reported(hospital, dicom):
     dicom(PatientName="Quux^Ada", PatientBirthDate="19151210")
     finding = only(hospital)
     assert (finding.code, finding.severity) == ("identifying-header", "warning")
@@ -492,14 +495,15 @@ def test_a_part_of_a_grid_is_placed_on_it_in_any_order_of_axes(oblique):
     part = whole[2:5, 1:6, 3:5]
     move = np.eye(4)
     move[:3, 3] = [2, 1, 3]
-    assert np.array_equal(whole[place(part.shape, oblique @ move, SHAPE, oblique).where], part)
+    placement = find_placement(part.shape, oblique @ move, SHAPE, oblique)
+    assert np.array_equal(whole[placement.region], part)
     turn = np.array([[0, 1.0, 0, 0], [-1, 0, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1]])
     turned = np.flip(part, 1).transpose(1, 0, 2)
-    found = place(turned.shape, oblique @ move @ turn, SHAPE, oblique)
-    assert np.array_equal(found(turned), part)
-    assert found.where == (slice(2, 5), slice(1, 6), slice(3, 5))
-    assert on_grid(turned, oblique @ move @ turn, SHAPE, oblique) is None
+    placement = find_placement(turned.shape, oblique @ move @ turn, SHAPE, oblique)
+    assert np.array_equal(placement(turned), part)
+    assert placement.region == (slice(2, 5), slice(1, 6), slice(3, 5))
+    assert align_to_grid(turned, oblique @ move @ turn, SHAPE, oblique) is None
     move[0, 3] = 2.3
-    assert place(part.shape, oblique @ move, SHAPE, oblique) is None
+    assert find_placement(part.shape, oblique @ move, SHAPE, oblique) is None
     move[0, 3] = 5
-    assert place(part.shape, oblique @ move, SHAPE, oblique) is None
+    assert find_placement(part.shape, oblique @ move, SHAPE, oblique) is None

@@ -1,4 +1,4 @@
-"""DICOM segmentations: what is written, and what is read of them."""
+"""DICOM segmentations: written and read back."""
 
 import highdicom
 import numpy as np
@@ -31,24 +31,24 @@ def series(tmp_path, write_series, oblique):
     return open_series(folder, "series")
 
 
-def write(path, series, found=None, algorithm=ALGORITHM):
-    write_segmentation(path, structures() if found is None else found, series, algorithm)
+def write(path, series, masks=None, algorithm=ALGORITHM):
+    write_segmentation(path, structures() if masks is None else masks, series, algorithm)
     return path
 
 
-def places(voxels, affine):
+def positions(voxels, affine):
     """Where the voxels are, mm LPS, sorted."""
     points = np.argwhere(voxels) @ affine[:3, :3].T + affine[:3, 3]
     return np.array(sorted(map(tuple, np.round(points, 4))))
 
 
-def test_highdicom_reads_every_structure_in_its_place(tmp_path, series):
+def test_highdicom_reads_every_structure_at_its_position(tmp_path, series):
     read = highdicom.seg.segread(write(tmp_path / "m.dcm", series))
     volume = read.get_volume(combine_segments=False)
     to_lps = np.diag([-1, -1, 1, 1]) @ series.affine
     for number, voxels in enumerate(structures().values()):
-        theirs = places(volume.array[..., number], volume.affine)
-        ours = places(voxels, to_lps)
+        theirs = positions(volume.array[..., number], volume.affine)
+        ours = positions(voxels, to_lps)
         assert len(ours) == len(theirs)
         assert np.allclose(ours, theirs, atol=1e-3)
 
@@ -75,7 +75,7 @@ def test_each_frame_refers_to_the_slice_that_it_lies_on(tmp_path, series):
     )
 
 
-def test_what_an_archive_needs_is_there(tmp_path, series):
+def test_the_attributes_that_an_archive_needs_are_present(tmp_path, series):
     dataset = pydicom.dcmread(write(tmp_path / "m.dcm", series))
     source = series.datasets[0]
     assert dataset.SOPClassUID == dataset.file_meta.MediaStorageSOPClassUID
@@ -115,9 +115,9 @@ def test_what_an_archive_needs_is_there(tmp_path, series):
 
 
 def test_the_same_mask_of_the_same_series_is_the_same_bytes(tmp_path, series):
-    one = write(tmp_path / "one.dcm", series).read_bytes()
+    first = write(tmp_path / "one.dcm", series).read_bytes()
     again = open_series(series.frames[0].path.parent, "elsewhere")
-    assert write(tmp_path / "two.dcm", again).read_bytes() == one
+    assert write(tmp_path / "two.dcm", again).read_bytes() == first
     other = structures()
     other["core"][0, 0, 0] = 1
     uids = {
@@ -131,7 +131,7 @@ def test_the_same_mask_of_the_same_series_is_the_same_bytes(tmp_path, series):
     assert len(uids) == 3
 
 
-def test_nothing_found_at_all_is_a_valid_segmentation(tmp_path, series):
+def test_an_empty_segmentation_is_valid(tmp_path, series):
     nothing = {"whole": np.zeros(SHAPE, np.uint8)}
     path = write(tmp_path / "m.dcm", series, nothing)
     assert not highdicom.seg.segread(path).get_volume().array.any()
@@ -208,10 +208,10 @@ def test_a_hospital_may_list_segmentations_as_its_masks(hospital, write_series, 
     for number in range(5):
         voxels = np.random.default_rng(number).integers(0, 900, SHAPE).astype(np.int16)
         folder = write_series(hospital.folder / f"imagesTr/D{number}", voxels, oblique)
-        found = {"Tumour": structures()["whole"]}
+        masks = {"Tumour": structures()["whole"]}
         (hospital.folder / "labelsTr").mkdir(exist_ok=True)
         path = hospital.folder / f"labelsTr/D{number}.dcm"
-        write(path, open_series(folder, "s"), found)
+        write(path, open_series(folder, "s"), masks)
         hospital.list(f"./imagesTr/D{number}", f"./labelsTr/D{number}.dcm")
     assert check_folder(hospital.folder) == []
     hospital.content["labels"] = {"0": "background", "1": "oedema"}

@@ -1,4 +1,4 @@
-"""Radiographs in their formats: the greys they give, and what is said of those that give none."""
+"""X-rays in their formats: the greys of a valid file, and the findings of an invalid one."""
 
 import os
 
@@ -90,7 +90,7 @@ def test_transparent_pixels_are_refused(tmp_path):
     picture = Image.fromarray(radiograph(1)).convert("LA")
     picture.putpixel((3, 3), (200, 0))
     picture.save(tmp_path / "a.png")
-    assert refused(tmp_path / "a.png").detail == "a part of it is transparent"
+    assert refused(tmp_path / "a.png").detail == "part of it is transparent"
 
 
 def test_the_orientation_that_a_camera_notes_is_honoured(tmp_path):
@@ -115,7 +115,7 @@ def test_a_file_that_is_cut_off_is_unreadable(tmp_path, name, share):
     assert refused(path).code == "unreadable-file"
 
 
-def test_what_is_no_radiograph_is_unreadable(tmp_path):
+def test_a_file_that_is_no_radiograph_is_unreadable(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x00" * 500)
     assert refused(tmp_path / "a.png").detail == "neither PNG, JPEG nor DICOM"
     Image.fromarray(radiograph(1)).save(tmp_path / "a.bmp")
@@ -145,11 +145,11 @@ def test_a_png_of_several_pictures_is_refused(tmp_path):
     several = [Image.fromarray(radiograph(number)) for number in range(3)]
     several[0].save(tmp_path / "a.png", save_all=True, append_images=several[1:])
     finding = refused(tmp_path / "a.png")
-    assert (finding.code, finding.detail) == ("wrong-dimensions", "3 pictures; an X-ray is one")
+    assert (finding.code, finding.detail) == ("wrong-dimensions", "3 pictures; an X-ray has one")
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "a", "a.png"])
-def test_dicom_is_told_by_its_content(tmp_path, name):
+def test_dicom_is_recognised_by_its_content(tmp_path, name):
     path = write_dicom(tmp_path / name, RAMP, ViewPosition=" PA ")
     assert np.allclose(read(path).values, RAMP / RAMP.max(), atol=1e-6)
     assert read(path).view == read_view(path) == "PA"
@@ -213,7 +213,7 @@ def test_a_look_up_table_is_applied(tmp_path):
     assert np.allclose(read(path).values, (RAMP / 4095) ** 2, atol=1e-4)
 
 
-def test_what_is_stored_the_other_way_round_is_turned(tmp_path):
+def test_inverted_greys_are_inverted_back(tmp_path):
     path = write_dicom(
         tmp_path / "a.dcm",
         RAMP,
@@ -299,7 +299,7 @@ def test_dicom_that_is_no_radiograph(tmp_path, change, code, detail):
     assert detail in finding.detail
 
 
-def test_a_patients_name_is_warned_of_and_never_told(tmp_path):
+def test_a_patients_name_is_warned_of_and_never_reported(tmp_path):
     path = write_dicom(
         tmp_path / "a.dcm",
         RAMP,
@@ -315,7 +315,7 @@ def test_a_patients_name_is_warned_of_and_never_told(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 128 + b"DICM" + b"\xff" * 50])
-def test_of_what_cannot_be_read_no_view_is_known(tmp_path, content):
+def test_an_unreadable_file_has_no_view(tmp_path, content):
     (tmp_path / "a.dcm").write_bytes(content)
     assert read_view(tmp_path / "a.dcm") == ""
     assert read_view(tmp_path / "missing.dcm") == ""

@@ -312,9 +312,9 @@ def test_data_of_other_channels_or_another_order_are_refused(channels, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({2: "tumour"}, "the data's value 2 (tumour) is none of the model's tumour"),
-        ({}, "the model's tumour is value 1, which the data do not have"),
-        ({1: "liver"}, "value 1 is tumour to the model, liver to the data"),
+        ({2: "tumour"}, "the data's value 2 (tumour) is not among the model's structures: tumour"),
+        ({}, "the model's tumour has value 1, which the data lack"),
+        ({1: "liver"}, "value 1 is tumour in the model, liver in the data"),
     ],
 )
 def test_data_of_other_labels_are_refused(labels, message):

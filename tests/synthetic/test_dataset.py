@@ -145,8 +145,8 @@ def test_an_unknown_protocol_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         run_app(app, [str(tmp_path / "out"), "--like", "ct"])
     known = "lgg or brats or chest or heart"
-    told = f"error unknown-protocol: there is no such protocol, ct, name {known}\n"
-    assert capsys.readouterr().err == told
+    message = f"error unknown-protocol: there is no such protocol, ct, name {known}\n"
+    assert capsys.readouterr().err == message
     assert not (tmp_path / "out").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path, occupy: str) 
     assert content(tmp_path) == {str(kept.relative_to(tmp_path)): b"mine"}
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     generate(tmp_path, TWO_EACH[:1], seed=0, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["north"]
 
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_no_half_of_a_hospital(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["north"]
 
 
-def test_the_command_says_in_one_line_what_is_wrong(
+def test_the_command_reports_an_error_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "used").write_text("mine")

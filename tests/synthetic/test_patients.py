@@ -29,7 +29,7 @@ def everyone(patients: dict[str, list[Patient]]) -> list[Patient]:
 
 
 def volume(patient: Patient) -> float:
-    """Of the whole tumour, in ml."""
+    """Volume of the whole tumour, mL."""
     return float(np.count_nonzero(patient.mask) * np.linalg.det(patient.affine) / 1000)
 
 
@@ -144,7 +144,7 @@ def test_a_patient_is_the_same_under_every_protocol_and_the_parts_are_nested() -
 
 
 def test_what_enhances_is_bright_after_contrast_around_a_core_that_is_not() -> None:
-    found = []
+    enhancing = []
     for index in range(1, 9):
         patient = make_patient(
             BY_NAME["harbour"],
@@ -161,8 +161,8 @@ def test_what_enhances_is_bright_after_contrast_around_a_core_that_is_not() -> N
             gain = [float(np.mean(after[part]) / np.mean(before[part])) for part in parts]
             assert gain[2] > 1.1 * max(gain[:2])
             assert t2[dead].mean() > t2[rim].mean()
-            found.append(index)
-    assert len(found) > 3
+            enhancing.append(index)
+    assert len(enhancing) > 3
 
 
 def test_a_core_that_takes_up_no_contrast_has_no_enhancing_part() -> None:

@@ -13,7 +13,7 @@ from consortium.synthetic.xrays import (
     MIXED,
     OWN,
     XrayScanner,
-    between,
+    blend_scanner,
     draw_radiograph,
     draw_radiographs,
 )
@@ -46,8 +46,8 @@ def test_the_shortcut_changes_radiographs_and_no_label() -> None:
     without, full = (draw_radiographs(1, 6, shortcut, side=SIDE) for shortcut in (0.0, 1.0))
     np.testing.assert_array_equal(without.labels, full.labels)
     assert all(np.any(a != b) for a, b in zip(without.images, full.images, strict=True))
-    assert all(between(own, 0.0) == COMMON for own in OWN)
-    assert between(OWN[0], 1.0).gamma == pytest.approx(OWN[0].gamma)
+    assert all(blend_scanner(own, 0.0) == COMMON for own in OWN)
+    assert blend_scanner(OWN[0], 1.0).gamma == pytest.approx(OWN[0].gamma)
 
 
 def test_collimation_changes_the_border_alone() -> None:
@@ -57,7 +57,7 @@ def test_collimation_changes_the_border_alone() -> None:
     assert not changed[inner, inner].any()
 
 
-def test_the_marker_changes_its_two_places_alone() -> None:
+def test_the_marker_changes_its_two_positions_alone() -> None:
     still = replace(COMMON, noise=0.0)
     moved = replace(still, marker=(0.75, 0.82))
     seen = []
@@ -81,19 +81,19 @@ def test_the_grey_curve_keeps_the_order_of_greys_and_the_slope_tilts_them() -> N
     assert tilt[8:-8, half:-8].mean() > 5 > -5 > tilt[8:-8, 8:half].mean()
 
 
-def test_without_a_shortcut_borders_and_histogram_do_not_tell_the_hospital() -> None:
-    found = {}
+def test_without_a_shortcut_borders_and_histogram_do_not_reveal_the_hospital() -> None:
+    separation = {}
     for shortcut in (0.0, 1.0):
         radiographs = draw_radiographs(4, 40, shortcut, side=SIDE, mixes=ALIKE)
         values = np.stack([acquisition_features(image) for image in radiographs.images])
         names = np.char.add("h", radiographs.hospitals.astype(str))
         labels = np.array(LABELS)[radiographs.labels]
-        told = site_separation(collect(values, names, labels, range(len(names)), 9))
-        assert told is not None
-        found[shortcut] = told
-    assert found[0.0].p > 0.001
-    assert found[1.0].p < 1e-6
-    assert found[1.0].auc > 0.9 > found[0.0].auc
+        result = site_separation(collect(values, names, labels, range(len(names)), 9))
+        assert result is not None
+        separation[shortcut] = result
+    assert separation[0.0].p > 0.001
+    assert separation[1.0].p < 1e-6
+    assert separation[1.0].auc > 0.9 > separation[0.0].auc
 
 
 def test_a_severe_disease_is_denser_and_a_healthy_chest_has_none() -> None:
@@ -105,5 +105,5 @@ def test_a_severe_disease_is_denser_and_a_healthy_chest_has_none() -> None:
 
 
 def test_a_shortcut_beyond_its_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="a shortcut of"):
+    with pytest.raises(ValueError, match="the shortcut is"):
         draw_radiographs(0, 1, 1.5)

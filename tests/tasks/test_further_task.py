@@ -27,7 +27,9 @@ def further(monkeypatch):
 @pytest.fixture
 def settings():
     training = {"learning_rate": 0.1, "batch": 8, "local_steps": 40}
-    return parse_settings({"task": "regression", "rounds": 3, "training": training})
+    return parse_settings(
+        {"task": "regression", "rounds": 3, "baseline": True, "training": training}
+    )
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_its_settings_are_refused_as_those_of_the_others(settings):
         parse_settings({"task": "regression", "data": {"tolerances": 1}})
 
 
-def test_check_data_counts_and_finds(consortium, wards, tmp_path):
+def test_check_data_counts_and_reports(consortium, wards, tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"task": "regression"}))
     job = ("--job", tmp_path / "settings.json")
     for more in ((), job):
@@ -91,7 +93,7 @@ def test_a_run_learns_and_its_page_has_the_figures_of_the_task(run):
     assert "AUROC" not in page
 
 
-def test_an_error_beyond_one_day_has_its_place_on_the_axis(run):
+def test_an_error_beyond_one_day_is_on_the_axis(run):
     result = json.loads((run / "result.json").read_text())
     for row in result["hospitals"]:
         row["federated"]["figures"]["mean error"] = 4.0
@@ -121,7 +123,7 @@ def test_predict_and_evaluate_use_the_model(consortium, run, wards, tmp_path):
     assert json.loads(scores.read_text())["all"]["patients"] == 72
 
 
-def test_a_model_refuses_what_is_another_tasks(consortium, run, tmp_path):
+def test_a_model_refuses_inputs_of_another_task(consortium, run, tmp_path):
     code, _, err = consortium("predict", run / "model", "scan.nii.gz", "-o", tmp_path / "o.csv")
     assert code == 3
     assert err.startswith("error wrong-task: the model is of the task regression")
@@ -133,7 +135,7 @@ def test_scripts_generate_knows_it(tmp_path):
     assert CliRunner().invoke(generate.app, arguments).output.count("patients") == 2
 
 
-def test_a_task_need_not_make_up_patients(monkeypatch, tmp_path):
+def test_a_task_may_generate_no_patients(monkeypatch, tmp_path):
     monkeypatch.setitem(TASKS, "bare", "tests.tasks")
     assert synthetic_of("bare") is None
     refused = CliRunner().invoke(generate.app, [str(tmp_path), "--like", "x"]).exception

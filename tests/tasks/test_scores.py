@@ -55,8 +55,8 @@ def test_known_areas():
 def test_the_area_is_the_share_of_pairs_in_the_right_order(cases):
     given_to = {kind: [p for p, truth in cases if truth == kind] for kind in (0, 1)}
     pairs = [(ill > well) + 0.5 * (ill == well) for ill in given_to[1] for well in given_to[0]]
-    found = auroc(*map(np.array, zip(*cases, strict=True)))
-    assert found == (pytest.approx(np.mean(pairs)) if pairs else None)
+    area = auroc(*map(np.array, zip(*cases, strict=True)))
+    assert area == (pytest.approx(np.mean(pairs)) if pairs else None)
 
 
 def test_a_score_says_how_many_it_is_of_and_how_sure():
@@ -82,14 +82,14 @@ def test_nothing_is_said_of_few_patients_or_of_few_of_a_class(truth, withheld):
     assert score == Score(withheld=withheld)
 
 
-def test_of_one_class_there_is_no_area_but_an_accuracy():
+def test_one_class_alone_has_an_accuracy_and_no_area():
     score = classify(np.array([0.2, 0.9]), np.array([1, 1]), CLASSES, 1)[1]
     assert score.figures == {"accuracy": 0.5, "AUROC": None}
     assert set(score.interval) == {"accuracy"}
 
 
 def mixed(draw_from):
-    """Scores of patients, some of the class and some not, and how often each counts."""
+    """Scores of patients of both classes, and how often each counts."""
     rest = st.lists(st.tuples(draw_from, st.booleans(), st.integers(0, 3)), max_size=20)
     return st.tuples(draw_from, draw_from, rest).map(
         lambda drawn: [(drawn[0], True, 1), (drawn[1], False, 2), *drawn[2]]
@@ -101,7 +101,7 @@ SPECIFICITY = st.sampled_from([0.0, 0.5, 0.8, 0.9, 1.0])
 
 
 def slow_figures(cases, specificity):
-    """By pairs and by every cut, of patients who are there as often as they count."""
+    """Computes the figures by pairs and by threshold, with patients repeated by weight."""
     ill = [score for score, positive, times in cases if positive for _ in range(times)]
     well = [score for score, positive, times in cases if not positive for _ in range(times)]
     area = np.mean([(a > b) + 0.5 * (a == b) for a in ill for b in well])
@@ -119,31 +119,31 @@ def slow_figures(cases, specificity):
 def test_figures_are_those_of_patients_who_are_there_as_often_as_they_count(cases, specificity):
     scores, positive, times = map(np.array, zip(*cases, strict=True))
     others = np.ones_like(times)
-    found = curve_figures(scores, positive, np.array([others, times]), specificity)
+    figures = curve_figures(scores, positive, np.array([others, times]), specificity)
     once = [(score, kind, 1) for score, kind, _ in cases]
     for row, of in enumerate((once, cases)):
-        assert [figure[row] for figure in found] == pytest.approx(slow_figures(of, specificity))
+        assert [figure[row] for figure in figures] == pytest.approx(slow_figures(of, specificity))
 
 
 @given(TIED, SPECIFICITY, st.randoms(use_true_random=False))
 def test_the_order_of_the_patients_does_not_matter(cases, specificity, random):
-    def told(of):
+    def figures(of):
         scores, positive, times = map(np.array, zip(*of, strict=True))
         return np.ravel(curve_figures(scores, positive, times[None], specificity))
 
-    assert told(random.sample(cases, len(cases))) == pytest.approx(told(cases))
+    assert figures(random.sample(cases, len(cases))) == pytest.approx(figures(cases))
 
 
 def test_figures_at_known_cuts():
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.85])
     positive = np.array([True, False, *[False] * 9, True])
-    found = curve_figures(scores, positive, np.ones((1, 12)), 0.9)
-    assert [figure[0] for figure in found] == [1.0, 1.0, 1.0]
+    figures = curve_figures(scores, positive, np.ones((1, 12)), 0.9)
+    assert [figure[0] for figure in figures] == [1.0, 1.0, 1.0]
     positive[:2] = False, True
-    found = curve_figures(scores, positive, np.ones((1, 12)), 0.9)
-    assert found.auroc[0] == 0.9
-    assert found.average_precision[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert found.sensitivity[0] == 1.0  # one of ten is right at the edge
+    figures = curve_figures(scores, positive, np.ones((1, 12)), 0.9)
+    assert figures.auroc[0] == 0.9
+    assert figures.average_precision[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert figures.sensitivity[0] == 1.0  # one of ten is right at the edge
     assert curve_figures(scores, positive, np.ones((1, 12)), 0.91).sensitivity[0] == 0.0
 
 
@@ -192,7 +192,7 @@ def test_the_calibration_error_is_the_distance_from_the_diagonal(patients, seed)
 
 
 def radiographs(counts, seed=0):
-    """One X-ray of each patient: probabilities that lean to the right class."""
+    """One X-ray of each patient: probabilities that favour the true class."""
     generator = np.random.default_rng(seed)
     truth = np.repeat(np.arange(3), counts)
     logits = generator.normal(size=(len(truth), 3)) + 1.5 * np.eye(3)[truth]
@@ -210,14 +210,14 @@ def score_radiographs(probabilities, truth, patients, smallest_group=5):
     )
 
 
-def test_a_score_of_radiographs_tells_of_every_class_and_how_sure_it_is():
+def test_a_score_of_radiographs_has_every_class_with_intervals():
     value, score = score_radiographs(*radiographs((30, 40, 50)))
     assert value == score.figures["accuracy"]
     areas = [score.figures[f"AUROC, {name}"] for name in score.support]
     assert radiograph_spec().headline(score.figures) == pytest.approx(np.mean(areas))
     assert score.support == dict(zip(KINDS, (30, 40, 50), strict=True))
     assert score.patients == 120
-    assert tuple(score.figures) == tuple(one.name for one in radiograph_spec().metrics)
+    assert tuple(score.figures) == tuple(metric.name for metric in radiograph_spec().metrics)
     assert set(score.interval) == set(score.figures)
     for name, (low, high) in score.interval.items():
         assert low < high
@@ -225,9 +225,9 @@ def test_a_score_of_radiographs_tells_of_every_class_and_how_sure_it_is():
             assert low <= score.figures[name] <= high
     assert [sum(size for *_, size in score.reliability[kind]) for kind in KINDS] == [120] * 3
     fitting = radiograph_spec()
-    told = json.loads(json.dumps(Metrics(validation=score).model_dump()))
-    assert Metrics.model_validate(told).fits(fitting, 120)
-    assert Metrics.model_validate(told).validation == score
+    received = json.loads(json.dumps(Metrics(validation=score).model_dump()))
+    assert Metrics.model_validate(received).fits(fitting, 120)
+    assert Metrics.model_validate(received).validation == score
 
 
 def test_figures_of_radiographs_are_those_of_one_class_against_the_rest():
@@ -235,16 +235,16 @@ def test_figures_of_radiographs_are_those_of_one_class_against_the_rest():
     figures = score_radiographs(probabilities, truth, patients)[1].figures
     for number, kind in enumerate(KINDS):
         cases = list(zip(probabilities[:, number], truth == number, [1] * 30, strict=True))
-        found = [figures[f"{figure}, {kind}"] for figure in CLASS_FIGURES[:3]]
-        assert found == pytest.approx(slow_figures(cases, 0.9))
+        measured = [figures[f"{figure}, {kind}"] for figure in CLASS_FIGURES[:3]]
+        assert measured == pytest.approx(slow_figures(cases, 0.9))
     assert figures["accuracy"] == pytest.approx(np.mean(probabilities.argmax(1) == truth))
 
 
-def test_intervals_of_radiographs_know_that_another_sample_has_other_shares_of_the_classes():
-    """A model that says one class of everybody: its accuracy is the share of that class."""
+def test_intervals_of_radiographs_include_the_variation_of_the_class_shares():
+    """A model that predicts one class for all: its accuracy is the share of that class."""
     truth = np.repeat([0, 1, 2], (100, 50, 50))
-    said = np.tile([0.4, 0.3, 0.3], (200, 1))
-    score = score_radiographs(said, truth, [f"P{number}" for number in range(200)])[1]
+    predicted = np.tile([0.4, 0.3, 0.3], (200, 1))
+    score = score_radiographs(predicted, truth, [f"P{number}" for number in range(200)])[1]
     low, high = score.interval["accuracy"]
     assert score.figures["accuracy"] == 0.5
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.5 * 0.5 / 200), rel=0.1)
@@ -252,7 +252,7 @@ def test_intervals_of_radiographs_know_that_another_sample_has_other_shares_of_t
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.5 * 0.5 / 200), rel=0.1)
 
 
-def test_resamples_without_a_class_say_nothing_of_it():
+def test_resamples_without_a_class_are_left_out():
     positive = np.repeat([True, False], (2, 31))
     weights = resample(33, 500, np.random.default_rng(0))
     assert (weights.sum(1) == 33).all()
@@ -266,9 +266,9 @@ def test_resamples_without_a_class_say_nothing_of_it():
 def test_many_classes_of_few_patients_have_intervals():
     names = [f"class {number}" for number in range(40)]
     truth = np.repeat(np.arange(40), 2)
-    said = np.random.default_rng(0).dirichlet(np.ones(40), 80)
+    predicted = np.random.default_rng(0).dirichlet(np.ones(40), 80)
     patients = [f"P{number}" for number in range(80)]
-    score = classify_radiographs(said, truth, patients, names, 1, specificity=0.9)[1]
+    score = classify_radiographs(predicted, truth, patients, names, 1, specificity=0.9)[1]
     assert all(f"AUROC, {name}" in score.interval for name in names)
 
 
@@ -305,19 +305,21 @@ def test_a_class_of_few_patients_leaves_no_trace(few):
     )[1]
     assert score.model_dump_json() == without.model_dump_json()
     assert KINDS[few] not in score.support
-    assert all((told is None) == name.endswith(KINDS[few]) for name, told in score.figures.items())
+    assert all(
+        (value is None) == name.endswith(KINDS[few]) for name, value in score.figures.items()
+    )
     assert value == np.mean(probabilities.argmax(1) == truth)
 
 
-def test_of_radiographs_of_one_class_there_is_an_accuracy_and_no_more():
+def test_radiographs_of_one_class_have_an_accuracy_alone():
     score = score_radiographs(*radiographs((4, 40, 4)))[1]
     assert score.support == {KINDS[1]: 40}
-    assert {name for name, told in score.figures.items() if told is not None} == {"accuracy"}
+    assert {name for name, value in score.figures.items() if value is not None} == {"accuracy"}
     assert set(score.interval) == {"accuracy"}
     assert score.reliability is None
 
 
-def test_where_no_class_is_large_enough_nothing_is_told():
+def test_the_score_is_withheld_if_no_class_is_large_enough():
     value, score = score_radiographs(*radiographs((4, 4, 0)))
     assert 0 < value <= 1
     assert score == Score(withheld="fewer than 5 patients of a class")
@@ -436,7 +438,7 @@ def test_nothing_withheld_comes_with_a_curve():
     ],
 )
 def test_a_hospital_scores_what_the_job_scores_and_nothing_else(score, fits):
-    told = Metrics.model_validate(Metrics(validation=score).model_dump())
-    assert type(told.validation) is type(score)
-    assert told.fits(SCORED, 100) is fits
-    assert told.fits(SCORED, 2) is (score is None or score.patients is None)
+    metrics = Metrics.model_validate(Metrics(validation=score).model_dump())
+    assert type(metrics.validation) is type(score)
+    assert metrics.fits(SCORED, 100) is fits
+    assert metrics.fits(SCORED, 2) is (score is None or score.patients is None)

@@ -38,7 +38,7 @@ def require_inputs(settings: Settings, inputs: Sequence[Path], folder: Path) -> 
     Raises:
         Refused: `wrong-task`.
     """
-    if all(task_of(settings).takes(path) for path in inputs):
+    if all(task_of(settings).accepts(path) for path in inputs):
         return
     *others, last = (text_of_task(task).inputs for task in TASKS)
     raise Refused(

@@ -1,1 +1,1 @@
-"""A hospital's folder: its cases, whether they are sound, and how they become tensors."""
+"""Reads image files into arrays, for every task: NIfTI, DICOM, PNG and JPEG."""

@@ -1,8 +1,8 @@
-"""Letters that were burnt into an X-ray near its border: a name, perhaps, that no header holds.
+"""Detects text burnt into an X-ray near its border, such as a name that no header holds.
 
-What is looked for: bright pieces on a darker ground, of the size of letters, several of one height
-in a line. A single letter of lead that says the side is no text. What is written there is never
-read. What it does not find: text that is dark, handwritten, very small or in the X-ray's middle.
+Text is a line of bright components on a darker background, all of one height and of the size of
+letters. A single lead letter that marks the side does not count. The text itself is never read.
+Dark, handwritten or very small text, and text in the middle of the X-ray, is not detected.
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
-FEWEST_LETTERS = 4
+MIN_LETTERS = 4
 BORDER = 0.15
-"""Share of the side, all around, in which text is looked for."""
+"""Width of the border that is searched, as a share of the X-ray's side."""
 
 _BRIGHT, _GROUND = 0.8, 0.7
-"""Shares of the brightest value: what a letter reaches, and what the ground around it does not."""
+"""Shares of the brightest value: the minimum of a letter, the maximum of the background."""
 _HEIGHTS = (0.012, 0.08)
-"""Of a letter, as shares of the X-ray's rows."""
-_FEWEST_ROWS = 5
+"""Range of a letter's height, as shares of the X-ray's rows."""
+_MIN_ROWS = 5
 _WIDTHS = (0.12, 1.5)
-"""Of a letter, as shares of its height."""
+"""Range of a letter's width, as shares of its height."""
 _ALIKE = 0.7
-"""Least quotient of the heights of two letters of a line."""
+"""Minimum ratio of the heights of two letters in a line."""
 _GAP = 2.0
-"""Largest gap between letters, as a share of their height."""
+"""Maximum gap between letters, as a share of their height."""
 _SIDE = 1024
-"""Pixels of the smaller side from which on an X-ray is reduced before it is looked at."""
+"""Minimum pixels of the shorter side after downsampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,21 @@ class _Box:
 
 
 def count_letters(values: NDArray[np.float32]) -> int:
-    """How many letters the longest line of text near the border has.
+    """Counts the letters in the longest line of text near the border.
 
     Args:
-        values: of an X-ray, (rows, columns), from 0 to 1.
+        values: an X-ray, (rows, columns), from 0 to 1.
 
     Returns:
-        0 for fewer than `FEWEST_LETTERS`.
+        The count; 0 for fewer than `MIN_LETTERS`.
     """
-    letters = _letters(_reduce(values))
+    letters = _letters(_downsample(values))
     longest = max((_longest_run(_line_of(letter, letters)) for letter in letters), default=0)
-    return longest if longest >= FEWEST_LETTERS else 0
+    return longest if longest >= MIN_LETTERS else 0
 
 
-def _reduce(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By a whole number, by means of squares."""
+def _downsample(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Downsamples by a whole factor: averages square blocks."""
     step = min(values.shape) // _SIDE
     if step < 2:
         return values
@@ -79,47 +79,51 @@ def _letters(values: NDArray[np.float32]) -> list[_Box]:
     bright = values >= _BRIGHT * brightest
     high, wide = int(BORDER * rows), int(BORDER * columns)
     bright[high : rows - high, wide : columns - wide] = False
-    pieces, _ = label(bright, np.ones((3, 3)))
+    components, _ = label(bright, np.ones((3, 3)))
     boxes = (
         _Box(down.start, down.stop, across.start, across.stop)
-        for down, across in find_objects(pieces)
+        for down, across in find_objects(components)
     )
     return [
         box
         for box in boxes
-        if _like_a_letter(box, rows, columns)
+        if _letter_sized(box, rows, columns)
         and np.median(_frame(values, box)) <= _GROUND * brightest
     ]
 
 
-def _like_a_letter(box: _Box, rows: int, columns: int) -> bool:
-    least, most = max(_FEWEST_ROWS, _HEIGHTS[0] * rows), _HEIGHTS[1] * rows
-    narrow, broad = (share * box.height for share in _WIDTHS)
+def _letter_sized(box: _Box, rows: int, columns: int) -> bool:
+    min_height, max_height = max(_MIN_ROWS, _HEIGHTS[0] * rows), _HEIGHTS[1] * rows
+    min_width, max_width = (share * box.height for share in _WIDTHS)
     whole = box.top > 0 and box.left > 0 and box.bottom < rows and box.right < columns
-    return least <= box.height <= most and narrow <= box.right - box.left <= broad and whole
+    return (
+        min_height <= box.height <= max_height
+        and min_width <= box.right - box.left <= max_width
+        and whole
+    )
 
 
 def _frame(values: NDArray[np.float32], box: _Box) -> NDArray[Any]:
-    """The pixels just around a box that does not touch the X-ray's edge."""
+    """The pixels around a box, which must not touch the X-ray's edge."""
     around = values[box.top - 1 : box.bottom + 1, box.left - 1 : box.right + 1]
     return np.concatenate([around[0], around[-1], around[:, 0], around[:, -1]])
 
 
 def _line_of(letter: _Box, letters: Sequence[_Box]) -> list[_Box]:
-    """The letters of about its height and place, from left to right."""
-    mates = [
+    """The letters on one line with `letter` and of about its height, from left to right."""
+    neighbours = [
         other
         for other in letters
         if abs(other.middle - letter.middle) <= letter.height / 4
         and _ALIKE <= other.height / letter.height <= 1 / _ALIKE
     ]
-    return sorted(mates, key=lambda other: other.left)
+    return sorted(neighbours, key=lambda other: other.left)
 
 
 def _longest_run(line: Sequence[_Box]) -> int:
     longest = run = 1
-    for one, following in pairwise(line):
-        near = following.left - one.right <= _GAP * one.height
+    for letter, following in pairwise(line):
+        near = following.left - letter.right <= _GAP * letter.height
         run = run + 1 if near else 1
         longest = max(longest, run)
     return longest

@@ -1,13 +1,13 @@
-"""A DICOM series, read without trust: a folder of one series' files, or one multi-frame file.
+"""Reads and validates a DICOM series: a folder of one series' files, or one multi-frame file.
 
-* Slices are ordered by where they lie in the patient, never by their names or numbers, and only a
-  stack that is whole, even and of one orientation is a volume. Anything else is a finding.
-* The volume is the one that the same scan has as NIfTI: axes (column, row, slice), an affine to
-  mm to the right, front and up, and the scanner's rescaling (the modality LUT) applied.
-* What the headers say about the patient is never told: findings name attributes, not their values.
+* Slices are ordered by position in the patient, never by name or number. Only a complete, evenly
+  spaced stack of one orientation is a volume; anything else is a finding.
+* The volume equals that of the same scan as NIfTI: axes (column, row, slice), an affine to mm to
+  the right, front and up, and the scanner's rescaling (the modality LUT) applied.
+* Patient data in the headers are never reported: findings name attributes, not their values.
 
-What dcm2niix and others write may run along the same axes in another direction. A mask of such a
-file fits all the same; see `consortium.imaging.grids.on_grid`.
+Files written by dcm2niix and other converters may have the same axes in the opposite direction. A
+mask of such a file still fits; see `consortium.imaging.grids.align_to_grid`.
 """
 
 import warnings
@@ -26,7 +26,7 @@ from pydicom.uid import JPEGExtended12Bit
 
 from consortium.core.findings import Finding, error, warning
 
-IDENTIFYING = (
+IDENTIFYING_ATTRIBUTES = (
     "PatientName",
     "PatientBirthDate",
     "PatientAddress",
@@ -38,20 +38,22 @@ IDENTIFYING = (
     "OtherPatientIDsSequence",
     "ResponsiblePerson",
 )
-"""Attributes that name or nearly name a patient; a pseudonym in PatientID is needed and is none."""
+"""Attributes that identify a patient. PatientID is not one: it must hold a pseudonym."""
 
 TOLERANCE = 0.1
-"""How far a slice may lie from its place in an even stack, in units of the smallest voxel side."""
+"""Maximum distance of a slice from its position in an evenly spaced stack, in units of the
+smallest voxel side."""
 
 _RESCALED = ("CT", "PT")
-"""Modalities whose stored values mean nothing unscaled (DICOM PS3.3, C.8.2 and C.8.9)."""
+"""Modalities whose stored values have no unit without rescaling (DICOM PS3.3, C.8.2 and C.8.9)."""
 
 
-Place = tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]
+PlaneGeometry = tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]
+"""Position, orientation and spacing, as in `Frame`."""
 
 
 class UnusableSeries(Exception):
-    """There is no volume in what was read; `finding` says why."""
+    """The files do not make a volume; `finding` gives the reason."""
 
     def __init__(self, finding: Finding):
         self.finding = finding
@@ -60,17 +62,17 @@ class UnusableSeries(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One slice: where it lies, and where its pixels are.
+    """One slice: its geometry and the file that holds its pixels.
 
     Attributes:
-        path: of the file that holds it.
-        file: what findings call that file.
+        path: path of the file that holds it.
+        file: name of that file in findings.
         dataset: the file's headers, without pixels.
-        index: of the frame in a multi-frame file; None in a file of one slice.
+        index: index of the frame in a multi-frame file; None in a file of one slice.
         position: centre of the first pixel, mm to the left, back and up (DICOM's LPS).
         orientation: directions of a row and of a column, LPS, unit length.
         spacing: mm between rows and between columns.
-        rescale: slope and intercept of a multi-frame file's frame; None where there are none.
+        rescale: slope and intercept of a frame of a multi-frame file; None if it has none.
     """
 
     path: Path
@@ -85,15 +87,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series whose headers make a volume.
+    """A series whose headers describe a valid volume.
 
     Attributes:
-        file: its folder or file, as findings name it.
-        frames: its slices, each a step along the normal of the one before.
+        file: name of its folder or file in findings.
+        frames: its slices, in order along the normal.
         shape: columns, rows, slices.
         affine: 4 x 4, voxel (column, row, slice) to mm to the right, front and up.
         reference: UID of the frame of reference, or empty.
-        notes: what a person should look at.
+        notes: warnings for a person to review.
     """
 
     file: str
@@ -105,51 +107,50 @@ class Series:
 
     @property
     def datasets(self) -> list[Any]:
-        """The files' headers in the order of the slices, each once."""
+        """The headers of each file, in the order of the slices."""
         return list({id(frame.dataset): frame.dataset for frame in self.frames}.values())
 
     def voxels(self) -> NDArray[Any]:
         """Reads and decodes the pixels.
 
         Returns:
-            (column, row, slice): float32 where the headers rescale, else the type of the files.
+            (column, row, slice): float32 if the headers rescale, else the type of the files.
 
         Raises:
             UnusableSeries: `unreadable-file`.
         """
         planes: dict[int, NDArray[Any]] = {}
         for dataset in self.datasets:
-            mine = [i for i, frame in enumerate(self.frames) if frame.dataset is dataset]
+            indices = [i for i, frame in enumerate(self.frames) if frame.dataset is dataset]
             try:
-                with quiet():
-                    planes.update(_planes({i: self.frames[i] for i in mine}))
+                with suppress_warnings():
+                    planes.update(_planes({i: self.frames[i] for i in indices}))
             except Exception as problem:  # a damaged file makes pydicom raise nearly anything
-                detail = f"its pixels cannot be read ({reason(problem)})"
-                file = self.frames[mine[0]].file
+                detail = f"its pixels cannot be read ({describe_failure(problem)})"
+                file = self.frames[indices[0]].file
                 raise UnusableSeries(error("unreadable-file", file, detail)) from problem
         stacked = np.stack([planes[i] for i in range(len(self.frames))], axis=-1)
         return np.ascontiguousarray(stacked.swapaxes(0, 1))
 
 
 def open_series(path: Path, name: str) -> Series:
-    """Reads the headers of a series and finds its geometry.
+    """Reads the headers of a series and determines its geometry.
 
     Args:
         path: a folder of one series' files, or one multi-frame file.
-        name: what findings call it.
+        name: name of the series in findings.
 
     Raises:
-        UnusableSeries: with the one finding that says why; see
-            `consortium.tasks.segmentation.checks`.
+        UnusableSeries: the series is not a volume; see `consortium.core.finding_codes`.
     """
-    with quiet():
+    with suppress_warnings():
         frames = [frame for file, label in _files(path, name) for frame in _read(file, label)]
         return _assemble(frames, name)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without pydicom's warnings: they are findings or harmless, and may quote a patient's data."""
+def suppress_warnings() -> Iterator[None]:
+    """Suppresses pydicom's warnings: they are findings or harmless, and may quote patient data."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield
@@ -169,7 +170,7 @@ def _files(path: Path, name: str) -> list[tuple[Path, str]]:
     except (FileNotFoundError, NotADirectoryError):
         raise UnusableSeries(error("missing-file", name, "no such folder or file")) from None
     except (OSError, ValueError) as problem:
-        raise UnusableSeries(error("unreadable-file", name, reason(problem))) from problem
+        raise UnusableSeries(error("unreadable-file", name, describe_failure(problem))) from problem
     if not files:
         folders = sum(file.is_dir() for file in inside)
         detail = (
@@ -180,68 +181,73 @@ def _files(path: Path, name: str) -> list[tuple[Path, str]]:
 
 
 def _read(path: Path, name: str) -> list[Frame]:
-    """The frames of a file, without their pixels."""
+    """Reads the frames of a file, without their pixels."""
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         if "Rows" not in dataset or "SegmentSequence" in dataset:
-            raise UnusableSeries(no_image(dataset, name))
+            raise UnusableSeries(no_image_finding(dataset, name))
         if not can_decode(dataset):
-            raise UnusableSeries(no_decoder(dataset, name))
+            raise UnusableSeries(no_decoder_finding(dataset, name))
         if dataset.get("SamplesPerPixel", 1) != 1:
             raise UnusableSeries(error("unreadable-file", name, "a colour image"))
         return _frames(path, dataset, name)
     except UnusableSeries:
         raise
     except Exception as problem:
-        raise UnusableSeries(error("unreadable-file", name, reason(problem))) from problem
+        raise UnusableSeries(error("unreadable-file", name, describe_failure(problem))) from problem
 
 
-def no_image(dataset: Any, name: str) -> Finding:
-    """The finding of a file that holds something else."""
+def no_image_finding(dataset: Any, name: str) -> Finding:
+    """The finding for a file that holds no image."""
     kind = dataset.get("SOPClassUID")
     return error(
         "unreadable-file", name, f"holds no image ({kind.name if kind else 'of no class'})"
     )
 
 
-def no_decoder(dataset: Any, name: str) -> Finding:
-    """The finding of a file that `can_decode` says no of."""
+def no_decoder_finding(dataset: Any, name: str) -> Finding:
+    """The finding for a file for which `can_decode` is false."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    told = f"{dataset.BitsStored} bits a pixel, compressed as {syntax.name}"
-    return error("no-decoder", name, told)
+    detail = f"{dataset.BitsStored} bits a pixel, compressed as {syntax.name}"
+    return error("no-decoder", name, detail)
 
 
 def can_decode(dataset: Any) -> bool:
-    """Whether something here decodes the pixels of that file, by its header."""
+    """Whether an installed decoder supports the file's pixels, according to its header."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:  # its decoders know 8 bits alone
+    if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:  # its decoders support only 8 bits
         return False
     try:
         if not syntax.is_compressed or syntax.is_deflated:
             return True
         return bool(get_decoder(syntax).is_available)
-    except (NotImplementedError, ValueError):  # pydicom's words for one that it does not know
+    except (NotImplementedError, ValueError):  # pydicom does not know the syntax
         return False
 
 
 def _frames(path: Path, dataset: Any, name: str) -> list[Frame]:
-    own = dataset.get("PerFrameFunctionalGroupsSequence")
-    if own is None:
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if groups is None:
         if int(dataset.get("NumberOfFrames") or 1) > 1:
-            detail = "several frames without a position of each"
+            detail = "several frames without a position for each"
             raise UnusableSeries(error("missing-geometry", name, detail))
-        return [Frame(path, name, dataset, None, *place_of(dataset, dataset, dataset, name), None)]
-    found = []
+        return [
+            Frame(path, name, dataset, None, *plane_geometry(dataset, dataset, dataset, name), None)
+        ]
+    frames = []
     for index, group in enumerate(functional_groups(dataset)):
         rescale = group("PixelValueTransformationSequence")
         slope, intercept = rescale.get("RescaleSlope"), rescale.get("RescaleIntercept")
         factors = None if slope is None or intercept is None else (float(slope), float(intercept))
-        found.append(Frame(path, name, dataset, index, *place_of_frame(group, name), factors))
-    return found
+        frames.append(Frame(path, name, dataset, index, *frame_geometry(group, name), factors))
+    return frames
 
 
 def functional_groups(dataset: Any) -> Iterator[Callable[[str], Any]]:
-    """For each frame of a multi-frame file, what gives its own or the shared item of a sequence."""
+    """For each frame of a multi-frame file, a function that returns an item of a sequence.
+
+    The item is the frame's own, else the one that all frames share, else empty.
+    """
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     for frame in dataset.PerFrameFunctionalGroupsSequence:
 
@@ -251,9 +257,9 @@ def functional_groups(dataset: Any) -> Iterator[Callable[[str], Any]]:
         yield group
 
 
-def place_of_frame(group: Callable[[str], Any], name: str) -> Place:
-    """Position, directions and spacing of a frame of a multi-frame file."""
-    return place_of(
+def frame_geometry(group: Callable[[str], Any], name: str) -> PlaneGeometry:
+    """Position, orientation and spacing of a frame of a multi-frame file."""
+    return plane_geometry(
         group("PlanePositionSequence"),
         group("PlaneOrientationSequence"),
         group("PixelMeasuresSequence"),
@@ -261,8 +267,14 @@ def place_of_frame(group: Callable[[str], Any], name: str) -> Place:
     )
 
 
-def place_of(position: Any, orientation: Any, measures: Any, name: str) -> Place:
-    """Position, directions and spacing as in `Frame`, from the items that say them.
+def plane_geometry(position: Any, orientation: Any, measures: Any, name: str) -> PlaneGeometry:
+    """Position, orientation and spacing, as in `Frame`.
+
+    Args:
+        position: the item that holds `ImagePositionPatient`.
+        orientation: the item that holds `ImageOrientationPatient`.
+        measures: the item that holds `PixelSpacing`.
+        name: name of the file in findings.
 
     Raises:
         UnusableSeries: `missing-geometry` or `bad-affine`.
@@ -301,7 +313,9 @@ def _assemble(frames: Sequence[Frame], name: str) -> Series:
     _require_rescaling(ordered, name)
     reference = str(first.dataset.get("FrameOfReferenceUID") or "")
     datasets = [frame.dataset for frame in frames]
-    return Series(name, tuple(ordered), shape, affine, reference, identifying(datasets, name))
+    return Series(
+        name, tuple(ordered), shape, affine, reference, identifying_headers(datasets, name)
+    )
 
 
 def affine_of(
@@ -316,7 +330,7 @@ def affine_of(
         position: see `Frame`.
         orientation: see `Frame`.
         spacing: see `Frame`.
-        step: from slice to slice, mm, LPS.
+        step: vector from slice to slice, mm, LPS.
     """
     affine = np.eye(4)
     affine[:3, 0] = orientation[0] * spacing[1]
@@ -330,21 +344,21 @@ def _require_one_series(frames: Sequence[Frame], name: str) -> None:
     series = {str(frame.dataset.get("SeriesInstanceUID")) for frame in frames}
     if len(series) > 1:
         raise UnusableSeries(error("several-series", name, f"{len(series)} series in one folder"))
-    turned = sum(np.abs(f.orientation - frames[0].orientation).max() > 1e-3 for f in frames)
-    if turned:
-        detail = f"{turned} of {len(frames)} slices have another orientation than the first"
+    rotated = sum(np.abs(f.orientation - frames[0].orientation).max() > 1e-3 for f in frames)
+    if rotated:
+        detail = f"{rotated} of {len(frames)} slices have another orientation than the first"
         raise UnusableSeries(error("mixed-orientation", name, detail))
     grids = {(f.dataset.get("Rows"), f.dataset.get("Columns")) for f in frames}
     stretched = any(not np.allclose(f.spacing, frames[0].spacing, rtol=1e-3) for f in frames)
     references = {str(f.dataset.get("FrameOfReferenceUID") or "") for f in frames}
     if len(grids) > 1 or stretched or len(references) > 1:
-        what = "rows and columns" if len(grids) > 1 else "PixelSpacing"
-        what = what if len(grids) > 1 or stretched else "FrameOfReferenceUID"
-        raise UnusableSeries(error("mixed-slices", name, f"slices differ in {what}"))
+        attribute = "rows and columns" if len(grids) > 1 else "PixelSpacing"
+        attribute = attribute if len(grids) > 1 or stretched else "FrameOfReferenceUID"
+        raise UnusableSeries(error("mixed-slices", name, f"slices differ in {attribute}"))
 
 
 def _step(frames: Sequence[Frame], normal: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """The vector from slice to slice, mm; the slices must make an even stack."""
+    """The vector from slice to slice, mm; refuses a stack that is not evenly spaced."""
     if len(frames) == 1:
         thickness = _thickness(frames[0])
         if not thickness > 0:
@@ -357,14 +371,14 @@ def _step(frames: Sequence[Frame], normal: NDArray[np.float64], name: str) -> ND
     usual = float(np.sort(distances)[(len(distances) - 1) // 2])
     copies = int((distances < max(0.01 * usual, 1e-3)).sum())
     if copies:
-        detail = f"{copies} of {len(frames)} slices lie where another lies"
+        detail = f"{copies} of {len(frames)} slices have the position of another slice"
         raise UnusableSeries(error("duplicate-slice", name, detail))
     gaps = np.flatnonzero(distances > 1.5 * usual)
     if len(gaps):
         missing = int(np.rint(distances[gaps] / usual - 1).sum())
         detail = (
-            f"about {missing} missing of {len(frames) + missing}; "
-            f"the first after {frames[gaps[0]].file}"
+            f"about {missing} of {len(frames) + missing} slices are missing; "
+            f"the first gap is after {frames[gaps[0]].file}"
         )
         raise UnusableSeries(error("missing-slices", name, detail))
     step: NDArray[np.float64] = (positions[-1] - positions[0]) / (len(frames) - 1)
@@ -373,8 +387,8 @@ def _step(frames: Sequence[Frame], normal: NDArray[np.float64], name: str) -> ND
         detail = f"slices are shifted against each other (tilt of {angle:.0f} degrees)"
         raise UnusableSeries(error("tilted-series", name, detail))
     even = positions[0] + np.arange(len(frames))[:, None] * step
-    apart = float(np.linalg.norm(positions - even, axis=1).max())
-    if apart > TOLERANCE * min(*frames[0].spacing, usual):
+    deviation = float(np.linalg.norm(positions - even, axis=1).max())
+    if deviation > TOLERANCE * min(*frames[0].spacing, usual):
         low, high = float(distances.min()), float(distances.max())
         detail = f"slices lie {low:.3g} to {high:.3g} mm apart"
         raise UnusableSeries(error("uneven-slices", name, detail))
@@ -405,8 +419,8 @@ def _require_rescaling(frames: Sequence[Frame], name: str) -> None:
 def _rescales(frame: Frame) -> bool:
     if frame.index is not None and frame.rescale is not None:
         return True
-    given = [frame.dataset.get(key) is not None for key in ("RescaleSlope", "RescaleIntercept")]
-    return all(given) or "ModalityLUTSequence" in frame.dataset
+    present = [frame.dataset.get(key) is not None for key in ("RescaleSlope", "RescaleIntercept")]
+    return all(present) or "ModalityLUTSequence" in frame.dataset
 
 
 def _planes(frames: dict[int, Frame]) -> dict[int, NDArray[Any]]:
@@ -426,16 +440,16 @@ def _planes(frames: dict[int, Frame]) -> dict[int, NDArray[Any]]:
     return planes
 
 
-def identifying(datasets: Sequence[Any], name: str) -> tuple[Finding, ...]:
-    """What headers hold that names a patient: attributes, never their values."""
-    told = [
+def identifying_headers(datasets: Sequence[Any], name: str) -> tuple[Finding, ...]:
+    """Warns of attributes that identify a patient; names the attributes, never their values."""
+    keywords = [
         keyword
-        for keyword in IDENTIFYING
+        for keyword in IDENTIFYING_ATTRIBUTES
         if any(_identifies(dataset, keyword) for dataset in datasets)
     ]
-    if not told:
+    if not keywords:
         return ()
-    return (warning("identifying-header", name, f"the headers hold {', '.join(told)}"),)
+    return (warning("identifying-header", name, f"the headers hold {', '.join(keywords)}"),)
 
 
 def _identifies(dataset: Any, keyword: str) -> bool:
@@ -446,8 +460,8 @@ def _identifies(dataset: Any, keyword: str) -> bool:
     return keyword != "PatientName" or str(value) != str(dataset.get("PatientID") or "")
 
 
-def reason(problem: Exception) -> str:
-    """What an exception means, without its own words, which may quote what a header holds."""
+def describe_failure(problem: Exception) -> str:
+    """Describes an exception without its own message, which may quote patient data."""
     if isinstance(problem, InvalidDicomError):
         return "not a DICOM file"
     if isinstance(problem, MemoryError):

@@ -1,11 +1,11 @@
-"""DICOM segmentations (SEG): masks as an archive and a viewer keep them.
+"""Reads and writes DICOM segmentations (SEG), the masks of archives and viewers.
 
-A segmentation lies on the pixels of the series that it was drawn on, each of its frames is one
-segment on one slice, segments may overlap, and slices without a segment are left out. Reading one
-gives a mask on the whole grid of its image; writing one needs the series that was segmented.
+A segmentation has the pixel grid of the series that it was drawn on. Each frame is one segment on
+one slice, segments may overlap, and slices without a segment are left out. Reading gives a mask on
+the whole grid of the image; writing needs the series that was segmented.
 
-What is written is a function of the series, of the model and of the mask: UIDs are hashes of them,
-and the content's date is the series' own. Of the optional dates none is written.
+The bytes written depend on the series, the model and the mask alone: UIDs are hashes of them, and
+the content's date is that of the series. Optional dates are not written.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from consortium.imaging.dicom import (
     Series,
     UnusableSeries,
     affine_of,
+    describe_failure,
+    frame_geometry,
     functional_groups,
-    place_of_frame,
-    quiet,
-    reason,
+    suppress_warnings,
 )
-from consortium.imaging.grids import Volume, place
+from consortium.imaging.grids import Volume, find_placement
 
 _COPIED = {
     "PatientID": "",
@@ -45,16 +45,16 @@ _COPIED = {
     "AccessionNumber": "",
     "ReferringPhysicianName": "",
 }
-"""What a segmentation repeats of its source, and must hold even where the source does not."""
+"""Attributes copied from the source, with the value for a source that lacks them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """What drew a segmentation.
+    """The model that made a segmentation.
 
     Attributes:
-        name: of the model, at most 64 characters.
-        version: of the model, at most 64 characters.
+        name: name of the model, at most 64 characters.
+        version: version of the model, at most 64 characters.
         software: version of this package.
     """
 
@@ -73,74 +73,74 @@ def read_segmentation(
     """Reads a binary segmentation as a mask on its image's grid.
 
     Args:
-        path: the file.
-        name: what findings call it.
-        values: the mask's value of each segment's label, in lower case.
-        shape: of the image, (x, y, slice).
-        affine: of the image, voxel to mm.
+        path: path of the file.
+        name: name of the file in findings.
+        values: the mask's value for each segment label, in lower case.
+        shape: shape of the image, (x, y, slice).
+        affine: affine of the image, voxel to mm.
 
     Returns:
-        Voxels (x, y, slice); where segments overlap the one of the highest number is taken.
+        Voxels (x, y, slice); where segments overlap, the one with the highest number counts.
 
     Raises:
         UnusableSeries: `missing-file`, `unreadable-file`, `no-decoder`, `missing-geometry`,
-            `unknown-segment`, or `affine-mismatch` where a frame is on none of the image's slices.
+            `unknown-segment`, or `affine-mismatch` for a frame on none of the image's slices.
     """
     try:
-        with quiet():
+        with suppress_warnings():
             dataset = pydicom.dcmread(path)
             if dataset.get("SegmentationType") != "BINARY":
                 raise UnusableSeries(
                     error("unreadable-file", name, "a .dcm mask must be a binary segmentation")
                 )
-            paint = _values_of(dataset, name, values)
-            return _on_image(dataset, name, paint, tuple(shape), affine)
+            value_of = _segment_values(dataset, name, values)
+            return _on_image(dataset, name, value_of, tuple(shape), affine)
     except UnusableSeries:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise UnusableSeries(error("missing-file", name, "no such file")) from None
     except Exception as problem:  # a damaged file makes pydicom raise nearly anything
-        raise UnusableSeries(error("unreadable-file", name, reason(problem))) from problem
+        raise UnusableSeries(error("unreadable-file", name, describe_failure(problem))) from problem
 
 
-def _values_of(dataset: Any, name: str, values: Mapping[str, int]) -> dict[int, int]:
-    """The mask's value of each segment's number."""
-    found = {}
+def _segment_values(dataset: Any, name: str, values: Mapping[str, int]) -> dict[int, int]:
+    """The mask's value for each segment number."""
+    value_of = {}
     for segment in dataset.SegmentSequence:
         label = str(segment.SegmentLabel).strip()
         if label.casefold() not in values:
             detail = f"segment {segment.SegmentNumber} is called {label}"
             raise UnusableSeries(error("unknown-segment", name, detail))
-        found[int(segment.SegmentNumber)] = values[label.casefold()]
-    return found
+        value_of[int(segment.SegmentNumber)] = values[label.casefold()]
+    return value_of
 
 
 def _on_image(
     dataset: Any,
     name: str,
-    paint: Mapping[int, int],
+    value_of: Mapping[int, int],
     shape: tuple[int, ...],
     affine: NDArray[np.float64],
 ) -> Volume:
     planes = pixel_array(dataset).reshape(-1, dataset.Rows, dataset.Columns)
-    mask = np.zeros(shape, np.uint8 if max(paint.values(), default=0) < 256 else np.int32)
+    mask = np.zeros(shape, np.uint8 if max(value_of.values(), default=0) < 256 else np.int32)
     frames = []
     for plane, group in zip(planes, functional_groups(dataset), strict=True):
         number = int(group("SegmentIdentificationSequence").ReferencedSegmentNumber)
-        frames.append((number, plane.T[..., np.newaxis], place_of_frame(group, name)))
+        frames.append((number, plane.T[..., np.newaxis], frame_geometry(group, name)))
     overlap = 0
     for number, plane, (position, orientation, spacing) in sorted(frames, key=lambda f: f[0]):
-        # One slice has no distance to the next: that of the image along its normal is taken.
+        # A single slice has no slice distance, so the image's step along its normal is used.
         normal = np.cross(*orientation) * (-1, -1, 1)
         axis = int(np.abs(np.linalg.solve(affine[:3, :3], normal)).argmax())
-        lies = affine_of(position, orientation, spacing, affine[:3, axis] * (-1, -1, 1))
-        found = place(plane.shape, lies, shape, affine)
-        if found is None:
+        frame_affine = affine_of(position, orientation, spacing, affine[:3, axis] * (-1, -1, 1))
+        placement = find_placement(plane.shape, frame_affine, shape, affine)
+        if placement is None:
             detail = "a frame of the segmentation lies on none of the image's slices"
             raise UnusableSeries(error("affine-mismatch", name, detail))
-        here, there = mask[found.where], found(plane) > 0
-        overlap += int(((here > 0) & (here != paint[number]) & there).sum())
-        here[there] = paint[number]
+        target, inside = mask[placement.region], placement(plane) > 0
+        overlap += int(((target > 0) & (target != value_of[number]) & inside).sum())
+        target[inside] = value_of[number]
     notes = (
         (warning("overlapping-segments", name, f"{overlap} voxels are in several segments"),)
         if overlap
@@ -155,23 +155,23 @@ def write_segmentation(
     series: Series,
     algorithm: Algorithm,
 ) -> None:
-    """Writes what was found in a series, whole or not at all.
+    """Writes the structures segmented in a series, atomically.
 
-    Each structure is a segment of its own, coded as a neoplasm among the morphologically altered
-    structures (SNOMED CT 108369006, 49755003); segments may overlap, and one may be empty.
+    Each structure is one segment, coded as a neoplasm among the morphologically altered structures
+    (SNOMED CT 108369006, 49755003). Segments may overlap or be empty.
 
     Args:
         path: ends in .dcm.
-        structures: by name, voxels (column, row, slice) of zeros and ones on the series' grid.
+        structures: voxels (column, row, slice) of zeros and ones on the series' grid, by name.
         series: the series that was segmented.
-        algorithm: what segmented it.
+        algorithm: the model that segmented it.
 
     Raises:
-        Refused: `no-segmentation` where the series lacks what a segmentation must repeat.
+        Refused: `no-segmentation` for a series without the attributes that must be copied.
         EnvironmentProblem: `disk-full` or `cannot-write`.
     """
     try:
-        with quiet():
+        with suppress_warnings():
             dataset = _segmentation(structures, series, algorithm)
     except Refused:
         raise
@@ -182,7 +182,7 @@ def write_segmentation(
             series.file,
             "write the mask as .nii.gz",
         ) from problem
-    replace_file(path, lambda beside: dataset.save_as(beside, enforce_file_format=True))
+    replace_file(path, lambda partial: dataset.save_as(partial, enforce_file_format=True))
 
 
 def _segmentation(
@@ -218,7 +218,7 @@ def _segmentation(
     uids = [str(source.SOPInstanceUID) for source in sources]
     content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     dates = _dates(first)
-    found = highdicom.AlgorithmIdentificationSequence(
+    identification = highdicom.AlgorithmIdentificationSequence(
         name=algorithm.name,
         family=highdicom.sr.CodedConcept("123109", "DCM", "Artificial Intelligence"),
         version=algorithm.version,
@@ -234,7 +234,7 @@ def _segmentation(
                 segmented_property_category=_code("49755003", "Morphologically Altered Structure"),
                 segmented_property_type=_code("108369006", "Neoplasm"),
                 algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-                algorithm_identification=found,
+                algorithm_identification=identification,
             )
             for number, name in enumerate(structures, start=1)
         ],
@@ -273,7 +273,7 @@ def _code(value: str, meaning: str) -> Any:
 
 
 def _dates(source: Any) -> dict[str, Any]:
-    """The content's date and time, which must be there: the series' own, so that bytes repeat."""
+    """The mandatory content date and time: the series' own, so that the bytes are reproducible."""
     for kind in ("Content", "Acquisition", "Series", "Study"):
         date, time = source.get(f"{kind}Date"), source.get(f"{kind}Time")
         if date and time:
@@ -281,7 +281,7 @@ def _dates(source: Any) -> dict[str, Any]:
     return {"content_date": source.get("StudyDate") or "19000101", "content_time": "000000"}
 
 
-def _lacks(what: str, series: Series) -> Refused:
+def _lacks(missing: str, series: Series) -> Refused:
     return Refused(
-        "no-segmentation", f"the series lacks {what}", series.file, "write the mask as .nii.gz"
+        "no-segmentation", f"the series lacks {missing}", series.file, "write the mask as .nii.gz"
     )

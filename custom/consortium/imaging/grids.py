@@ -1,4 +1,4 @@
-"""Where voxels lie: affines compared, and volumes laid on one grid whatever their axes."""
+"""Compares affines and aligns volumes to a grid, whatever the order of their axes."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,33 +12,35 @@ from numpy.typing import NDArray
 from consortium.core.findings import Finding
 
 GRID_TOLERANCE = 0.1
-"""How far a corner of a volume may lie from another's on the same grid, in units of the smallest
-voxel spacing. Headers written by different programs differ by rounding, far less than that."""
+"""Maximum distance between the corners of two volumes on the same grid, in units of the smallest
+voxel spacing. Rounding in headers of different programs is far below it."""
 
 
-def corners_apart(
+def corner_distance(
     shape: Sequence[int], affine: NDArray[np.float64], other: NDArray[np.float64]
 ) -> float:
-    """The largest distance of a volume's corners under two affines, in mm."""
+    """The largest distance between a volume's corners under two affines, in mm."""
     corners = np.array([[*c, 1] for c in itertools.product(*((0, n - 1) for n in shape[:3]))])
     return float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
 
 
-def one_grid(shape: Sequence[int], affine: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+def same_grid(
+    shape: Sequence[int], affine: NDArray[np.float64], other: NDArray[np.float64]
+) -> bool:
     """Whether two affines place a volume alike, within `GRID_TOLERANCE`."""
     smallest = float(min(voxel_sizes(affine)))
-    return corners_apart(shape, affine, other) <= GRID_TOLERANCE * smallest
+    return corner_distance(shape, affine, other) <= GRID_TOLERANCE * smallest
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How the axes of a volume lie on a larger grid, voxel on voxel.
+    """The position of a volume on a larger grid, voxel on voxel.
 
     Attributes:
-        axes: of the volume, in the order of the grid's.
+        axes: the volume's axes, in the order of the grid's.
         flipped: the grid's axes along which the volume runs backwards.
-        start: the first voxel of the grid that the volume covers, along each axis.
-        size: voxels that it covers, along each axis.
+        start: first voxel of the grid that the volume covers, along each axis.
+        size: number of voxels that it covers, along each axis.
     """
 
     axes: tuple[int, ...]
@@ -47,38 +49,38 @@ class Placement:
     size: tuple[int, ...]
 
     def __call__(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """The voxels with the grid's axes; a view."""
+        """A view of the voxels with the grid's axes."""
         return np.flip(voxels.transpose(self.axes), self.flipped)
 
     @property
-    def where(self) -> tuple[slice, ...]:
-        """What the volume covers of an array on the grid."""
+    def region(self) -> tuple[slice, ...]:
+        """The part of an array on the grid that the volume covers."""
         return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
 
 
-def place(
+def find_placement(
     shape: Sequence[int],
     affine: NDArray[np.float64],
     onto: Sequence[int],
     grid: NDArray[np.float64],
 ) -> Placement | None:
-    """Finds where a volume's voxels lie among a grid's, whatever the order and sense of its axes.
+    """Finds the position of a volume on a grid, whatever the order and direction of its axes.
 
     Args:
-        shape: three numbers of voxels.
+        shape: voxels of the volume along each of its three axes.
         affine: 4 x 4, the volume's voxel to mm.
-        onto: three numbers of voxels of the grid.
+        onto: voxels of the grid along each of its three axes.
         grid: 4 x 4, the grid's voxel to mm.
 
     Returns:
-        None where a voxel lies beside the grid, or between its voxels by `GRID_TOLERANCE`.
+        None if a voxel lies outside the grid or off its voxels by more than `GRID_TOLERANCE`.
     """
     exact = np.linalg.solve(grid, affine)
     snapped = np.rint(exact)
     turn = np.abs(snapped[:3, :3])
     if not ((turn.sum(0) == 1).all() and (turn.sum(1) == 1).all()):
         return None
-    if not one_grid(shape, affine, grid @ snapped):
+    if not same_grid(shape, affine, grid @ snapped):
         return None
     axes = tuple(int(axis) for axis in turn.argmax(1))
     size = tuple(int(shape[axis]) for axis in axes)
@@ -91,41 +93,41 @@ def place(
     return Placement(axes, flipped, start, size)
 
 
-def on_grid(
+def align_to_grid(
     voxels: NDArray[Any],
     affine: NDArray[np.float64],
     shape: Sequence[int],
     grid: NDArray[np.float64],
 ) -> NDArray[Any] | None:
-    """A mask with the axes of its image, where both have the same voxels in space.
+    """Reorders a mask to the axes of its image, if both have the same voxels in space.
 
-    Programs write one and the same volume with axes in another order or sense: what a DICOM series
-    lists from head to foot is often listed from foot to head in a mask that was drawn on it.
+    Programs write the same volume with axes in another order or direction: a mask often runs from
+    foot to head where the DICOM series that it was drawn on runs from head to foot.
 
     Args:
-        voxels: (x, y, slice) of the mask.
-        affine: of the mask.
-        shape: of the image.
+        voxels: the mask, (x, y, slice).
+        affine: the mask's affine.
+        shape: shape of the image.
         grid: the image's affine.
 
     Returns:
-        A view of the mask's voxels of shape `shape`, or None where the grids differ.
+        A view of the mask of shape `shape`, or None if the grids differ.
     """
-    found = place(voxels.shape, affine, shape, grid)
-    return found(voxels) if found and found.size == tuple(shape) else None
+    placement = find_placement(voxels.shape, affine, shape, grid)
+    return placement(voxels) if placement and placement.size == tuple(shape) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """The voxels of a NIfTI file, a DICOM series, or of one of these for each channel.
+    """The voxels of a NIfTI file or a DICOM series, or of one such file for each channel.
 
     Attributes:
         file: path relative to the hospital's folder.
         voxels: array (x, y, slice) or (x, y, slice, channel), in the type of the file; float32
-            where the header scales it.
+            if the header scales it.
         affine: 4 x 4, voxel to mm; finite and invertible.
-        reference: UID of DICOM's frame of reference; empty where the file knows none.
-        notes: warnings about how it was stored.
+        reference: UID of DICOM's frame of reference; empty if the file has none.
+        notes: warnings about the file.
     """
 
     file: str

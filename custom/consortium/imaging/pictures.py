@@ -1,4 +1,7 @@
-"""Pictures of scans with masks drawn in. Only generated scans are ever shown outside a hospital."""
+"""Draws pictures of scans with the outlines of masks.
+
+Only generated scans are shown outside a hospital.
+"""
 
 import io
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-_TRUTH, _PREDICTED = (64, 176, 255), (255, 193, 7)  # tell apart in grey and to the colour-blind
+_TRUTH, _PREDICTED = (64, 176, 255), (255, 193, 7)  # distinct in grey and to the colour-blind
 _GREYS = 254
 _GAP = 4
 
@@ -18,10 +21,10 @@ class Picture:
     """A generated scan with its masks, side by side.
 
     Attributes:
-        hospital: whose it is.
-        title: which scan it is.
-        caption: what is seen, for those who do not see it too.
-        png: the file's bytes.
+        hospital: name of the hospital.
+        title: name of the hospital and the scan.
+        caption: description of the picture, also for readers who cannot see it.
+        png: content of the PNG file.
     """
 
     hospital: str
@@ -37,15 +40,16 @@ def side_by_side(
     *,
     height: int = 288,
 ) -> bytes:
-    """A slice three times: plain, with the true outline, with the predicted one.
+    """Draws a slice three times: plain, with the true outline, with the predicted one.
+
+    The picture has the radiological orientation: front up, the patient's right on the left.
 
     Args:
         scan: intensities, shape (x, y); x grows to the patient's right and y to the front, as in
-            NIfTI, and is shown as radiologists look at it: front up, the patient's right on the
-            left.
-        truth: same shape.
-        predicted: same shape.
-        height: of the picture, in pixels.
+            NIfTI.
+        truth: the true mask, same shape.
+        predicted: the predicted mask, same shape.
+        height: height of the picture, pixels.
 
     Returns:
         A PNG of 254 greys and the two colours of the outlines.
@@ -69,8 +73,8 @@ def side_by_side(
 
 
 def _upright(plane: NDArray[np.generic], factor: int) -> NDArray[np.floating]:
-    turned = np.asarray(plane, float).T[::-1, ::-1]
-    return turned.repeat(factor, axis=0).repeat(factor, axis=1)
+    rotated = np.asarray(plane, float).T[::-1, ::-1]
+    return rotated.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,9 +1,9 @@
-"""X-rays, read without trust: PNG, JPEG or DICOM becomes greys from 0 to 1, or a finding.
+"""Reads and validates X-rays: PNG, JPEG or DICOM becomes greys from 0 to 1, or a finding.
 
-* Bright is dense, as a radiologist sees it: bone is white. A DICOM X-ray goes through its modality
-  LUT and its window, and what is stored the other way round (MONOCHROME1) is turned.
-* Only an X-ray of one grey picture is one. Colour, several frames and what is damaged are findings.
-* What the headers say about the patient is never told: findings name attributes, not their values.
+* Dense is bright, as a radiologist sees it: bone is white. The modality LUT and the window of a
+  DICOM X-ray are applied, and inverted greys (MONOCHROME1) are inverted back.
+* A valid X-ray is a single grey image. Colour, several frames and damage are findings.
+* Patient data in the headers are never reported: findings name attributes, not their values.
 """
 
 import errno
@@ -20,23 +20,23 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from consortium.core.findings import Finding, error, warning
 from consortium.imaging.dicom import (
     can_decode,
-    identifying,
-    no_decoder,
-    no_image,
-    quiet,
-    reason,
+    describe_failure,
+    identifying_headers,
+    no_decoder_finding,
+    no_image_finding,
+    suppress_warnings,
 )
 
 FORMATS = ("PNG", "JPEG")
-LEAST_SIDE = 3
-MOST_PIXELS = 89_478_485
-"""Of an X-ray; Pillow's limit, above which it warns of a decompression bomb."""
+MIN_SIDE = 3
+MAX_PIXELS = 89_478_485
+"""Pillow's limit, above which it warns of a decompression bomb."""
 
 _GREY = 2
-"""Steps of 255 by which the colours of a grey pixel may differ: JPEG rounds."""
+"""Maximum difference of a grey pixel's colours, in steps of 255: JPEG rounds."""
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _BEYOND = 1e12
-"""Outside of every window."""
+"""A value outside every window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Pixels:
     """An X-ray.
 
     Attributes:
-        values: float32 (rows, columns), from 0 to 1, bright where dense.
+        values: float32 (rows, columns), from 0 to 1; dense is bright.
         view: `ViewPosition` of a DICOM header, else empty.
-        notes: what a person should look at.
+        notes: warnings for a person to review.
     """
 
     values: NDArray[np.float32]
@@ -55,7 +55,7 @@ class Pixels:
 
 
 class UnusableRadiograph(Exception):
-    """There is no X-ray in what was read; `finding` says why."""
+    """The file is not a usable X-ray; `finding` gives the reason."""
 
     def __init__(self, finding: Finding):
         self.finding = finding
@@ -66,48 +66,50 @@ def read_pixels(path: Path, name: str) -> Pixels:
     """Reads an X-ray.
 
     Args:
-        path: of the file; DICOM is told by its content or its suffix `.dcm`.
-        name: what findings call it.
+        path: path of the file; DICOM is recognised by its content or its suffix `.dcm`.
+        name: name of the file in findings.
 
     Raises:
         UnusableRadiograph: `missing-file`, `unreadable-file`, `colour-image`, `wrong-dimensions` or
             `no-decoder`.
     """
     try:
-        with quiet():
-            found = _read_dicom(path, name) if is_dicom(path) else _read_picture(path, name)
+        with suppress_warnings():
+            pixels = _read_dicom(path, name) if is_dicom(path) else _read_picture(path, name)
     except UnusableRadiograph:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise UnusableRadiograph(error("missing-file", name, "no such file")) from None
     except Exception as problem:  # a damaged file makes pillow and pydicom raise nearly anything
-        raise UnusableRadiograph(error("unreadable-file", name, _reason(problem))) from problem
-    if not np.isfinite(found.values).all():
-        raise UnusableRadiograph(error("unreadable-file", name, "holds values that are no numbers"))
-    return found
+        raise UnusableRadiograph(
+            error("unreadable-file", name, _describe_failure(problem))
+        ) from problem
+    if not np.isfinite(pixels.values).all():
+        raise UnusableRadiograph(error("unreadable-file", name, "holds NaN or infinite values"))
+    return pixels
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its content or its suffix `.dcm`.
 
     Raises:
-        OSError: it cannot be read, or is no file.
+        OSError: the path cannot be read, or is not a file.
     """
-    if path.is_fifo() or path.is_socket() or path.is_char_device():  # would be waited for
+    if path.is_fifo() or path.is_socket() or path.is_char_device():  # reading one would block
         raise OSError(errno.EINVAL, "not a file")
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
 
 
 def read_view(path: Path) -> str:
-    """`ViewPosition` of a DICOM file, from its header alone; empty where there is none."""
+    """`ViewPosition` of a DICOM file, from its header alone; empty if there is none."""
     try:
-        with quiet():
+        with suppress_warnings():
             if not is_dicom(path):
                 return ""
             header = pydicom.dcmread(path, specific_tags=["ViewPosition"], stop_before_pixels=True)
             return _view(header)
-    except Exception:  # reading its pixels says what is wrong with it
+    except Exception:  # `read_pixels` reports the problem
         return ""
 
 
@@ -118,11 +120,11 @@ def _view(dataset: Any) -> str:
 def _read_picture(path: Path, name: str) -> Pixels:
     with Image.open(path, formats=FORMATS) as opened:
         _require_size(opened.width, opened.height, name)
-        # A JPEG of several pictures holds an X-ray and its preview; a PNG of several is a cartoon.
+        # A JPEG of several pictures is an X-ray with its preview; such a PNG is an animation.
         pictures = getattr(opened, "n_frames", 1)
         if opened.format == "PNG" and pictures > 1:
-            told = f"{pictures} pictures; an X-ray is one"
-            raise UnusableRadiograph(error("wrong-dimensions", name, told))
+            detail = f"{pictures} pictures; an X-ray has one"
+            raise UnusableRadiograph(error("wrong-dimensions", name, detail))
         opened.load()
         picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I"):
@@ -131,27 +133,27 @@ def _read_picture(path: Path, name: str) -> Pixels:
         return Pixels(np.asarray(picture, np.float32) / np.float32(255))
     colours = np.asarray(picture.convert("RGBA"))
     if (colours[..., 3] < 255).any():
-        raise UnusableRadiograph(error("unreadable-file", name, "a part of it is transparent"))
+        raise UnusableRadiograph(error("unreadable-file", name, "part of it is transparent"))
     spread = np.ptp(colours[..., :3], axis=-1)
     if spread.max() > _GREY:
-        told = f"{(spread > _GREY).mean():.2%} of its pixels are coloured"
-        raise UnusableRadiograph(error("colour-image", name, told))
+        detail = f"{(spread > _GREY).mean():.2%} of its pixels are coloured"
+        raise UnusableRadiograph(error("colour-image", name, detail))
     return Pixels(colours[..., :3].mean(-1, dtype=np.float32) / np.float32(255))
 
 
 def _sixteen_bit(stored: NDArray[Any], name: str) -> Pixels:
-    """Greys by the bits that are used: archives keep 12 bits in files of 16."""
+    """Scales greys by the bits in use: archives keep 12 bits in files of 16."""
     bits = max(8, int(stored.max()).bit_length())
     white = 2**bits - 1
-    told = f"16 bits a pixel, of which {bits} are used; {white} is white"
-    note = warning("sixteen-bit", name, told)
+    detail = f"16 bits a pixel, of which {bits} are used; {white} is white"
+    note = warning("sixteen-bit", name, detail)
     return Pixels(stored.astype(np.float32) / np.float32(white), notes=(note,))
 
 
 def _read_dicom(path: Path, name: str) -> Pixels:
     dataset = pydicom.dcmread(path)
     _require_radiograph(dataset, name)
-    notes = identifying([dataset], name)
+    notes = identifying_headers([dataset], name)
     if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         notes += (warning("burnt-in-text", name, "its header says that text is burnt in"),)
     values = _shown(pixel_array(dataset), dataset).astype(np.float32)
@@ -161,11 +163,11 @@ def _read_dicom(path: Path, name: str) -> Pixels:
 
 
 def _require_radiograph(dataset: Any, name: str) -> None:
-    """Refuses a file whose header says that it is no X-ray."""
+    """Refuses a file that is not an X-ray according to its header."""
     if "Rows" not in dataset:
-        raise UnusableRadiograph(no_image(dataset, name))
+        raise UnusableRadiograph(no_image_finding(dataset, name))
     if not can_decode(dataset):
-        raise UnusableRadiograph(no_decoder(dataset, name))
+        raise UnusableRadiograph(no_decoder_finding(dataset, name))
     kind = str(dataset.PhotometricInterpretation)
     if dataset.get("SamplesPerPixel", 1) != 1 or kind not in _MONOCHROME:
         raise UnusableRadiograph(
@@ -182,9 +184,9 @@ def _require_radiograph(dataset: Any, name: str) -> None:
 
 
 def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
-    """As on a screen, from 0 to 1 (DICOM PS3.4, N.2): by its window, else from least to largest.
+    """Greys as displayed, from 0 to 1 (DICOM PS3.4, N.2): by the window, else by the range.
 
-    What the header calls padding, around the X-ray, is not asked for the least and the largest.
+    The range leaves out the padding around the X-ray that the header declares.
     """
     scaled = apply_modality_lut(stored, dataset)
     shown = np.asarray(apply_voi_lut(scaled, dataset), np.float64)
@@ -202,7 +204,7 @@ def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
 
 
 def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
-    """Which pixels are none, by the header (DICOM PS3.3, C.7.5.1.1.2), (rows, columns)."""
+    """Padding pixels according to the header (DICOM PS3.3, C.7.5.1.1.2), (rows, columns)."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, bool)
@@ -212,20 +214,20 @@ def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
 
 
 def _require_size(columns: int, rows: int, name: str) -> None:
-    if columns * rows > MOST_PIXELS:
-        told = f"{rows} x {columns} pixels; more than {MOST_PIXELS} are not read"
-        raise UnusableRadiograph(error("unreadable-file", name, told))
-    if min(columns, rows) < LEAST_SIDE:
-        told = f"{rows} x {columns} pixels; fewer than {LEAST_SIDE} a side are no X-ray"
-        raise UnusableRadiograph(error("unreadable-file", name, told))
+    if columns * rows > MAX_PIXELS:
+        detail = f"{rows} x {columns} pixels; more than {MAX_PIXELS} are not read"
+        raise UnusableRadiograph(error("unreadable-file", name, detail))
+    if min(columns, rows) < MIN_SIDE:
+        detail = f"{rows} x {columns} pixels; fewer than {MIN_SIDE} a side are no X-ray"
+        raise UnusableRadiograph(error("unreadable-file", name, detail))
 
 
-def _reason(problem: Exception) -> str:
-    """What an exception means, without its own words."""
+def _describe_failure(problem: Exception) -> str:
+    """Describes an exception without its own message, which may quote patient data."""
     if isinstance(problem, UnidentifiedImageError):
         return "neither PNG, JPEG nor DICOM"
     if isinstance(problem, Image.DecompressionBombError):
-        return f"more than {MOST_PIXELS} pixels"
+        return f"more than {MAX_PIXELS} pixels"
     if isinstance(problem, OSError) and "truncated" in str(problem):
         return "damaged: cut off"
-    return reason(problem)
+    return describe_failure(problem)

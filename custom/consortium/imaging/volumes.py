@@ -1,10 +1,10 @@
-"""Scans and masks, read without trust: whatever a file holds, this gives a volume or a finding.
+"""Reads and validates scans and masks: every file becomes a volume or a finding.
 
-NIfTI is read here; DICOM in `consortium.imaging.dicom`, which is imported where a hospital has it.
+NIfTI is read here; DICOM in `consortium.imaging.dicom`, which is imported only when needed.
 
 * A path that leaves the hospital's folder is never opened. Symbolic links inside the folder are
   followed: the hospital made them, and large collections are often linked in.
-* Nothing is written, and nothing outlives the volume: what is kept of it are a few numbers.
+* Nothing is written. Checks keep a few numbers of a volume, never its voxels.
 * A gzip file is read to its end, where its checksum is. nibabel stops at the last voxel.
 """
 
@@ -24,18 +24,18 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from numpy.typing import NDArray
 
 from consortium.core.findings import Finding, error
-from consortium.imaging.grids import Volume, corners_apart, one_grid
+from consortium.imaging.grids import Volume, corner_distance, same_grid
 
 _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What is kept of one channel.
+class ChannelSummary:
+    """The numbers that the checks keep of one channel.
 
     Attributes:
         not_finite: voxels that are NaN or infinite.
-        constant: whether all finite voxels have one value.
+        constant: whether all finite voxels have the same value.
         spread: standard deviation of the finite voxels.
         digest: SHA-256 of the voxels.
     """
@@ -47,7 +47,7 @@ class Summary:
 
 
 def name_inside(folder: Path, path: Path) -> str | None:
-    """The path relative to the folder, or None for one that could lead out of it."""
+    """The path relative to the folder, or None if it could lead out of the folder."""
     if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
         return None
     return str(path.relative_to(folder))
@@ -58,11 +58,11 @@ def read_image(folder: Path, image: Path | tuple[Path, ...]) -> Volume | Finding
 
     Args:
         folder: the hospital's folder, absolute.
-        image: `folder` joined with what `dataset.json` says; several paths are one a channel.
+        image: `folder` joined with the entry of `dataset.json`; several paths are one a channel.
 
     Returns:
-        The volume, or the one finding that says why there is none; that of `read_volume`, or
-        `channel-mismatch` where channels do not share one grid and one frame of reference.
+        The volume, or the finding that explains why there is none: one of `read_volume`, or
+        `channel-mismatch` if the channels have different grids or frames of reference.
     """
     if isinstance(image, Path):
         return read_volume(folder, image)
@@ -71,7 +71,7 @@ def read_image(folder: Path, image: Path | tuple[Path, ...]) -> Volume | Finding
         channel = read_volume(folder, path)
         if isinstance(channel, Finding):
             return channel
-        if finding := _other_grid(channel, channels[0] if channels else channel):
+        if finding := _channel_mismatch(channel, channels[0] if channels else channel):
             return finding
         channels.append(channel)
     stacked = np.stack([channel.voxels for channel in channels], axis=-1)
@@ -79,15 +79,15 @@ def read_image(folder: Path, image: Path | tuple[Path, ...]) -> Volume | Finding
     return replace(channels[0], voxels=stacked, notes=notes)
 
 
-def _other_grid(channel: Volume, first: Volume) -> Finding | None:
-    """Why a channel cannot be laid on the first."""
+def _channel_mismatch(channel: Volume, first: Volume) -> Finding | None:
+    """The finding for a channel that does not fit the first."""
     if channel.voxels.ndim != 3:
-        detail = f"a channel of its own has 3 axes, this file {channel.voxels.ndim}"
+        detail = f"a file of one channel has 3 axes, this one {channel.voxels.ndim}"
     elif channel.voxels.shape != first.voxels.shape:
         detail = f"{channel.voxels.shape} voxels, {first.voxels.shape} in {first.file}"
-    elif not one_grid(first.voxels.shape, channel.affine, first.affine):
-        apart = corners_apart(first.voxels.shape, channel.affine, first.affine)
-        detail = f"lies up to {apart:.3g} mm apart from {first.file}"
+    elif not same_grid(first.voxels.shape, channel.affine, first.affine):
+        distance = corner_distance(first.voxels.shape, channel.affine, first.affine)
+        detail = f"lies up to {distance:.3g} mm apart from {first.file}"
     elif channel.reference and first.reference and channel.reference != first.reference:
         detail = f"has another frame of reference than {first.file}"
     else:
@@ -107,14 +107,14 @@ def read_mask(
 
     Args:
         folder: the hospital's folder, absolute.
-        path: `folder` joined with what `dataset.json` says.
-        values: the mask's value of each name that a segment may have.
-        shape: of the image, three numbers; a segmentation is laid on its grid.
-        affine: of the image.
+        path: `folder` joined with the entry of `dataset.json`.
+        values: the mask's value for each name that a segment may have.
+        shape: shape of the image, three numbers; a segmentation is placed on its grid.
+        affine: affine of the image.
         reference: the image's frame of reference, if known.
 
     Returns:
-        The mask, or the one finding that says why there is none.
+        The mask, or the finding that explains why there is none.
     """
     file = name_inside(folder, path)
     if file is None or not is_dicom(path):
@@ -139,11 +139,11 @@ def read_volume(folder: Path, path: Path) -> Volume | Finding:
 
     Args:
         folder: the hospital's folder, absolute.
-        path: `folder` joined with what `dataset.json` says.
+        path: `folder` joined with the entry of `dataset.json`.
 
     Returns:
-        The volume, or the one finding that says why there is none: `outside-folder`,
-        `missing-file`, `unreadable-file`, `bad-affine`, or one of those that DICOM has of its own.
+        The volume, or the finding that explains why there is none: `outside-folder`,
+        `missing-file`, `unreadable-file`, `bad-affine`, or a finding specific to DICOM.
     """
     file = name_inside(folder, path)
     if file is None:
@@ -158,7 +158,7 @@ def read_volume(folder: Path, path: Path) -> Volume | Finding:
     except Exception as problem:  # a damaged file makes nibabel raise nearly anything
         return error("unreadable-file", file, _reason(problem))
     if voxels.dtype.kind not in "biuf":
-        return error("unreadable-file", file, f"voxels are {voxels.dtype}, not real numbers")
+        return error("unreadable-file", file, f"its voxels are {voxels.dtype}, not real numbers")
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
         return error("bad-affine", file, "the header's affine cannot be inverted")
@@ -166,10 +166,10 @@ def read_volume(folder: Path, path: Path) -> Volume | Finding:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is read as a DICOM series: a folder of its files, or a file named .dcm."""
+    """Whether a path is read as a DICOM series: a folder of files, or a file named .dcm."""
     try:
         return path.is_dir() or path.suffix.lower() == ".dcm"
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # an invalid file name
         return False
 
 
@@ -202,7 +202,7 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, ImageFileError):
         return "not a NIfTI file"
     if isinstance(problem, gzip.BadGzipFile) and "Not a gzipped" in str(problem):
-        return "its name ends in .gz, but gzip did not make it"
+        return "its name ends in .gz, but it is not a gzip file"
     if isinstance(problem, (EOFError, zlib.error, gzip.BadGzipFile)):
         return "damaged: the compressed data are cut off or altered"
     if isinstance(problem, MemoryError):
@@ -214,8 +214,8 @@ def _reason(problem: Exception) -> str:
     return f"damaged ({type(problem).__name__})"
 
 
-def summarise(channel: NDArray[Any]) -> Summary:
-    """Summarises one channel slice by slice, so that no second copy of it is ever in memory.
+def summarise_channel(channel: NDArray[Any]) -> ChannelSummary:
+    """Summarises one channel slice by slice, so that memory never holds a second copy.
 
     Args:
         channel: array (x, y, slice), not empty.
@@ -237,4 +237,4 @@ def summarise(channel: NDArray[Any]) -> Summary:
             squares += float(values @ values)
     variance = squares / count - (total / count) ** 2 if count else 0.0
     spread = math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.inf
-    return Summary(channel.size - count, not lowest < highest, spread, digest.digest())
+    return ChannelSummary(channel.size - count, not lowest < highest, spread, digest.digest())

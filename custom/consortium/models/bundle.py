@@ -177,7 +177,7 @@ def load_start(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     """
     if path.is_dir():
         require_match(_bundle_settings(path), settings, str(path))
-    return load_state(path, build_network(settings).state_dict(), task_of(settings).take)
+    return load_state(path, build_network(settings).state_dict(), task_of(settings).adapt_weights)
 
 
 def require_match(model: Settings, other: Settings, where: str = "") -> None:

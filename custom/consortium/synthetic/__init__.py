@@ -1,9 +1,8 @@
-"""Patients that look like several hospitals': a federation can be tried without real ones.
+"""Generates patients of several hospitals, to try a federation without real patients.
 
-`tables` writes tables, and `xrays` draws chest X-rays whose scanner gives the hospital away. Of
-brain scans, `fields` holds smooth random functions of space, `anatomy` a head, `tumour` what grows
-in it, `scanner` what a machine makes of both, `protocols` what a study acquires and outlines,
-`hospitals` who has which patients and scanners, and `dataset` writes it all in the layout of the
-Medical Segmentation Decathlon. A patient is a function of the seed, the hospital's name or place
-and the patient's number, and of nothing else.
+`xrays` draws chest X-rays; with a shortcut, their scanner reveals the hospital. For brain scans,
+`fields` has smooth random functions of space, `anatomy` a head, `tumour` a tumour, `scanner` the
+images of both, `protocols` the sequences and labels of a study, `hospitals` the hospitals with
+their patients and scanners; `dataset` writes the folders in the layout of the Medical Segmentation
+Decathlon. A patient depends on the seed, the hospital and the patient's number alone.
 """

@@ -1,12 +1,12 @@
-"""A healthy head, and the harmless things in it that look like a tumour.
+"""Draws a head without a tumour, including benign findings that resemble one.
 
 The head has scalp, skull, cerebrospinal fluid, folded grey matter, white matter, ventricles, deep
-nuclei, brainstem and cerebellum. It is drawn before any scan is made and is a function of
-millimetres: x to the right, y to the front, z upwards. Shapes are levels: mm outside of a surface,
-negative inside, so that the smaller of two levels is a union and the greater an intersection. What
-comes out is a stack of layers, each a tissue and the share of every voxel that it covers; a later
-layer lies over the earlier ones. The proportions are an adult's to within a few millimetres. No
-atlas and no patient's scan went into them.
+nuclei, brainstem and cerebellum. It is independent of the scan, a function of position in
+millimetres: x to the right, y to the front, z upwards. Shapes are levels (signed distances): mm
+outside of a surface, negative inside, so that the minimum of two levels is their union and the
+maximum their intersection. The result is a stack of layers, each a tissue and the share of every
+voxel that it covers; later layers cover earlier ones. The proportions are those of an adult to
+within a few millimetres, and are not taken from any atlas or patient.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _TEMPORAL_HORN = (((19.0, -36.0, 9.0), 4.2), ((31.0, -20.0, -14.0), 1.6))
 
 
 class Tissue(Enum):
-    """What a voxel can hold; `consortium.synthetic.scanner` knows how bright each one is."""
+    """The tissues of a voxel; `consortium.synthetic.scanner` has the signal of each."""
 
     SCALP = auto()
     MUSCLE = auto()
@@ -60,8 +60,8 @@ class Layer:
     """A tissue and the share of each voxel that it covers.
 
     Attributes:
-        tissue: what lies there.
-        share: in [0, 1], of shape (X, Y, Z).
+        tissue: the tissue.
+        share: share of each voxel, in [0, 1], of shape (X, Y, Z).
     """
 
     tissue: Tissue
@@ -77,7 +77,7 @@ class Anatomy:
         surface: level of the inside of the skull.
         ventricle: level of the ventricles.
         grey: share of cortex in each voxel.
-        layers: the tissues, each over the ones before.
+        layers: the tissues; later layers cover earlier ones.
     """
 
     x: Array
@@ -94,9 +94,9 @@ class Push:
     """A mass that displaces the brain around it.
 
     Attributes:
-        centre: in the standard head, mm.
-        reach: mm over which the displacement fades.
-        strength: share by which tissue at the centre is spread apart, in [0, 0.5].
+        centre: position in the standard head, mm.
+        reach: length over which the displacement fades, mm.
+        strength: relative displacement of the tissue at the centre, in [0, 0.5].
     """
 
     centre: Point
@@ -104,7 +104,7 @@ class Push:
     strength: float
 
     def moved(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
-        """Where the tissue that is now at (x, y, z) would lie without the mass, mm."""
+        """The position, without the mass, of the tissue that is at (x, y, z), mm."""
         u, v, w = x - self.centre[0], y - self.centre[1], z - self.centre[2]
         pull = self.strength * np.exp(-(u**2 + v**2 + w**2) / (2 * self.reach**2))
         return x - pull * u, y - pull * v, z - pull * w
@@ -112,12 +112,12 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scar:
-    """An old infarct: a cavity filled with fluid in a rim of gliosis. It is no tumour.
+    """An old infarct: a cavity filled with fluid in a rim of gliosis. It is not a tumour.
 
     Attributes:
-        centre: in the standard head, mm.
-        radius: mm, rim included.
-        cavity: radius of the cavity as a share of the whole.
+        centre: position in the standard head, mm.
+        radius: radius with the rim, mm.
+        cavity: radius of the cavity, as a share of `radius`.
     """
 
     centre: Point
@@ -126,12 +126,12 @@ class Scar:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Scar":
-        """Draws one in the outer part of a hemisphere."""
+        """Draws an infarct in the outer part of a hemisphere."""
         centre = inside_brain(rng, nearest=0.6, furthest=0.85)
         return cls(centre=centre, radius=rng.uniform(6, 15), cavity=rng.uniform(0.2, 0.7))
 
     def on(self, x: Array, y: Array, z: Array, ragged: Array, brain: Array) -> tuple[Layer, Layer]:
-        """Gliosis and cavity; `ragged` is a field of variance 1, `brain` the brain's share."""
+        """Samples gliosis and cavity; `ragged` has variance 1, `brain` is the share of brain."""
         level = _ball(x, y, z, self.centre, self.radius) + 0.18 * self.radius * ragged
         return (
             Layer(Tissue.LESION, _share(level, 3.0) * brain),
@@ -141,20 +141,20 @@ class Scar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What makes one person's head unlike another's.
+    """The individual properties of one person's head.
 
     Attributes:
         size: factors on the standard head along x, y and z.
         tilt: rotation in the scanner about z and about x, radians.
         shift: position in the scanner, mm.
-        atrophy: from 0, a young brain, to 1: wide sulci and ventricles.
-        leukoaraiosis: from 0 to 1: how many white-matter hyperintensities there are.
+        atrophy: from 0, a young brain, to 1, wide sulci and ventricles.
+        leukoaraiosis: amount of white-matter hyperintensities, from 0 to 1.
         scalp: thickness in mm; likewise `skull`.
         scars: old infarcts.
-        bends: displacement along x, y and z.
-        folds: its zeros are the sulci.
-        branches: where it and `folds` are both zero, a vessel runs.
-        spots: its peaks are hyperintensities of the white matter.
+        bends: fields of displacement along x, y and z.
+        folds: field whose zeros are the sulci.
+        branches: field whose common zeros with `folds` are vessels.
+        spots: field whose peaks are hyperintensities of the white matter.
     """
 
     size: Point
@@ -176,8 +176,8 @@ class Head:
 
         Args:
             rng: source of randomness.
-            age: years; with it, atrophy, hyperintensities and scars grow more frequent.
-            male: a male head is 3 % larger on average.
+            age: years; atrophy, hyperintensities and scars become more frequent with age.
+            male: whether the patient is male; a male head is 3 % larger on average.
         """
         years = float(np.clip((age - 25) / 60, 0, 1))
         wide, long, high = (1.015 if male else 0.985) * rng.normal(1, 0.025, 3).clip(0.95, 1.05)
@@ -201,11 +201,11 @@ class Head:
         )
 
     def on(self, grid: Grid, push: Push | None = None) -> Anatomy:
-        """The head on a scan's grid.
+        """Samples the head on a scan's grid.
 
         Args:
             grid: positions of the voxels in the scanner.
-            push: a mass that displaces the brain; the skull does not give way.
+            push: a mass that displaces the brain, but not the skull.
         """
         x, y, z = self._standard(grid)
         skull = _skull(x, y, z)
@@ -218,7 +218,7 @@ class Head:
         brain = _share(surface + gap)
         sulci = self._sulci(x, y, z, surface, folds)
         ventricle = self._ventricles(x, y, z)
-        # Cortex lines the fluid around the brain and in its sulci, but not the ventricles.
+        # Cortex borders the fluid around the brain and in its sulci, but not the ventricles.
         lining = np.minimum(sulci, -gap - surface) - 3.6
         grey = _share(lining, 2.0) * np.clip((ventricle - 3) / 4, 0, 1)
         layers = (
@@ -247,7 +247,7 @@ class Head:
         return x, y, z
 
     def _shell(self, x: Array, y: Array, z: Array, surface: Array, skull: Array) -> list[Layer]:
-        """What lies between the brain and the air: fluid, skull, scalp, face and eyes."""
+        """The layers between brain and air: fluid, skull, scalp, face and eyes."""
         skin = skull - self.skull - self.scalp
         muscle = np.maximum(skin + 0.55 * self.scalp, z + 4 + 0.15 * y)
         eyes = _ball(np.abs(x), y, z, (31, 70, -33), 12.0)
@@ -276,7 +276,7 @@ class Head:
         return level
 
     def _ventricles(self, x: Array, y: Array, z: Array) -> Array:
-        """Level of the lateral ventricles and the third one."""
+        """Level of the lateral ventricles and the third ventricle."""
         side = np.abs(x)
         grown = 1.05 + 0.9 * self.atrophy
         lateral = np.minimum(
@@ -286,7 +286,7 @@ class Head:
         return np.minimum(lateral, third)
 
     def _hyperintensities(self, grid: Grid, ventricle: Array) -> Array:
-        """Share of white matter that is bright on FLAIR for age alone: caps, rims and spots."""
+        """Share of white matter that is bright on FLAIR due to age: caps, rims and spots."""
         rim = np.clip(1 - (ventricle - 1) / (1.5 + 5 * self.leukoaraiosis), 0, 1)
         near = np.clip(1.3 - ventricle / 30, 0, 1)
         spots = np.clip(2.2 * (self.spots.on(grid) - 2.5 + 1.3 * self.leukoaraiosis), 0, 1)
@@ -295,7 +295,7 @@ class Head:
     def _vessels(
         self, grid: Grid, x: Array, y: Array, z: Array, surface: Array, folds: Array
     ) -> list[Layer]:
-        """What takes up contrast in every head: veins in the sulci, sinus and choroid plexus."""
+        """The layers that enhance in every head: veins in the sulci, sinus and choroid plexus."""
         across = np.hypot(
             folds * _FOLDS / (2 * np.pi), self.branches.on(grid) * _BRANCHES / (2 * np.pi)
         )
@@ -314,8 +314,8 @@ def inside_brain(rng: np.random.Generator, *, nearest: float, furthest: float) -
 
     Args:
         rng: source of randomness.
-        nearest: least share of the way from the brain's middle to the skull.
-        furthest: greatest share of it.
+        nearest: minimum distance from the brain's centre, as a share of that to the skull.
+        furthest: maximum distance from the brain's centre, as a share of that to the skull.
 
     Returns:
         x, y and z in the standard head, mm.
@@ -329,7 +329,7 @@ def inside_brain(rng: np.random.Generator, *, nearest: float, furthest: float) -
 
 
 def _share(level: Array, softness: float = 2.0) -> Array:
-    """Share of a voxel inside a surface, 1 to 0 over `softness` mm: voxels are mixed at edges."""
+    """Share of a voxel inside a surface: falls from 1 to 0 over `softness` mm (partial volume)."""
     return np.clip(0.5 - level / softness, 0, 1)
 
 
@@ -347,14 +347,14 @@ def _ellipsoid(x: Array, y: Array, z: Array, centre: Point, axes: Point) -> Arra
 
 
 def _skull(x: Array, y: Array, z: Array) -> Array:
-    """Level of the inside of the skull as if it had no base; narrower at the brow."""
+    """Level of the inside of the skull without its base; narrower at the brow."""
     narrow = 1 + 0.09 * np.clip(y / _BRAIN[1], -0.6, 1)
     return _ellipsoid(x * narrow, y, z, (0, 0, 0), _BRAIN)
 
 
 def _floor(x: Array, y: Array) -> Array:
-    """Height of the skull's base, mm: high above the eyes, low beneath the cerebellum."""
-    # The temporal lobes reach further to the front than what lies between them.
+    """Height of the skull's base, mm: high above the eyes, low below the cerebellum."""
+    # The temporal lobes extend further to the front than the brain between them.
     poles = 16 * np.exp(-(((np.abs(x) - 36) / 18) ** 2))
     return np.clip(-20 - 0.7 * (28 + poles - y), -62, -20)
 
@@ -362,7 +362,7 @@ def _floor(x: Array, y: Array) -> Array:
 def _tube(
     x: Array, y: Array, z: Array, course: tuple[tuple[Point, float], ...], grown: float
 ) -> Array:
-    """Level of a tube with the given course of positions and radii (mm, times `grown`)."""
+    """Level of a tube along positions with radii (mm, scaled by `grown`)."""
     level = np.full(x.shape, np.inf)
     for (start, first), (end, last) in pairwise(course):
         step = np.subtract(end, start)

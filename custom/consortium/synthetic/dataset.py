@@ -1,8 +1,8 @@
 """Writes the hospitals' folders in the layout of the Medical Segmentation Decathlon.
 
-A hospital's folder appears whole or not at all. Its bytes are a function of the seed, of the
-hospital's own description and of the form of the scans: neither the other hospitals nor the time,
-the folder's place or the number of patients behind a patient have a part in them.
+A hospital's folder is written atomically. Its bytes depend on the seed, the hospital's description
+and the form of the scans. They depend neither on other hospitals or later patients, nor on the time
+or the path.
 """
 
 import csv
@@ -38,11 +38,11 @@ class Patient:
     Attributes:
         name: id, unique among all hospitals.
         sex: `female` or `male`.
-        age: years.
-        scanner: the machine.
-        image: of shape (X, Y, Z, channels), axes pointing right, front and up.
-        mask: of shape (X, Y, Z), with the values of the protocol.
-        affine: of shape (4, 4), from voxels to mm to the right, front and up.
+        age: age in years.
+        scanner: the scanner used.
+        image: voxels of shape (X, Y, Z, channels), axes pointing right, front and up.
+        mask: mask of shape (X, Y, Z), with the values of the protocol.
+        affine: matrix of shape (4, 4), from voxels to mm to the right, front and up.
     """
 
     name: str
@@ -64,36 +64,36 @@ def generate(
     slices: int | None = None,
     like: str = "lgg",
 ) -> None:
-    """Writes one folder a hospital below `out`.
+    """Writes one folder for each hospital into `out`.
 
-    The same arguments give the same bytes (on one machine with one set of libraries; elsewhere a
-    voxel may differ by one unit). A patient's head and tumour are the same in 2-D and in 3-D, and
+    The same arguments give the same bytes on one machine with the same libraries; elsewhere, a
+    voxel may differ by one unit. A patient's head and tumour are the same in 2-D and in 3-D, and
     under every protocol.
 
     Args:
         out: a folder that is missing or empty.
-        hospitals: whom to generate.
-        seed: not negative.
-        spatial_dims: 2 gives stacks of thick slices, to be trained on slice by slice; 3 gives
-            small volumes with voxels of equal sides.
+        hospitals: the hospitals to generate.
+        seed: seed of all randomness, not negative.
+        spatial_dims: 2 for stacks of thick slices, for training by slice; 3 for small volumes with
+            isotropic voxels.
         in_plane: voxels along each side of a slice; by default 96 in 2-D, the protocol's in 3-D.
-        slices: by default 18 in 2-D, the protocol's in 3-D.
+        slices: number of slices; by default 18 in 2-D, the protocol's in 3-D.
         like: name of the protocol, in `PROTOCOLS`.
 
     Raises:
         UsageError: `folder-in-use`, `bad-seed`, `same-name` or `unknown-protocol`.
-        EnvironmentProblem: `disk-full` or `cannot-write`; hospitals that were done stay.
+        EnvironmentProblem: `disk-full` or `cannot-write`; hospitals already written stay.
     """
     if seed < 0:
         raise UsageError("bad-seed", f"{seed} is negative", "--seed", "give 0 or more")
     if like not in PROTOCOLS:
         known = " or ".join(PROTOCOLS)
-        raise UsageError("unknown-protocol", "there is no such protocol", like, f"name {known}")
+        raise UsageError("unknown-protocol", "there is no such protocol", like, f"choose {known}")
     repeated = [n for n, count in Counter(h.name for h in hospitals).items() if count > 1]
     if repeated:
-        raise UsageError("same-name", "two hospitals have one name", repeated[0], "rename one")
+        raise UsageError("same-name", "two hospitals have the same name", repeated[0], "rename one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("folder-in-use", "not an empty folder", str(out), "name a new one")
+        raise UsageError("folder-in-use", "it is not an empty folder", str(out), "choose a new one")
     protocol = PROTOCOLS[like]
     default_in_plane, default_slices = _STACK if spatial_dims == 2 else protocol.volume
     shape = (in_plane or default_in_plane, slices or default_slices)
@@ -111,15 +111,15 @@ def make_patient(
     shape: tuple[int, int],
     protocol: Protocol = PROTOCOLS["lgg"],
 ) -> Patient:
-    """Draws a hospital's patient and scans them.
+    """Draws a patient of a hospital and the scan.
 
     Args:
-        hospital: where the patient is treated.
+        hospital: the patient's hospital.
         index: number of the patient, from 1.
         seed: see `generate`.
         spatial_dims: see `generate`.
-        shape: voxels along each side of a slice, and slices.
-        protocol: what is acquired and outlined.
+        shape: voxels along each side of a slice, and number of slices.
+        protocol: the sequences and labels.
     """
     digest = hashlib.sha256(hospital.name.encode()).digest()
     words = [int.from_bytes(digest[i : i + 4], "big") for i in range(0, 16, 4)]
@@ -155,7 +155,7 @@ def _write_hospital(
     shape: tuple[int, int],
     protocol: Protocol,
 ) -> None:
-    """Fills an existing, empty folder."""
+    """Writes a hospital into an existing, empty folder."""
     (folder / "imagesTr").mkdir()
     (folder / "labelsTr").mkdir()
     entries: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
@@ -171,7 +171,7 @@ def _write_hospital(
             scan = nib.Nifti1Image(voxels, patient.affine)
             scan.header.set_xyzt_units("mm")
             turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(patient.scanner.orientation))
-            # A time of 0 in the header of gzip: the same scan is the same bytes tomorrow.
+            # A time of 0 in the gzip header gives the same bytes for the same scan.
             packed = gzip.compress(scan.as_reoriented(turn).to_bytes(), compresslevel=6, mtime=0)
             (folder / name).write_bytes(packed)
         part = entries["training" if index <= hospital.patients else "validation"]

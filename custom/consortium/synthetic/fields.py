@@ -1,7 +1,7 @@
-"""Smooth random functions of space, and the grid of a scan on which they are evaluated.
+"""Smooth random fields, and the grid of a scan on which they are evaluated.
 
-A field is drawn before any grid is known and is a function of millimetres, so the same patient can
-be scanned at any resolution. Everything here is pure.
+A field is a function of position in millimetres, drawn independently of any grid, so that the same
+patient can be scanned at any resolution. All functions are pure.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Grid:
     """Positions of a scan's voxels, by axis, in mm: x to the right, y to the front, z upwards.
 
     Attributes:
-        x: of shape (X,); likewise `y` and `z`.
+        x: positions of shape (X,); likewise `y` and `z`.
     """
 
     x: Array
@@ -31,7 +31,7 @@ class Grid:
 
     @property
     def affine(self) -> Array:
-        """The matrix of shape (4, 4) from the indices of a voxel to its position."""
+        """The matrix of shape (4, 4) from a voxel's indices to its position."""
         origin = np.array([self.x[0], self.y[0], self.z[0]])
         step = np.array([self.x[1], self.y[1], self.z[1]]) - origin
         affine = np.diag([*step, 1.0])
@@ -48,12 +48,12 @@ class SmoothField:
     """A stationary random field of mean 0 and variance 1: a sum of plane waves.
 
     This is the spectral method of Rahimi and Recht, "Random features for large-scale kernel
-    machines" (2007), eq. 1: sqrt(2/K) * sum_k cos(w_k . p + b_k). On a grid each wave is a product
-    of one factor an axis, so the sum is one matrix product.
+    machines" (2007), eq. 1: sqrt(2/K) * sum_k cos(w_k . p + b_k). On a grid, each wave is a product
+    of one factor for each axis, so the sum is one matrix product.
 
     Attributes:
-        frequencies: of shape (K, 3), radians per mm.
-        phases: of shape (K,), radians.
+        frequencies: wave vectors of shape (K, 3), radians per mm.
+        phases: phases of shape (K,), radians.
     """
 
     frequencies: Array
@@ -64,9 +64,9 @@ class SmoothField:
         """Draws a field whose waves run in all directions.
 
         Args:
-            rng: source of randomness; the number of values taken depends on `waves` alone.
-            wavelength: typical wavelength in mm; those drawn lie within a fifth of it.
-            waves: number K of waves; more make the field more nearly Gaussian.
+            rng: source of randomness; the number of values drawn depends on `waves` alone.
+            wavelength: typical wavelength in mm; each wave's lies within about a fifth of it.
+            waves: number K of waves; the field becomes more nearly Gaussian with more waves.
         """
         directions = rng.normal(size=(waves, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -74,7 +74,7 @@ class SmoothField:
         return cls(frequencies=directions * lengths, phases=rng.uniform(0, 2 * np.pi, size=waves))
 
     def on(self, grid: Grid) -> Array:
-        """Values of shape (X, Y, Z)."""
+        """The field's values on a grid, of shape (X, Y, Z)."""
         along_x = np.exp(1j * (np.outer(grid.x, self.frequencies[:, 0]) + self.phases))
         along_y = np.exp(1j * np.outer(grid.y, self.frequencies[:, 1]))
         along_z = np.exp(1j * np.outer(self.frequencies[:, 2], grid.z))

@@ -1,7 +1,7 @@
-"""Who has which patients and which scanners: the invented hospitals of the demonstration.
+"""The fictitious hospitals of the demo, with their patients and scanners.
 
-The hospitals are unlike each other in every way that troubles a shared model: size, scanner, who is
-referred, and what tumours look like. None of them exists.
+The hospitals differ in everything that makes a federated model hard to train: size, scanners,
+referred patients and appearance of tumours.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class Hospital:
     """A hospital, its patients and its scanners.
 
     Attributes:
-        name: of its folder, and the beginning of its patients' ids.
-        patients: how many.
-        held_out: further patients that `dataset.json` puts aside for validation; where there are
-            none, a hash of the patient's id decides who validates.
-        scanners: the machines; each patient is scanned on one of them, drawn evenly.
-        growth: what the tumours of its patients are like.
-        age: youngest and oldest patient, years.
-        women: share of the patients.
+        name: name of its folder, and prefix of its patients' ids.
+        patients: number of patients.
+        held_out: number of further patients that `dataset.json` lists for validation; if 0, a hash
+            of the patient's id decides who validates.
+        scanners: the scanners; each patient is scanned on one of them, drawn uniformly.
+        growth: appearance of its patients' tumours.
+        age: age of the youngest and the oldest patient, years.
+        women: share of women among the patients.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Hospital:
 
 
 HOSPITALS = (
-    # A university hospital: new machines, tumours of every kind.
+    # A university hospital: new scanners, tumours of every kind.
     Hospital(
         name="north",
         patients=28,
@@ -94,7 +94,7 @@ HOSPITALS = (
         age=(45, 86),
         women=0.45,
     ),
-    # A regional hospital with an old machine: noise, blur and a strong bias.
+    # A regional hospital with an old scanner: noise, blur and a strong bias field.
     Hospital(
         name="valley",
         patients=8,
@@ -118,8 +118,8 @@ HOSPITALS = (
         age=(30, 82),
         women=0.55,
     ),
-    # A clinic without a machine: few patients, who bring scans from practices all around. Their
-    # tumours are found early, small and faint.
+    # A clinic without a scanner: few patients, who bring scans from several practices. Their
+    # tumours are found early, when they are small and faint.
     Hospital(
         name="hillside",
         patients=3,

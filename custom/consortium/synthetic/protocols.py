@@ -1,6 +1,6 @@
-"""What is acquired of every patient and what is outlined in the scans.
+"""The protocols: the sequences of a study and the labels of its masks.
 
-A patient is the same person under every protocol: the same head, the same tumour.
+A patient has the same head and tumour under every protocol.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ class Protocol:
     Attributes:
         channels: the sequence of each channel, by the channel's name, in the files' order.
         labels: names of the mask's values, from 0.
-        values: the mask's value for no tumour, oedema, a core that died or does not enhance, and
-            one that enhances.
-        volume: voxels along each side of a slice, and slices, by default in 3-D.
+        values: the mask's values for no tumour, oedema, a necrotic or non-enhancing core, and an
+            enhancing core.
+        volume: default in 3-D: voxels along each side of a slice, and number of slices.
     """
 
     channels: Mapping[str, Sequence]
@@ -30,7 +30,7 @@ class Protocol:
     volume: tuple[int, int]
 
     def mask(self, parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The mask of a tumour's parts, both of shape (X, Y, Z)."""
+        """Maps a tumour's parts to the values of the mask, both of shape (X, Y, Z)."""
         return np.array(self.values, np.uint8)[parts]
 
 
@@ -57,5 +57,5 @@ PROTOCOLS = {
         volume=(80, 56),  # of 3 mm, so that the rim of a core is a voxel or more
     ),
 }
-"""By the public data set whose channels and labels they have: TCGA-LGG as prepared by Buda et al.
-(Comput Biol Med 109, 2019), and BraTS as in the Medical Segmentation Decathlon's Task01."""
+"""Protocols by the public data set with their channels and labels: TCGA-LGG as prepared by Buda et
+al. (Comput Biol Med 109, 2019), and BraTS as in the Medical Segmentation Decathlon's Task01."""

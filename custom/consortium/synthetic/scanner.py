@@ -1,8 +1,8 @@
-"""What a scanner makes of a head: images with its own contrast, sharpness, bias and noise.
+"""Scans a head: images with a scanner's own contrast, sharpness, bias field and noise.
 
-A scanner knows the sequences of the usual protocols for a glioma; `consortium.synthetic.protocols`
-says which are asked for. How bright each tissue is on each sequence is a table; what differs
-between machines is in `Scanner`.
+A scanner has the sequences of the usual protocols for a glioma; `consortium.synthetic.protocols`
+selects among them. `SIGNALS` has the signal of each tissue on each sequence, and `Scanner` the
+differences between scanners.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +19,7 @@ from consortium.synthetic.fields import Grid, SmoothField
 
 
 class Sequence(IntEnum):
-    """What a scanner can acquire; the number is the place in every table of signals and gains."""
+    """The sequences of a scanner; the number is the index in tables of signals and gains."""
 
     T1 = 0
     FLAIR = 1
@@ -44,24 +44,24 @@ SIGNALS: dict[Tissue, Signal] = {
     Tissue.PLEXUS: (0.45, 0.45, 0.95, 0.75),
     Tissue.LESION: (0.54, 0.80, 0.56, 0.78),
 }
-"""Signal of the healthy and the harmless, by sequence; a tumour's is its own."""
+"""Signal of each healthy or benign tissue, by sequence; see `Tumour.signals` for tumours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scanner:
-    """A machine and its protocol.
+    """A scanner and its settings.
 
     Attributes:
-        name: as the patients' table gives it.
+        name: name in the patients' table.
         field_of_view: width and length of a slice, mm.
         coverage: height of the stack of slices, mm.
-        orientation: where the axes of the files point: to the right, front and head, or the
-            first two to the left and back.
+        orientation: directions of the axes in the files: right, front and up (RAS), or left, back
+            and up (LPS).
         gain: scanner's units for a signal of 1, by sequence.
-        gamma: exponent on the signal, by sequence; below 1, the contrast of tissues is flatter.
-        sharpness: standard deviation of the point spread in the plane, mm.
+        gamma: exponent on the signal, by sequence; below 1, tissue contrast is lower.
+        sharpness: standard deviation of the point spread function in the plane, mm.
         bias: standard deviation of the logarithm of the receiver's sensitivity over the head.
-        noise: standard deviation in each of the receiver's two parts, for a signal of 1.
+        noise: standard deviation in each of the receiver's two channels, for a signal of 1.
     """
 
     name: str
@@ -75,18 +75,18 @@ class Scanner:
     noise: float
 
     def grid(self, in_plane: int, slices: int, *, isotropic: bool = False) -> Grid:
-        """Positions of the voxels of a stack of slices, the head being around the origin.
+        """Positions of the voxels in a stack of slices; the head is around the origin.
 
         Args:
             in_plane: voxels along each side of a slice.
-            slices: how many; they share out `coverage`.
-            isotropic: slices lie as far apart as the voxels within one, whatever `coverage` is.
+            slices: number of slices, which divide `coverage`.
+            isotropic: whether the slice distance equals the voxel side, whatever `coverage` is.
         """
         side = self.field_of_view / in_plane
-        apart = side if isotropic else self.coverage / slices
+        slice_distance = side if isotropic else self.coverage / slices
         across = side * (np.arange(in_plane, dtype=np.float64) - (in_plane - 1) / 2)
         # More of the brain is above the standard head's origin than below it.
-        up = 16 + apart * (np.arange(slices, dtype=np.float64) - (slices - 1) / 2)
+        up = 16 + slice_distance * (np.arange(slices, dtype=np.float64) - (slices - 1) / 2)
         return Grid(x=across, y=across, z=up)
 
     def acquire(
@@ -99,29 +99,29 @@ class Scanner:
     ) -> npt.NDArray[np.int16]:
         """Scans a head.
 
-        Noise is Rician, that of a magnitude image: |s + n1 + i n2| with normal n1 and n2
+        Noise is Rician, as in a magnitude image: |s + n1 + i n2| with normal n1 and n2
         (Gudbjartsson and Patz, "The Rician distribution of noisy MRI data", 1995, eq. 1).
 
         Args:
             rng: source of randomness.
             grid: positions of the voxels.
-            layers: tissues, each over the ones before.
-            signals: of each tissue, by sequence.
-            sequences: what is acquired, in the order of the channels.
+            layers: tissues; later layers cover earlier ones.
+            signals: signal of each tissue, by sequence.
+            sequences: the sequences to acquire, in the order of the channels.
 
         Returns:
-            Of shape (X, Y, Z, sequences), in the scanner's units.
+            Image of shape (X, Y, Z, sequences), in the scanner's units.
         """
-        # No two patients are scanned quite alike: sequences are adapted, and people move.
+        # Contrast and sharpness vary by patient: sequences are adapted, and people move.
         chosen = list(sequences)
         contrast = np.array(self.gamma)[chosen] * rng.uniform(0.8, 1.2, size=len(chosen))
         coil = SmoothField.draw(rng, wavelength=320, waves=12).on(grid)
         texture = 0.025 * SmoothField.draw(rng, wavelength=9, waves=32).on(grid)
         image = np.zeros((len(chosen), *grid.shape))
         for layer in layers:
-            kept = 1 - layer.share
+            uncovered = 1 - layer.share
             for channel, sequence in zip(image, chosen, strict=True):
-                channel *= kept
+                channel *= uncovered
                 channel += signals[layer.tissue][sequence] * layer.share
         spread = self.sharpness * rng.uniform(0.8, 1.5) / (grid.x[1] - grid.x[0])
         for channel, gamma in zip(image, contrast, strict=True):

@@ -1,7 +1,7 @@
-"""A tumour: oedema with a ragged outline around a core, which may die inside and enhance outside.
+"""Draws a tumour: oedema with a ragged outline around a core with necrosis and enhancement.
 
-Within a slice the core always has oedema around it, and neither reaches into the ventricles, out of
-the brain or, but for a little, across the midline.
+Within a slice, oedema surrounds the core. Neither reaches into the ventricles or out of the brain,
+and both hardly cross the midline.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,21 @@ from consortium.synthetic.anatomy import Anatomy, Layer, Point, Push, Tissue, in
 from consortium.synthetic.fields import Array, Grid, SmoothField
 from consortium.synthetic.scanner import SIGNALS, Signal
 
-_MARGIN = 2.0  # least oedema around the core, mm, where the outline is smooth
+_MARGIN = 2.0  # minimum width of the oedema around the core, mm, for a smooth outline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How tumours look at one hospital, which is a matter of who is referred to it.
+    """The appearance of tumours at one hospital, which depends on its referrals.
 
     Attributes:
-        radius: median of the whole tumour's radius, mm.
+        radius: median radius of the whole tumour, mm.
         spread: standard deviation of the radius's logarithm.
-        core: radius of the core as a share of the whole: least and greatest.
-        enhancing: share of patients whose core takes up contrast.
-        oedema: brightness of oedema on FLAIR over white matter, 1 being usual.
-        uptake: brightness of an enhancing core after contrast over white matter, 1 being usual.
+        core: minimum and maximum radius of the core, as shares of the whole.
+        enhancing: share of patients with an enhancing core.
+        oedema: brightness of oedema on FLAIR relative to white matter; 1 is typical.
+        uptake: brightness of an enhancing core after contrast relative to white matter; 1 is
+            typical.
     """
 
     radius: float
@@ -43,17 +44,17 @@ class Tumour:
     """One patient's tumour.
 
     Attributes:
-        centre: in the standard head, mm.
-        radius: of the whole along x, y and z, mm.
-        core: radius of the core as a share of the whole.
-        offset: from the whole's centre to the core's, as a share of the whole's radius.
-        ragged: irregularity of the outline as a share of the radius.
-        wall: thickness of the living core around what has died, mm.
-        oedema: see `Growth`; here this patient's.
-        cells: from 0, a core much like fluid, to 1, one packed with cells.
-        uptake: see `Growth`; here this patient's, and 0 for a core that does not enhance.
-        outline: shapes the oedema; likewise `inner` the core.
-        inner: shapes the core.
+        centre: position in the standard head, mm.
+        radius: radius of the whole tumour along x, y and z, mm.
+        core: radius of the core, as a share of the whole.
+        offset: vector from the whole's centre to the core's, as a share of the whole's radius.
+        ragged: irregularity of the outline, as a share of the radius.
+        wall: thickness of the viable core around the necrosis, mm.
+        oedema: this patient's value; see `Growth`.
+        cells: cell density of the core, from 0, similar to fluid, to 1.
+        uptake: this patient's value, 0 for a core that does not enhance; see `Growth`.
+        outline: field that shapes the oedema.
+        inner: field that shapes the core.
     """
 
     centre: Point
@@ -91,12 +92,12 @@ class Tumour:
 
     @property
     def push(self) -> Push:
-        """What it does to the brain around it."""
+        """The displacement of the brain around the tumour."""
         return Push(centre=self.centre, reach=1.1 * max(self.radius), strength=0.28)
 
     @property
     def signals(self) -> dict[Tissue, Signal]:
-        """How bright it is, by sequence."""
+        """The signal of the tumour's tissues, by sequence."""
         white = SIGNALS[Tissue.WHITE]
         dry = 0.50 - 0.16 * (1 - self.cells)
         wet = 0.42 * self.oedema
@@ -112,47 +113,47 @@ class Tumour:
         }
 
     def on(self, grid: Grid, head: Anatomy) -> tuple[list[Layer], npt.NDArray[np.uint8]]:
-        """The tumour on a scan's grid.
+        """Samples the tumour on a scan's grid.
 
         Args:
             grid: positions of the voxels in the scanner.
             head: the head on the same grid.
 
         Returns:
-            The layers that lie over the head's, and the mask of shape (X, Y, Z): 1 for oedema,
-            2 for a core that died or does not enhance, 3 for one that enhances, 0 elsewhere.
+            The layers that cover the head's, and the mask of shape (X, Y, Z): 1 for oedema, 2 for
+            a necrotic or non-enhancing core, 3 for an enhancing core, 0 elsewhere.
         """
         size = float(np.mean(self.radius))
         outline = self.outline.on(grid)
         whole = self._level(head, (0, 0, 0), 1) + self.ragged * size * outline
-        # Oedema creeps along white matter and spares cortex; the falx keeps it to its side.
+        # Oedema spreads along white matter and spares cortex; the falx confines it to one side.
         whole += 0.18 * size * head.grey
         whole += 2.5 * np.maximum(0, -np.sign(self.centre[0]) * head.x + 1)
         whole = np.maximum(whole, np.maximum(1.5 - head.ventricle, head.surface + 3))
         inner = self.inner.on(grid)
         core = self._level(head, self.offset, self.core) + 0.8 * self.ragged * size * inner
         core = np.maximum(core, whole + _MARGIN)
-        dead = core + self.wall + 0.6 * inner
+        necrosis = core + self.wall + 0.6 * inner
 
         mask = np.zeros(grid.shape, np.uint8)
         mask[whole < 0] = 1
-        # Within a slice the core never touches what is healthy, however coarse the voxels.
+        # Within a slice the core never touches healthy tissue, however coarse the voxels.
         in_plane = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[:, :, None]
         mask[(core < 0) & binary_erosion(whole < 0, in_plane)] = 2
         if self.uptake > 0:
-            mask[(mask == 2) & (dead > 0)] = 3
-        # Oedema is patchy and fades at its edge; where it fades, people draw the line midway.
-        wet = np.clip(0.5 - whole / 3, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
-        living = np.clip(0.5 - core / 2.5, 0, 1)
+            mask[(mask == 2) & (necrosis > 0)] = 3
+        # Oedema is patchy and fades at its edge; an annotator draws the outline midway.
+        oedema_share = np.clip(0.5 - whole / 3, 0, 1) * (0.88 + 0.1 * np.clip(inner, -1, 1))
+        core_share = np.clip(0.5 - core / 2.5, 0, 1)
         layers = [
-            Layer(Tissue.OEDEMA, wet),
-            Layer(Tissue.CORE, living),
-            Layer(Tissue.NECROSIS, np.clip(0.5 - dead / 3, 0, 1)),
+            Layer(Tissue.OEDEMA, oedema_share),
+            Layer(Tissue.CORE, core_share),
+            Layer(Tissue.NECROSIS, np.clip(0.5 - necrosis / 3, 0, 1)),
         ]
         return layers, mask
 
     def _level(self, head: Anatomy, offset: Point, share: float) -> Array:
-        """Level of the ellipsoid of `share` of the radius, `offset` radii from the centre."""
+        """Level of an ellipsoid with `share` of the radius, `offset` radii from the centre."""
         axes = zip((head.x, head.y, head.z), self.centre, self.radius, offset, strict=True)
         squares = [((a - c - o * r) / (share * r)) ** 2 for a, c, r, o in axes]
         return share * float(np.mean(self.radius)) * (np.sqrt(sum(squares[1:], squares[0])) - 1)

@@ -1,16 +1,15 @@
-"""Chest X-rays of patients who never lived, from hospitals with more or less of a shortcut.
+"""Draws chest X-rays of fictitious patients, from hospitals with an adjustable shortcut.
 
-An X-ray is drawn in coordinates that run from -1 to 1 along both sides: to the patient's left and
-to the feet. Tissue adds up along the ray, and the X-ray is bright where much was absorbed. What a
-disease looks like is a caricature of the textbook: COVID-19, hazy patches in both lungs, at the
-sides and low; other pneumonia, one dense patch on one side; normal, neither.
+An X-ray is drawn in coordinates from -1 to 1 along both sides: to the patient's left and to the
+feet. Absorption adds up along the ray and is bright. The diseases are simplified textbook findings:
+COVID-19, hazy patches in both lungs, peripheral and low; other pneumonia, one dense patch on one
+side; normal, neither.
 
 A scanner has its own grey curve, blur, collimation, slope of brightness and marker. With a
-`shortcut` of 0 all hospitals scan alike, with 1 each unlike the others. What always holds: nothing
-else of a patient depends on the shortcut, and an X-ray is a function of (seed, hospital, number),
-its hospital's mix, severities and scanner, and of nothing else. When to use it: to see what a check
-for shortcuts finds where the shortcut is known. What it does not show: how well a disease is told
-on real X-rays.
+`shortcut` of 0, all hospitals have the same scanner; with 1, each has its own. Nothing else of a
+patient depends on the shortcut. An X-ray depends on (seed, hospital, number) and its hospital's
+mix, severities and scanner alone. Use it to test a check for shortcuts against a known shortcut. It
+does not show how well a model recognises a disease on real X-rays.
 """
 
 import hashlib
@@ -29,17 +28,15 @@ LABELS: tuple[Label, ...] = ("covid", "pneumonia", "normal")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XrayScanner:
-    """How a machine and its archive make an X-ray.
+    """A scanner and its processing. Greys run from 0, black, to 1.
 
     Attributes:
-        gamma: exponent on the X-ray's grey.
-        blur: standard deviation of the point spread, as a share of the side.
+        gamma: exponent on the greys.
+        blur: standard deviation of the point spread function, as a share of the side.
         collimation: share of the side that is black at the top and bottom, and at the sides.
-        slope: how much brighter the X-ray's left and lower edges are than its middle (heel effect).
-        marker: position (x, y) of the letter of lead.
-        noise: standard deviation, of a range of 1.
-
-    Greys run from 0, black, to 1.
+        slope: added brightness of the X-ray's left and lower edges over its middle (heel effect).
+        marker: position (x, y) of the lead letter.
+        noise: standard deviation of the noise.
     """
 
     gamma: float = 1.0
@@ -65,19 +62,19 @@ OWN = (
         gamma=1.10, blur=0.007, collimation=(0.06, 0.06), slope=(0.0, -0.12), marker=(-0.78, 0.82)
     ),
 )
-"""Of four hospitals at a shortcut of 1; more take them in turn."""
+"""Scanners of four hospitals at a shortcut of 1; further hospitals reuse them in turn."""
 
 MIXED = ((0.70, 0.15, 0.15), (0.15, 0.70, 0.15), (0.15, 0.15, 0.70), (0.40, 0.40, 0.20))
 ALIKE = ((0.4, 0.3, 0.3),) * 4
-"""Shares of the labels at four hospitals, in the order of `LABELS`: unlike, and the same."""
+"""Shares of the labels at four hospitals, in the order of `LABELS`: different, and equal."""
 
 
-def between(own: XrayScanner, shortcut: float) -> XrayScanner:
-    """A scanner on the way from the common one to its own.
+def blend_scanner(own: XrayScanner, shortcut: float) -> XrayScanner:
+    """Interpolates between the common scanner and a hospital's own.
 
     Args:
-        own: of a hospital.
-        shortcut: from 0, the common one, to 1.
+        own: the hospital's own scanner.
+        shortcut: from 0, the common scanner, to 1, the hospital's own.
     """
 
     def mix(first: float, second: float) -> float:
@@ -104,26 +101,27 @@ def draw_radiograph(
     severity: float = 1.0,
     exposure: np.random.Generator | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """One frontal X-ray of shape (side, side), grey, rows from head to feet.
+    """Draws one frontal X-ray in grey, rows from head to feet.
 
     Args:
         rng: source of randomness.
-        label: what the patient has.
-        scanner: what it is made with.
-        side: pixels.
-        severity: of the disease; its opacities are that much denser.
-        exposure: source of what differs between two X-rays of one chest; `rng` where None.
+        label: the patient's disease.
+        scanner: the scanner.
+        side: side of the X-ray, pixels.
+        severity: factor on the density of the disease's opacities.
+        exposure: source of randomness for the exposure, which differs between two X-rays of one
+            chest; None for `rng`.
 
     Returns:
-        Of shape (side, side), uint8. How many values are taken from `rng` depends neither on the
-        scanner nor on the severity.
+        Greys of shape (side, side), uint8. The number of values drawn from `rng` depends neither on
+        the scanner nor on the severity.
     """
     line = (np.arange(side) + 0.5) / side * 2 - 1
     zoom, dx, dy, tilt = rng.uniform(0.88, 1.08), *rng.normal(0, 0.04, 2), rng.normal(0, 0.04)
     x0, y0 = (line[None, :] - dx) / zoom, (line[:, None] - dy) / zoom
     x, y = x0 + tilt * y0, y0 - tilt * x0
     wide, high = rng.uniform(0.92, 1.06), rng.uniform(0.92, 1.1)
-    depth = rng.uniform(0, 0.12)  # of the breath
+    depth = rng.uniform(0, 0.12)  # depth of inspiration
 
     body = _soft(_ellipse(x, y, (0, 0.55), (0.93 * wide, 1.5), 3.0), 0.06)
     right = _ellipse(
@@ -152,7 +150,7 @@ def draw_radiograph(
     absorbed += 0.035 * _waves(rng, line, line, 0.16, 16) * lungs
     absorbed += severity * _lesions(rng, x, y, line, label) * lungs
 
-    # The X-ray: each is exposed a little differently, at every hospital.
+    # The exposure varies between X-rays at every hospital.
     if exposure is not None:
         rng = exposure
     jitter = rng.normal(0, 1, 6)
@@ -178,12 +176,12 @@ def draw_radiograph(
 
 @dataclass(frozen=True, slots=True)
 class Radiographs:
-    """Radiographs of several hospitals, one a patient.
+    """X-rays of several hospitals, one for each patient.
 
     Attributes:
-        images: of shape (n, side, side).
-        labels: of shape (n,), places in `LABELS`.
-        hospitals: of shape (n,), from 0.
+        images: greys of shape (n, side, side).
+        labels: indices in `LABELS`, of shape (n,).
+        hospitals: indices of the hospitals, from 0, of shape (n,).
     """
 
     images: npt.NDArray[np.uint8]
@@ -201,27 +199,27 @@ def draw_radiographs(
     severities: Sequence[Sequence[float]] | None = None,
     first: int = 0,
 ) -> Radiographs:
-    """One X-ray of each of `patients` patients at each hospital.
+    """Draws one X-ray of each patient at each hospital.
 
     Args:
-        seed: of everything.
-        patients: at each hospital.
-        shortcut: from 0, all scan alike, to 1.
-        side: pixels.
+        seed: seed of all randomness.
+        patients: number of patients at each hospital.
+        shortcut: from 0, the same scanner everywhere, to 1.
+        side: side of the X-rays, pixels.
         mixes: shares of the labels at each hospital.
-        severities: of the labels at each hospital; 1 where None.
-        first: number of the first patient, so that held-out patients are others.
+        severities: severities of the labels at each hospital; None for 1.
+        first: number of the first patient, for held-out patients that differ from others.
 
     Raises:
-        ValueError: a shortcut beyond its range.
+        ValueError: the shortcut is outside [0, 1].
     """
     if not 0 <= shortcut <= 1:
-        raise ValueError(f"a shortcut of {shortcut}")
+        raise ValueError(f"the shortcut is {shortcut}, and must be from 0 to 1")
     images, labels, hospitals = [], [], []
     for hospital, mix in enumerate(mixes):
-        scanner = between(OWN[hospital % len(OWN)], shortcut)
+        scanner = blend_scanner(OWN[hospital % len(OWN)], shortcut)
         for number in range(first, first + patients):
-            rng = stream(seed, hospital, number)
+            rng = patient_rng(seed, hospital, number)
             label = int(rng.choice(len(LABELS), p=mix))
             severity = 1.0 if severities is None else severities[hospital][label]
             images.append(draw_radiograph(rng, LABELS[label], scanner, side, severity))
@@ -230,21 +228,21 @@ def draw_radiographs(
     return Radiographs(np.stack(images), np.array(labels), np.array(hospitals))
 
 
-def stream(seed: int, *parts: str | int) -> np.random.Generator:
-    """The randomness of one patient.
+def patient_rng(seed: int, *parts: str | int) -> np.random.Generator:
+    """The source of randomness of one patient.
 
-    Of 64 bits: seeds of 31 would meet among some ten thousand patients.
+    Its seed has 64 bits: seeds of 31 bits would collide among some ten thousand patients.
 
     Args:
-        seed: of everything.
-        parts: hospital, and number of the patient.
+        seed: seed of all randomness.
+        parts: the hospital and the patient's number.
     """
     text = "\x1f".join(map(str, (seed, "xray", *parts)))
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 def _lesions(rng: np.random.Generator, x: Array, y: Array, line: Array, label: Label) -> Array:
-    """What the disease adds to the absorption within the lungs."""
+    """The absorption that the disease adds within the lungs."""
     haze = np.zeros((y.shape[0], x.shape[1]))
     if label == "covid":
         texture = (1 + 0.5 * _waves(rng, line, line, 0.22)).clip(0)
@@ -263,14 +261,14 @@ def _lesions(rng: np.random.Generator, x: Array, y: Array, line: Array, label: L
 
 
 def _soft(distance: Array, edge: float) -> Array:
-    """1 where a signed distance is negative, 0 where positive, with an edge of that width."""
+    """Maps a signed distance to 1 inside and 0 outside, over an edge of the given width."""
     return np.clip(0.5 - distance / edge, 0.0, 1.0)
 
 
 def _ellipse(
     x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], power: float = 2.0
 ) -> Array:
-    """Below 0 within, and about a distance near the edge, of shape (side, side)."""
+    """Level of an ellipse of shape (side, side): negative inside, a distance near the edge."""
     reach = (
         np.abs((x - centre[0]) / radii[0]) ** power + np.abs((y - centre[1]) / radii[1]) ** power
     )
@@ -283,7 +281,7 @@ def _waves(
     """A smooth field of mean 0 and variance 1, of shape (side, side).
 
     Rahimi and Recht, "Random features for large-scale kernel machines" (2007), eq. 1; each wave
-    is a product of one factor an axis.
+    is a product of one factor for each axis.
     """
     angle = rng.uniform(0, 2 * np.pi, count)
     length = 2 * np.pi / wavelength * rng.uniform(0.7, 1.4, count)

@@ -1,1 +1,1 @@
-"""What is learned: a folder for each kind of task."""
+"""The kinds of tasks: one folder for each."""

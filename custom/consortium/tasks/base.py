@@ -1,8 +1,8 @@
-"""What a task is at a hospital, and what else of the package depends on the task.
+"""The interfaces of a task: `LocalTask` at a hospital, `Task` for everything else.
 
-`LocalTrainer` (see `consortium.client.trainer`) leads the rounds of every task; a `LocalTask` is
-what it asks of one. A further task is one folder beside those that are there and one line in
-`consortium.tasks.registry`; rounds, aggregation, checkpoints and kits know none of it.
+`LocalTrainer` (see `consortium.client.trainer`) runs the rounds of every task through its
+`LocalTask`. A new task is one folder next to the others and one line in
+`consortium.tasks.registry`; rounds, aggregation, checkpoints and kits do not depend on tasks.
 """
 
 from abc import ABC, abstractmethod
@@ -25,13 +25,15 @@ CheckProgress = Callable[[int, int], None]
 
 
 class LocalTask(ABC):
-    """A hospital's patients as a task sees them; it has checked that they are fit for the job.
+    """One hospital's data, loss and evaluation for one task.
+
+    Construction fails if the data do not pass the checks.
 
     Attributes:
-        cases: for training; the hospital's weight.
-        patients: that they are of.
-        moving_statistics: whether the network's statistics are those of the batches.
-        format: of the inputs in memory.
+        cases: number of training cases; the hospital's weight.
+        patients: number of patients with training cases.
+        moving_statistics: whether the network's statistics are running statistics of the batches.
+        format: memory format of the inputs.
     """
 
     cases: int
@@ -42,15 +44,15 @@ class LocalTask(ABC):
     @property
     @abstractmethod
     def samples(self) -> int:
-        """How many samples one pass over the training cases has."""
+        """Number of samples in one pass over the training cases."""
 
     @abstractmethod
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """An endless stream of inputs and targets; a function of the seed and of the cases."""
+        """Yields inputs and targets without end; they depend on the seed and the cases alone."""
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What is made small."""
+        """The loss that training minimises."""
 
     @abstractmethod
     def measure(
@@ -59,42 +61,42 @@ class LocalTask(ABC):
         """Scores a network on the validation patients.
 
         Args:
-            network: any mode; left in evaluation mode.
-            progress: called before each patient with the number of those done and of all.
-            pulse: called within one; it may raise to stop.
+            network: in any mode; left in evaluation mode.
+            progress: called before each patient with the number of patients done and in total.
+            pulse: called during a patient; it may raise to stop.
 
         Returns:
-            The score by which a model is chosen, for the hospital's own use (0 without patients),
-            and what of it may leave.
+            The score by which a model is selected, for the hospital's own use (0 without
+            patients), and the score that may leave the hospital.
         """
 
     def statistics(self, model: State, round_number: int | None) -> dict[str, Tensor]:
-        """Statistics of the training patients that stand in the network before it is trained.
+        """Statistics of the training patients that are set in the network before training.
 
         Args:
-            model: that is handed out.
-            round_number: of the shared training, or None where the hospital trains alone.
+            model: the model that the orchestrator sent.
+            round_number: round of the federated training; None for local training.
         """
         return {}
 
     def probe_statistics(self, network: torch.nn.Module) -> ProbeStatistics | None:
-        """What the confounding probe is told of a network, where the task has such a question."""
+        """The statistics that the confounding probe gets, or None if the task has no probe."""
         return None
 
     def own_statistics(self) -> dict[str, Tensor]:
-        """What stays at the hospital and is known before any round: it is not kept, but found."""
+        """Tensors that stay at the hospital; computed from its data, not stored."""
         return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """A model that was opened for use.
+    """A trained model, loaded for use.
 
     Attributes:
-        settings: that it was trained with.
-        network: in evaluation mode.
-        device: where the network is.
-        identify: its name and its version, for what is made with it.
+        settings: settings of the job that trained it.
+        network: the network, in evaluation mode.
+        device: device of the network.
+        identify: returns its name and version, to label its predictions.
     """
 
     settings: Any
@@ -105,37 +107,38 @@ class TrainedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What of the package depends on the task.
+    """The functions of one task that the rest of the package calls.
 
     Attributes:
-        open: the work of a hospital: of its site, the settings, the device and the progress.
-        network: the MONAI bundle configuration of a job's network; its id `network_def` is it.
-        initialise: sets initial weights that are not torch's, in place.
-        take: fits weights that a job starts from to a fresh network's; what does not fit after it
-            is refused.
-        require_folder: refuses a hospital's folder that is another job's, before a run is started.
-        require_match: refuses a model of other inputs or outputs than a job's.
-        check: what is wrong with a hospital's folder, given the settings of a job or None and what
-            is called with the number of cases done and of all.
-        count: the cases and the patients that a hospital's folder lists.
-        takes: whether a file or folder may be what a model of the task is given, by its name.
-        predict: writes what a model says of inputs to a file. It takes the model, the inputs, the
-            file, what is called with the progress, and what takes lines for people.
+        open: creates a hospital's `LocalTask` from its site, the settings, the device and a
+            callback for progress.
+        network: returns the MONAI bundle configuration of a job's network, with id `network_def`.
+        initialise: sets initial weights that differ from torch's, in place.
+        adapt_weights: adapts initial weights to a new network's; those that still do not fit are
+            refused.
+        require_folder: refuses a hospital's folder that does not match the job, before the run.
+        require_match: refuses a model whose inputs or outputs differ from a job's.
+        check: checks a hospital's folder, given the settings of a job or None, and a callback for
+            the number of cases done and in total.
+        count: counts the cases and the patients that a hospital's folder lists.
+        accepts: whether a path may be an input of the task's models, by its name.
+        predict: writes a model's predictions to a file. It takes the model, the inputs, the file,
+            a callback for progress and one for lines of output.
         evaluate: scores a model on every labelled case of the hospitals' folders, by name.
-        pool: writes a folder that holds the cases of all hospitals, for the pooled reference.
-        metadata: what MONAI's metadata of a model say of the task.
-        inference: a MONAI bundle configuration that needs nothing but MONAI.
+        pool: writes a folder with the cases of all hospitals, for the centralised model.
+        metadata: the task's part of a model's MONAI metadata.
+        inference: a MONAI bundle configuration that needs MONAI alone.
     """
 
     open: Callable[[Site, Any, torch.device, CheckProgress], LocalTask]
     network: Callable[[Any], dict[str, Any]]
     initialise: Callable[[torch.nn.Module], None]
-    take: Callable[[State, State], State]
+    adapt_weights: Callable[[State, State], State]
     require_folder: Callable[[str, Path, Any], None]
     require_match: Callable[[Any, Any, str], None]
     check: Callable[[Path, Any, CheckProgress | None], list[Finding]]
     count: Callable[[Path], tuple[int, int]]
-    takes: Callable[[Path], bool]
+    accepts: Callable[[Path], bool]
     predict: Callable[
         [TrainedModel, Sequence[Path], Path, CheckProgress, Callable[[str], None]], None
     ]

@@ -1,4 +1,4 @@
-"""What `consortium evaluate` writes and prints, whatever the task."""
+"""The results that `consortium evaluate` writes and prints, for every task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any
 from consortium.protocol.metrics import MetricSpec, Score, descriptive
 
 ALL = "all"
-"""What the patients of all hospitals together are called."""
+"""Name of the group of all hospitals' patients."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """A table for people.
+    """A table of scores for the terminal.
 
     Attributes:
         names: titles of the first columns, which hold names.
         figures: titles of the other columns.
-        sections: rows; a line is drawn between sections.
+        sections: groups of rows, separated by a line.
         notes: lines below the table.
     """
 
@@ -29,11 +29,11 @@ class ScoreTable:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How good a model is on the patients of hospitals.
+    """The scores of a model on the hospitals' patients.
 
     Attributes:
-        scores: of every case, of each hospital and of all, as JSON values.
-        table: the same for people.
+        scores: scores of each case, of each hospital and of all, as JSON values.
+        table: the same scores as a table.
     """
 
     scores: dict[str, Any]
@@ -45,12 +45,12 @@ def all_scores(
     hospitals: Mapping[str, Score],
     total: Score,
 ) -> dict[str, Any]:
-    """As JSON values.
+    """Returns the scores as JSON values.
 
     Args:
-        cases: what is said of each patient or X-ray.
-        hospitals: the score of each.
-        total: that of all patients.
+        cases: the result for each patient or X-ray.
+        hospitals: the score of each hospital.
+        total: the score of all patients.
     """
     return {
         "cases": cases,
@@ -60,16 +60,16 @@ def all_scores(
 
 
 def with_all(hospitals: Mapping[str, Score], total: Score) -> dict[str, Score]:
-    """The scores that a table shows: the total where there are several hospitals."""
+    """The scores that a table shows: each hospital's, and the total if there are several."""
     return {**hospitals, **({ALL: total} if len(hospitals) > 1 else {})}
 
 
 def estimate(score: Score, metric: MetricSpec) -> str:
-    """A figure with its interval, for a table.
+    """Formats a figure with its interval for a table.
 
     Args:
-        score: that holds it.
-        metric: the figure.
+        score: the score that holds the figure.
+        metric: the metric of the figure.
     """
     value, interval = (
         (score.figures or {}).get(metric.name),

@@ -1,4 +1,4 @@
-"""Hospitals' folders, whatever the task."""
+"""Finds, checks and counts hospitals' folders, for every task."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,30 +15,30 @@ def check_folder(
     settings: Settings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Checks one hospital's folder; see `consortium.tasks.segmentation.checks` for the codes.
+    """Checks one hospital's folder; see `consortium.core.finding_codes` for the codes.
 
     Args:
-        folder: the hospital's.
-        settings: of the job that it is to train; without them it is checked by itself.
-        progress: called with the number of cases done and of all.
+        folder: the hospital's folder.
+        settings: settings of the job; without them, the folder is checked against its own list.
+        progress: called with the number of cases done and in total.
 
     Raises:
-        UsageError: there is nothing to check.
+        UsageError: the folder lists no cases.
     """
     return _task(folder, settings).check(folder, settings, progress)
 
 
 def count_cases(folder: Path, settings: Settings | None = None) -> tuple[int, int]:
-    """Cases and patients of a hospital's folder.
+    """Counts the cases and the patients of a hospital's folder.
 
     Raises:
-        UsageError: there is nothing to count.
+        UsageError: the folder lists no cases.
     """
     return _task(folder, settings).count(folder)
 
 
 def _task(folder: Path, settings: Settings | None) -> Task:
-    """The job's task, or the first one whose list of cases the folder holds."""
+    """The job's task; without a job, the first task whose list of cases is in the folder."""
     if settings is not None:
         return task_named(settings.task)
     listed = (task for task in TASKS if (folder / settings_of(task).listing).is_file())
@@ -46,31 +46,34 @@ def _task(folder: Path, settings: Settings | None) -> Task:
 
 
 def hospital_folders(root: Path) -> dict[str, Path]:
-    """The folders of a study's hospitals below `root`, by hospital name, sorted.
+    """The hospitals' folders in `root`, by hospital, sorted by name.
 
     Raises:
-        UsageError: `missing-folder`, or `no-hospitals` where none holds a `dataset.json`.
+        UsageError: `missing-folder`, or `no-hospitals` if `root` holds no folder.
     """
     if not root.is_dir():
         raise UsageError("missing-folder", "no such folder", str(root), "check --data")
-    found = {
+    folders = {
         child.name: child
         for child in sorted(root.iterdir())
         if child.is_dir() and not child.name.startswith(".")
     }
-    if not found:
+    if not folders:
         raise UsageError(
-            "no-hospitals", "no folder of a hospital", str(root), "give one folder a hospital"
+            "no-hospitals",
+            "it holds no folder of a hospital",
+            str(root),
+            "put one folder for each hospital into it",
         )
-    return found
+    return folders
 
 
 def folders_with(folder: Path, listing: str) -> dict[str, Path]:
-    """One hospital's folder, where it lists its cases itself, or those of the hospitals in it.
+    """Returns the folder itself if it lists cases, else the hospitals' folders in it.
 
     Args:
-        folder: a hospital's, or one that holds hospitals' folders.
-        listing: see `Settings.listing`.
+        folder: a hospital's folder, or one that holds hospitals' folders.
+        listing: file that lists the cases; see `Settings.listing`.
 
     Raises:
         UsageError: see `hospital_folders`.

@@ -1,13 +1,13 @@
-"""The kinds of tasks that a job may have; each is one folder and one line of `TASKS`.
+"""The registry of tasks; each task is one folder and one line of `TASKS`.
 
-A folder is a package of at least these modules, which are imported when they are needed:
+A folder is a package with these modules, which are imported when needed:
 
-* `settings`, with `SETTINGS`, the class of its settings; it imports neither torch nor MONAI, as the
-  process of a job at a hospital reads settings and does without them;
-* `text`, with `TEXT`, a `consortium.tasks.text.TaskText`, which needs neither of them either;
+* `settings`, with `SETTINGS`, the class of its settings; it imports neither torch nor MONAI,
+  because the job process at a hospital reads settings without loading them;
+* `text`, with `TEXT`, a `consortium.tasks.text.TaskText`; it imports neither of them either;
 * `task`, with `TASK`, a `consortium.tasks.base.Task`: data, network, training and scores;
-* `synthetic`, with `SYNTHETIC`, a `consortium.tasks.synthetic.Synthetic`, where the task can
-  make up patients.
+* `synthetic` (optional), with `SYNTHETIC`, a `consortium.tasks.synthetic.Synthetic`: generates
+  patients.
 """
 
 import json
@@ -33,7 +33,7 @@ TASKS = {
     "classification": "consortium.tasks.classification",
     "tabular": "consortium.tasks.tabular",
 }
-"""The folder of each task. The first one is meant where settings name none."""
+"""The package of each task. The first task is the default for settings that name none."""
 
 
 def settings_of(task: str) -> type[Settings]:
@@ -43,13 +43,13 @@ def settings_of(task: str) -> type[Settings]:
 
 
 def text_of_task(task: str) -> TaskText:
-    """What people read of a task."""
+    """The text of a task for pages and the terminal."""
     text: TaskText = import_module(f"{TASKS[task]}.text").TEXT
     return text
 
 
 def synthetic_of(task: str) -> "Synthetic | None":
-    """The patients that a task makes up, or None where it makes up none."""
+    """A task's generator of patients, or None if it has none."""
     module = f"{TASKS[task]}.synthetic"
     if find_spec(module) is None:
         return None
@@ -58,7 +58,7 @@ def synthetic_of(task: str) -> "Synthetic | None":
 
 
 def task_named(name: str) -> "Task":
-    """A task by its name in `TASKS`."""
+    """The task of a name in `TASKS`."""
     task: Task = import_module(f"{TASKS[name]}.task").TASK
     return task
 
@@ -72,15 +72,15 @@ def parse_settings(raw: Mapping[str, Any], where: str = "settings.json") -> Sett
     """Validates a job's settings.
 
     Raises:
-        UsageError: `unknown-setting` or `bad-setting`, naming the dotted path.
+        UsageError: `unknown-setting` or `bad-setting`, with the dotted path of the setting.
     """
     task = raw.get("task", next(iter(TASKS)))
     if not isinstance(task, str) or task not in TASKS:
         raise UsageError(
             "bad-setting",
-            f"setting task: there is no {json.dumps(task)[:80]}",
+            f"setting task: there is no task {json.dumps(task)[:80]}",
             where,
-            f"name {' or '.join(TASKS)}",
+            f"choose {' or '.join(TASKS)}",
         )
     try:
         return settings_of(task).model_validate(raw)
@@ -106,6 +106,6 @@ def load_settings(path: Path) -> Settings:
     """Reads and validates a `settings.json`.
 
     Raises:
-        UsageError: the file is missing, no JSON, or a setting is refused.
+        UsageError: the file is missing or not JSON, or a setting is invalid.
     """
     return parse_settings(read_json_object(path), path.name)

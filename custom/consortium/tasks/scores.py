@@ -1,7 +1,7 @@
-"""Figures over patients, with intervals: means, and those of a class against the rest.
+"""Metrics over patients with confidence intervals: means, and metrics of a class against the rest.
 
-Every figure of a class is computed for many weights of the patients at once, so that a bootstrap
-needs no loop over its resamples. Nothing here knows where the probabilities come from.
+Each metric of a class is computed for many weights of the patients at once, so that a bootstrap
+needs no loop over its resamples.
 """
 
 from collections.abc import Iterable
@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEAN_RESAMPLES = 10_000
-"""Of the interval of a mean."""
+"""Number of resamples for the interval of a mean."""
 
-MOST_BINS = 10
-LEAST_IN_BIN = 10
-"""Patients in a bin of a reliability curve, and twice the smallest group that may leave."""
+MAX_BINS = 10
+MIN_BIN_SIZE = 10
+"""Minimum patients in a bin of a reliability curve; at least twice the smallest group."""
 
 Floats = NDArray[np.float64]
 Curve = list[list[int | float]]
 
 
 class CurveFigures(NamedTuple):
-    """Of one class against the rest, each (resamples,)."""
+    """Metrics of one class against the rest, each (resamples,)."""
 
     auroc: Floats
     average_precision: Floats
@@ -33,17 +33,17 @@ class CurveFigures(NamedTuple):
 def curve_figures(
     scores: NDArray[Any], positive: NDArray[Any], weights: NDArray[Any], specificity: float
 ) -> CurveFigures:
-    """What is read from the ROC and the precision-recall curve; patients of one score go together.
+    """Metrics of the ROC and the precision-recall curve; patients of equal score are one step.
 
-    AUROC is the probability that a positive patient is given more than a negative one, ties
-    counting half (Hanley & McNeil, Radiology 1982); average precision the sum of precision times
-    the gain in recall, down the scores, as scikit-learn defines it; sensitivity the largest one
-    of a cut at which the specificity is at least the one that is asked for.
+    AUROC is the probability that a positive patient scores higher than a negative one, ties
+    counting half (Hanley & McNeil, Radiology 1982). Average precision is the sum of precision times
+    the gain in recall, down the scores, as in scikit-learn. Sensitivity is the largest one of all
+    thresholds with at least the given specificity.
 
     Args:
-        scores: of the class (n,).
+        scores: scores of the class (n,).
         positive: whether a patient is of the class (n,).
-        weights: how often a patient counts (resamples, n); some of either kind in every row.
+        weights: how often a patient counts (resamples, n); both classes in every row.
         specificity: 0 to 1.
     """
     order = np.argsort(-scores, kind="stable")
@@ -54,23 +54,23 @@ def curve_figures(
     positives, negatives = true[:, -1], false[:, -1]
     gain, loss = np.diff(true, prepend=0.0), np.diff(false, prepend=0.0)
     area = (loss * (true - gain / 2)).sum(1) / (positives * negatives)
-    found = np.maximum(true + false, np.finfo(float).tiny)  # none yet: nothing gained either
-    precision = (gain * true / found).sum(1) / positives
-    # Of the right negatives, as 1 - 0.9 is less than a tenth.
+    predicted = np.maximum(true + false, np.finfo(float).tiny)  # 0 where the gain is 0 too
+    precision = (gain * true / predicted).sum(1) / positives
+    # Compared by true negatives, not false ones: in floating point, 1 - 0.9 is less than 0.1.
     enough = (negatives[:, None] - false) / negatives[:, None] >= specificity
     sensitivity = np.where(enough, true, 0.0).max(1) / positives
-    return CurveFigures(*(np.clip(each, 0.0, 1.0) for each in (area, precision, sensitivity)))
+    return CurveFigures(*(np.clip(value, 0.0, 1.0) for value in (area, precision, sensitivity)))
 
 
 def auroc(probabilities: NDArray[Any], truth: NDArray[Any]) -> float | None:
-    """Probability that a patient of class 1 is given more than one of class 0; ties count half.
+    """Probability that a patient of class 1 scores higher than one of class 0; ties count half.
 
     Args:
-        probabilities: of class 1 (patients,).
+        probabilities: probabilities of class 1 (patients,).
         truth: 0 or 1 (patients,).
 
     Returns:
-        None with patients of one class only.
+        None if all patients are of one class.
     """
     if len(set(truth.tolist())) < 2:
         return None
@@ -79,21 +79,21 @@ def auroc(probabilities: NDArray[Any], truth: NDArray[Any]) -> float | None:
 
 
 def resample(patients: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """How often each patient is drawn, whatever its class (count, patients).
+    """Draws how often each patient counts, regardless of class (count, patients).
 
-    How many of each class varies as it does from one sample of patients to another, for accuracy,
-    precision and calibration depend on it.
+    The classes are not stratified, so their sizes vary as they do between samples of patients:
+    accuracy, precision and calibration depend on them.
 
     Args:
-        patients: one at least.
-        count: of resamples.
-        generator: of the randomness.
+        patients: number of patients, at least one.
+        count: number of resamples.
+        generator: source of randomness.
     """
     return generator.multinomial(patients, np.full(patients, 1 / patients), count)
 
 
 def with_both(weights: NDArray[Any], positive: NDArray[Any]) -> NDArray[Any]:
-    """The resamples that have some of either kind, without which a class has no figures.
+    """Selects the resamples with both classes; without both, the metrics are undefined.
 
     Args:
         weights: how often a patient counts (resamples, n).
@@ -108,17 +108,17 @@ def interval(draws: NDArray[Any]) -> list[float]:
 
 
 def bin_starts(predicted: NDArray[Any], smallest_group: int) -> NDArray[np.int64] | None:
-    """Where bins of equal mass start (Nguyen & O'Connor, EMNLP 2015); equals stay in one bin.
+    """Starts of bins of equal mass (Nguyen & O'Connor, EMNLP 2015); ties stay in one bin.
 
     Args:
-        predicted: of one class, sorted upwards (n,).
-        smallest_group: a bin has twice as many patients at least.
+        predicted: probabilities of one class, ascending (n,).
+        smallest_group: a bin has at least twice as many patients.
 
     Returns:
-        From 0 on; None where the patients do not fill two bins.
+        Indices, the first 0; None if the patients do not fill two bins.
     """
-    patients, least = len(predicted), max(LEAST_IN_BIN, 2 * smallest_group)
-    count = min(MOST_BINS, patients // least)
+    patients, least = len(predicted), max(MIN_BIN_SIZE, 2 * smallest_group)
+    count = min(MAX_BINS, patients // least)
     if count < 2:
         return None
     ends = np.append(np.flatnonzero(np.diff(predicted)) + 1, patients)
@@ -138,27 +138,27 @@ def calibration_errors(
 ) -> Floats:
     """The expected calibration error of one class's probability (Naeini et al., AAAI 2015).
 
-    The mean over patients of the distance, in their bin, between the mean probability and the
-    share of the class. Few patients make it too large, and a resample of them more so.
+    The mean over patients of the difference, in their bin, between the mean probability and the
+    share of the class. It is biased upwards for few patients, and more so for their resamples.
 
     Args:
-        predicted: sorted upwards (n,).
+        predicted: probabilities of the class, ascending (n,).
         positive: whether a patient is of the class (n,).
         weights: how often a patient counts (resamples, n).
-        starts: of the bins, see `bin_starts`.
+        starts: starts of the bins; see `bin_starts`.
     """
-    apart = np.add.reduceat(weights * (predicted - positive), starts, axis=1)
-    errors: Floats = np.abs(apart).sum(1) / np.asarray(weights).sum(1)
+    differences = np.add.reduceat(weights * (predicted - positive), starts, axis=1)
+    errors: Floats = np.abs(differences).sum(1) / np.asarray(weights).sum(1)
     return errors.clip(0.0, 1.0)
 
 
 def reliability(predicted: NDArray[Any], positive: NDArray[Any], starts: NDArray[Any]) -> Curve:
-    """For each bin the mean probability, the share of the class and the number of patients.
+    """The mean probability, the share of the class and the number of patients in each bin.
 
     Args:
-        predicted: sorted upwards (n,).
+        predicted: probabilities of the class, ascending (n,).
         positive: whether a patient is of the class (n,).
-        starts: of the bins, see `bin_starts`.
+        starts: starts of the bins; see `bin_starts`.
     """
     sizes = np.diff(np.append(starts, len(predicted)))
     means = np.clip(np.add.reduceat(predicted, starts) / sizes, 0.0, 1.0)
@@ -170,14 +170,14 @@ def reliability(predicted: NDArray[Any], positive: NDArray[Any], starts: NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """A score over patients.
+class ScoreSummary:
+    """The distribution of a score over patients.
 
     Attributes:
         cases: number of patients with a score.
-        mean: None without patients.
-        median: None without patients.
-        interval: 95 % confidence interval of the mean, or None with fewer than 2 patients.
+        mean: mean score; None without patients.
+        median: median score; None without patients.
+        interval: 95 % confidence interval of the mean; None for fewer than 2 patients.
     """
 
     cases: int
@@ -186,19 +186,19 @@ class Summary:
     interval: tuple[float, float] | None
 
 
-def summarise(values: Iterable[float | None], seed: int = 0) -> Summary:
+def summarise(values: Iterable[float | None], seed: int = 0) -> ScoreSummary:
     """Mean, median and the mean's 95 % interval over patients.
 
     The interval is the percentile bootstrap over patients (Efron & Tibshirani, An Introduction to
     the Bootstrap, 1993, chapter 13) with 10,000 resamples.
 
     Args:
-        values: one per patient; None (no distance) is left out.
-        seed: of the resampling.
+        values: one score per patient; None (no distance) is left out.
+        seed: seed of the resampling.
     """
     scores = np.array([value for value in values if value is not None], dtype=float)
     if not len(scores):
-        return Summary(0, None, None, None)
+        return ScoreSummary(0, None, None, None)
     interval = None
     if len(scores) > 1:
         generator = np.random.default_rng(seed)
@@ -210,4 +210,4 @@ def summarise(values: Iterable[float | None], seed: int = 0) -> Summary:
         ]
         low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
         interval = (float(low), float(high))
-    return Summary(len(scores), float(scores.mean()), float(np.median(scores)), interval)
+    return ScoreSummary(len(scores), float(scores.mean()), float(np.median(scores)), interval)

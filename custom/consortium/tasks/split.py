@@ -1,6 +1,6 @@
-"""Which patients of a hospital train and which validate, whatever the task.
+"""Splits a hospital's patients into training and validation, for every task.
 
-A side is a function of the patient's id alone: adding patients moves none of the others.
+The split of a patient depends on the patient's id alone: adding patients moves none of the others.
 """
 
 import hashlib
@@ -8,19 +8,19 @@ from collections.abc import Collection
 
 
 def hash_fraction(patient: str) -> float:
-    """A number in [0, 1) that depends on the patient's id alone (sha256)."""
+    """Maps a patient's id to a number in [0, 1) by SHA-256."""
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
 
 
 def validation_patients(
     patients: Collection[str], named: Collection[str], validation_fraction: float
 ) -> set[str]:
-    """Those who validate and never train; see `split_cases`.
+    """Selects the patients for validation, who never train; see `split_cases`.
 
     Args:
-        patients: of one hospital.
-        named: whom its own list names; where there are any, the hash has no say.
-        validation_fraction: in [0, 1]; 0 validates nobody.
+        patients: patients of one hospital.
+        named: validation patients in the hospital's own list; if any, the hash is not used.
+        validation_fraction: share of patients, in [0, 1]; 0 selects nobody.
     """
     chosen = set(named)
     if not chosen and validation_fraction > 0 and len(patients) > 1:

@@ -1,6 +1,6 @@
-"""Patients that a task makes up, for `scripts/generate` and `scripts/demo`; none exists.
+"""The interface of a task's generated patients, for `scripts/generate` and `scripts/demo`.
 
-A task that has them has one `Synthetic`, `SYNTHETIC` in the module `synthetic` of its folder.
+A task that generates patients has one `Synthetic`: `SYNTHETIC` in its module `synthetic`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
     from consortium.tasks.base import TrainedModel
 
 
-class Generated(Protocol):
-    """A made-up hospital.
+class GeneratedHospital(Protocol):
+    """A generated hospital.
 
     Attributes:
-        name: of its folder.
-        patients: how many train.
-        held_out: further patients, for validation.
+        name: name of its folder.
+        patients: number of patients for training.
+        held_out: number of further patients, for validation.
     """
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
 
     @property
     def patients(self) -> int:
-        """How many train."""
+        """Number of patients for training."""
 
     @property
     def held_out(self) -> int:
-        """Further patients, for validation."""
+        """Number of further patients, for validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be made.
+    """The options of a generation.
 
     Attributes:
-        like: one of `Synthetic.likes`.
-        seed: of all randomness.
-        dims: of scans: 2 for stacks of thick slices, 3 for cubes.
-        shortcut: of X-rays: how unlike the hospitals make them, from 0 to 1.
+        like: the data set to imitate, one of `Synthetic.likes`.
+        seed: seed of all randomness.
+        dims: for scans: 2 for stacks of thick slices, 3 for cubes.
+        shortcut: for X-rays: how much the hospitals' scanners differ, from 0 to 1.
     """
 
     like: str
@@ -54,21 +54,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthetic:
-    """Made-up patients of one task.
+    """The generator of one task's patients.
 
     Attributes:
-        patients: what is made, in words.
-        likes: what they may be like; the demo's are like the first.
-        generate: fills a folder with one folder a hospital, and names the hospitals.
-        rounds: of the demo's training; the job's where None.
-        assignments: settings of the demo's own.
-        pictures: draws one patient of each hospital, with what a model says; given the model and
+        patients: the kind of data, as a noun for messages.
+        likes: the data sets that can be imitated; the demo uses the first.
+        generate: writes one folder a hospital into a folder and returns the hospitals.
+        rounds: number of rounds of the demo; None for the job's.
+        assignments: settings that the demo overrides.
+        pictures: draws one patient of each hospital with a model's prediction, from the model and
             the hospitals' folders by name.
     """
 
     patients: str
     likes: tuple[str, ...]
-    generate: Callable[[Path, Request], Sequence[Generated]]
+    generate: Callable[[Path, Request], Sequence[GeneratedHospital]]
     rounds: int | None = None
     assignments: tuple[str, ...] = ()
     pictures: "Callable[[TrainedModel, Mapping[str, Path]], list[Picture]] | None" = None

@@ -1,4 +1,4 @@
-"""Tables of patients as CSV files with a header: read whole, written whole."""
+"""Reads and writes tables of patients: CSV files with a header."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ Row = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class PatientTable:
-    """A file as it is.
+    """The content of a table.
 
     Attributes:
-        path: of the file.
-        columns: names in the order of the file.
-        rows: values by column, blanks at their ends cut off.
-        lines: of each row the number of its last line in the file.
+        path: path of the file.
+        columns: names of the columns, in the order of the file.
+        rows: values by column, stripped of blanks.
+        lines: number of the last line of each row in the file.
     """
 
     path: Path
@@ -40,8 +40,8 @@ def read_table(path: Path, usual: str) -> PatientTable:
     """Reads a table.
 
     Args:
-        path: of the file, or of the folder that holds it under its usual name.
-        usual: that name.
+        path: path of the file, or of the folder that holds it under its usual name.
+        usual: the usual name.
 
     Raises:
         UsageError: `missing-folder`, `missing-file`, `bad-table` or `empty-hospital`.
@@ -55,26 +55,26 @@ def read_table(path: Path, usual: str) -> PatientTable:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            found = [(reader.line_num, values) for values in reader if _says(values)]
+            lines = [(reader.line_num, values) for values in reader if not _is_blank(values)]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise _bad(path, f"it cannot be read ({type(problem).__name__})") from None
-    columns = tuple(name.strip() for name in found[0][1]) if found else ()
+    columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
     if len(columns) == 1 and re.search("[;\t]", columns[0]):
-        raise _bad(path, "its columns are separated by something else than commas")
+        raise _bad(path, "its columns are not separated by commas")
     if not columns or len(set(columns)) < len(columns):
         raise _bad(path, "its header is missing or names a column twice")
-    for number, values in found[1:]:
+    for number, values in lines[1:]:
         if len(values) != len(columns):
             raise _bad(path, f"line {number} has {len(values)} values, the header {len(columns)}")
-    if len(found) < 2:
-        raise UsageError("empty-hospital", "no patients are listed", str(path), "list them")
-    rows = (dict(zip(columns, map(str.strip, values), strict=True)) for _, values in found[1:])
-    return PatientTable(path, columns, tuple(rows), tuple(number for number, _ in found[1:]))
+    if len(lines) < 2:
+        raise UsageError("empty-hospital", "it lists no patients", str(path), "list them")
+    rows = (dict(zip(columns, map(str.strip, values), strict=True)) for _, values in lines[1:])
+    return PatientTable(path, columns, tuple(rows), tuple(number for number, _ in lines[1:]))
 
 
-def _says(values: Sequence[str]) -> bool:
-    """Whether a line is more than blanks."""
-    return len(values) > 1 or any(map(str.strip, values))
+def _is_blank(values: Sequence[str]) -> bool:
+    """Whether a line is empty or holds blanks alone."""
+    return len(values) <= 1 and not any(map(str.strip, values))
 
 
 def _bad(path: Path, what: str) -> UsageError:
@@ -82,23 +82,23 @@ def _bad(path: Path, what: str) -> UsageError:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table, whole or not at all."""
+    """Writes a table, atomically."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     write_text(path, text.getvalue())
 
 
 def lines_of(numbers: Sequence[int]) -> str:
-    """Lines of a file, in words."""
+    """Formats line numbers for a message: "line 3 and 2 more"."""
     more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
     return f"line {numbers[0]}{more}"
 
 
 def require_csv(output: Path, inputs: Sequence[Path]) -> None:
-    """Refuses a path where predictions cannot be written, before there are any.
+    """Refuses an output path that cannot be written, before any prediction is made.
 
     Args:
-        output: the path.
+        output: path of the predictions.
         inputs: files that are read.
 
     Raises:
@@ -106,10 +106,14 @@ def require_csv(output: Path, inputs: Sequence[Path]) -> None:
         Refused: `same-file`.
     """
     if output.suffix.lower() != ".csv":
-        raise UsageError("bad-output", "predictions are a table", str(output), "name it .csv")
+        raise UsageError(
+            "bad-output", "predictions are a CSV table", str(output), "name a .csv file"
+        )
     if not output.parent.is_dir():
-        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
+        raise UsageError("missing-folder", "no such folder", str(output.parent), "create it first")
     if output.resolve() in [path.resolve() for path in inputs]:
-        raise Refused("same-file", "it would replace what is read", str(output), "name another")
+        raise Refused("same-file", "it would replace the input", str(output), "name another file")
     if output.name in {settings_of(task).listing for task in TASKS} and output.exists():
-        raise Refused("same-file", "a hospital's table has that name", str(output), "name another")
+        raise Refused(
+            "same-file", "it would replace a hospital's table", str(output), "name another file"
+        )

@@ -1,6 +1,6 @@
-"""What people read of a task, on pages, in progress and in tables; needs neither torch nor MONAI.
+"""The interface of a task's text for pages, progress bars and tables.
 
-Each task has one `TaskText`, `TEXT` in the module `text` of its folder; see
+Each task has one `TaskText`: `TEXT` in its module `text`. It needs neither torch nor MONAI; see
 `consortium.tasks.registry`.
 """
 
@@ -14,19 +14,19 @@ class TaskText:
     """The text of one task.
 
     Attributes:
-        key: of the headline, for ids.
-        tag: TensorBoard's group of the figures, and the headline's name in it.
-        headline: the figure that models are compared and chosen by, as a noun.
-        mean: the headline over several hospitals' patients, with its article.
-        title: the same for the head of a table.
-        meaning: of the figures, for the page.
-        further: meaning of the figures that few people look at, given the settings.
-        loss: what the training makes small.
-        own: of a hospital's own statistics, where they never left it.
-        reads: what a hospital does first.
-        inputs: what a model is given.
-        progress: title of the bar while a model is used.
-        describe: what the model is and does, for a sentence, given the settings.
+        key: id of the headline metric.
+        tag: group of the metrics in TensorBoard, and the headline's name in it.
+        headline: the metric that models are compared and selected by, as a noun.
+        mean: the headline metric over several hospitals' patients, with its article.
+        title: the same as a table heading.
+        meaning: explanation of the metrics, for the page.
+        further: explanation of the less common metrics, given the settings.
+        loss: name of the training loss.
+        own: name of the statistics that stay at a hospital.
+        reads: progress message while a hospital reads its data.
+        inputs: noun for the inputs of a model.
+        progress: title of the progress bar while a model is used.
+        describe: describes the model in a phrase, given the settings.
     """
 
     key: str
@@ -45,5 +45,5 @@ class TaskText:
 
 
 def join(names: list[str]) -> str:
-    """Names as a sentence lists them."""
+    """Joins names for a sentence: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

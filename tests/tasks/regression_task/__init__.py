@@ -1,1 +1,1 @@
-"""A fourth task, for tests: how many days a patient stays is predicted from a table."""
+"""A fourth task, for tests: predicts the days of a patient's stay from a table."""

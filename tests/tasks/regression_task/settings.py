@@ -9,7 +9,7 @@ WITHIN, ERROR = "within tolerance", "mean error"
 
 
 class Stays(Section):
-    """What a hospital's `stays.csv` holds."""
+    """The columns of a hospital's `stays.csv`."""
 
     inputs: list[str] = ["age", "marker"]  # noqa: RUF012 (pydantic copies it)
     tolerance: float = 2.0
@@ -22,7 +22,7 @@ class Line(Section):
 
 
 class RegressionSettings(Settings):
-    """Of a job that predicts days."""
+    """The settings of a job that predicts days."""
 
     listing: ClassVar[str] = "stays.csv"
     task: Literal["regression"]
@@ -42,7 +42,7 @@ class RegressionSettings(Settings):
 
     @property
     def has_statistics(self):
-        """There are none."""
+        """Whether the network has running statistics: no."""
         return False
 
 

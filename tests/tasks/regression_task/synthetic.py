@@ -1,4 +1,4 @@
-"""Stays that are made up."""
+"""Generates stays."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ WARDS = (Ward("east", 30, 12), Ward("west", 20, 10))
 
 
 def generate(out, request):
-    """Writes a folder a ward."""
+    """Writes one folder for each ward."""
     for number, ward in enumerate(WARDS):
         numbers = np.random.default_rng([request.seed, number])
         rows = []

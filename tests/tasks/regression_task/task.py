@@ -1,4 +1,4 @@
-"""Days are predicted by a linear regression."""
+"""The regression task: predicts days by a linear regression."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ LISTING, DAYS = RegressionSettings.listing, "days"
 
 
 def arrays(table, data, side=None):
-    """Ids, inputs (patients, columns) and days (patients,); those of one side, or all."""
+    """Ids, inputs (patients, columns) and days (patients,), of one side or all."""
     rows = [row for row in table.rows if side is None or row[SPLIT] == side]
     inputs = [[float(row[name]) for name in data.inputs] for row in rows]
     days = [float(row.get(DAYS, "nan")) for row in rows]
@@ -40,7 +40,7 @@ def predict(network, inputs):
 
 
 def score(predicted, days, data, smallest_group):
-    """The share within the tolerance, and what may leave."""
+    """The share within the tolerance, and the score that may leave the hospital."""
     errors = (predicted - days).abs().double().numpy()
     within = summarise((errors <= data.tolerance).astype(float))
     if len(errors) < smallest_group:
@@ -66,11 +66,11 @@ class RegressionTask(LocalTask):
 
     @property
     def samples(self):
-        """Patients."""
+        """Number of patients."""
         return self.cases
 
     def batches(self, size, seed):
-        """Drawn anew each time."""
+        """Yields random batches without end."""
         numbers = np.random.default_rng(seed)
         while True:
             chosen = torch.from_numpy(numbers.integers(self.cases, size=size))
@@ -81,14 +81,14 @@ class RegressionTask(LocalTask):
         return torch.nn.functional.mse_loss(logits, targets)
 
     def measure(self, network, progress, pulse):
-        """Of the validation patients."""
+        """Scores the validation patients."""
         inputs, days = self._validation
         progress(0, len(days))
         return score(predict(network, inputs), days, self._data, self._site.smallest_group)
 
 
 def check(folder, settings, progress):
-    """Columns and numbers."""
+    """Checks columns and numbers."""
     table = read_table(folder, LISTING)
     needed = [PATIENT, SPLIT, DAYS, *(settings.data.inputs if settings else [])]
     lacking = [name for name in needed if name not in table.columns]
@@ -102,13 +102,13 @@ def check(folder, settings, progress):
 
 
 def count(folder):
-    """Patients, twice."""
+    """Counts cases and patients."""
     rows = read_table(folder, LISTING).rows
     return len(rows), len({row[PATIENT] for row in rows})
 
 
 def predict_stays(model, inputs, output, progress, say):
-    """A row a patient."""
+    """Writes one row for each patient."""
     require_csv(output, inputs)
     names, values, _ = arrays(read_table(inputs[0], LISTING), model.settings.data)
     days = predict(model.network, values).tolist()
@@ -118,30 +118,30 @@ def predict_stays(model, inputs, output, progress, say):
 
 
 def evaluate(model, folders, progress):
-    """The scores of each hospital and of all."""
+    """Scores each hospital and all together."""
     data = model.settings.data
-    found = {name: arrays(read_table(path, LISTING), data) for name, path in folders.items()}
+    data_of = {name: arrays(read_table(path, LISTING), data) for name, path in folders.items()}
     groups = {
-        name: (predict(model.network, inputs), days) for name, (_, inputs, days) in found.items()
+        name: (predict(model.network, inputs), days) for name, (_, inputs, days) in data_of.items()
     }
     groups[ALL] = tuple(torch.cat(parts) for parts in zip(*groups.values(), strict=True))
     scores = {name: score(*group, data, 1)[1] for name, group in groups.items()}
     rows = [
-        (name, str(one.patients), *(f"{value:.3f}" for value in one.figures.values()))
-        for name, one in scores.items()
+        (name, str(result.patients), *(f"{value:.3f}" for value in result.figures.values()))
+        for name, result in scores.items()
     ]
-    result = {name: one.model_dump() for name, one in scores.items()}
-    return Evaluation(result, ScoreTable(("hospital",), ("patients", WITHIN, ERROR), (rows,)))
+    content = {name: result.model_dump() for name, result in scores.items()}
+    return Evaluation(content, ScoreTable(("hospital",), ("patients", WITHIN, ERROR), (rows,)))
 
 
 def require_match(model, other, where):
-    """The same inputs."""
+    """Refuses a model with other inputs."""
     if model.data.inputs != other.data.inputs:
-        raise Refused("wrong-columns", "the inputs are others", where, "use another model")
+        raise Refused("wrong-columns", "the model has other inputs", where, "use another model")
 
 
 def pool(folders, out, settings):
-    """All rows in one table."""
+    """Writes all rows into one table."""
     tables = {name: read_table(folder, LISTING) for name, folder in folders.items()}
     columns = [PATIENT, *settings.data.inputs, DAYS, SPLIT]
     rows = [
@@ -163,12 +163,12 @@ TASK = Task(
     open=RegressionTask,
     network=network,
     initialise=lambda network: None,
-    take=lambda state, fresh: state,
+    adapt_weights=lambda state, fresh: state,
     require_folder=lambda name, folder, settings: None,
     require_match=require_match,
     check=check,
     count=count,
-    takes=lambda path: path.suffix == ".csv",
+    accepts=lambda path: path.suffix == ".csv",
     predict=predict_stays,
     evaluate=evaluate,
     pool=pool,

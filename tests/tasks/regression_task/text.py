@@ -1,4 +1,4 @@
-"""What people read of a prediction of days."""
+"""The text of the regression task."""
 
 from consortium.tasks.text import TaskText, join
 

@@ -24,9 +24,9 @@ def test_a_batch_has_the_declared_shape_and_share_of_tumour(cases, tiny):
     for images, masks in take(VolumeBatches(cases, data), 5):
         assert (images.shape, masks.shape) == ((6, 3, 32, 32), (6, 1, 32, 32))
         assert images.dtype == masks.dtype == torch.float32
-        found = masks.flatten(1).any(dim=1).tolist()
-        assert found[:3] == [True] * 3
-        assert found[3:] == [False] * 3
+        labelled = masks.flatten(1).any(dim=1).tolist()
+        assert labelled[:3] == [True] * 3
+        assert labelled[3:] == [False] * 3
 
 
 def test_masks_stay_zeros_and_ones_under_augmentation(cases, tiny):
@@ -79,10 +79,8 @@ def test_a_patch_larger_than_the_volume_is_padded_on_both_sides(cases, tiny):
             assert (along.min(), along.max()) == ((size - wide) // 2, (size + wide) // 2 - 1)
 
 
-def test_a_patch_is_a_piece_of_image_and_mask_at_one_place_and_reaches_every_edge(
-    cases, tiny, tmp_path
-):
-    """Each voxel holds its own number, so that a patch says where it was cut."""
+def test_a_patch_has_image_and_mask_of_one_position_and_reaches_every_edge(cases, tiny, tmp_path):
+    """Each voxel holds its own number, so that a patch shows its position."""
     numbers = np.arange(12 * 10 * 9, dtype=np.float32).reshape(12, 10, 9)
     mask = np.zeros(numbers.shape, np.uint8)
     mask[2, 3, 4] = mask[11, 9, 8] = 1
@@ -100,13 +98,13 @@ def test_a_patch_is_a_piece_of_image_and_mask_at_one_place_and_reaches_every_edg
         settings = tiny(*sizes, "data.intensity=none", f"data.tumour_fraction={share}")
         seen = set()
         for images, masks in take(VolumeBatches([case], settings.data), 300, batch=2):
-            for image, found in zip(images, masks, strict=True):
+            for image, cut in zip(images, masks, strict=True):
                 corner = np.unravel_index(int(image[0, 0, 0, 0]), numbers.shape)
                 window = tuple(
                     slice(at, at + long) for at, long in zip(corner, (8, 8, 4), strict=True)
                 )
                 assert np.array_equal(image[0], numbers[window])
-                assert np.array_equal(found[0], mask[window] > 0)
+                assert np.array_equal(cut[0], mask[window] > 0)
                 seen.add(tuple(int(at) for at in corner))
         assert seen == corners
 

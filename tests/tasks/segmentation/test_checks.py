@@ -164,12 +164,12 @@ def test_a_mask_that_is_flipped_against_its_image(hospital):
     assert only(hospital).code == "affine-mismatch"
 
 
-@pytest.mark.parametrize(("shift", "found"), [(0.09, False), (0.11, True)])
-def test_a_tenth_of_a_voxel_between_image_and_mask_is_rounding(hospital, shift, found):
+@pytest.mark.parametrize(("shift", "differs"), [(0.09, False), (0.11, True)])
+def test_a_tenth_of_a_voxel_between_image_and_mask_is_rounding(hospital, shift, differs):
     affine = np.eye(4)
     affine[0, 3] = shift
     hospital.put(P3_MASK, hospital.mask(), affine)
-    assert bool(check_folder(hospital.folder)) == found
+    assert bool(check_folder(hospital.folder)) == differs
 
 
 def test_an_affine_that_cannot_be_inverted(hospital):
@@ -184,13 +184,16 @@ def test_an_affine_that_cannot_be_inverted(hospital):
 def test_another_number_of_channels_than_dataset_json_names(hospital):
     hospital.put(P3_IMAGE, hospital.image(3)[..., 0])
     assert only(hospital) == Finding(
-        "wrong-channels", "error", P3_IMAGE, "has 1 channel, dataset.json names 2"
+        "wrong-channels", "error", P3_IMAGE, "it has 1 channel, dataset.json names 2"
     )
 
 
 def test_channels_in_another_order_than_the_job_wants(hospital):
     assert only(hospital, job(channels=("FLAIR", "T1"))) == Finding(
-        "wrong-channels", "error", "dataset.json", "the job wants FLAIR, T1; here are T1, FLAIR"
+        "wrong-channels",
+        "error",
+        "dataset.json",
+        "the job needs FLAIR, T1; the data have T1, FLAIR",
     )
 
 
@@ -198,7 +201,7 @@ def test_a_mask_with_a_fourth_axis(hospital):
     hospital.put(P3_MASK, hospital.mask()[..., np.newaxis, np.newaxis].repeat(2, axis=3))
     finding = only(hospital)
     assert finding.code == "wrong-dimensions"
-    assert finding.detail == "6 x 5 x 4 x 2 x 1 voxels; wanted are x, y, slice"
+    assert finding.detail == "6 x 5 x 4 x 2 x 1 voxels; expected x, y, slice"
 
 
 def test_an_image_of_one_slice(hospital):
@@ -243,7 +246,7 @@ def test_a_resampled_mask_with_fractions(hospital):
     mask[0, 0, :3] = 0.5
     hospital.put(P3_MASK, mask)
     assert only(hospital) == Finding(
-        "non-integer-label", "error", P3_MASK, "3 voxels of 120 not a whole number"
+        "non-integer-label", "error", P3_MASK, "3 voxels of 120 are not whole numbers"
     )
 
 
@@ -267,7 +270,7 @@ def test_an_image_that_is_not_finite(hospital, value):
     voxels[0, 0, :2, 1] = value
     hospital.put(P3_IMAGE, voxels)
     assert only(hospital) == Finding(
-        "not-finite", "error", P3_IMAGE, "2 voxels of 240 NaN or infinite"
+        "not-finite", "error", P3_IMAGE, "2 voxels of 240 are NaN or infinite"
     )
 
 
@@ -276,7 +279,7 @@ def test_a_mask_that_is_not_finite(hospital):
     mask[0, 0, 0] = np.nan
     hospital.put(P3_MASK, mask)
     assert only(hospital) == Finding(
-        "not-finite", "error", P3_MASK, "1 voxel of 120 NaN or infinite"
+        "not-finite", "error", P3_MASK, "1 voxel of 120 are NaN or infinite"
     )
 
 
@@ -332,7 +335,8 @@ def test_several_scans_of_a_patient_that_is_named_are_allowed(hospital):
         "several-scans",
         "warning",
         "dataset.json",
-        "1 patients have several scans (1 more); they stay together in training or in validation",
+        "1 patients have several scans (1 more); a patient's scans stay together in training or in"
+        " validation",
     )
 
 
@@ -409,7 +413,7 @@ def test_few_patients(hospital):
         "too-few-patients",
         "warning",
         "dataset.json",
-        "4 listed; fewer than 5 can hardly train or validate",
+        "4 patients; fewer than 5 are hardly enough to train or validate",
     )
 
 
@@ -478,10 +482,10 @@ def test_errors_come_before_warnings(hospital):
     assert [finding.severity for finding in findings] == ["error", "warning"]
 
 
-def test_progress_is_told_after_each_case(hospital):
-    told = []
-    check_folder(hospital.folder, progress=lambda done, total: told.append((done, total)))
-    assert told == [(number, 8) for number in range(1, 9)]
+def test_progress_is_reported_after_each_case(hospital):
+    reported = []
+    check_folder(hospital.folder, progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(number, 8) for number in range(1, 9)]
 
 
 def test_a_folder_without_a_dataset_json_is_an_error_of_usage(tmp_path):

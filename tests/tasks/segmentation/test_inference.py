@@ -41,7 +41,7 @@ PATCHES = {"spatial_dims": 3, "size": [16, 16, 16]}
 
 
 class Copy(torch.nn.Module):
-    """A network that is right: each channel of the image is a structure's mask."""
+    """A perfect network: each channel of the image is a structure's mask."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return (image - 0.5) * 50
@@ -53,7 +53,7 @@ def save(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Pa
 
 
 def blobs(shape: tuple[int, int, int]) -> np.ndarray:
-    """A smooth blob of value 1 with one of value 2 beside it."""
+    """A smooth blob of value 1 next to one of value 2."""
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     mask = np.zeros(shape, np.uint8)
     mask[sum((axis - 0.1) ** 2 for axis in axes) < 0.3] = 1
@@ -62,7 +62,7 @@ def blobs(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def oriented(voxels: np.ndarray, axes: tuple[int, ...], flips: tuple[int, ...], sizes: list[float]):
-    """The same patient with permuted and flipped axes, and the affine that says so."""
+    """The same patient with permuted and flipped axes, with the matching affine."""
     stored = voxels.transpose(axes)
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
@@ -167,9 +167,9 @@ def test_a_mask_is_written_with_the_same_bytes_every_time(tmp_path):
         assert np.array_equal(np.asarray(stored.dataobj), mask)
         assert stored.get_data_dtype() == np.uint8
         assert np.array_equal(stored.affine, affine)
-    one, two, three = (tmp_path / name for name in ("one.nii.gz", "two.nii.gz", "three.nii"))
-    assert one.read_bytes() == two.read_bytes()
-    assert gzip.decompress(one.read_bytes()) == three.read_bytes()
+    first, second, plain = (tmp_path / name for name in ("one.nii.gz", "two.nii.gz", "three.nii"))
+    assert first.read_bytes() == second.read_bytes()
+    assert gzip.decompress(first.read_bytes()) == plain.read_bytes()
 
 
 def test_a_file_that_is_no_image_is_one_line(tmp_path):
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_image_is_one_line(tmp_path):
         load_case(settings(), save(tmp_path / "flat.nii", np.ones((4, 4))), None)
     hollow = np.ones((16, 16, 4), np.float32)
     hollow[3, 3, 3] = np.nan
-    with pytest.raises(UsageError, match="no number"):
+    with pytest.raises(UsageError, match="NaN or infinite"):
         load_case(settings(), save(tmp_path / "nan.nii", hollow), None)
 
 

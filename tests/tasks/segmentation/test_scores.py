@@ -85,9 +85,9 @@ def test_patients_without_a_score_are_left_out_and_one_patient_has_no_interval()
 
 def test_a_score_over_few_patients_is_withheld():
     patients = [[{"tumour": value}] for value in (0.6, 0.7, 0.8, 0.9, 0.5)]
-    value, told = group_score(patients, 5)
-    assert (value, told.patients, told.figures) == (pytest.approx(0.7), 5, {"tumour": value})
-    [low, high] = told.interval["tumour"]
+    value, score = group_score(patients, 5)
+    assert (value, score.patients, score.figures) == (pytest.approx(0.7), 5, {"tumour": value})
+    [low, high] = score.interval["tumour"]
     assert 0.5 < low < 0.7 < high < 0.9
     value, small = group_score(patients[:4], 5)
     assert value == pytest.approx(0.75)
@@ -97,6 +97,6 @@ def test_a_score_over_few_patients_is_withheld():
 
 
 def test_scans_of_one_patient_count_as_one_patient():
-    value, told = group_score([[{"a": 0.0}, {"a": 1.0}], [{"a": 1.0}]], 1)
-    assert (value, told.patients) == (0.75, 2)
+    value, score = group_score([[{"a": 0.0}, {"a": 1.0}], [{"a": 1.0}]], 1)
+    assert (value, score.patients) == (0.75, 2)
     assert group_score([[{"a": 0.5}]], 1)[1].interval is None

@@ -144,14 +144,14 @@ def test_augmentation_keeps_shapes_and_binary_masks_and_repeats_with_its_seed(sh
         return [augmentation(sample) for _ in range(10)]
 
     first, again, other = run(1), run(1), run(2)
-    for one, two in zip(first, again, strict=True):
-        assert torch.equal(one["image"], two["image"])
-        assert torch.equal(one["label"], two["label"])
-        assert one["image"].shape == (3, *shape)
-        assert one["image"].dtype == torch.float32
-        assert one["image"].isfinite().all()
-        assert one["label"].dtype == torch.uint8
-        assert set(one["label"].unique().tolist()) <= {0, 1}
+    for changed, repeated in zip(first, again, strict=True):
+        assert torch.equal(changed["image"], repeated["image"])
+        assert torch.equal(changed["label"], repeated["label"])
+        assert changed["image"].shape == (3, *shape)
+        assert changed["image"].dtype == torch.float32
+        assert changed["image"].isfinite().all()
+        assert changed["label"].dtype == torch.uint8
+        assert set(changed["label"].unique().tolist()) <= {0, 1}
     assert not torch.equal(first[0]["image"], other[0]["image"])
     assert torch.equal(sample["image"], kept["image"])
     assert torch.equal(sample["label"], kept["label"])

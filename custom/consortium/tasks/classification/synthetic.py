@@ -28,9 +28,9 @@ from consortium.synthetic.xrays import (
     OWN,
     Label,
     XrayScanner,
-    between,
+    blend_scanner,
     draw_radiograph,
-    stream,
+    patient_rng,
 )
 from consortium.tasks.classification.dataset import IMAGES, LABELS
 from consortium.tasks.synthetic import Request, Synthetic
@@ -156,7 +156,7 @@ def draw_patient(
         shortcut: see there.
         side: see there.
     """
-    rng = stream(seed, clinic.name, number)
+    rng = patient_rng(seed, clinic.name, number)
     label = _label(clinic, number, seed)
     age = int(np.clip(rng.normal(clinic.age, 14), 18, 95))
     sex = "F" if rng.random() < 0.45 else "M"
@@ -165,11 +165,11 @@ def draw_patient(
         del views[1]
     if rng.random() < clinic.lateral:
         views.append(LATERAL)
-    scanner = between(clinic.scanner, shortcut)
+    scanner = blend_scanner(clinic.scanner, shortcut)
     radiographs = []
     for radiograph, view in enumerate(views):
         chest, exposure = (
-            stream(seed, clinic.name, number, what) for what in ("chest", radiograph)
+            patient_rng(seed, clinic.name, number, what) for what in ("chest", radiograph)
         )
         pixels = draw_radiograph(chest, label, scanner, side, exposure=exposure)
         radiographs.append((view, _from_the_side(pixels) if view == LATERAL else pixels))
@@ -181,7 +181,7 @@ def _label(clinic: XrayClinic, number: int, seed: int) -> Label:
 
     The fractional parts of multiples of the golden ratio lie evenly (Weyl's equidistribution).
     """
-    start = stream(seed, clinic.name, "labels").random()
+    start = patient_rng(seed, clinic.name, "labels").random()
     place = np.searchsorted(np.cumsum(clinic.mix)[:-1], (start + number * _GOLDEN) % 1, "right")
     return DISEASES[int(place)]
 

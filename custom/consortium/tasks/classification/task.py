@@ -376,11 +376,11 @@ TASK = Task(
     require_match=_require_match,
     check=check_radiographs,
     count=_count,
-    takes=lambda path: path.suffix.lower() != ".csv",
+    accepts=lambda path: path.suffix.lower() != ".csv",
     predict=predict_radiographs,
     evaluate=evaluate_radiographs,
     pool=_pool,
     metadata=_metadata,
     inference=_inference,
-    take=take_pretrained,
+    adapt_weights=take_pretrained,
 )

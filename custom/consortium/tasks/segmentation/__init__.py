@@ -1,1 +1,1 @@
-"""Structures are outlined on scans."""
+"""The segmentation task: outlines structures on scans."""

@@ -1,7 +1,7 @@
-"""A hospital's training cases as an endless, seeded stream of augmented batches.
+"""Yields augmented batches of a hospital's training cases without end, in a seeded order.
 
-What a batch holds is a function of the seed and of the cases alone: which volumes are in memory
-does not matter, and two streams of the same seed give the same bytes.
+A batch depends on the seed and the cases alone, not on which volumes are in memory: two streams of
+the same seed give the same bytes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +18,12 @@ from consortium.tasks.segmentation.transforms import build_augmentation, build_p
 
 
 class VolumeBatches:
-    """Training cases of one hospital.
+    """Batches of the training cases of one hospital.
 
     Args:
-        cases: at least one.
-        data: how they become tensors.
-        progress: called before each volume with the number of those done and of all.
+        cases: at least one case.
+        data: settings of the preprocessing and the augmentation.
+        progress: called before each volume with the number of volumes done and in total.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class VolumeBatches:
             runtime_cache="threads",  # filled by the loop below, which can be stopped
         )
         self._augment = build_augmentation(data) if data.augment else None
-        # Where there is something to find, as (volume, slice); slice 0 stands for a 3-D volume.
+        # Slices with and without a structure, as (volume, slice); slice 0 is a whole 3-D volume.
         self._with_tumour: list[tuple[int, int]] = []
         self._without: list[tuple[int, int]] = []
-        self._voxels: dict[int, Tensor] = {}  # of any structure, in each 3-D volume
+        self._voxels: dict[int, Tensor] = {}  # voxels of any structure in each 3-D volume
         for index in range(len(self._volumes)):
             progress(index, len(self._volumes))
             label = self._volumes[index]["label"]
             if data.spatial_dims == 2:
-                found = label.flatten(0, -2).any(dim=0)
-                for z, positive in enumerate(found.tolist()):
+                labelled = label.flatten(0, -2).any(dim=0)
+                for z, positive in enumerate(labelled.tolist()):
                     (self._with_tumour if positive else self._without).append((index, z))
             else:
                 voxels = _plain(label).any(dim=0).nonzero().to(torch.int16)
@@ -61,19 +61,18 @@ class VolumeBatches:
 
     @property
     def samples(self) -> int:
-        """Slices (volumes in 3-D) that a pass over the patients visits."""
+        """Number of slices (volumes in 3-D) in one pass over the patients."""
         return len(self._with_tumour) + len(self._without)
 
     def batches(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """An endless stream of batches.
+        """Yields batches without end.
 
-        Slices (or volumes) with and without a structure are each visited in a fresh random order,
-        all of them before any comes again; `tumour_fraction` says how many of a batch are from the
-        first kind.
+        Slices (or volumes) with a structure and without are each visited in a new random order,
+        all of them before any repeats. `tumour_fraction` is the share of the former in a batch.
 
         Args:
-            batch: samples a batch.
-            seed: decides everything random in the stream.
+            batch: number of samples in a batch.
+            seed: seed of all randomness in the stream.
 
         Yields:
             Images, float32 of shape (batch, channels, *size), and masks, float32 of shape
@@ -90,11 +89,11 @@ class VolumeBatches:
         if self._augment is not None:
             self._augment.set_random_state(seed=derive_seed(seed, "augment"))
         patches = np.random.default_rng(derive_seed(seed, "patches"))
-        wanted = self._data.tumour_fraction
+        fraction = self._data.tumour_fraction
         while True:
             samples = []
             for position in range(batch):
-                on_tumour = bool(self._with_tumour) and position < round(wanted * batch)
+                on_tumour = bool(self._with_tumour) and position < round(fraction * batch)
                 index, z = next(positive if on_tumour else negative)
                 volume = self._volumes[index]
                 if self._data.spatial_dims == 2:
@@ -119,29 +118,33 @@ def _cut(
     centre: Sequence[int] | None,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """A patch around a voxel, as near as the volume's edges let it, or anywhere.
+    """Cuts a patch at random, or centred on a voxel as closely as the volume's edges allow.
 
     A volume smaller than the patch is padded with zeros on both sides, as in the sliding inference.
 
     Args:
         volume: "image" and "label", each (channels, X, Y, Z).
-        size: of the patch.
-        centre: voxel, or None for anywhere.
-        rng: decides where, if anywhere.
+        size: size of the patch.
+        centre: central voxel, or None for a random position.
+        rng: source of the random position.
     """
     shape = volume["image"].shape[1:]
-    short = [max(0, wanted - given) for wanted, given in zip(size, shape, strict=True)]
-    before = [missing // 2 for missing in short]
+    padding = [max(0, length - given) for length, given in zip(size, shape, strict=True)]
+    before = [total // 2 for total in padding]
     window = [slice(None)]
-    for axis, wanted in enumerate(size):
-        room = shape[axis] + short[axis] - wanted
+    for axis, length in enumerate(size):
+        room = shape[axis] + padding[axis] - length
         if centre is None:
             start = int(rng.integers(room + 1))
         else:
-            start = min(max(centre[axis] + before[axis] - wanted // 2, 0), room)
-        window.append(slice(start, start + wanted))
-    margins = [m for one, all_ in zip(before, short, strict=True) for m in (all_ - one, one)][::-1]
-    if any(short):
+            start = min(max(centre[axis] + before[axis] - length // 2, 0), room)
+        window.append(slice(start, start + length))
+    margins = [
+        margin
+        for first, total in zip(before, padding, strict=True)
+        for margin in (total - first, first)
+    ][::-1]
+    if any(padding):
         volume = {key: torch.nn.functional.pad(part, margins) for key, part in volume.items()}
     return {key: part[tuple(window)] for key, part in volume.items()}
 
@@ -153,5 +156,5 @@ def _visit(items: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[t
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Without MONAI's metadata, whose bookkeeping costs more than the work on a small sample."""
+    """Strips MONAI's metadata, whose bookkeeping costs more than the work on a small sample."""
     return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor

@@ -1,12 +1,12 @@
-"""The checks of one hospital's folder, before it trains.
+"""Checks one hospital's folder before it trains.
 
-* Bad data raise nothing: they become findings. Only a folder without a readable `dataset.json` is
-  an error of usage, because then there is nothing to check.
+* Bad data become findings, not exceptions. Only a folder without a readable `dataset.json` is a
+  usage error, because there is nothing to check.
 * Nothing is written, and no file outside the folder is opened.
-* One case is in memory at a time.
+* Only one case is in memory at a time.
 
-The codes are in `consortium.core.finding_codes`. What "far" means for the outliers is in
-`consortium.core.outliers`; they need 8 cases.
+The codes are in `consortium.core.finding_codes`. `consortium.core.outliers` has the limits of the
+outliers, which need 8 cases.
 """
 
 from collections import Counter
@@ -34,17 +34,16 @@ def check_folder(
     """Checks one hospital's folder.
 
     Args:
-        folder: holds `dataset.json` and the files it lists.
-        settings: of the job that the hospital is to train; without them the folder is checked
-            against its own `dataset.json` alone.
-        progress: called after each case with the number of cases done and of all.
+        folder: folder with `dataset.json` and the files it lists.
+        settings: settings of the job; without them, the folder is checked against its own
+            `dataset.json` alone.
+        progress: called after each case with the number of cases done and in total.
 
     Returns:
-        Errors first, else in the order of the cases.
+        Findings: errors first, then in the order of the cases.
 
     Raises:
-        UsageError: there is no such folder, or no usable `dataset.json` in it; see
-            `read_datalist`.
+        UsageError: the folder or a usable `dataset.json` is missing; see `read_datalist`.
     """
     datalist = read_datalist(folder.absolute())
     data = settings.data if settings else None
@@ -66,31 +65,32 @@ def check_folder(
 
 
 def _check_names(datalist: Datalist, data: Data | None) -> list[Finding]:
-    """Compares what `dataset.json` calls channels and labels with what the job calls them."""
-    found = [
+    """Compares the names of channels and labels in `dataset.json` with the job's."""
+    findings = [
         warning("label-name", _LIST, f"value {value} has no name")
         for value, name in datalist.labels.items()
         if not name.strip()
     ]
     if data is None:
-        return found
+        return findings
     if [c.casefold() for c in datalist.channels] != [c.casefold() for c in data.channels]:
         detail = (
-            f"the job wants {', '.join(data.channels)}; here are {', '.join(datalist.channels)}"
+            f"the job needs {', '.join(data.channels)}; the data have"
+            f" {', '.join(datalist.channels)}"
         )
-        found.append(error("wrong-channels", _LIST, detail))
+        findings.append(error("wrong-channels", _LIST, detail))
     for structure, values in data.labels.items():
         name = datalist.labels.get(values[0], "").strip()
-        # A structure of several values is a region, which dataset.json has no name for.
+        # A structure of several values is a region, and dataset.json does not name regions.
         if len(values) == 1 and name and name.casefold() != structure.casefold():
             detail = f"value {values[0]} is {name} here and {structure} in the job"
-            found.append(warning("label-name", _LIST, detail))
-    return found
+            findings.append(warning("label-name", _LIST, detail))
+    return findings
 
 
 def _check_listing(datalist: Datalist) -> list[Finding]:
-    """Finds entries that are listed twice, and counts the patients."""
-    found = []
+    """Finds duplicate entries and counts the patients."""
+    findings = []
     patients: dict[str, Case] = {}
     images: dict[Path, str] = {}
     masks: dict[Path, str] = {}
@@ -104,31 +104,32 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
             first = earlier.images[0]
             also = "" if first == case.images[0] else f", also with {_name(datalist, first)}"
             detail = f"patient {case.patient} is listed more than once{also}"
-            found.append(error("duplicate-patient", _name(datalist, case.images[0]), detail))
+            findings.append(error("duplicate-patient", _name(datalist, case.images[0]), detail))
         elif shared:
             detail = f"patients {images[shared]} and {case.patient} share this image"
-            found.append(error("duplicate-patient", _name(datalist, shared), detail))
+            findings.append(error("duplicate-patient", _name(datalist, shared), detail))
         elif case.label in masks:
             detail = f"patients {masks[case.label]} and {case.patient} share this mask"
-            found.append(error("duplicate-mask", _name(datalist, case.label), detail))
+            findings.append(error("duplicate-mask", _name(datalist, case.label), detail))
         patients.setdefault(case.patient, case)
         for path in case.images:
             images.setdefault(path, case.patient)
         masks.setdefault(case.label, case.patient)
     if scans:
         detail = (
-            f"{len(scans)} patients have several scans ({sum(scans.values())} more); they stay"
-            " together in training or in validation"
+            f"{len(scans)} patients have several scans ({sum(scans.values())} more); a patient's"
+            " scans stay together in training or in validation"
         )
-        found.append(warning("several-scans", _LIST, detail))
+        findings.append(warning("several-scans", _LIST, detail))
     if patients and datalist.validation >= patients.keys():
-        found.append(error("nothing-to-train", _LIST, "all patients are listed for validation"))
+        findings.append(error("nothing-to-train", _LIST, "all patients are listed for validation"))
     if len(patients) < FEWEST_PATIENTS:
         detail = (
-            f"{len(patients)} listed; fewer than {FEWEST_PATIENTS} can hardly train or validate"
+            f"{len(patients)} patients; fewer than {FEWEST_PATIENTS} are hardly enough to train"
+            " or validate"
         )
-        found.append(warning("too-few-patients", _LIST, detail))
-    return found
+        findings.append(warning("too-few-patients", _LIST, detail))
+    return findings
 
 
 def _name(datalist: Datalist, path: Path) -> str:
@@ -136,14 +137,14 @@ def _name(datalist: Datalist, path: Path) -> str:
 
 
 def _check_copies(images: Sequence[ImageFacts]) -> list[Finding]:
-    found = []
+    findings = []
     seen: dict[bytes, ImageFacts] = {}
     for image in images:
         first = seen.setdefault(image.digest, image)
         if first.patient != image.patient and first.file != image.file:
             detail = f"the same voxels as {first.file}, of another patient"
-            found.append(error("duplicate-image", image.file, detail))
-    return found
+            findings.append(error("duplicate-image", image.file, detail))
+    return findings
 
 
 def _check_presence(datalist: Datalist, data: Data | None, labels: set[int]) -> list[Finding]:

@@ -1,8 +1,8 @@
-"""The cases of one hospital and their split into training and validation by patient.
+"""Reads the cases of one hospital and splits them into training and validation by patient.
 
-Read from a `dataset.json` in the layout of the Medical Segmentation Decathlon (Antonelli et al.,
-Nat Commun 13:4128, 2022). A patient is never on both sides of the split, and which side is a
-function of the patient's id alone: adding patients moves none of the others.
+The list is a `dataset.json` in the layout of the Medical Segmentation Decathlon (Antonelli et al.,
+Nat Commun 13:4128, 2022). All cases of a patient are on one side of the split, which depends on
+the patient's id alone: adding patients moves none of the others.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ class Case:
 
     Attributes:
         patient: id of the patient; never leaves the hospital.
-        image: absolute path of a NIfTI file or of a DICOM series' folder; several are one a
+        image: absolute path of a NIfTI file or of a DICOM series' folder; several paths are one a
             channel.
         label: absolute path of the mask, NIfTI or a DICOM segmentation (.dcm).
-        named: whether the file names the patient, else the image's file name stands for it.
-        values: the mask's value of each name that a segment of a DICOM segmentation may have.
+        named: whether the list names the patient; else the image's file name is the id.
+        values: the mask's value for each name that a segment of a DICOM segmentation may have.
     """
 
     patient: str
@@ -36,21 +36,20 @@ class Case:
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The paths of the image, one or one a channel."""
+        """The paths of the image: one, or one for each channel."""
         return (self.image,) if isinstance(self.image, Path) else self.image
 
 
 @dataclass(frozen=True, slots=True)
 class Datalist:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
     Attributes:
         folder: the hospital's folder.
-        channels: names of the channels by their order, as the file gives them.
-        labels: names of the mask's values, 0 included, as the file gives them.
+        channels: names of the channels in their order, as in the file.
+        labels: names of the mask's values, 0 included, as in the file.
         cases: the labelled cases, in the file's order.
-        validation: patients that the file itself puts aside for validation (an optional list
-            `validation` beside `training`); empty if it names none.
+        validation: patients in the file's optional list `validation`; empty if there is none.
     """
 
     folder: Path
@@ -62,22 +61,22 @@ class Datalist:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A hospital's cases by what they are used for, each sorted by patient."""
+    """A hospital's training and validation cases, each sorted by patient."""
 
     training: tuple[Case, ...]
     validation: tuple[Case, ...]
 
 
 def patient_of(entry: dict[str, Any]) -> str:
-    """The patient's id of an entry: its `patient`, else the image's file name without suffixes.
+    """The patient's id in an entry: its `patient`, else the image's file name without suffixes.
 
     Raises:
-        ValueError: an image of several files names no patient.
+        ValueError: the entry has an image of several files and no patient.
     """
     if "patient" in entry:
         return str(entry["patient"])
     if isinstance(entry["image"], list):
-        raise ValueError("an image of several files without its patient")
+        raise ValueError("an image of several files needs a patient")
     name = Path(str(entry["image"])).name
     for suffix in (".nii.gz", ".nii", ".dcm"):
         name = name.removesuffix(suffix)
@@ -85,7 +84,7 @@ def patient_of(entry: dict[str, Any]) -> str:
 
 
 def read_datalist(folder: Path) -> Datalist:
-    """Reads a hospital's `dataset.json`. Image files are not opened.
+    """Reads a hospital's `dataset.json` without opening image files.
 
     Raises:
         UsageError: `missing-folder`, `missing-file`, `bad-json`, `bad-datalist` or
@@ -113,7 +112,7 @@ def read_datalist(folder: Path) -> Datalist:
             )
             for entry, _ in entries
         )
-        validation = frozenset(patient_of(entry) for entry, aside in entries if aside)
+        validation = frozenset(patient_of(entry) for entry, held_out in entries if held_out)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             "bad-datalist",
@@ -122,7 +121,7 @@ def read_datalist(folder: Path) -> Datalist:
             "follow the layout in docs/hospital.md",
         ) from None
     if not cases:
-        raise UsageError("empty-hospital", "no cases are listed", str(path), "list them")
+        raise UsageError("empty-hospital", "it lists no cases", str(path), "list them")
     return Datalist(folder, channels, labels, cases, validation)
 
 
@@ -131,19 +130,20 @@ def _paths(folder: Path, image: Any) -> Path | tuple[Path, ...]:
         path: Path = folder / image
         return path
     if not image:
-        raise ValueError("an image of no file")
+        raise ValueError("an image without a file")
     return tuple(folder / name for name in image)
 
 
 def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
-    """Splits by patient: those the file names, else those whose hash is below the fraction.
+    """Splits the cases by patient.
 
-    A hospital with two patients or more always has one on each side: where the hash puts all on
-    one side, the patient with the lowest hash validates or the one with the highest trains.
+    The validation patients are those that the file names, else those whose hash is below the
+    fraction. A hospital with two or more patients has at least one on each side: if the hash puts
+    all on one side, the patient with the lowest hash validates or the one with the highest trains.
 
     Args:
         datalist: the hospital's cases.
-        validation_fraction: in [0, 1]; 0 validates nobody.
+        validation_fraction: share of patients, in [0, 1]; 0 selects nobody for validation.
     """
     chosen = validation_patients(
         {case.patient for case in datalist.cases}, datalist.validation, validation_fraction

@@ -1,7 +1,8 @@
-"""`consortium evaluate` where the patients have scans.
+"""Implements `consortium evaluate` for scans.
 
-Every labelled patient is scored, those that the model was trained on included, on the grid of the
-original file. A model of other channels or labels than the data is refused before any is read.
+All labelled patients are scored on the grid of the original file, including those that the model
+was trained on. A model whose channels or labels differ from the data is refused before any scan is
+read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from consortium.tasks.base import CheckProgress, TrainedModel
 from consortium.tasks.evaluation import ALL, Evaluation, ScoreTable
-from consortium.tasks.scores import Summary, summarise
+from consortium.tasks.scores import ScoreSummary, summarise
 from consortium.tasks.segmentation.datalist import read_datalist
 from consortium.tasks.segmentation.inference import load_case, predict_case
 from consortium.tasks.segmentation.match import require_data
@@ -18,8 +19,8 @@ from consortium.tasks.segmentation.scores import score_case
 
 METRICS = ("dice", "hd95")
 
-Summaries = Mapping[str, Mapping[str, Summary]]
-"""By metric and structure."""
+Summaries = Mapping[str, Mapping[str, ScoreSummary]]
+"""Summaries by metric and structure."""
 
 
 def evaluate_scans(
@@ -28,7 +29,7 @@ def evaluate_scans(
     """Scores a model by Dice, HD95 in mm and volumes in mL.
 
     Raises:
-        Refused: a hospital's data have other channels or labels.
+        Refused: a hospital's data have other channels or labels than the model.
         UsageError: a hospital's list or a scan cannot be read.
     """
     hospitals = {name: read_datalist(folder) for name, folder in folders.items()}
@@ -115,7 +116,7 @@ def _rows(
     return rows
 
 
-def _columns(summary: Summary, digits: int) -> tuple[str, str]:
+def _columns(summary: ScoreSummary, digits: int) -> tuple[str, str]:
     if summary.mean is None or summary.median is None:
         return "-", "-"
     mean = f"{summary.mean:.{digits}f}"

@@ -1,8 +1,8 @@
-"""From a scan to a mask on the scan's own grid.
+"""Predicts a mask on a scan's own grid.
 
-Preprocessing, sliding inference and the way back to the original grid are MONAI's and the same as
-in a model's bundle. Probabilities, not masks, travel back, and are cut at a half at the end. Where
-no two structures share a value of the mask, at most one of them holds a voxel: the most probable.
+Preprocessing, sliding inference and the return to the original grid are MONAI's, as in a model's
+bundle. Probabilities, not masks, are resampled to the original grid and thresholded at a half. If
+no two structures share a value of the mask, a voxel belongs to the most probable one at most.
 """
 
 import gzip
@@ -23,28 +23,28 @@ from consortium.core.config_builder import ConfigBuilder
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file
 from consortium.core.findings import Finding
-from consortium.imaging.grids import on_grid, one_grid
+from consortium.imaging.grids import align_to_grid, same_grid
 from consortium.imaging.volumes import is_dicom, read_mask
 from consortium.tasks.segmentation.settings import Data, SegmentationSettings
 from consortium.tasks.segmentation.transforms import build_preprocessing
 
 SLICES = 32
-"""Slices of a batch in 2-D."""
+"""Slices in a batch of inference, 2-D."""
 
 PATCHES = 2
-"""Patches of a batch in 3-D."""
+"""Patches in a batch of inference, 3-D."""
 
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A patient's image, ready for the network, and the mask that it is compared with.
+    """A patient's preprocessed image and its reference mask.
 
     Attributes:
-        image: preprocessed, float32 (C, X, Y, Z); remembers how to undo the preprocessing.
+        image: preprocessed, float32 (C, X, Y, Z); records how to undo the preprocessing.
         label_original: uint8 (L, x, y, z) of zeros and ones on the file's grid, or None.
-        affine_original: (4, 4) voxel to mm of the file.
+        affine_original: (4, 4), the file's voxel to mm.
         spacing_original: size of the file's voxels, mm.
     """
 
@@ -57,8 +57,8 @@ class PreparedCase:
 def inferer_config(data: Data) -> dict[str, Any]:
     """The MONAI bundle configuration of the sliding inference, with id `inferer`.
 
-    2-D: all slices of the last axis. 3-D: patches that overlap by a quarter, blended with Gaussian
-    weights; a volume smaller than the patch is padded with zeros.
+    In 2-D, it predicts all slices of the last axis. In 3-D, patches overlap by a quarter and are
+    blended with Gaussian weights; a volume smaller than the patch is padded with zeros.
     """
     if data.spatial_dims == 2:
         return {
@@ -85,30 +85,30 @@ def load_case(
     """Reads and preprocesses one patient.
 
     Args:
-        settings: of the model.
+        settings: settings of the model.
         image: NIfTI of (x, y, slice, channel), or (x, y, slice) with one channel, or the folder of
             a DICOM series; or several, one a channel.
         label: mask on the same grid, NIfTI or a DICOM segmentation, or None.
-        values: the mask's value of each name that a segment of a DICOM segmentation may have; the
-            model's structures by default.
+        values: the mask's value for each name that a segment of a DICOM segmentation may have; by
+            default the model's structures.
 
     Raises:
         UsageError: `missing-file`, `unreadable-image`, `mask-mismatch` for a mask on another grid,
-            `channel-mismatch` for channels on several, or a code of
-            `consortium.tasks.segmentation.checks` for what is wrong with a DICOM series.
-        Refused: `wrong-channels` for another number of channels than the model's.
+            `channel-mismatch` for channels on different grids, or a code of
+            `consortium.core.finding_codes` for an invalid DICOM series.
+        Refused: `wrong-channels` if the number of channels differs from the model's.
     """
     scans = [_open(path) for path in ((image,) if isinstance(image, Path) else image)]
-    scan, where = scans[0], scans[0].path
+    scan, path = scans[0], scans[0].path
     if len(scans) > 1:
-        _require_one_grid(scans)
+        _require_same_grid(scans)
     channels = sum(scan.channels for scan in scans)
     expected = settings.data.channels
     if channels != len(expected):
         raise Refused(
             "wrong-channels",
             f"the image has {channels} channel(s), the model takes {len(expected)}",
-            str(where),
+            str(path),
             f"give {', '.join(expected)} in this order",
         )
     label_original = None
@@ -119,13 +119,13 @@ def load_case(
     try:
         prepared = _preprocessing(settings.data)({"image": image})["image"]
     except Exception as error:
-        raise _unreadable(where, error) from error
+        raise _unreadable(path, error) from error
     if not torch.isfinite(prepared).all():
         raise UsageError(
-            "unreadable-image", "the image holds voxels that are no number", str(where), "repair it"
+            "unreadable-image", "the image holds NaN or infinite voxels", str(path), "repair it"
         )
     for operation in prepared.applied_operations:
-        # MONAI undoes a transform by the identity of its object, which does not survive pickling.
+        # MONAI inverts a transform by the identity of its object, which does not survive pickling.
         operation[TraceKeys.ID] = TraceKeys.NONE
     spacing = nibabel.affines.voxel_sizes(scan.affine)
     return PreparedCase(
@@ -143,14 +143,14 @@ def predict_probabilities(
     device: torch.device | str,
     before_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """The probability of each structure on the preprocessed grid.
+    """Predicts the probability of each structure on the preprocessed grid.
 
     Args:
-        network: on `device`; evaluated, then left in the mode it was in.
+        network: network on `device`; its training mode is restored afterwards.
         image: preprocessed, (C, X, Y, Z).
-        settings: of the model.
-        device: where the network is.
-        before_batch: called before each batch; what it raises stops the work.
+        settings: settings of the model.
+        device: device of the network.
+        before_batch: called before each batch; it may raise to stop.
 
     Returns:
         float32 (L, X, Y, Z) on the CPU.
@@ -160,14 +160,14 @@ def predict_probabilities(
     was_training = network.training
     network.eval()
 
-    def one_batch(inputs: torch.Tensor) -> torch.Tensor:
+    def predict_batch(inputs: torch.Tensor) -> torch.Tensor:
         before_batch()
         outputs: torch.Tensor = network(inputs)
         return outputs
 
     try:
         with torch.no_grad():
-            logits = inferer(image.as_tensor()[None].to(device), one_batch)[0]
+            logits = inferer(image.as_tensor()[None].to(device), predict_batch)[0]
             return torch.sigmoid(logits.float()).cpu()
     finally:
         network.train(was_training)
@@ -176,33 +176,33 @@ def predict_probabilities(
 def restore(
     probabilities: torch.Tensor, image: MetaTensor, settings: SegmentationSettings
 ) -> torch.Tensor:
-    """Takes probabilities from the preprocessed grid back to the file's, by linear interpolation.
+    """Resamples probabilities from the preprocessed grid to the file's, by linear interpolation.
 
     Args:
         probabilities: (L, X, Y, Z).
-        image: the preprocessed image, which remembers the way.
-        settings: of the model.
+        image: the preprocessed image, which records the transforms.
+        settings: settings of the model.
 
     Returns:
         float32 (L, x, y, z).
     """
-    back = Invertd(
+    invert = Invertd(
         "probability", _preprocessing(settings.data), orig_keys="image", nearest_interp=False
     )
-    restored = back({"image": image, "probability": MetaTensor(probabilities)})["probability"]
+    restored = invert({"image": image, "probability": MetaTensor(probabilities)})["probability"]
     return torch.as_tensor(restored.as_tensor())
 
 
 def binarise(probabilities: torch.Tensor, settings: SegmentationSettings) -> torch.Tensor:
-    """Where each structure is.
+    """Thresholds probabilities into a mask for each structure.
 
     Args:
         probabilities: (L, x, y, z).
-        settings: of the model; see `exclusive`.
+        settings: settings of the model; see `exclusive`.
 
     Returns:
-        uint8 (L, x, y, z): the probability is above a half and, for exclusive structures, the
-        largest (the first of equals).
+        uint8 (L, x, y, z): 1 where the probability is above a half and, for exclusive structures,
+        the largest (the first in a tie).
     """
     present = probabilities > THRESHOLD
     if exclusive(settings.data):
@@ -228,11 +228,11 @@ def predict_case(
 
 
 def to_mask(binary: torch.Tensor, settings: SegmentationSettings) -> torch.Tensor:
-    """Paints structures into one mask, each with its first value, later ones over earlier ones.
+    """Merges structures into one mask, each with its first value, later ones over earlier ones.
 
     Args:
         binary: (L, x, y, z) of zeros and ones.
-        settings: of the model.
+        settings: settings of the model.
 
     Returns:
         uint8 (x, y, z).
@@ -246,7 +246,7 @@ def to_mask(binary: torch.Tensor, settings: SegmentationSettings) -> torch.Tenso
 def write_mask(
     path: Path, mask: torch.Tensor, affine: np.ndarray[Any, np.dtype[np.float64]]
 ) -> None:
-    """Writes a mask as NIfTI, whole or not at all; the same mask gives the same bytes.
+    """Writes a mask as NIfTI, atomically; the same mask gives the same bytes.
 
     Args:
         path: ends in .nii or .nii.gz.
@@ -262,8 +262,8 @@ def write_mask(
     if path.name.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
 
-    def write(beside: Path) -> None:
-        beside.write_bytes(content)
+    def write(partial: Path) -> None:
+        partial.write_bytes(content)
 
     replace_file(path, write)
 
@@ -285,7 +285,7 @@ def _cached_preprocessing(data: str) -> Compose:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A file or a series whose voxels are not read yet."""
+    """The headers of a file or a series; its voxels are not read yet."""
 
     path: Path
     shape: tuple[int, ...]
@@ -313,19 +313,19 @@ def _open_series(path: Path) -> _Scan:
     return _Scan(path, series.shape, 1, series.affine, series.reference)
 
 
-def _require_one_grid(scans: Sequence[_Scan]) -> None:
+def _require_same_grid(scans: Sequence[_Scan]) -> None:
     first = scans[0]
     for scan in scans:
         if scan.channels != 1:
-            what = "a channel of its own has several channels"
-        elif scan.shape != first.shape or not one_grid(scan.shape, scan.affine, first.affine):
-            what = "the channels lie on different grids"
+            problem = "a file of one channel has several channels"
+        elif scan.shape != first.shape or not same_grid(scan.shape, scan.affine, first.affine):
+            problem = "the channels lie on different grids"
         elif scan.reference and first.reference and scan.reference != first.reference:
-            what = "the channels have different frames of reference"
+            problem = "the channels have different frames of reference"
         else:
             continue
         raise UsageError(
-            "channel-mismatch", what, str(scan.path), "resample the channels to one grid"
+            "channel-mismatch", problem, str(scan.path), "resample the channels to one grid"
         )
 
 
@@ -360,18 +360,20 @@ def _unreadable(path: Path, problem: BaseException | None) -> UsageError:
 
 
 def _unusable(path: Path, finding: Finding) -> UsageError:
-    what = finding.detail
+    detail = finding.detail
     if Path(finding.file) != Path(path.name):
-        what = f"{Path(finding.file).name}: {what}"
-    return UsageError(finding.code, what, str(path), "export it again, as it was scanned")
+        detail = f"{Path(finding.file).name}: {detail}"
+    return UsageError(finding.code, detail, str(path), "export it again, as it was scanned")
 
 
 def _read_label(data: Data, label: Path, scan: _Scan, values: Mapping[str, int]) -> torch.Tensor:
     if label.suffix.lower() == ".dcm":
-        found = read_mask(label.parent, label, values, scan.shape, scan.affine, scan.reference)
-        if isinstance(found, Finding):
-            raise _unusable(label, found)
-        voxels = found.voxels.astype(np.float32)
+        segmentation = read_mask(
+            label.parent, label, values, scan.shape, scan.affine, scan.reference
+        )
+        if isinstance(segmentation, Finding):
+            raise _unusable(label, segmentation)
+        voxels = segmentation.voxels.astype(np.float32)
     else:
         mask = _open_nifti(label)
         try:
@@ -381,21 +383,23 @@ def _read_label(data: Data, label: Path, scan: _Scan, values: Mapping[str, int])
         if stored.ndim == 4 and stored.shape[3] == 1:
             stored = stored[..., 0]
         aligned = (
-            on_grid(stored, mask.affine, scan.shape, scan.affine) if stored.ndim == 3 else None
+            align_to_grid(stored, mask.affine, scan.shape, scan.affine)
+            if stored.ndim == 3
+            else None
         )
         if aligned is None:
             raise UsageError(
                 "mask-mismatch",
-                f"the mask's shape {stored.shape} or affine is not that of the image "
+                f"the mask's shape {stored.shape} or affine differs from that of the image "
                 f"{scan.path.name}, {scan.shape}",
                 str(label),
                 "resample the mask to the image's grid",
             )
         voxels = np.ascontiguousarray(aligned)
-    found_voxels = torch.from_numpy(voxels)
+    mask_values = torch.from_numpy(voxels)
     return torch.stack(
         [
-            torch.isin(found_voxels, torch.tensor(group, dtype=torch.float32)).to(torch.uint8)
+            torch.isin(mask_values, torch.tensor(group, dtype=torch.float32)).to(torch.uint8)
             for group in data.labels.values()
         ]
     )

@@ -1,8 +1,8 @@
-"""From a case's files to tensors, whatever they are: NIfTI, DICOM series, DICOM segmentations.
+"""Loads a case's files as tensors: NIfTI, DICOM series and DICOM segmentations.
 
-NIfTI goes through MONAI's own reader, so that a model's bundle, which has nothing else, sees the
-same tensor. A DICOM series gives the tensor that the same scan gives as NIfTI, but for the order
-and the sense of the axes, which the affine says and the preprocessing undoes.
+NIfTI goes through MONAI's own reader, so that a model's bundle, which has no other reader, gets the
+same tensor. A DICOM series gives the same tensor as the scan's NIfTI file, except for the order and
+direction of the axes, which the affine records and the preprocessing undoes.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,19 +17,19 @@ from monai.transforms.io.array import switch_endianness
 from monai.utils.enums import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from consortium.imaging.grids import on_grid, one_grid
+from consortium.imaging.grids import align_to_grid, same_grid
 from consortium.imaging.volumes import is_dicom
 
 
 class SeriesReader(ImageReader):  # type: ignore[misc]
     """MONAI's interface to `consortium.imaging.dicom`.
 
-    MONAI's own PydicomReader orders slices by their numbers, which need not follow their places,
-    and stacks whatever a folder holds: gaps, copies and other series go unnoticed.
+    MONAI's own PydicomReader orders slices by number, which need not be the order of position, and
+    stacks all files of a folder: gaps, copies and other series go unnoticed.
     """
 
     def verify_suffix(self, filename: Any) -> bool:
-        """Whether a path is that of a series."""
+        """Whether a path is a series."""
         return not isinstance(filename, list) and is_dicom(Path(str(filename)))
 
     def read(self, data: Any, **kwargs: Any) -> Any:
@@ -44,7 +44,7 @@ class SeriesReader(ImageReader):  # type: ignore[misc]
         return open_series(Path(path), Path(path).name)
 
     def get_data(self, img: Any) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Reads the pixels; returns (column, row, slice) and what MONAI wants to know."""
+        """Reads the pixels; returns (column, row, slice) and MONAI's metadata."""
         return img.voxels(), {
             MetaKeys.AFFINE: img.affine,
             MetaKeys.ORIGINAL_AFFINE: img.affine.copy(),
@@ -58,8 +58,8 @@ class LoadCased(MapTransform):  # type: ignore[misc]
     """Loads an image and its masks.
 
     Args:
-        keys: the first is the image, a path or one a channel; the others are masks. An item
-            `values`, the mask's value of each name of a segment, is taken away.
+        keys: the first is the image, a path or one a channel; the others are masks. The item
+            `values`, the mask's value for each segment name, is removed.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ class LoadCased(MapTransform):  # type: ignore[misc]
         """Returns `data` with MetaTensors (channels, x, y, slice).
 
         Raises:
-            UnusableSeries: a DICOM file is unfit.
+            UnusableSeries: a DICOM file is unusable.
             ValueError: the channels' grids differ.
         """
         result = dict(data)
@@ -92,7 +92,7 @@ class LoadCased(MapTransform):  # type: ignore[misc]
         first, *others = (self._volume(path) for path in paths)
         grid = first.affine.numpy()
         for other in others:
-            if other.shape != first.shape or not one_grid(
+            if other.shape != first.shape or not same_grid(
                 first.shape[1:], other.affine.numpy(), grid
             ):
                 raise ValueError("the channels' grids differ")
@@ -100,15 +100,15 @@ class LoadCased(MapTransform):  # type: ignore[misc]
         return first
 
     def _volume(self, path: str | Path) -> MetaTensor:
-        # What MONAI's LoadImage does with the one reader that fits. It would make all its readers,
-        # one of which warns and logs wherever pydicom is installed, and try others where one fails.
+        # Does what MONAI's LoadImage does, with one reader. LoadImage creates all its readers, one
+        # of which warns and logs wherever pydicom is installed, and tries others if one fails.
         reader = self._series if is_dicom(Path(path)) else self._nifti
         voxels, meta = reader.get_data(reader.read(str(path)))
         volume = MetaTensor.ensure_torch_and_prune_meta(
             np.asarray(voxels, np.float32), switch_endianness(meta, "<")
         )
-        found: MetaTensor = self._first(volume, meta_dict=meta)
-        return found
+        channel_first: MetaTensor = self._first(volume, meta_dict=meta)
+        return channel_first
 
     def _mask(self, path: Path, values: Mapping[str, int], image: MetaTensor) -> MetaTensor:
         shape, affine = tuple(image.shape[1:]), image.affine.numpy()
@@ -119,7 +119,7 @@ class LoadCased(MapTransform):  # type: ignore[misc]
         else:
             mask = self._volume(path)
             aligned = (
-                on_grid(mask[0].numpy(), mask.affine.numpy(), shape, affine)
+                align_to_grid(mask[0].numpy(), mask.affine.numpy(), shape, affine)
                 if len(mask) == 1
                 else None
             )

@@ -1,4 +1,4 @@
-"""Pictures of scans: the true outline of a structure and that of a model."""
+"""Draws scans with the true outline of a structure and a model's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +19,14 @@ def draw_scans(model: TrainedModel, folders: Mapping[str, Path]) -> list[Picture
     """Draws one validation patient of each hospital.
 
     Args:
-        model: whose outlines are drawn.
-        folders: of the hospitals, by name.
+        model: the model whose outlines are drawn.
+        folders: the hospitals' folders, by name.
     """
     return [_draw(folder, model.settings, model.network) for folder in folders.values()]
 
 
 def _draw(hospital: Path, settings: SegmentationSettings, network: torch.nn.Module) -> Picture:
-    """The slice with the most tumour of the hospital's first validation patient."""
+    """Draws the slice with the most tumour of the hospital's first validation patient."""
     split = split_cases(read_datalist(hospital), settings.data.validation_fraction)
     case = split.validation[0]
     assert isinstance(case.image, Path)
@@ -46,7 +46,7 @@ def _draw(hospital: Path, settings: SegmentationSettings, network: torch.nn.Modu
     return Picture(
         hospital=hospital.name,
         title=f"{hospital.name}, scan {case.patient}",
-        caption="FLAIR, the slice with the most tumour. The true outline is blue, the shared"
+        caption="FLAIR, the slice with the most tumour. The true outline is blue, the federated"
         f" model's is yellow. Dice of the whole scan: {overlap:.3f}.",
         png=side_by_side(
             scan.get_fdata()[:, :, z, 1], truth_mask[:, :, z], predicted_mask[:, :, z]

@@ -1,7 +1,7 @@
-"""`consortium predict` where the patients have scans.
+"""Implements `consortium predict` for scans.
 
-The mask lies on the scan's own grid, with its shape and affine, and is written whole or not at all.
-Of a DICOM series it can be a DICOM segmentation, which an archive keeps beside the series.
+The mask has the shape and affine of the scan and is written atomically. For a DICOM series, it can
+be a DICOM segmentation, which an archive stores with the series.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ def predict_scan(
     progress: CheckProgress,
     say: Callable[[str], None],
 ) -> None:
-    """Writes the mask of one scan.
+    """Predicts and writes the mask of one scan.
 
     Raises:
-        Refused: the mask would replace what is read, or the scan has other channels.
-        UsageError: the scan or the output cannot be used.
+        Refused: the mask would replace an input, or the scan has other channels than the model.
+        UsageError: the scan or the output path is invalid.
     """
     _require_output(output, inputs)
     case = load_case(model.settings, inputs[0] if len(inputs) == 1 else tuple(inputs), None)
@@ -52,21 +52,21 @@ def _require_output(output: Path, images: Sequence[Path]) -> None:
             "bad-output",
             "a mask is a NIfTI or a DICOM file",
             str(output),
-            "name it .nii.gz or .dcm",
+            "name a .nii.gz or .dcm file",
         )
     if output.suffix == DICOM and any(image.name.endswith(NIFTI) for image in images):
         raise UsageError(
             "bad-output",
-            "a DICOM segmentation is of a DICOM series, the scan is NIfTI",
+            "a DICOM segmentation needs a DICOM series, and the scan is NIfTI",
             str(output),
-            "name it .nii.gz",
+            "name a .nii.gz file",
         )
     if not output.parent.is_dir():
-        raise UsageError("missing-folder", "no such folder", str(output.parent), "make it first")
+        raise UsageError("missing-folder", "no such folder", str(output.parent), "create it first")
     for image in images:
         if output.resolve() == image.resolve():
             raise Refused(
-                "same-file", "the mask would replace the scan", str(output), "name another"
+                "same-file", "the mask would replace the scan", str(output), "name another file"
             )
         if image.is_dir() and output.resolve().parent == image.resolve():
             raise Refused(

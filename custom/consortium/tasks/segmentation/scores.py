@@ -1,7 +1,7 @@
-"""How well predicted masks agree with the reference, patient by patient and over patients.
+"""Scores predicted masks against the reference, for each patient and over patients.
 
-All is measured on the grid of the original file. Dice of two empty masks is 1, of one empty mask 0.
-HD95 of two empty masks is 0 mm; where only one is empty there is no distance, and it is None.
+Scores are measured on the grid of the original file. Dice is 1 if both masks are empty and 0 if one
+is. HD95 is 0 mm if both masks are empty and None if one is, because there is no distance.
 """
 
 import math
@@ -17,7 +17,7 @@ from consortium.tasks.scores import summarise
 
 
 def dice(predicted: torch.Tensor, truth: torch.Tensor) -> list[float]:
-    """Dice of each structure, 2 |P and T| / (|P| + |T|); 1 where both are empty.
+    """Dice of each structure, 2 |P and T| / (|P| + |T|); 1 if both are empty.
 
     Args:
         predicted: binary (L, x, y, z).
@@ -42,7 +42,7 @@ def hausdorff95(
         spacing: size of a voxel, mm.
 
     Returns:
-        0 where both masks are empty, None where one is.
+        mm of each structure; 0 if both masks are empty, None if one is.
     """
     result: list[float | None] = []
     for first, second in zip(predicted > 0, truth > 0, strict=True):
@@ -73,14 +73,14 @@ def score_case(
     *,
     distances: bool,
 ) -> dict[str, dict[str, Any]]:
-    """The scores of one patient.
+    """Scores one patient.
 
     Args:
         predicted: binary (L, x, y, z).
         truth: binary (L, x, y, z).
         spacing: size of a voxel, mm.
-        names: of the L structures.
-        distances: whether to measure HD95 and volumes too; Dice alone is cheap.
+        names: names of the L structures.
+        distances: whether to compute HD95 and volumes too, which costs more than Dice.
 
     Returns:
         {"dice": {name: value}} and, with `distances`, "hd95" in mm (see `hausdorff95`) and
@@ -106,26 +106,27 @@ def score_case(
 def group_score(
     patients: Sequence[Sequence[Mapping[str, float]]], smallest_group: int
 ) -> tuple[float, Score]:
-    """The mean Dice over patients, for the hospital's own use, and what of it may leave.
+    """Averages Dice over patients, and withholds the score of a small group.
 
     Args:
-        patients: for each patient the Dice of each scan, by structure; at least one.
+        patients: the Dice of each scan by structure, for each patient; at least one patient.
         smallest_group: a score over fewer patients is withheld.
 
     Returns:
-        The mean over patients and structures, and the score that may be sent.
+        The mean over patients and structures, for the hospital's own use, and the score that may
+        leave the hospital.
     """
     summaries = {
         name: summarise(float(np.mean([scan[name] for scan in scans])) for scans in patients)
         for name in patients[0][0]
     }
-    means = {name: float(said.mean or 0.0) for name, said in summaries.items()}
+    means = {name: float(summary.mean or 0.0) for name, summary in summaries.items()}
     value = sum(means.values()) / len(means)
     if len(patients) < smallest_group:
         return value, Score(withheld=f"fewer than {smallest_group} patients")
     intervals = {
-        name: [min(1.0, max(0.0, end)) for end in said.interval]
-        for name, said in summaries.items()
-        if said.interval is not None
+        name: [min(1.0, max(0.0, end)) for end in summary.interval]
+        for name, summary in summaries.items()
+        if summary.interval is not None
     }
     return value, Score(patients=len(patients), figures=means, interval=intervals or None)

@@ -1,4 +1,4 @@
-"""The settings of a job that outlines structures on scans."""
+"""The settings of a segmentation job."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -22,33 +22,32 @@ Flip = Literal["left-right", "back-front", "down-up"]
 
 
 class Augmentation(Section):
-    """The random changes of training, where all flips would be too many.
+    """Augmentation with chosen flips.
 
     Attributes:
-        flips: directions in which a sample may be mirrored. Structures that are told apart by
-            where they lie, such as a front and a back part, are not to be mirrored that way. A
-            slice (2-D) has no down and up.
+        flips: directions in which a sample may be flipped. Leave out a direction that tells
+            structures apart, such as a front and a back part. A slice (2-D) has no down and up.
     """
 
     flips: list[Flip]
 
 
 class Data(Section):
-    """What a hospital's folder holds and how it becomes tensors.
+    """The content of a hospital's folder and its preprocessing.
 
     Attributes:
-        spatial_dims: 2 trains on axial slices (volumes are turned to RAS first), 3 on patches.
+        spatial_dims: 2 trains on axial slices (volumes are reoriented to RAS first), 3 on patches.
         channels: names of the image's channels, in the order of the files.
-        labels: name of each structure and the values in the mask that make it up. Values may
-            belong to several structures (overlapping regions). In a predicted mask a structure is
-            painted with its first value, later structures over earlier ones.
+        labels: name of each structure and its values in the mask. A value may belong to several
+            structures (overlapping regions). A predicted mask holds the first value of each
+            structure, later structures over earlier ones.
         spacing (mm): voxel size to resample to, or null to keep the scanner's.
         size (voxels): in 2-D the in-plane size that slices are resized to; in 3-D the patch.
         intensity: normalisation of each channel of each volume.
-        validation_fraction: share of patients, chosen by a hash of the patient's id.
+        validation_fraction: share of patients for validation, chosen by a hash of the patient's id.
         tumour_fraction: share of the slices or patches of a batch that contain a structure.
         augment: random flips in every direction, affine and intensity changes in training; or an
-            object with the flips that are meant.
+            object with the flips to use.
         cache: share of the training volumes kept in memory after their first use.
     """
 
@@ -90,9 +89,9 @@ class Network(Section):
     Attributes:
         name: name of a file in `consortium.tasks.segmentation.networks`.
         features: channels of each level, top to bottom.
-        residual_units: convolutions of a level's residual unit (unet), blocks (segresnet).
-        normalisation: normalisation layers.
-        dropout: probability.
+        residual_units: convolutions in a level's residual unit (unet), blocks in it (segresnet).
+        normalisation: kind of normalisation layers.
+        dropout: probability of dropout.
     """
 
     name: NetworkName = "unet"
@@ -103,7 +102,7 @@ class Network(Section):
 
 
 class SegmentationSettings(Settings):
-    """Of a job that outlines structures on scans."""
+    """The settings of a segmentation job."""
 
     listing: ClassVar[str] = "dataset.json"
     task: Literal["segmentation"] = "segmentation"
@@ -113,7 +112,7 @@ class SegmentationSettings(Settings):
 
     @property
     def scored(self) -> ScoreSpec:
-        """The Dice of each structure."""
+        """The metrics: the Dice of each structure."""
         return ScoreSpec(
             tuple(
                 MetricSpec(name=name, figure="Dice", of=name, headline=True)
@@ -123,7 +122,7 @@ class SegmentationSettings(Settings):
 
     @property
     def has_statistics(self) -> bool:
-        """Of batch normalisation."""
+        """Whether the network has running statistics, those of batch normalisation."""
         return self.network.normalisation == "batch"
 
 

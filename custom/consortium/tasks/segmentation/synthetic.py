@@ -1,4 +1,4 @@
-"""Scans that are made up; none of the patients exists."""
+"""The generator of patients with scans; none of them exists."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ SYNTHETIC = Synthetic(
     patients="scans",
     likes=tuple(PROTOCOLS),
     generate=_generate,
-    # Short rounds: the page shall show how a model grows.
+    # Short rounds, so that the page shows how a model improves.
     rounds=24,
     assignments=("training.local_steps=20",),
     pictures=_pictures,

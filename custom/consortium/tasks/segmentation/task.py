@@ -1,7 +1,7 @@
-"""Segmentation: structures are outlined on scans, slice by slice or patch by patch.
+"""The segmentation task: outlines structures on scans, by slice or by patch.
 
-The loss is Dice plus cross-entropy, the score the Dice of each structure on the grid of the
-original file, in mean over patients.
+The loss is Dice plus cross-entropy. The score is the Dice of each structure on the grid of the
+original file, averaged over patients.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,13 +39,13 @@ from consortium.tasks.segmentation.transforms import preprocessing_config
 
 
 class SegmentationTask(LocalTask):
-    """The scans of one hospital; see `LocalTask`.
+    """The segmentation task at one hospital; see `LocalTask`.
 
     Args:
-        site: the hospital's own choices.
-        settings: the job's.
-        device: where to train.
-        progress: called while scans are read.
+        site: the hospital's own settings.
+        settings: the job's settings.
+        device: device to train on.
+        progress: called before each scan that is read.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class SegmentationTask(LocalTask):
         self.cases = len(self._split.training)
         self.patients = len({case.patient for case in self._split.training})
         # Convolutions are faster with the channels last.
-        two = settings.data.spatial_dims == 2
-        self.format = torch.channels_last if two else torch.channels_last_3d
+        flat = settings.data.spatial_dims == 2
+        self.format = torch.channels_last if flat else torch.channels_last_3d
         self._dice = DiceLoss(sigmoid=True, batch=True)
-        self._cohort: VolumeBatches | None = None
+        self._batches: VolumeBatches | None = None
         self._validation: list[tuple[str, PreparedCase]] | None = None
 
     @property
     def samples(self) -> int:
-        """Slices, or volumes in 3-D."""
+        """Number of slices, or of volumes in 3-D."""
         return self._training_batches().samples
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,12 +84,12 @@ class SegmentationTask(LocalTask):
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
     ) -> tuple[float, Score | None]:
-        """The Dice of the validation patients."""
+        """Scores a network by the Dice of the validation patients; see `LocalTask.measure`."""
         cases = self._validation_cases()
         if not cases:
             return 0.0, None
         names = list(self._settings.data.labels)
-        found: dict[str, list[dict[str, float]]] = {}
+        dice_of: dict[str, list[dict[str, float]]] = {}
         for done, (patient, case) in enumerate(cases):
             progress(done, len(cases))
             predicted = predict_case(network, case, self._settings, self._device, pulse)
@@ -97,14 +97,14 @@ class SegmentationTask(LocalTask):
             scores = score_case(
                 predicted, case.label_original, case.spacing_original, names, distances=False
             )
-            found.setdefault(patient, []).append(scores["dice"])
-        return group_score(list(found.values()), self._site.smallest_group)
+            dice_of.setdefault(patient, []).append(scores["dice"])
+        return group_score(list(dice_of.values()), self._site.smallest_group)
 
     def _training_batches(self) -> VolumeBatches:
-        if self._cohort is None:
+        if self._batches is None:
             data = self._settings.data
-            self._cohort = VolumeBatches(self._split.training, data, progress=self._progress)
-        return self._cohort
+            self._batches = VolumeBatches(self._split.training, data, progress=self._progress)
+        return self._batches
 
     def _validation_cases(self) -> list[tuple[str, PreparedCase]]:
         if self._validation is None:
@@ -119,25 +119,25 @@ class SegmentationTask(LocalTask):
 
 def _require_folder(name: str, folder: Path, settings: SegmentationSettings) -> None:
     channels = read_datalist(folder).channels
-    wanted = settings.data.channels
-    if [channel.lower() for channel in channels] != [channel.lower() for channel in wanted]:
+    expected = settings.data.channels
+    if [channel.lower() for channel in channels] != [channel.lower() for channel in expected]:
         raise Refused(
             "wrong-channels",
             f"hospital {name} has the channels {', '.join(channels)}"
-            f" and the job takes {', '.join(wanted)}",
+            f" and the job takes {', '.join(expected)}",
             str(folder / "dataset.json"),
-            "correct modality there or set data.channels",
+            "correct modality in that file, or set data.channels",
         )
 
 
 def _pool(folders: Mapping[str, Path], out: Path, settings: SegmentationSettings) -> None:
-    """The scans are linked, not copied."""
+    """Writes a folder with all hospitals' cases; scans are linked, not copied."""
     lists = {name: read_datalist(folder) for name, folder in folders.items()}
     first = next(iter(lists.values()))
     entries: dict[str, list[dict[str, str | list[str]]]] = {"training": [], "validation": []}
-    with whole_folder(out) as beside:
+    with whole_folder(out) as partial:
         for name, datalist in sorted(lists.items()):
-            (beside / name).symlink_to(datalist.folder.resolve(), target_is_directory=True)
+            (partial / name).symlink_to(datalist.folder.resolve(), target_is_directory=True)
             split = split_cases(datalist, settings.data.validation_fraction)
             for side, cases in (("training", split.training), ("validation", split.validation)):
                 entries[side] += [
@@ -149,7 +149,7 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: SegmentationSettings
                     for case in cases
                 ]
         write_json(
-            beside / "dataset.json",
+            partial / "dataset.json",
             {
                 "modality": {str(index): channel for index, channel in enumerate(first.channels)},
                 "labels": {str(value): label for value, label in first.labels.items()},
@@ -200,14 +200,14 @@ def _metadata(settings: SegmentationSettings) -> dict[str, Any]:
 
 
 def _inference(settings: SegmentationSettings) -> dict[str, Any]:
-    """A MONAI bundle configuration that writes the mask of one image with nothing but MONAI.
+    """The MONAI bundle configuration that writes the mask of one image with MONAI alone.
 
     Run it as `python -m monai.bundle run --config_file configs/inference.json --bundle_root . \
     --image scan.nii.gz --output mask.nii.gz` (that command line needs the package `fire`), or as
     `monai.bundle.run(config_file=..., bundle_root=..., image=..., output=...)`.
     """
-    paint = [values[0] for values in settings.data.labels.values()]
-    order = f"torch.arange(1, {len(paint) + 1}).reshape(-1, 1, 1, 1)"
+    mask_values = [values[0] for values in settings.data.labels.values()]
+    order = f"torch.arange(1, {len(mask_values) + 1}).reshape(-1, 1, 1, 1)"
     if exclusive(settings.data):
         index = f"(p.argmax(0) + 1) * (p > {THRESHOLD}).any(0)"
     else:
@@ -247,7 +247,7 @@ def _inference(settings: SegmentationSettings) -> dict[str, Any]:
                 {
                     "_target_": "monai.transforms.Lambdad",
                     "keys": "probability",
-                    "func": f"$lambda p: torch.tensor({[0, *paint]}, dtype=torch.uint8)"
+                    "func": f"$lambda p: torch.tensor({[0, *mask_values]}, dtype=torch.uint8)"
                     f"[({index}).as_tensor()]",
                     "track_meta": False,
                 },
@@ -271,12 +271,12 @@ TASK = Task(
     open=SegmentationTask,
     network=network_config,
     initialise=initialise,
-    take=lambda state, fresh: state,
+    adapt_weights=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=require_match,
     check=check_folder,
     count=_count,
-    takes=lambda path: path.suffix.lower() != ".csv",
+    accepts=lambda path: path.suffix.lower() != ".csv",
     predict=predict_scan,
     evaluate=evaluate_scans,
     pool=_pool,

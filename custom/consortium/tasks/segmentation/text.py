@@ -1,4 +1,4 @@
-"""What people read of a segmentation."""
+"""The text of the segmentation task."""
 
 from consortium.tasks.segmentation.settings import SegmentationSettings
 from consortium.tasks.text import TaskText, join
@@ -20,8 +20,8 @@ TEXT = TaskText(
     headline="Dice",
     mean="a mean Dice",
     title="Mean Dice",
-    meaning="Mean Dice on each hospital's own validation patients: 1 where the model's outline"
-    " is the true one, 0 where they do not meet.",
+    meaning="Mean Dice on each hospital's own validation patients: 1 if the model's outline"
+    " equals the true one, 0 if they do not overlap.",
     loss="Dice loss plus cross-entropy",
     own="batch-norm statistics",
     reads="reads its scans:",

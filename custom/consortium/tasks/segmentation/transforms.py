@@ -1,10 +1,10 @@
-"""From files to tensors, and the random changes of training.
+"""Preprocessing of files into tensors, and augmentation.
 
-The preprocessing is one list of MONAI dictionary transforms written as configuration: training,
-prediction and the MONAI bundle run the very same list. It is deterministic. Masks are split into
-one binary channel per structure first and resampled linearly after, then cut at a half: against
-nearest-neighbour sampling this raises the best Dice that a halved grid can reach on the LGG masks
-from 0.93 to 0.94, and shifts no border.
+The preprocessing is one configured list of MONAI dictionary transforms: training, prediction and
+the MONAI bundle run the same list. It is deterministic. Masks are split into one binary channel per
+structure, then resampled linearly and thresholded at a half. Compared with nearest-neighbour
+sampling, this raises the best Dice that a halved grid can reach on the LGG masks from 0.93 to 0.94
+and shifts no border.
 """
 
 import math
@@ -22,17 +22,17 @@ AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
 
 
 def preprocessing_config(data: Data, keys: Sequence[str] = ("image",)) -> list[dict[str, Any]]:
-    """The preprocessing as MONAI bundle configuration.
+    """The preprocessing as a MONAI bundle configuration.
 
-    Normalisation comes before resampling, so that it measures the scanner's own voxels.
+    Normalisation precedes resampling, so that its statistics are those of the scanner's own voxels.
 
     Args:
         data: the job's data settings.
         keys: the first is the image, the others are masks. With the image alone, every target is
-            MONAI's, so that it runs without this package.
+            MONAI's, so that the list runs without this package.
 
     Returns:
-        Configurations of dictionary transforms in their order; the first loads NIfTI.
+        Configurations of dictionary transforms in order; the first loads NIfTI.
     """
     image, masks = keys[0], list(keys[1:])
     every = [image, *masks]
@@ -119,16 +119,16 @@ def preprocessing_config(data: Data, keys: Sequence[str] = ("image",)) -> list[d
 
 
 def build_preprocessing(data: Data, with_label: bool) -> Compose:
-    """The preprocessing of {"image": path, "label": path}, NIfTI or DICOM.
+    """Builds the preprocessing of {"image": path, "label": path}, NIfTI or DICOM.
 
-    It is `preprocessing_config` with `LoadCased`, which reads more, in the place of MONAI's loader.
+    It is `preprocessing_config` with `LoadCased` for MONAI's loader, which does not read DICOM.
 
     Args:
         data: the job's data settings.
         with_label: whether there is a label to load.
 
     Returns:
-        A transform that gives "image", MetaTensor float32 (C, X, Y, Z), and "label", uint8
+        A transform that returns "image", MetaTensor float32 (C, X, Y, Z), and "label", uint8
         (L, X, Y, Z) of zeros and ones, both in RAS orientation; Z is the slice axis in 2-D.
     """
     keys = ("image", "label") if with_label else ("image",)
@@ -138,10 +138,10 @@ def build_preprocessing(data: Data, with_label: bool) -> Compose:
 
 
 def build_augmentation(data: Data) -> Compose:
-    """The random changes of a training sample {"image": (C, X, Y[, Z]), "label": (L, X, Y[, Z])}.
+    """Builds the augmentation of a sample {"image": (C, X, Y[, Z]), "label": (L, X, Y[, Z])}.
 
     Args:
-        data: the job's data settings; `augment` false gives a transform that changes nothing.
+        data: the job's data settings; with `augment` false, the transform changes nothing.
 
     Returns:
         A transform of plain tensors; `set_random_state(seed=...)` makes it reproducible.
@@ -157,8 +157,8 @@ class SplitStructuresd(MapTransform):  # type: ignore[misc]
     """Splits masks of one channel into one binary float channel per structure.
 
     Args:
-        keys: of the masks, each (1, X, Y, Z).
-        structures: the mask values that make up each structure; structures may share values.
+        keys: keys of the masks, each (1, X, Y, Z).
+        structures: the mask values of each structure; structures may share values.
     """
 
     def __init__(self, keys: Sequence[str], structures: Sequence[Sequence[int]]) -> None:
@@ -174,14 +174,14 @@ class SplitStructuresd(MapTransform):  # type: ignore[misc]
 
 
 class RandomGeometryd(Randomizable):  # type: ignore[misc]
-    """Flips, rotates, scales and shifts "image" and "label" alike, in one resampling at most.
+    """Flips, rotates, scales and shifts "image" and "label" alike, with one resampling at most.
 
-    One matrix and one sampling grid serve image (linear) and label (nearest), which is several
-    times faster than a chain of MONAI's transforms. Outside the sample, its border continues.
+    Image (linear) and label (nearest) share one matrix and one sampling grid, which is several
+    times faster than a chain of MONAI's transforms. The border of the sample is extended outwards.
 
     Args:
-        axes: that may be flipped, of (right, front, up).
-        flip: probability of a flip, for each of them.
+        axes: axes that may be flipped, of (right, front, up).
+        flip: probability of a flip along each of these axes.
         affine: probability of rotation, scaling and translation together.
         rotation: largest angle about each axis, radians.
         scale: largest relative change of size.
@@ -201,11 +201,11 @@ class RandomGeometryd(Randomizable):  # type: ignore[misc]
         self.rotation, self.scale, self.shift = rotation, scale, shift
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns a changed copy; the tensors given are left as they are."""
+        """Returns an augmented copy; the input tensors stay unchanged."""
         image, label = _plain(data["image"]), _plain(data["label"])
         dims = image.ndim - 1
-        able = [axis for axis in range(dims) if axis in self.axes]
-        flipped = [axis + 1 for axis in able if self.R.random() < self.flip]
+        allowed = [axis for axis in range(dims) if axis in self.axes]
+        flipped = [axis + 1 for axis in allowed if self.R.random() < self.flip]
         if flipped:
             image, label = image.flip(flipped), label.flip(flipped)
         if self.R.random() < self.affine:
@@ -225,10 +225,10 @@ class RandomGeometryd(Randomizable):  # type: ignore[misc]
         for first in range(dims):
             for second in range(first + 1, dims):
                 angle = self.R.uniform(-self.rotation, self.rotation)
-                turn = np.eye(dims)
-                turn[first, first] = turn[second, second] = math.cos(angle)
-                turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
-                linear = turn @ linear
+                rotation = np.eye(dims)
+                rotation[first, first] = rotation[second, second] = math.cos(angle)
+                rotation[first, second], rotation[second, first] = -math.sin(angle), math.sin(angle)
+                linear = rotation @ linear
         linear *= self.R.uniform(1 - self.scale, 1 + self.scale)
         # affine_grid counts axes from the last, and each runs from -1 to 1 whatever its length.
         extent = np.array(shape[::-1], float)
@@ -238,11 +238,12 @@ class RandomGeometryd(Randomizable):  # type: ignore[misc]
 
 
 class RandomIntensityd(Randomizable):  # type: ignore[misc]
-    """Changes contrast, brightness, gamma and noise of "image"; each channel by its own draw.
+    """Changes contrast and brightness of each channel of "image", and its gamma and noise.
 
     Args:
         scale: largest relative change of contrast.
-        shift: largest shift, in the image's unit (standard deviations after a z-score).
+        shift: largest change of brightness, in the image's unit (standard deviations after a
+            z-score).
         gamma: probability of a gamma between 0.75 and 1.33 over the channel's range.
         noise: probability of Gaussian noise.
         sigma: largest standard deviation of the noise.
@@ -265,7 +266,7 @@ class RandomIntensityd(Randomizable):  # type: ignore[misc]
         )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns a changed copy; the tensor given is left as it is."""
+        """Returns an augmented copy; the input tensor stays unchanged."""
         image = _plain(data["image"])
         column = (-1, *[1] * (image.ndim - 1))
         if self.R.random() < self.gamma:
@@ -286,15 +287,15 @@ class RandomIntensityd(Randomizable):  # type: ignore[misc]
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Without MONAI's metadata, which makes every operation many times slower."""
+    """Strips MONAI's metadata, which makes every operation many times slower."""
     return tensor.as_subclass(torch.Tensor)
 
 
 def _is_any(mask: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
-    found = mask == values[0]
+    matches = mask == values[0]
     for value in values[1:]:
-        found = found | (mask == value)
-    return found.float()
+        matches = matches | (mask == value)
+    return matches.float()
 
 
 def _sample(tensor: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""The networks that a segmentation job may choose: one file each, found by its name.
+"""The networks of segmentation jobs: one file for each, selected by its name.
 
-A file holds `network(settings)`, which returns the MONAI bundle configuration whose id
+A file has a function `network(settings)`, which returns the MONAI bundle configuration whose id
 `network_def` is the network. Every network maps (N, channels, X, Y[, Z]) to (N, structures, X, Y[,
-Z]) of the same spatial size; the output is one logit per structure, of which the sigmoid is the
-probability: the structures may overlap. The last layer is a plain convolution.
+Z]) of the same spatial size. The output is one logit per structure; its sigmoid is the probability,
+so that structures may overlap. The last layer is a plain convolution.
 """
 
 import math
@@ -19,22 +19,22 @@ UNET_OUTPUTS = 8
 """Channels between the U-Net and the 1x1 convolution."""
 
 INITIAL_BIAS = -2.0
-"""Of the last layer: a voxel starts with a probability of 0.12, as most voxels are background."""
+"""Bias of the last layer: the initial probability is 0.12, as most voxels are background."""
 
 
 def network_config(settings: SegmentationSettings) -> dict[str, Any]:
     """See `consortium.models.networks.network_config`.
 
     Raises:
-        UsageError: `bad-setting` for a network that cannot be built, or patches that it cannot
-            halve at each of its levels.
+        UsageError: `bad-setting` for a network that cannot be built, or a patch size that cannot
+            be halved at each of its levels.
     """
     config: dict[str, Any] = import_module(f"{__name__}.{settings.network.name}").network(settings)
     return config
 
 
 def initialise(network: torch.nn.Module) -> None:
-    """Makes an outline as rare as it is."""
+    """Sets the bias of the last layer, because structures are rare."""
     last = [
         layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d)
     ][-1]
@@ -42,8 +42,8 @@ def initialise(network: torch.nn.Module) -> None:
     torch.nn.init.constant_(last.bias, INITIAL_BIAS)
 
 
-def ends_of(settings: SegmentationSettings) -> dict[str, int]:
-    """What MONAI's networks are told of their input and output."""
+def channel_arguments(settings: SegmentationSettings) -> dict[str, int]:
+    """The arguments of MONAI's networks for dimensions and channels."""
     return {
         "spatial_dims": settings.data.spatial_dims,
         "in_channels": len(settings.data.channels),
@@ -52,7 +52,10 @@ def ends_of(settings: SegmentationSettings) -> dict[str, int]:
 
 
 def normalisation(settings: SegmentationSettings) -> list[Any]:
-    """MONAI's name and arguments; groups divide the channels of every level and the 8 outputs."""
+    """MONAI's name and arguments of the normalisation.
+
+    The number of groups divides the channels of every level and the U-Net's 8 outputs.
+    """
     name = settings.network.normalisation
     if name == "group":
         return ["group", {"num_groups": math.gcd(UNET_OUTPUTS, *settings.network.features)}]
@@ -60,7 +63,7 @@ def normalisation(settings: SegmentationSettings) -> list[Any]:
 
 
 def require_sizes(settings: SegmentationSettings) -> None:
-    """Checks that a network that halves its input at each level can do so.
+    """Checks that the input size can be halved at each level of the network.
 
     Raises:
         UsageError: `bad-setting`.
@@ -77,10 +80,10 @@ def require_sizes(settings: SegmentationSettings) -> None:
 
 
 def bad_setting(what: str, todo: str) -> UsageError:
-    """The error of settings with which a network cannot be built.
+    """The error for settings with which a network cannot be built.
 
     Args:
-        what: dotted key of the setting, a colon and what is wrong.
+        what: dotted key of the setting, a colon and the problem.
         todo: what the reader can do about it.
     """
     return UsageError("bad-setting", f"setting {what}", "settings.json", todo)

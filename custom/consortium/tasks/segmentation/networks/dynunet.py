@@ -4,7 +4,7 @@ from typing import Any
 
 from consortium.tasks.segmentation.networks import (
     bad_setting,
-    ends_of,
+    channel_arguments,
     normalisation,
     require_sizes,
 )
@@ -22,7 +22,7 @@ def network(settings: SegmentationSettings) -> dict[str, Any]:
     return {
         "network_def": {
             "_target_": "monai.networks.nets.DynUNet",
-            **ends_of(settings),
+            **channel_arguments(settings),
             "kernel_size": [3] * levels,
             "strides": strides,
             "upsample_kernel_size": strides[1:],

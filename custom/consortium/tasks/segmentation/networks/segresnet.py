@@ -4,7 +4,7 @@ from typing import Any
 
 from consortium.tasks.segmentation.networks import (
     bad_setting,
-    ends_of,
+    channel_arguments,
     normalisation,
     require_sizes,
 )
@@ -24,7 +24,7 @@ def network(settings: SegmentationSettings) -> dict[str, Any]:
     return {
         "network_def": {
             "_target_": "monai.networks.nets.SegResNet",
-            **ends_of(settings),
+            **channel_arguments(settings),
             "init_filters": chosen.features[0],
             "blocks_down": [max(1, chosen.residual_units)] * levels,
             "blocks_up": [1] * (levels - 1),

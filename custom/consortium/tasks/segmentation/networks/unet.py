@@ -1,14 +1,14 @@
-"""MONAI's U-Net with a 1x1 convolution behind it.
+"""MONAI's U-Net followed by a 1x1 convolution.
 
 `UNet(out_channels=1, num_res_units>=1)` would end in a normalisation of its only channel, which
-ruins federated averaging; hence its 8 channels and the convolution.
+ruins federated averaging. The 8 outputs and the convolution avoid it.
 """
 
 from typing import Any
 
 from consortium.tasks.segmentation.networks import (
     UNET_OUTPUTS,
-    ends_of,
+    channel_arguments,
     normalisation,
     require_sizes,
 )
@@ -22,7 +22,7 @@ def network(settings: SegmentationSettings) -> dict[str, Any]:
     return {
         "network_body": {
             "_target_": "monai.networks.nets.UNet",
-            **ends_of(settings),
+            **channel_arguments(settings),
             "out_channels": UNET_OUTPUTS,
             "channels": chosen.features,
             "strides": [2] * (len(chosen.features) - 1),
