@@ -183,7 +183,7 @@ def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_radiograph_is_c
     (folder / ".hidden").write_text("of the system\n")
     code, out, err = consortium("predict", model, folder, "-o", output)
     assert (code, err) == (0, "")
-    assert out == f"{folder}: 1 other file is passed over\nwrote {output}: 3 X-rays\n"
+    assert out == f"{folder}: 1 other file is ignored\nwrote {output}: 3 X-rays\n"
 
 
 def test_predictions_never_replace_a_hospitals_labels(consortium, radiographs, model, tmp_path):

@@ -97,7 +97,7 @@ def test_patients_that_lack_a_value_are_left_out_and_counted(write, missing):
 @pytest.mark.parametrize(
     ("rows", "code", "detail"),
     [
-        (changed(3, "age", "sixty"), "not-a-number", "age in line 5 is no number"),
+        (changed(3, "age", "sixty"), "not-a-number", "age in line 5 is not a number"),
         (changed(3, "age", "nan"), "out-of-range", "age is not within 0 to 100 in line 5"),
         (changed(3, "age", "480"), "out-of-range", "age is not within 0 to 100 in line 5"),
         (changed(3, "pain", "dull"), "unknown-value", "pain is none of none, some, much in line 5"),

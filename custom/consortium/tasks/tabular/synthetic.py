@@ -1,8 +1,9 @@
-"""Tables of patients that look like those of several hospitals; none of the patients exists.
+"""Generates tables of patients like those of several hospitals; none of the patients exists.
 
-The columns are those of the job `heart_disease`. Who is ill follows the same law everywhere; the
-hospitals differ in size, in age, in how many of their patients are ill, in how a value is measured,
-and in what is missing. A hospital's bytes are a function of the seed and of its own description.
+The columns are those of the job `heart_disease`. The risk of disease follows the same law
+everywhere. The hospitals differ in size, in age, in the share of ill patients, in how a value is
+measured, and in missing values. A hospital's bytes are a function of the seed and of its own
+description.
 """
 
 from collections.abc import Sequence
@@ -38,13 +39,13 @@ class Clinic:
     """A hospital and its patients.
 
     Attributes:
-        name: of its folder, and the beginning of its patients' ids.
-        patients: how many train.
-        held_out: further patients, for validation.
-        age: mean, years.
-        referred: how much more of its patients are ill than elsewhere, in log odds.
-        pressure: what its sphygmomanometers read too much, mmHg.
-        missing: share of the cholesterol values that are not there.
+        name: name of its folder, and prefix of its patients' ids.
+        patients: number of training patients.
+        held_out: number of validation patients.
+        age: mean age, years.
+        referred: excess of ill patients over other hospitals, in log odds.
+        pressure: bias of its sphygmomanometers, mmHg.
+        missing: share of the cholesterol values that are missing.
     """
 
     name: str
@@ -65,12 +66,12 @@ CLINICS = (
 
 
 def generate_tables(out: Path, clinics: Sequence[Clinic] = CLINICS, *, seed: int) -> None:
-    """Writes a folder a hospital.
+    """Writes one folder for each hospital.
 
     Args:
-        out: new or empty.
+        out: a new or empty folder.
         clinics: the hospitals.
-        seed: of all randomness.
+        seed: seed of all randomness.
 
     Raises:
         UsageError: `not-empty`.
@@ -78,9 +79,9 @@ def generate_tables(out: Path, clinics: Sequence[Clinic] = CLINICS, *, seed: int
     if out.exists() and any(out.iterdir()):
         raise UsageError("not-empty", "the folder is not empty", str(out), "choose another one")
     for clinic in clinics:
-        with whole_folder(out / clinic.name) as beside:
+        with whole_folder(out / clinic.name) as partial_folder:
             rows = _rows(clinic, seed)
-            write_table(beside / TABLE, [PATIENT, *COLUMNS, SPLIT], rows)
+            write_table(partial_folder / TABLE, [PATIENT, *COLUMNS, SPLIT], rows)
 
 
 def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
