@@ -91,7 +91,8 @@ def test_a_class_and_the_others_are_counted(support, expected):
 
 def test_a_class_may_have_a_comma_in_its_name():
     data = {**RAW["data"], "classes": {"pneumonia, viral": ["v"], "none": ["n"]}}
-    metrics = {one.name: one for one in parse_settings({**RAW, "data": data}).scored.metrics}
+    scored = parse_settings({**RAW, "data": data}).scored
+    metrics = {metric.name: metric for metric in scored.metrics}
     area = metrics["AUROC, pneumonia, viral"]
     assert (area.figure, area.of, area.headline) == ("AUROC", "pneumonia, viral", True)
 
@@ -111,7 +112,7 @@ def test_a_curve_is_drawn_for_each_hospital_that_sent_one(radiographs, page):
     mean, share, size = bins[0]
     assert f"predicted {mean:.2f}, observed {share:.2f} ({size} patients)" in curve.values
     assert page.count('class="diagonal"') == 5
-    assert all(each.values in page for curves in drawn.values() for each in curves)
+    assert all(curve.values in page for curves in drawn.values() for curve in curves)
 
 
 def test_a_larger_group_has_a_larger_dot():
@@ -125,6 +126,6 @@ def test_the_end_of_a_run_shows_two_figures_of_many(radiographs):
     areas = [east["figures"][f"AUROC, {name}"] for name in ("COVID-19", "pneumonia", "normal")]
     accuracy = east["figures"]["accuracy"]
     assert score_text(east, COVID) == f"AUROC {np.mean(areas):.3f}, accuracy {accuracy:.3f}"
-    alone = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
-    assert score_text(alone, COVID) == "AUROC not estimable, accuracy 0.500"
+    accuracy_only = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
+    assert score_text(accuracy_only, COVID) == "AUROC not estimable, accuracy 0.500"
     assert score_text(hospital(radiographs, "west")["federated"], COVID) == "withheld"
