@@ -98,7 +98,7 @@ class ClassificationTask(LocalTask):
         sampling_generator = np.random.default_rng(seed)
         augmentation_generator = torch.Generator().manual_seed(seed)
         labels = torch.tensor([radiograph.label for radiograph in self._training])
-        sampler = _Sampler(self._training, self._settings.training.sampling)
+        sampler = RadiographSampler(self._training, self._settings.training.sampling)
         for chosen in sampler.batches(size, sampling_generator):
             batch = radiographs[chosen]
             if self._settings.data.augment:
@@ -210,7 +210,7 @@ class ClassificationTask(LocalTask):
         return self._validation_cache
 
 
-class _Sampler:
+class RadiographSampler:
     """Draws X-rays for training: first a patient and label, then one of its X-rays.
 
     Args:
