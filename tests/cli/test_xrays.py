@@ -22,7 +22,7 @@ from consortium.tasks.classification.synthetic import CLINICS, draw_patient, gen
 from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
 
 SIDE = 48
-FEW = [replace(one, patients=8, held_out=4, again=0.5, lateral=0.5) for one in CLINICS]
+FEW = [replace(one, patients=8, held_out=4, second_share=0.5, lateral_share=0.5) for one in CLINICS]
 RAW = read_json_object(ROOT / "jobs/covid_detection/app/config/settings.json")
 SETTINGS = parse_settings(override(RAW, ["data.size=32", "network.features=[8,8]"]))
 CLASSES = ["COVID-19", "pneumonia", "normal"]

@@ -63,7 +63,7 @@ class DotPlot:
         spec: all figures of the run.
         models: keys of `MODELS` with a score at any hospital.
         groups: the hospitals.
-        together: means over the patients of all hospitals; None if fewer than two hospitals
+        overall: means over the patients of all hospitals; None if fewer than two hospitals
             reported a score.
         start: lower end of the axis.
         end: upper end of the axis.
@@ -74,7 +74,7 @@ class DotPlot:
     spec: ScoreSpec
     models: list[str]
     groups: list[Group]
-    together: Group | None
+    overall: Group | None
     start: float
     end: float
     has_intervals: bool
@@ -129,7 +129,7 @@ class Means:
     values: Mapping[str, float]
 
 
-def pool(
+def average_scores(
     hospitals: Sequence[Mapping[str, Any]], spec: ScoreSpec, metric: MetricSpec | None = None
 ) -> Means:
     """Averages the hospitals' scores, weighted by their patients.
@@ -185,13 +185,13 @@ def _plot(
     estimates = [estimate for group in groups for estimate in group.estimates]
     ends = [estimate.value for estimate in estimates if estimate.value is not None]
     ends += [end for estimate in estimates for end in estimate.interval or ()]
-    means = pool(hospitals, spec, metric)
+    means = average_scores(hospitals, spec, metric)
     start, end = _axis(metric, ends)
-    together = None
+    overall = None
     if means.hospitals > 1:
         complete = means.hospitals == len(hospitals)
         count = f"all {len(hospitals)}" if complete else f"{means.hospitals} of {len(hospitals)}"
-        together = Group(
+        overall = Group(
             f"{count} hospitals",
             [plural(means.patients, "patient")],
             [
@@ -208,7 +208,7 @@ def _plot(
         spec=spec,
         models=models,
         groups=groups,
-        together=together,
+        overall=overall,
         start=start,
         end=end,
         has_intervals=any(estimate.interval for estimate in estimates),

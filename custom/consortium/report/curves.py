@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from consortium.imaging.pictures import Picture
-from consortium.report.comparison import pool
+from consortium.report.comparison import average_scores
 from consortium.report.figures import figures_of, value_of
 from consortium.settings.base import Settings
 from consortium.tasks.registry import text_of_task
@@ -105,7 +105,7 @@ class CurveWriter:
         """
         self._add_scores(final["metrics"], final["score"], result["rounds"])
         headline = self._text.tag[1]
-        means = pool(result["hospitals"], self._spec).values
+        means = average_scores(result["hospitals"], self._spec).values
         for model in _COMPARED:
             for row in result["hospitals"]:
                 score = row.get(model)

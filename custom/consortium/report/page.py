@@ -23,7 +23,7 @@ from consortium.report.attendance import (
     describe_incidents,
     list_attendance,
 )
-from consortium.report.comparison import MODELS, Means, compare, plural, pool
+from consortium.report.comparison import MODELS, Means, average_scores, compare, plural
 from consortium.report.confounding import describe_confounding
 from consortium.report.figures import spec_of, value_of
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
@@ -79,7 +79,9 @@ def render_report(
         rounds=rounds,
         model_origin=_describe_model(result),
         training_summary=_describe_training(result, rounds),
-        score_summary=_describe_scores(result, rounds, pool(result["hospitals"], settings.scored)),
+        score_summary=_describe_scores(
+            result, rounds, average_scores(result["hospitals"], settings.scored)
+        ),
         models=MODELS,
         task_text=text_of_task(settings.task),
         further_meaning=_with_fixed_spaces(text_of_task(settings.task).further(settings)),
@@ -110,24 +112,24 @@ def _describe_training(result: Result, rounds: Rounds) -> list[str]:
     """Two sentences: who trained what, and on how many cases."""
     settings = parse_settings(result["settings"], "result.json")
     who = _name(result["hospitals"])
-    what = text_of_task(settings.task).describe(settings)
+    model = text_of_task(settings.task).describe(settings)
     if not rounds:
-        return [f"{who} were to train one model together: {what}.", "No round was closed."]
+        return [f"{who} were to train one model together: {model}.", "No round was closed."]
     cases = sum(row["cases"]["training"] or 0 for row in result["hospitals"])
-    learned = (
+    training = (
         f"It was trained for {plural(len(rounds), 'round')} on {plural(cases, 'training case')}"
     )
     if any(row.get("centralised") is not None for row in result["hospitals"]):
-        learned += (
+        training += (
             " that were not brought together. For comparison, a centralised model was trained on"
             " all of them in one place, which only a simulation can do."
         )
     else:
-        learned += (
+        training += (
             ", which stayed at the hospitals. Only model updates and the figures of this run left a"
             " hospital."
         )
-    return [f"{who} trained one model together: {what}.", learned]
+    return [f"{who} trained one model together: {model}.", training]
 
 
 def _with_fixed_spaces(text: str) -> Markup:

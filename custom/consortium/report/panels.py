@@ -9,14 +9,14 @@ from typing import Any
 
 from consortium.orchestration.model_selection import first_averaged
 from consortium.protocol.metrics import ScoreSpec
-from consortium.report.comparison import pool
+from consortium.report.comparison import average_scores
 from consortium.report.figures import spec_of, value_of
 from consortium.tasks.registry import text_of_task
 
 WIDTH, HEIGHT = 200.0, 96.0
 """Size of a panel, in its own units."""
 
-TOGETHER = "all hospitals"
+ALL_HOSPITALS = "all hospitals"
 Position = Callable[[int, float], tuple[float, float]]
 
 _MOST_POINTS = 200  # a panel's width does not show more
@@ -33,7 +33,7 @@ class Panel:
         end: position of the last value, or None.
         level: height of the local model's score, or None.
         description: the curve in words.
-        together: whether the curve is that of all hospitals.
+        overall: whether the curve is that of all hospitals.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Panel:
     end: tuple[float, float] | None
     level: float | None
     description: str
-    together: bool
+    overall: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,11 @@ def draw_curves(
     scores: dict[str, dict[int, float]] = {name: {} for name in _with_all(names)}
     loss: dict[str, dict[int, float]] = {name: {} for name in names}
     levels = {row["name"]: value_of(row["local"], spec) for row in result["hospitals"]}
-    levels[TOGETHER] = pool(result["hospitals"], spec).values.get("local")
+    levels[ALL_HOSPITALS] = average_scores(result["hospitals"], spec).values.get("local")
     models = [(record["round"], record["metrics"], record["score"]) for record in rounds]
     for number, metrics, score in [*models, (len(rounds), final["metrics"], final["score"])]:
-        if score is not None and TOGETHER in scores:
-            scores[TOGETHER][number] = score
+        if score is not None and ALL_HOSPITALS in scores:
+            scores[ALL_HOSPITALS][number] = score
         for name, reported in metrics.items():
             value = value_of(reported["validation"], spec)
             if value is not None:
@@ -152,7 +152,7 @@ def _top(spec: ScoreSpec, scores: Mapping[str, Mapping[int, float]]) -> float:
 
 
 def _with_all(names: list[str]) -> list[str]:
-    return [TOGETHER, *names] if len(names) > 1 else names
+    return [ALL_HOSPITALS, *names] if len(names) > 1 else names
 
 
 def _draw(
@@ -179,10 +179,10 @@ def _draw(
                 level=None if level is None else position(0, level)[1],
                 description=_describe(curve, key)
                 + (f"; local model {level:.3f}" if level is not None else ""),
-                together=name == TOGETHER,
+                overall=name == ALL_HOSPITALS,
             )
         )
-    hospitals = {name: curve for name, curve in curves.items() if name != TOGETHER}
+    hospitals = {name: curve for name, curve in curves.items() if name != ALL_HOSPITALS}
     band = ""
     if len(hospitals) > _MOST_LINES:
         band = _band(list(hospitals.values()), stride, position)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tests.tasks.classification.test_networks import build, settings
 
-from consortium.tasks.classification.attention import LEAST, attention, draw_attention
+from consortium.tasks.classification.attention import MINIMUM_SIDE, attention, draw_attention
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_it_is_warm_where_the_network_looks_and_nowhere_else():
 def test_the_picture_has_the_radiograph_on_the_left_and_the_overlay_on_the_right():
     plain, overlay = picture(corner_network(), radiograph(), 0)
     assert plain.shape == (256, 256, 3)
-    assert plain.shape[0] >= LEAST
+    assert plain.shape[0] >= MINIMUM_SIDE
     assert (plain[..., 0] == plain[..., 1]).all()
     assert (plain[..., 0] == plain[..., 2]).all()
     assert (plain[36, 36, 0], plain[128, 128, 0], plain[-36, -36, 0]) == (255, 128, 0)

@@ -21,7 +21,10 @@ from consortium.tasks.classification.synthetic import (
 )
 
 SIDE = 32
-FEW = [replace(clinic, patients=9, held_out=6, again=0.5, lateral=0.5) for clinic in CLINICS]
+FEW = [
+    replace(clinic, patients=9, held_out=6, second_share=0.5, lateral_share=0.5)
+    for clinic in CLINICS
+]
 
 
 def generate(folder: Path, **changes: object) -> Path:
@@ -64,7 +67,7 @@ def test_every_radiograph_is_listed_once_and_is_there(radiographs):
             names
         )
         assert {Path(name).suffix for name in names} == {
-            ".dcm" if clinic.archive == "dicom" else ".png"
+            ".dcm" if clinic.file_format == "dicom" else ".png"
         }
         assert {row["label"] for row in listed} <= set(LABELS)
 
@@ -142,7 +145,7 @@ def test_a_png_radiograph_is_what_was_drawn_grey_in_8_bits(radiographs):
 
 
 def test_some_patients_have_a_second_radiograph_of_the_same_chest_some_a_lateral_one():
-    clinic = replace(CLINICS[0], again=1.0, lateral=1.0)
+    clinic = replace(CLINICS[0], second_share=1.0, lateral_share=1.0)
     views, radiographs = zip(
         *draw_patient(clinic, 2, seed=0, shortcut=0.0, side=64).radiographs, strict=True
     )

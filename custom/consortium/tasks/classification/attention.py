@@ -19,7 +19,7 @@ from consortium.tasks.classification.networks import last_level
 
 Array = npt.NDArray[np.float32]
 
-LEAST = 224
+MINIMUM_SIDE = 224
 """Smallest side of a picture, pixels."""
 
 _RED, _YELLOW = (220.0, 30.0, 0.0), (255.0, 220.0, 60.0)
@@ -53,7 +53,7 @@ def draw_attention(network: torch.nn.Module, radiograph: Tensor, number: int) ->
         radiograph: a prepared X-ray, (1, size, size); its lowest value is black, its highest white.
         number: number of the class.
     """
-    side = radiograph.shape[-1] * -(-LEAST // radiograph.shape[-1])
+    side = radiograph.shape[-1] * -(-MINIMUM_SIDE // radiograph.shape[-1])
     values = radiograph[0].detach().cpu().float()
     span = (values.max() - values.min()).clamp(min=1e-6)
     grey = _enlarge((values - values.min()) / span, side)[..., None] * np.full(3, 255.0, np.float32)

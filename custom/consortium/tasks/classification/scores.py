@@ -70,18 +70,18 @@ def classify_radiographs(
         for number in reported
         if len(reported) > 1
     ]
-    right = means.argmax(1) == truth
+    correct = means.argmax(1) == truth
     figures: dict[str, float | None] = {
         ACCURACY: None,
         **{class_figure(figure, name): None for figure in CLASS_FIGURES for name in classes},
     }
-    for name, values in _figures(right, comparisons, np.ones((1, len(truth)))):
+    for name, values in _figures(correct, comparisons, np.ones((1, len(truth)))):
         figures[name] = float(values[0])
     return value, Score(
         patients=len(truth),
         support={classes[number]: int(counts[number]) for number in reported},
         figures=figures,
-        interval=_intervals(right, comparisons, truth, figures) or None,
+        interval=_intervals(correct, comparisons, truth, figures) or None,
         reliability={c.name: c.curve for c in comparisons if c.curve} or None,
     )
 
@@ -133,15 +133,15 @@ class _ClassAgainstRest:
 
 
 def _figures(
-    right: NDArray[Any], comparisons: Sequence[_ClassAgainstRest], weights: NDArray[Any]
+    correct: NDArray[Any], comparisons: Sequence[_ClassAgainstRest], weights: NDArray[Any]
 ) -> Iterator[tuple[str, Floats]]:
-    yield ACCURACY, weights @ right / weights.sum(1)
+    yield ACCURACY, weights @ correct / weights.sum(1)
     for comparison in comparisons:
         yield from comparison.figures(weights)
 
 
 def _intervals(
-    right: NDArray[Any],
+    correct: NDArray[Any],
     comparisons: Sequence[_ClassAgainstRest],
     truth: NDArray[Any],
     figures: Mapping[str, float | None],
@@ -159,7 +159,7 @@ def _intervals(
     draws: dict[str, list[Floats]] = defaultdict(list)
     for _ in range(10):
         weights = resample(len(truth), RESAMPLES // 10, generator)
-        for name, values in _figures(right, comparisons, weights):
+        for name, values in _figures(correct, comparisons, weights):
             draws[name].append(values)
     samples = {name: np.concatenate(parts) for name, parts in draws.items()}
     for name, values in samples.items():

@@ -56,9 +56,9 @@ class XrayClinic:
         mix: shares of the labels, in the order of `xrays.LABELS`.
         scanner: its own scanner, used in full at a shortcut of 1.
         age: mean age, years.
-        again: share of the patients with a second X-ray.
-        lateral: share of the patients who also have a lateral X-ray.
-        archive: file format of its X-rays.
+        second_share: share of the patients with a second X-ray.
+        lateral_share: share of the patients who also have a lateral X-ray.
+        file_format: file format of its X-rays.
     """
 
     name: str
@@ -67,14 +67,20 @@ class XrayClinic:
     mix: tuple[float, float, float]
     scanner: XrayScanner
     age: float = 58
-    again: float = 0.1
-    lateral: float = 0.05
-    archive: Literal["png", "dicom"] = "png"
+    second_share: float = 0.1
+    lateral_share: float = 0.05
+    file_format: Literal["png", "dicom"] = "png"
 
 
 CLINICS = (
     XrayClinic(
-        name="north", patients=150, held_out=60, mix=MIXED[0], scanner=OWN[0], age=61, again=0.2
+        name="north",
+        patients=150,
+        held_out=60,
+        mix=MIXED[0],
+        scanner=OWN[0],
+        age=61,
+        second_share=0.2,
     ),
     XrayClinic(
         name="harbour",
@@ -83,7 +89,7 @@ CLINICS = (
         mix=MIXED[1],
         scanner=OWN[1],
         age=54,
-        archive="dicom",
+        file_format="dicom",
     ),
     XrayClinic(name="valley", patients=60, held_out=40, mix=MIXED[2], scanner=OWN[2], age=49),
     XrayClinic(name="hillside", patients=40, held_out=40, mix=MIXED[3], scanner=OWN[3], age=66),
@@ -161,9 +167,9 @@ def draw_patient(
     age = int(np.clip(rng.normal(clinic.age, 14), 18, 95))
     sex = "F" if rng.random() < 0.45 else "M"
     views = ["PA" if rng.random() < 0.7 else "AP" for _ in range(2)]
-    if rng.random() >= clinic.again:
+    if rng.random() >= clinic.second_share:
         del views[1]
-    if rng.random() < clinic.lateral:
+    if rng.random() < clinic.lateral_share:
         views.append(LATERAL)
     scanner = between(clinic.scanner, shortcut)
     radiographs = []
@@ -199,7 +205,7 @@ def _write_patient(
     rows = []
     for radiograph, (view, pixels) in enumerate(patient.radiographs, start=1):
         name = f"{patient.name}-{radiograph}"
-        if clinic.archive == "dicom":
+        if clinic.file_format == "dicom":
             file, listed_view = f"{name}.dcm", ""
             _write_dicom(folder / file, pixels, patient, view)
         else:

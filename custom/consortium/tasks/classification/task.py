@@ -261,7 +261,7 @@ def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -
 
 
 def _require_match(
-    model: ClassificationSettings, other: ClassificationSettings, where: str
+    model: ClassificationSettings, other: ClassificationSettings, source: str
 ) -> None:
     """Refuses a model whose classes are not the job's.
 
@@ -273,7 +273,7 @@ def _require_match(
             "wrong-labels",
             f"the model's classes are {', '.join(model.data.classes)};"
             f" here they are {', '.join(other.data.classes)}",
-            where,
+            source,
             "use a model of these classes",
         )
 

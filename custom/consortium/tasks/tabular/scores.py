@@ -31,8 +31,8 @@ def classify(
         classes: names of the two classes.
         smallest_group: a score over fewer patients, or over fewer of a class, is withheld.
     """
-    right = (probabilities > THRESHOLD) == (truth == 1)
-    value = float(right.mean())
+    correct = (probabilities > THRESHOLD) == (truth == 1)
+    value = float(correct.mean())
     support = {name: int((truth == number).sum()) for number, name in enumerate(classes)}
     if len(truth) < smallest_group:
         return value, Score(withheld=f"fewer than {smallest_group} patients")
@@ -40,7 +40,7 @@ def classify(
         return value, Score(withheld=f"fewer than {smallest_group} patients of a class")
     figures: dict[str, float | None] = {ACCURACY: value, AUROC: auroc(probabilities, truth)}
     intervals = {}
-    summary = summarise(right.astype(float).tolist())
+    summary = summarise(correct.astype(float).tolist())
     if summary.interval is not None:
         intervals[ACCURACY] = list(summary.interval)
     if figures[AUROC] is not None and min(support.values()) > 1:

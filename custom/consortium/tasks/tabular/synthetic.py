@@ -43,25 +43,27 @@ class Clinic:
         patients: number of training patients.
         held_out: number of validation patients.
         age: mean age, years.
-        referred: excess of ill patients over other hospitals, in log odds.
-        pressure: bias of its sphygmomanometers, mmHg.
-        missing: share of the cholesterol values that are missing.
+        excess_log_odds: excess risk of its patients over other hospitals, in log odds.
+        pressure_bias: bias of its sphygmomanometers, mmHg.
+        missing_share: share of the cholesterol values that are missing.
     """
 
     name: str
     patients: int
     held_out: int
     age: float
-    referred: float = 0.0
-    pressure: float = 0.0
-    missing: float = 0.0
+    excess_log_odds: float = 0.0
+    pressure_bias: float = 0.0
+    missing_share: float = 0.0
 
 
 CLINICS = (
     Clinic(name="north", patients=140, held_out=60, age=54),
-    Clinic(name="harbour", patients=90, held_out=40, age=48, pressure=6, missing=0.02),
-    Clinic(name="valley", patients=45, held_out=30, age=58, referred=0.8),
-    Clinic(name="hillside", patients=20, held_out=30, age=62, referred=0.4, missing=0.04),
+    Clinic(name="harbour", patients=90, held_out=40, age=48, pressure_bias=6, missing_share=0.02),
+    Clinic(name="valley", patients=45, held_out=30, age=58, excess_log_odds=0.8),
+    Clinic(
+        name="hillside", patients=20, held_out=30, age=62, excess_log_odds=0.4, missing_share=0.04
+    ),
 )
 
 
@@ -91,14 +93,14 @@ def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
         age = float(np.clip(rng.normal(clinic.age, 9), 25, 90))
         sex = int(rng.random() < 0.65)
         chest_pain = int(rng.choice(4, p=[0.08, 0.2, 0.27, 0.45])) + 1
-        pressure = rng.normal(115 + 0.3 * age, 16) + clinic.pressure
+        pressure = rng.normal(115 + 0.3 * age, 16) + clinic.pressure_bias
         cholesterol = rng.normal(245, 48)
         sugar = int(rng.random() < 0.15)
         ecg = int(rng.choice(3, p=[0.55, 0.1, 0.35]))
         effort = rng.random() < 0.2 + 0.15 * (chest_pain == 4)
         pulse = rng.normal(205 - age - 15 * effort, 18)
         depression = max(0.0, rng.normal(0.5 + 0.9 * effort, 0.8))
-        log_odds = clinic.referred + 2 * (
+        log_odds = clinic.excess_log_odds + 2 * (
             -1.9
             + 0.05 * (age - 54)
             + 1.1 * sex
@@ -110,7 +112,7 @@ def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
         )
         ill = rng.random() < 1 / (1 + np.exp(-log_odds))
         grade = 1 + int(rng.choice(4, p=[0.4, 0.25, 0.25, 0.1])) if ill else 0
-        missing = rng.random() < clinic.missing
+        missing = rng.random() < clinic.missing_share
         rows.append(
             [
                 f"{clinic.name}-{number + 1:03d}",

@@ -152,7 +152,7 @@ def _require_folder(name: str, folder: Path, settings: TabularSettings) -> None:
     require_columns(read_patients(folder), settings.data, outcome=True)
 
 
-def _require_match(model: TabularSettings, other: TabularSettings, where: str) -> None:
+def _require_match(model: TabularSettings, other: TabularSettings, source: str) -> None:
     """Refuses a model whose columns, categories or classes are not the job's.
 
     Raises:
@@ -171,7 +171,7 @@ def _require_match(model: TabularSettings, other: TabularSettings, where: str) -
             "wrong-columns",
             f"the model's inputs are {', '.join(model.data.inputs)}; the inputs or classes here"
             " differ",
-            where,
+            source,
             "use a model of these columns and classes",
         )
 
