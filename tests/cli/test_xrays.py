@@ -22,7 +22,7 @@ from consortium.tasks.classification.synthetic import CLINICS, draw_patient, gen
 from consortium.tasks.registry import TASKS, parse_settings, synthetic_of
 
 SIDE = 48
-FEW = [replace(one, patients=8, held_out=4, again=0.5, lateral=0.5) for one in CLINICS]
+FEW = [replace(one, patients=8, held_out=4, second_share=0.5, lateral_share=0.5) for one in CLINICS]
 RAW = read_json_object(ROOT / "jobs/covid_detection/app/config/settings.json")
 SETTINGS = parse_settings(override(RAW, ["data.size=32", "network.features=[8,8]"]))
 CLASSES = ["COVID-19", "pneumonia", "normal"]
@@ -183,7 +183,7 @@ def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_radiograph_is_c
     (folder / ".hidden").write_text("of the system\n")
     code, out, err = consortium("predict", model, folder, "-o", output)
     assert (code, err) == (0, "")
-    assert out == f"{folder}: 1 other file is passed over\nwrote {output}: 3 X-rays\n"
+    assert out == f"{folder}: 1 other file is ignored\nwrote {output}: 3 X-rays\n"
 
 
 def test_predictions_never_replace_a_hospitals_labels(consortium, radiographs, model, tmp_path):

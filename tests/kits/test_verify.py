@@ -119,7 +119,7 @@ def test_the_signature_is_of_the_dsse_encoding_whoever_verifies_it(kit):
     root.public_key().verify(base64.b64decode(signature["sig"]), encoded, PKCS1v15(), SHA256())
     statement = json.loads(payload)
     assert kind == b"application/vnd.in-toto+json"
-    assert statement["_type"] == "https://in-toto.io/ProbeStatistics/v1"
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert {tuple(subject) for subject in statement["subject"]} == {("digest", "name")}
 
 

@@ -1,5 +1,5 @@
-"""Runs as their files say them: two rounds of three hospitals, with a refusal and a failure, and
-as large a run as the page is made for.
+"""Runs as their files describe them: two rounds of three hospitals, with a refusal and a failure,
+and a run as large as the page allows.
 """
 
 import io
@@ -35,7 +35,7 @@ WITHHELD = {
 }
 
 
-def said(loss, validation):
+def reported(loss, validation):
     return {"loss": loss, "seconds": 2.0, "validation": validation}
 
 
@@ -50,7 +50,7 @@ def record(number, answered=NAMES, *, metrics=None, **more):
         "lost": [],
         "failures": {},
         "cases": dict.fromkeys(answered, 10),
-        "metrics": metrics or {name: said(0.5, score(0.25)) for name in answered},
+        "metrics": metrics or {name: reported(0.5, score(0.25)) for name in answered},
         "score": 0.25,
         "best": True,
         "result_sha256": f"{number + 1:064x}",
@@ -64,8 +64,8 @@ def run():
     rounds = [
         record(
             0,
-            metrics={"east": said(0.9, score(0.1)), "north": said(0.8, score(0.2))}
-            | {"west": said(None, WITHHELD)},
+            metrics={"east": reported(0.9, score(0.1)), "north": reported(0.8, score(0.2))}
+            | {"west": reported(None, WITHHELD)},
         ),
         record(
             1,
@@ -109,7 +109,9 @@ def run():
         "model_sha256": "ab" * 32,
         "settings": read_json_object(JOB / "app" / "config" / "settings.json"),
     }
-    final = {"metrics": {"east": said(None, score(0.75)), "north": said(None, score(0.5, 24))}}
+    final = {
+        "metrics": {"east": reported(None, score(0.75)), "north": reported(None, score(0.5, 24))}
+    }
     return {"result": result, "rounds": rounds, "final": final | {"score": 0.5625}}
 
 
@@ -126,7 +128,7 @@ def large_run(run, hospitals, rounds, cross_site=False):
                 number,
                 [name for name in names if state[name] == "answered"],
                 metrics={
-                    name: said(1 / (1 + number + k), score((number + k) % 100 / 100))
+                    name: reported(1 / (1 + number + k), score((number + k) % 100 / 100))
                     for k, name in enumerate(names)
                 },
                 refused=[
@@ -147,12 +149,12 @@ def large_run(run, hospitals, rounds, cross_site=False):
     }
     if cross_site:
         result["cross_site"] = {name: dict.fromkeys(names, shared) for name in names}
-    final = {"metrics": {name: said(None, shared) for name in names}, "score": 0.75}
+    final = {"metrics": {name: reported(None, shared) for name in names}, "score": 0.75}
     return {"result": result, "rounds": records, "final": final}
 
 
 def picture(hospital, number=0, size=96):
-    """As a generated scan looks to a PNG: noise, which does not shrink."""
+    """A picture of noise, which a PNG compresses no better than a generated scan."""
     scan = np.random.default_rng(number).normal(100, 20, (size, size))
     truth, predicted = np.zeros((2, size, size), bool)
     truth[20:50, 20:50] = predicted[25:55, 25:55] = True
@@ -171,11 +173,11 @@ def open_picture(png):
 KINDS = ("COVID-19", "pneumonia", "normal")
 
 
-def radiograph_score(counts, lean, seed=0):
-    """Of made-up probabilities that lean to the right class."""
+def radiograph_score(counts, bias, seed=0):
+    """The score of made-up probabilities, biased towards the right class."""
     generator = np.random.default_rng(seed)
     truth = np.repeat(np.arange(3), counts)
-    odds = np.exp(generator.normal(size=(len(truth), 3)) + lean * np.eye(3)[truth])
+    odds = np.exp(generator.normal(size=(len(truth), 3)) + bias * np.eye(3)[truth])
     patients = [str(number) for number in range(len(truth))]
     shares = odds / odds.sum(1, keepdims=True)
     return classify_radiographs(shares, truth, patients, KINDS, 5, specificity=0.9)[1].model_dump()
@@ -184,17 +186,26 @@ def radiograph_score(counts, lean, seed=0):
 def radiograph_run(run):
     """The usual run with scores of X-rays: of all classes, of two, and none."""
     counts = {"east": (8, 40, 52), "north": (3, 30, 30), "west": (4, 4, 0)}
-    shared = {name: radiograph_score(of, 2.0) for name, of in counts.items()}
+    federated = {name: radiograph_score(of, 2.0) for name, of in counts.items()}
     result = run["result"] | {"job": "covid_detection", "settings": read_json_object(RADIOGRAPHS)}
     result["hospitals"] = [
         row
-        | {"federated": shared[row["name"]], "local": radiograph_score(counts[row["name"]], 1.0, 1)}
+        | {
+            "federated": federated[row["name"]],
+            "local": radiograph_score(counts[row["name"]], 1.0, 1),
+        }
         for row in result["hospitals"]
     ]
     rounds = [
         record
-        | {"metrics": {name: said(0.5, shared[name]) for name in record["metrics"]}, "score": 0.5}
+        | {
+            "metrics": {name: reported(0.5, federated[name]) for name in record["metrics"]},
+            "score": 0.5,
+        }
         for record in run["rounds"]
     ]
-    final = {"metrics": {name: said(None, score) for name, score in shared.items()}, "score": 0.75}
+    final = {
+        "metrics": {name: reported(None, score) for name, score in federated.items()},
+        "score": 0.75,
+    }
     return {"result": result, "rounds": rounds, "final": final}

@@ -1,5 +1,5 @@
-"""The page in Chromium, as people meet it. `scripts/test --browser` runs this; nothing else does,
-so what only that installs is imported where it is used.
+"""The page in Chromium. Only `scripts/test --browser` runs these tests, so packages that only it
+installs are imported where they are used.
 """
 
 import os
@@ -47,7 +47,7 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, tmp_path):
-    """Opens a run's page; says too what it asked for and what the console said."""
+    """Opens a run's page; records its requests and the console's messages."""
     contexts = []
 
     def open_page(html, **look):
@@ -56,10 +56,10 @@ def visit(chromium, tmp_path):
         context = chromium.new_context(**look)
         contexts.append(context)
         page = context.new_page()
-        page.asked, page.said = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.requests, page.messages = [], []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("console", lambda message: page.messages.append(message.text))
+        page.on("pageerror", lambda error: page.messages.append(str(error)))
         page.goto(file.as_uri())
         return page
 
@@ -103,9 +103,9 @@ MADE = pytest.mark.parametrize("make", [small, large, without_a_round, of_radiog
 def violations(page):
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response
-    assert {"color-contrast", "document-title"} <= {rule["id"] for rule in found["passes"]}
-    return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
+    report = Axe().run(page).response
+    assert {"color-contrast", "document-title"} <= {rule["id"] for rule in report["passes"]}
+    return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in report["violations"]]
 
 
 @MADE
@@ -137,8 +137,8 @@ def test_axe_would_find_something(run, visit):
 def test_the_page_asks_for_nothing_but_itself_and_the_console_is_silent(run, visit, make):
     page = visit(make(run), **LOOKS["light"])
     page.wait_for_load_state("networkidle")
-    assert [url for url in page.asked if not url.startswith("data:")] == [page.url]
-    assert page.said == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [page.url]
+    assert page.messages == []
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
 
 
@@ -213,7 +213,7 @@ def test_a_screen_reader_finds_landmarks_headings_and_the_grid(run, visit):
         "navigation": "On this page",
         "region": "Who took part in each round",
         "table": "Rounds 1 to 2, from left to right.",
-        "img": "Dice of the shared model, round by round: north",
+        "img": "Dice of the federated model, round by round: north",
     }.items():
         assert page.get_by_role(role, name=name, exact=True).count() == 1
     assert page.get_by_role("main").count() == 1
@@ -272,7 +272,7 @@ def squeeze(text):
 def pdf_text(pdf):
     """The text of a PDF as Chromium writes it, in the order of painting and without spaces.
 
-    Glyphs are two bytes of an embedded font, whose table ToUnicode (ISO 32000-1, 9.10.3) tells the
+    Glyphs are two bytes of an embedded font, whose table ToUnicode (ISO 32000-1, 9.10.3) gives the
     characters.
     """
     objects = dict(re.findall(rb"\n(\d+) 0 obj\n(.*?)\nendobj", pdf, re.DOTALL))
@@ -302,12 +302,12 @@ def pdf_text(pdf):
 
 def characters(table):
     """The characters of a font's glyphs, by the glyph's number in hexadecimal."""
-    found = {}
+    characters_of = {}
     for block in re.findall(r"beginbfchar(.*?)endbfchar", table, re.DOTALL):
         for glyph, text in re.findall(r"<(\w+)> <(\w+)>", block):
-            found[glyph] = bytes.fromhex(text).decode("utf-16-be")
+            characters_of[glyph] = bytes.fromhex(text).decode("utf-16-be")
     for block in re.findall(r"beginbfrange(.*?)endbfrange", table, re.DOTALL):
         for first, last, text in re.findall(r"<(\w+)> <(\w+)> <(\w+)>", block):
             for step in range(int(last, 16) - int(first, 16) + 1):
-                found[f"{int(first, 16) + step:04X}"] = chr(int(text, 16) + step)
-    return found
+                characters_of[f"{int(first, 16) + step:04X}"] = chr(int(text, 16) + step)
+    return characters_of

@@ -17,8 +17,8 @@ def score(auroc, interval=None):
 
 
 @pytest.fixture
-def found(run):
-    """`render_report`'s arguments for a job that asks, of three hospitals."""
+def probed_run(run):
+    """`render_report`'s arguments for a run with the confounding probe, of three hospitals."""
     result = run["result"]
     withheld = {"withheld": "fewer than 5 patients", "figures": None, "patients": None}
     east, north, west = result["hospitals"]
@@ -41,27 +41,28 @@ def found(run):
     return {**run, "result": {**result, "settings": settings, "confounding": confounding}}
 
 
-def test_a_page_says_what_the_model_learned(found):
-    told = describe_confounding(found["result"])
-    rows = {name: (within, without) for name, within, without in told["rows"]}
+def test_a_page_shows_what_the_model_learned(probed_run):
+    description = describe_confounding(probed_run["result"])
+    rows = {name: (within, without) for name, within, without in description["rows"]}
     assert rows["east"] == (
         [("0.91", [0.8, 1.0]), ("0.91", None)],
         [("0.60", None)] * 2,
     )
     assert rows["north"] == ([("withheld", None)] * 2, [("\u2013", None)] * 2)
     assert rows["west"][0] == [("not estimable", None)] * 2
-    assert "an AUC of 0.93 (permutation p < 0.001)" in told["told"]
-    for record in found["rounds"]:
-        for said in record["metrics"].values():
-            said["validation"] = None
-    page = render_report(found["result"], found["rounds"], final=found["final"])
+    assert "an AUC of 0.93 (permutation p < 0.001)" in description["features"]
+    for record in probed_run["rounds"]:
+        for metrics in record["metrics"].values():
+            metrics["validation"] = None
+    page = render_report(probed_run["result"], probed_run["rounds"], final=probed_run["final"])
     assert "Disease or hospital?" in page
     assert "Confounded." in page
     assert "Scores lean &lt;towards&gt;" in page
-    assert describe_verdict(found["result"]["confounding"]).startswith("confounded: scores lean")
+    verdict = describe_verdict(probed_run["result"]["confounding"])
+    assert verdict.startswith("confounded: scores lean")
 
 
-def test_a_run_that_does_not_ask_says_nothing_of_it(run):
+def test_a_run_without_the_probe_shows_nothing_of_it(run):
     assert describe_confounding(run["result"]) is None
     page = render_report(run["result"], run["rounds"], final=run["final"])
     assert "Disease or hospital?" not in page

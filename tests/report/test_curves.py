@@ -33,7 +33,7 @@ def write(folder, run, writer=None):
     writer.close()
 
 
-def test_a_hospitals_curves_hold_what_it_said(run, tmp_path):
+def test_a_hospitals_curves_hold_what_it_reported(run, tmp_path):
     write(tmp_path, run)
     assert scalars(tmp_path / "north") == {
         "dice_validation/tumour": [(0, 0.2), (1, 0.25), (2, 0.5)],
@@ -49,24 +49,24 @@ def test_what_a_hospital_withheld_is_in_no_curve(run, tmp_path):
     assert set(scalars(tmp_path / "west")) == {"training/seconds", "training/cases"}
 
 
-def test_the_common_curves_say_the_score_and_who_took_part(run, tmp_path):
+def test_the_global_curves_hold_the_score_and_the_attendance(run, tmp_path):
     write(tmp_path, run)
-    told = scalars(tmp_path / "global")
-    assert told["dice_validation/mean"] == [(0, 0.25), (1, 0.25), (2, 0.5625)]
-    assert told["hospitals/answered"] == [(1, 3), (2, 1)]
-    assert told["hospitals/refused"] == [(1, 0), (2, 1)]
+    curves = scalars(tmp_path / "global")
+    assert curves["dice_validation/mean"] == [(0, 0.25), (1, 0.25), (2, 0.5625)]
+    assert curves["hospitals/answered"] == [(1, 3), (2, 1)]
+    assert curves["hospitals/refused"] == [(1, 0), (2, 1)]
 
 
-def test_the_models_it_is_compared_with_are_level_lines_beside_the_curve(run, tmp_path):
+def test_the_local_and_centralised_models_are_level_lines(run, tmp_path):
     run["result"]["hospitals"][1]["centralised"] = score(0.875, 24)
     write(tmp_path, run)
     assert scalars(tmp_path / "north" / "local") == {
         "dice_validation/tumour": [(0, 0.625), (2, 0.625)],
         "dice_validation/mean": [(0, 0.625), (2, 0.625)],
     }
-    pooled = scalars(tmp_path / "north" / "centralised")
-    assert pooled["dice_validation/mean"] == [(0, 0.875), (2, 0.875)]
-    # (8 x 0.5 + 24 x 0.625) / 32; not every hospital has a pooled score.
+    centralised = scalars(tmp_path / "north" / "centralised")
+    assert centralised["dice_validation/mean"] == [(0, 0.875), (2, 0.875)]
+    # (8 x 0.5 + 24 x 0.625) / 32; not every hospital has a centralised score.
     together = scalars(tmp_path / "global" / "local")
     assert together == {"dice_validation/mean": [(0, 0.59375), (2, 0.59375)]}
     assert not (tmp_path / "global" / "centralised").exists()
@@ -75,21 +75,21 @@ def test_the_models_it_is_compared_with_are_level_lines_beside_the_curve(run, tm
 
 def test_hyper_parameters_stand_with_their_results(run, tmp_path):
     write(tmp_path, run)
-    said = read(tmp_path / "global").PluginTagToContent("hparams")
-    start = HParamsPluginData.FromString(said["_hparams_/session_start_info"]).session_start_info
+    content = read(tmp_path / "global").PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
     training = run["result"]["settings"]["training"]
     rate = start.hparams["training.learning_rate"].number_value
     assert rate == pytest.approx(training["learning_rate"])
     assert start.hparams["network.name"].string_value == "unet"
-    experiment = HParamsPluginData.FromString(said["_hparams_/experiment"]).experiment
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
     results = {info.name.tag for info in experiment.metric_infos}
     assert results == {"hparam/dice_federated", "hparam/dice_local"}
-    told = scalars(tmp_path / "global")
-    assert told["hparam/dice_federated"] == [(2, 0.5625)]
-    assert told["hparam/dice_local"] == [(2, 0.59375)]
+    curves = scalars(tmp_path / "global")
+    assert curves["hparam/dice_federated"] == [(2, 0.5625)]
+    assert curves["hparam/dice_local"] == [(2, 0.59375)]
 
 
-def test_pictures_are_read_back_to_the_byte_and_once(run, tmp_path):
+def test_pictures_are_read_back_unchanged_and_once(run, tmp_path):
     write(tmp_path, run)
     shown = [picture("north", 1), picture("east", 2)]
     write_pictures(tmp_path, [picture("west")], 1)

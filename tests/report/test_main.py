@@ -1,4 +1,4 @@
-"""The process that makes page and curves."""
+"""The process that renders the page and the curves."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def test_where_the_run_is_killed_its_curves_end_without_a_page(run, tmp_path, fo
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_line_that_is_on_its_way_is_left_for_the_next_look(run, tmp_path, follow):
+def test_an_unfinished_line_is_read_later(run, tmp_path, follow):
     write(tmp_path, run, 2)
     whole = (tmp_path / "rounds.jsonl").read_text()
     (tmp_path / "rounds.jsonl").write_text(whole[:-20])

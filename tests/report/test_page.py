@@ -3,7 +3,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.report.conftest import WITHHELD, large_run, picture, record, said, score
+from tests.report.conftest import WITHHELD, large_run, picture, record, reported, score
 
 from consortium.report.page import render_report
 
@@ -47,9 +47,9 @@ class Page(HTMLParser):
 
     def all(self, tag, css=None):
         return [
-            found
-            for name, found in self.tags
-            if name == tag and (css is None or css in found.get("class", "").split())
+            attributes
+            for name, attributes in self.tags
+            if name == tag and (css is None or css in attributes.get("class", "").split())
         ]
 
 
@@ -77,12 +77,12 @@ def test_a_complete_run_says_so(run):
     assert "Not complete" not in text
 
 
-def test_two_sentences_say_what_was_trained_and_by_whom(run):
+def test_the_summary_names_the_model_and_the_hospitals(run):
     run["result"]["settings"]["network"]["name"] = "segresnet"
     assert (
         "The hospitals east, north and west trained one model together: a 2-D SegResNet that"
-        " outlines tumour on pre-contrast, FLAIR and post-contrast images. It learned over 2 rounds"
-        " from 34 training cases, which stayed where they were; only changes of the model and the"
+        " outlines tumour on pre-contrast, FLAIR and post-contrast images. It was trained for 2"
+        " rounds on 34 training cases, which stayed at the hospitals. Only model updates and the"
         " figures of this run left a hospital. On 32"
     ) in render(run).text
 
@@ -91,9 +91,10 @@ def test_the_summary_weighs_hospitals_by_their_patients_and_leaves_out_the_withh
     text = render(run).text
     # (8 x 0.75 + 24 x 0.5) / 32 and (8 x 0.5 + 24 x 0.625) / 32
     assert (
-        "On 32 validation patients, who took no part in training, the shared model reaches a mean"
-        " Dice of 0.562; models that the hospitals trained alone reach 0.594, each on its own"
-        " hospital's patients. The shared model's mean is the higher one at 1 of 2 hospitals."
+        "On 32 validation patients, who took no part in training, the federated model reaches a"
+        " mean Dice of 0.562. The local models, which each hospital trained alone, reach 0.594,"
+        " each on its own hospital's patients. The federated model's mean is higher at 1 of 2"
+        " hospitals."
     ) in text
     assert "in one place" not in text
 
@@ -102,8 +103,11 @@ def test_a_model_trained_on_all_cases_is_compared_where_it_is_known(run):
     for row in run["result"]["hospitals"][:2]:
         row["centralised"] = score(0.875, row["federated"]["patients"], (0.75, 1.0))
     page = render(run)
-    assert "and a model trained on all cases in one place reaches 0.875." in page.text
-    assert "stayed where they were" not in page.text
+    assert (
+        "The centralised model, which was trained on all cases in one place, reaches 0.875."
+        in page.text
+    )
+    assert "stayed at the hospitals" not in page.text
     assert "all of them in one place, which only a simulation can do." in page.text
     assert (
         "east 10 training cases, 8 patients local 0.500 0.25\u20130.62 federated 0.750" in page.text
@@ -114,7 +118,7 @@ def test_a_model_trained_on_all_cases_is_compared_where_it_is_known(run):
 def test_a_score_of_the_patients_that_chose_the_model_is_called_too_good(run):
     assert "too good" not in render(run).text
     run["result"]["settings"]["selection"]["keep"] = "best"
-    assert "was chosen on these very patients, so its score is too good" in render(run).text
+    assert "was selected on these same patients, so its score is too good" in render(run).text
 
 
 def test_each_hospital_has_its_figures_and_the_withheld_ones_are_words(run):
@@ -211,11 +215,14 @@ def test_a_run_in_which_all_is_withheld_says_so_and_draws_no_dot(run):
     for row in run["result"]["hospitals"]:
         row |= {"local": WITHHELD, "federated": WITHHELD}
     for number, line in enumerate(run["rounds"]):
-        line |= {"score": None, "metrics": {name: said(None, WITHHELD) for name in line["cases"]}}
+        line |= {
+            "score": None,
+            "metrics": {name: reported(None, WITHHELD) for name in line["cases"]},
+        }
         assert number < 2
     run["final"] = {"metrics": {}, "score": None}
     page = render(run)
-    assert "No hospital let out a score of the shared model." in page.text
+    assert "No hospital reported a score of the federated model." in page.text
     assert page.text.count("withheld by the hospital: fewer than 5 patients") == 3
     assert not page.all("path", "curve")
     assert not [tag for tag in page.all("use") if tag.get("x", "50%") != "50%"]
@@ -223,16 +230,14 @@ def test_a_run_in_which_all_is_withheld_says_so_and_draws_no_dot(run):
 
 def test_who_took_part_is_a_table_that_a_screen_reader_reads(run):
     page = render(run)
-    assert "east in refused 1 of 2 north in in 2 of 2 west in said it failed 1 of 2" in (
-        page.read_out
-    )
+    assert "east in refused 1 of 2 north in in 2 of 2 west in failed 1 of 2" in page.read_out
     assert "east \u00d7 1 of 2" in page.text
     assert "west ! 1 of 2" in page.text
     assert "2 east refused not-finite layer.weight" in page.text
-    assert "2 west said it failed missing-file" in page.text
+    assert "2 west failed missing-file" in page.text
 
 
-def test_an_update_refused_beside_one_that_was_taken_is_told(run):
+def test_an_update_refused_besides_one_that_was_taken_is_listed(run):
     run["rounds"][1] = record(1, refused=[{"hospital": "north", "tensor": "", "code": "duplicate"}])
     page = render(run)
     assert "2 north refused duplicate" in page.text
@@ -246,9 +251,12 @@ def test_many_rounds_are_a_strip_with_the_absences_in_words(run):
         for k in range(100)
     ]
     page = render(run)
-    told = "too late in rounds 5\u20136, 9"
+    late_rounds = "too late in rounds 5\u20136, 9"
     assert "east every round 100 of 100" in page.read_out
-    assert f"no answer in rounds 1\u20134, 7\u20138, 10\u2013100; {told} 0 of 100" in page.read_out
+    assert (
+        f"no answer in rounds 1\u20134, 7\u20138, 10\u2013100; {late_rounds} 0 of 100"
+        in page.read_out
+    )
     assert "1\u20134, 7\u20138, 10\u2013100 west no answer" in page.text
     [strip] = page.all("path", "late")
     assert strip["d"] == "M4 0h2v1h-2zM8 0h1v1h-1z"
@@ -260,13 +268,13 @@ def test_curves_run_through_the_scores_of_each_model(run):
     # 200 wide for 2 rounds, 96 high for a Dice of 1: all, then east, north, west; then the loss.
     assert lines[:3] == ["M0,72L100,72L200,42", "M0,86.4h0M200,24h0", "M0,76.8L100,72L200,48"]
     assert lines[3] == ""
-    assert "west 1 0.5 0 0 round 2 nothing was let out" in page.text
-    assert "north 1 0.5 0 0 round 2 from 0.200 to 0.500; alone 0.625" in page.text
+    assert "west 1 0.5 0 0 round 2 no value reported" in page.text
+    assert "north 1 0.5 0 0 round 2 from 0.200 to 0.500; local model 0.625" in page.text
 
 
 def test_a_curve_that_ends_below_its_best_says_so(run):
     run["rounds"][1]["metrics"]["north"]["validation"] = score(0.75, 24)
-    assert "from 0.200 to 0.500, highest 0.750 in round 1; alone 0.625" in render(run).text
+    assert "from 0.200 to 0.500, highest 0.750 in round 1; local model 0.625" in render(run).text
 
 
 def test_many_hospitals_have_a_band_behind_their_curves(run):
@@ -277,14 +285,14 @@ def test_many_hospitals_have_a_band_behind_their_curves(run):
     assert "The grey band is the range of all hospitals." in page.text
 
 
-def test_the_kept_mean_of_the_last_models_is_called_that(run):
+def test_the_average_of_the_last_models_is_named(run):
     run["result"]["settings"]["selection"] |= {"keep": "average", "share": 1.0}
     run["result"]["settings"]["rounds"] = 2
     text = render(run).text
-    assert "with 2 rounds behind it: the mean of the last 2 models" in text
-    assert "The last point is the mean of the last 2 models." in text
+    assert "after 2 rounds: the average of the last 2 models" in text
+    assert "The last point is the average of the last 2 models." in text
     run["result"]["settings"]["selection"] |= {"keep": "last"}
-    assert "mean of the last" not in render(run).text
+    assert "average of the last" not in render(run).text
 
 
 def test_every_drawing_is_hidden_from_screen_readers_or_has_a_name(run):
@@ -358,7 +366,7 @@ def test_settings_show_the_start_model_by_its_name_and_not_where_it_lies(run):
     assert "training.batch=17" in text
 
 
-def test_versions_and_digests_are_told_and_a_broken_chain_is_named(run):
+def test_versions_and_digests_are_shown_and_a_broken_chain_is_named(run):
     text = render(run).text
     assert f"Its sha256 {'ab' * 32} Versions consortium 0.1.0, torch 2.13.0" in text
     assert f"0 {0:064x} 1 {1:064x} 2 {2:064x}" in text

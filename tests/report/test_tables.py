@@ -1,4 +1,4 @@
-"""A run of the second task, in its own words."""
+"""The page, curves and terminal scores of a run of the tabular task."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -40,15 +40,15 @@ def table_run(run):
         record
         | {
             "metrics": {
-                name: said | {"validation": scores[name]}
-                for name, said in record["metrics"].items()
+                name: metrics | {"validation": scores[name]}
+                for name, metrics in record["metrics"].items()
             }
         }
         for record in run["rounds"]
     ]
-    final = {"metrics": {name: {"validation": said} for name, said in scores.items()}}
-    for said in final["metrics"].values():
-        said["loss"] = None
+    final = {
+        "metrics": {name: {"validation": score, "loss": None} for name, score in scores.items()}
+    }
     return {"result": result, "rounds": rounds, "final": final | {"score": 0.625}}
 
 
@@ -57,7 +57,7 @@ def test_the_page_speaks_of_accuracy_and_area(table_run):
     for words in (
         "a logistic regression that predicts heart disease from age",
         "reaches an accuracy of 0.625",
-        "Accuracy of the shared model, round by round",
+        "Accuracy of the federated model, round by round",
         "withheld by the hospital: fewer than 5 patients of a class",
         "not estimable",
         "(cross-entropy)",

@@ -42,11 +42,11 @@ def test_the_page_shows_accuracy_and_areas_and_folds_the_rest(page):
     ]
     assert len(titles.findall(folded)) == 3 * 3 + 1
     assert folded.count("<h4>") == 3
-    assert "where at least 90&nbsp;% of the others are rightly left out" in folded
+    assert "at a specificity of at least 90&nbsp;%" in folded
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(set(ids)) == len(ids)
     for words in (
-        "tells COVID-19, pneumonia and normal apart on frontal chest X-rays",
+        "classifies frontal chest X-rays into COVID-19, pneumonia and normal",
         "reaches a mean AUROC of",
         "withheld by the hospital: fewer than 5 patients of a class",
         "few or no patients of the class",
@@ -91,7 +91,8 @@ def test_a_class_and_the_others_are_counted(support, expected):
 
 def test_a_class_may_have_a_comma_in_its_name():
     data = {**RAW["data"], "classes": {"pneumonia, viral": ["v"], "none": ["n"]}}
-    metrics = {one.name: one for one in parse_settings({**RAW, "data": data}).scored.metrics}
+    scored = parse_settings({**RAW, "data": data}).scored
+    metrics = {metric.name: metric for metric in scored.metrics}
     area = metrics["AUROC, pneumonia, viral"]
     assert (area.figure, area.of, area.headline) == ("AUROC", "pneumonia, viral", True)
 
@@ -111,7 +112,7 @@ def test_a_curve_is_drawn_for_each_hospital_that_sent_one(radiographs, page):
     mean, share, size = bins[0]
     assert f"predicted {mean:.2f}, observed {share:.2f} ({size} patients)" in curve.values
     assert page.count('class="diagonal"') == 5
-    assert all(each.values in page for curves in drawn.values() for each in curves)
+    assert all(curve.values in page for curves in drawn.values() for curve in curves)
 
 
 def test_a_larger_group_has_a_larger_dot():
@@ -125,6 +126,6 @@ def test_the_end_of_a_run_shows_two_figures_of_many(radiographs):
     areas = [east["figures"][f"AUROC, {name}"] for name in ("COVID-19", "pneumonia", "normal")]
     accuracy = east["figures"]["accuracy"]
     assert score_text(east, COVID) == f"AUROC {np.mean(areas):.3f}, accuracy {accuracy:.3f}"
-    alone = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
-    assert score_text(alone, COVID) == "AUROC not estimable, accuracy 0.500"
+    accuracy_only = north | {"figures": dict.fromkeys(north["figures"]) | {"accuracy": 0.5}}
+    assert score_text(accuracy_only, COVID) == "AUROC not estimable, accuracy 0.500"
     assert score_text(hospital(radiographs, "west")["federated"], COVID) == "withheld"

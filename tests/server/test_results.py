@@ -73,7 +73,7 @@ def test_a_hospital_that_is_held_back_round_after_round_is_named(generated, tmp_
     assert treatment["valley"]["kept"] < 0.05 < 0.5 < treatment["north"]["kept"]
     render_run(tmp_path / "results")
     page = (tmp_path / "results" / "report.html").read_text()
-    assert "valley was held back in 3 of 3 rounds: its change counted for " in page
+    assert "valley was held back in 3 of 3 rounds: its update counted for " in page
     assert f"{named['distance']:,.0f} times as far from the aggregate as others" in page
 
 

@@ -34,9 +34,9 @@ def test_the_settings_of_a_job_of_tables_are_complete(file):
         ("task=x", 'setting task: there is no "x", --set, name segmentation or classification'),
         ("task=[1]", "setting task: there is no [1], --set, name segmentation or classification"),
         ("data.channels=3", "error unknown-setting: there is no setting data.channels"),
-        ('data.numbers={"age": [9, 1]}', "setting data: numbers.age: the least value, then"),
+        ('data.numbers={"age": [9, 1]}', "setting data: numbers.age: give the lowest"),
         ('data.categories={"num": ["0", "1"]}', "setting data: a column has one use"),
-        ('data.categories={"sex": ["0", "0"]}', "setting data: categories.sex: a value is there"),
+        ('data.categories={"sex": ["0", "0"]}', "setting data: categories.sex: a value is listed"),
         ('data.outcome.classes={"a": ["0"]}', "setting data.outcome.classes: "),
         (
             'data.outcome.classes={"a": ["0"], "b": ["0"]}',

@@ -84,7 +84,7 @@ def test_a_run_learns_and_its_page_has_the_figures_of_the_task(run):
     for words in (
         "a line that predicts days from age and marker",
         "reaches a share within tolerance of",
-        "Share within tolerance of the shared model, round by round",
+        "Share within tolerance of the federated model, round by round",
         "squared error",
         "mean error",
     ):

@@ -37,7 +37,7 @@ OWN_FILES = ("local/hospital.json", "local/authorization.json")
 """What a hospital decides itself; it stands beside the shipped files and is never listed."""
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/ProbeStatistics/v1"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 KIT_TYPE = "urn:consortium:startup-kit:1"
 _SCHEME = "rsa-pkcs1v15-sha256"
 

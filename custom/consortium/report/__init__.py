@@ -1,1 +1,1 @@
-"""What people look at after a run: the page, the curves and the pictures."""
+"""Renders a run for people: the page, the curves and the pictures."""

@@ -1,12 +1,12 @@
-"""Makes the page and the curves of a run, from `rounds.jsonl` and `result.json` in its folder.
+"""Renders the page and the curves of a run from `rounds.jsonl` and `result.json` in its folder.
 
     python -m consortium.report RESULTS
     python -m consortium.report --follow RESULTS
 
-With `--follow`, the first line of standard input is the job's settings as JSON, and the curves grow
-with `rounds.jsonl` while the run goes on. The page is made when the line `finish` comes. Where
-standard input ends without it, the run was killed and nothing more is written. Neither torch nor
-MONAI is loaded here, and no model.
+With `--follow`, the first line of standard input is the job's settings as JSON. The curves then
+grow with `rounds.jsonl` during the run, and the line `finish` renders the page. If standard input
+ends without it, the run was killed and nothing more is written. This process loads neither torch
+nor MONAI, and no model.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _POLL = 0.5  # seconds between two looks for new rounds
 
 
 def read_rounds(results: Path) -> list[dict[str, Any]]:
-    """The whole lines of `rounds.jsonl`; the last one may be on its way."""
+    """Reads the complete lines of `rounds.jsonl`; the last line may be only partly written."""
     try:
         text = (results / "rounds.jsonl").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -37,13 +37,13 @@ def read_rounds(results: Path) -> list[dict[str, Any]]:
 
 
 def read_result(results: Path) -> dict[str, Any]:
-    """The content of `result.json`."""
+    """Reads `result.json`."""
     result: dict[str, Any] = json.loads((results / "result.json").read_text(encoding="utf-8"))
     return result
 
 
 def render_run(results: Path) -> None:
-    """Makes the page of a run that has ended, and its curves anew."""
+    """Renders the page and the curves of a finished run; replaces its former curves."""
     result = read_result(results)
     curves = _Curves(results, parse_settings(result["settings"], "result.json"))
     curves.update()
@@ -53,31 +53,31 @@ def render_run(results: Path) -> None:
 
 
 def follow_run(results: Path, settings: Settings) -> None:
-    """Keeps the curves up to date until the run ends, then makes the page.
+    """Updates the curves until the run ends, then renders the page.
 
     Args:
         results: the run's folder.
-        settings: of its job.
+        settings: the job's settings.
     """
     curves = {results: _Curves(results, settings)}
-    word = ""
+    command = ""
     while True:
-        # The model may be trained again without each hospital, each time in a folder of its own.
+        # A run may train one more model without each hospital, each in a folder of its own.
         for folder in sorted(results.glob("without/*/")):
             if folder not in curves:
                 curves[folder] = _Curves(folder, settings)
-        for each in curves.values():
-            each.update()
-        if word:
+        for folder_curves in curves.values():
+            folder_curves.update()
+        if command:
             break
         if select.select([sys.stdin], [], [], _POLL)[0]:
-            word = sys.stdin.readline().strip() or "end"
-    if word == "finish":
+            command = sys.stdin.readline().strip() or "end"
+    if command == "finish":
         result = read_result(results)
         curves[results].finish(result)
         _write_page(results, result)
-    for each in curves.values():
-        each.close()
+    for folder_curves in curves.values():
+        folder_curves.close()
 
 
 class _Curves:
@@ -89,7 +89,7 @@ class _Curves:
         self._size, self._written = -1, 0
 
     def update(self) -> None:
-        """Adds the rounds that were closed since the last time."""
+        """Adds the rounds that were closed since the last call."""
         size = self._rounds.stat().st_size if self._rounds.is_file() else -1
         if size == self._size:
             return
@@ -100,11 +100,11 @@ class _Curves:
         self._written = len(records)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Adds what is known at the end."""
+        """Adds the scores of the final model."""
         self._writer.finish(result, result["final"])
 
     def close(self) -> None:
-        """Ends the files."""
+        """Closes the files."""
         self._writer.close()
 
 
@@ -114,12 +114,14 @@ def _write_page(results: Path, result: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m consortium.report", description=__doc__)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--follow", action="store_true", help="The run is going on.")
+    parser.add_argument(
+        "--follow", action="store_true", help="Follow a run that is still going on."
+    )
     arguments = parser.parse_args()
-    # A person's Ctrl-C is for the run, which then ends this process.
+    # Ctrl-C is meant for the run, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if arguments.follow:
         settings = parse_settings(json.loads(sys.stdin.readline()), "standard input")

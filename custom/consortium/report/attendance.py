@@ -1,4 +1,4 @@
-"""Who took part in each round: a grid, and what was left out in words."""
+"""Which hospitals took part in each round: a grid, and a list of what was left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,46 +9,46 @@ STATES = {
     "answered": "in the aggregate",
     "refused": "refused",
     "late": "too late",
-    "failed": "said it failed",
+    "failed": "failed",
     "lost": "no answer",
 }
-"""What can become of a hospital in a round."""
+"""A hospital's possible states in a round, with their text."""
 
 MOST_CELLS = 40
-"""Rounds up to which each has a cell of its own; more are drawn as a strip."""
+"""Largest number of rounds with a cell each; more rounds are drawn as a strip."""
 
-_MOST_LETTERS = 120  # of a tensor's name, which in a refused update is anybody's
+_MOST_LETTERS = 120  # of a tensor's name: in a refused update it is arbitrary
 
 
 @dataclass(frozen=True, slots=True)
 class Attendance:
-    """One hospital's rounds.
+    """One hospital's attendance over all rounds.
 
     Attributes:
         hospital: its name.
-        present: rounds whose aggregate it is in.
-        states: of each round.
-        strips: for each state that occurs, a path over a drawing one unit a round.
-        told: the rounds it is not in, in words; empty where there is none.
+        present: number of rounds whose aggregate includes it.
+        states: its state in each round, a key of `STATES`.
+        strips: for each state that occurs, an SVG path of one unit a round.
+        absences: the rounds it missed, in words; empty if none.
     """
 
     hospital: str
     present: int
     states: list[str]
     strips: dict[str, str]
-    told: str
+    absences: str
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Something that was left out, in one or several rounds.
+    """An update that no aggregate includes, in one or several rounds.
 
     Attributes:
-        rounds: numbers from 1, as ranges.
-        hospital: whose answer it was.
+        rounds: round numbers from 1, as ranges.
+        hospital: the hospital that sent or owed it.
         state: a key of `STATES`.
-        code: why.
-        tensor: the first at fault, or empty.
+        code: the reason.
+        tensor: the first invalid tensor, or empty.
     """
 
     rounds: str
@@ -58,31 +58,33 @@ class Incident:
     tensor: str
 
 
-def attend(hospitals: Sequence[str], rounds: Sequence[Mapping[str, Any]]) -> list[Attendance]:
-    """The grid's lines, one a hospital."""
+def list_attendance(
+    hospitals: Sequence[str], rounds: Sequence[Mapping[str, Any]]
+) -> list[Attendance]:
+    """Lists the attendance of each hospital, one row of the grid each."""
     lines = []
     for hospital in hospitals:
         states = [_state(record, hospital)[0] for record in rounds]
         absent: dict[str, list[int]] = {}
         strips: dict[str, str] = {}
-        at = 0
+        start = 0
         for state, group in groupby(states):
             length = len(list(group))
-            strips[state] = strips.get(state, "") + f"M{at} 0h{length}v1h-{length}z"
+            strips[state] = strips.get(state, "") + f"M{start} 0h{length}v1h-{length}z"
             if state != "answered":
-                absent.setdefault(state, []).extend(range(at + 1, at + length + 1))
-            at += length
-        told = "; ".join(
+                absent.setdefault(state, []).extend(range(start + 1, start + length + 1))
+            start += length
+        absences = "; ".join(
             f"{STATES[state]} in {'round' if len(numbers) == 1 else 'rounds'} {ranges(numbers)}"
             for state, numbers in absent.items()
         )
-        lines.append(Attendance(hospital, states.count("answered"), states, strips, told))
+        lines.append(Attendance(hospital, states.count("answered"), states, strips, absences))
     return lines
 
 
 def describe_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
-    """All that was not in an aggregate; the same in several rounds is one line."""
-    found: dict[tuple[str, str, str, str], list[int]] = {}
+    """Lists what no aggregate includes; one entry for the same incident in several rounds."""
+    incidents: dict[tuple[str, str, str, str], list[int]] = {}
     for record in rounds:
         tensors = {refusal["hospital"]: refusal["tensor"] for refusal in record["refused"]}
         entries = [
@@ -90,48 +92,48 @@ def describe_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
             for hospital in record["asked"]
             if hospital not in record["answered"]
         ]
-        # A hospital that is in the aggregate can have sent another update, which is not.
+        # A hospital in the aggregate may have sent a second update, which was refused.
         entries += [
-            (said["hospital"], "refused", said["code"], "")
-            for said in record["refused"]
-            if said["hospital"] in record["answered"]
+            (refusal["hospital"], "refused", refusal["code"], "")
+            for refusal in record["refused"]
+            if refusal["hospital"] in record["answered"]
         ]
         for entry in entries:
-            found.setdefault(entry, []).append(record["round"] + 1)
+            incidents.setdefault(entry, []).append(record["round"] + 1)
     return [
         Incident(ranges(numbers), hospital, state, code, _shorten(tensor))
-        for (hospital, state, code, tensor), numbers in found.items()
+        for (hospital, state, code, tensor), numbers in incidents.items()
     ]
 
 
-def describe_flagged(one: Mapping[str, Any]) -> str:
-    """A hospital that was refused or held back round after round, in a sentence without its end."""
+def describe_flagged(hospital: Mapping[str, Any]) -> str:
+    """Describes a flagged hospital in a sentence without its full stop."""
     parts = []
-    if one["refused"]:
-        parts.append(f"refused in {one['refused']}")
-    if one["held_back"]:
-        parts.append(f"held back in {one['held_back']}")
-    told = f"{one['hospital']} was {' and '.join(parts)} of {one['rounds']} rounds"
-    numbers = []
-    if one["held_back"] and one["kept"] is not None:
-        numbers.append(f"its change counted for {one['kept']:.2g} of its weight at least")
-    if one["held_back"] and one["distance"] is not None:
-        times = f"{one['distance']:,.{0 if one['distance'] >= 10 else 1}f}"
-        numbers.append(f"it lay up to {times} times as far from the aggregate as others")
-    return f"{told}: {' and '.join(numbers)}" if numbers else told
+    if hospital["refused"]:
+        parts.append(f"refused in {hospital['refused']}")
+    if hospital["held_back"]:
+        parts.append(f"held back in {hospital['held_back']}")
+    sentence = f"{hospital['hospital']} was {' and '.join(parts)} of {hospital['rounds']} rounds"
+    details = []
+    if hospital["held_back"] and hospital["kept"] is not None:
+        details.append(f"its update counted for at least {hospital['kept']:.2g} of its weight")
+    if hospital["held_back"] and hospital["distance"] is not None:
+        times = f"{hospital['distance']:,.{0 if hospital['distance'] >= 10 else 1}f}"
+        details.append(f"it was up to {times} times as far from the aggregate as others")
+    return f"{sentence}: {' and '.join(details)}" if details else sentence
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as text: `2, 4\u20136`."""
-    told: list[str] = []
+    """Formats ascending numbers as ranges: `2, 4\u20136`."""
+    parts: list[str] = []
     for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         run = [number for _, number in group]
-        told.append(f"{run[0]}" if len(run) == 1 else f"{run[0]}\u2013{run[-1]}")
-    return ", ".join(told)
+        parts.append(f"{run[0]}" if len(run) == 1 else f"{run[0]}\u2013{run[-1]}")
+    return ", ".join(parts)
 
 
 def _state(record: Mapping[str, Any], hospital: str) -> tuple[str, str]:
-    """What became of a hospital in a round, and its code."""
+    """A hospital's state in a round, and the code of a refusal or failure."""
     if hospital in record["answered"]:
         return "answered", ""
     if hospital in record["late"]:

@@ -1,9 +1,8 @@
-"""Scores side by side: of the model that a hospital trained alone, of the shared model and, where
-known, of a model trained on all cases in one place.
+"""Compares the scores of the local, the federated and, if known, the centralised model.
 
-What always holds: a score that was withheld or not made is a word, never a number; an interval is
-shown where the hospital sent one and is never made up here.
-"""  # noqa: D205
+Always: a withheld or missing score is shown as text, never as a number; an interval is shown only
+if the hospital sent one.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +14,21 @@ from consortium.tasks.text import TaskText
 
 MODELS = {
     "local": "a model that the hospital trained alone",
-    "federated": "the shared model",
+    "federated": "the model that the hospitals trained together",
     "centralised": "a model trained on all cases in one place",
 }
-"""The models that are compared, in the order of a hospital's lines."""
+"""The models that are compared, in the order of a hospital's rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One line of the dot plot.
+    """One row of the dot plot.
 
     Attributes:
         model: a key of `MODELS`.
-        value: of the figure, over patients, or None.
-        interval: 95 % interval of the mean, or None where none was sent.
-        note: why there is no value, or what it is worth.
+        value: the figure over the hospital's patients, or None.
+        interval: 95 % interval of the mean, or None if none was sent.
+        note: why there is no value, or how far it can be relied on.
     """
 
     model: str
@@ -40,12 +39,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The lines of one hospital, or of all together.
+    """The rows of one hospital, or of all hospitals together.
 
     Attributes:
-        name: of the hospital.
-        counts: of cases and patients, in words.
-        estimates: one for each model of the plot; empty where there is nothing to show.
+        name: the hospital's name.
+        counts: numbers of cases and patients, in words.
+        estimates: one for each model of the plot; empty if there is nothing to show.
         note: why there is nothing to show.
     """
 
@@ -60,69 +59,69 @@ class DotPlot:
     """One figure at all hospitals.
 
     Attributes:
-        metric: the figure; None where nothing was scored.
-        spec: of all figures of the run.
-        models: keys of `MODELS` that are known somewhere.
+        metric: the figure; None if nothing was scored.
+        spec: all figures of the run.
+        models: keys of `MODELS` with a score at any hospital.
         groups: the hospitals.
-        together: means over patients of all hospitals; None where fewer than two hospitals say
-            something.
-        start: where the axis starts.
-        end: where it ends.
-        has_intervals: whether any hospital sent one.
+        overall: means over the patients of all hospitals; None if fewer than two hospitals
+            reported a score.
+        start: lower end of the axis.
+        end: upper end of the axis.
+        has_intervals: whether any hospital sent an interval.
     """
 
     metric: MetricSpec | None
     spec: ScoreSpec
     models: list[str]
     groups: list[Group]
-    together: Group | None
+    overall: Group | None
     start: float
     end: float
     has_intervals: bool
 
     @property
     def name(self) -> str:
-        """Its name in a score; empty where nothing was scored."""
+        """The figure's name in a score; empty if nothing was scored."""
         return "" if self.metric is None else self.metric.name
 
     @property
     def by_structure(self) -> bool:
-        """Whether the run has one figure of each structure, named by the structure."""
+        """Whether the run has one figure for each structure, named after it."""
         return self.spec.metrics[0].by_structure
 
     def figure(self, text: TaskText) -> str:
-        """What the values are."""
+        """The name of the figure, as a noun."""
         return (text.headline if self.by_structure else self.name) or text.headline
 
     def head(self, text: TaskText) -> str:
-        """The same for the head of their column, without the class."""
+        """The figure's name in the head of its column, without the class."""
         return text.headline if self.metric is None else self.metric.figure
 
     def caption(self, text: TaskText) -> str:
-        """The same for the caption of their table."""
+        """The figure's name in the caption of its table."""
         if self.by_structure:
             return f"{text.headline} of {self.name or 'the model'}"
         return self.figure(text)
 
     @property
     def further(self) -> bool:
-        """Whether it is one of many of a class, which few people look at."""
+        """Whether the figure is folded away on the page, as of secondary interest."""
         return self.metric is not None and self.metric.further
 
-    def place(self, value: float) -> str:
-        """Where a value stands on the axis, in percent of its length."""
+    def position(self, value: float) -> str:
+        """A value's position on the axis, in percent of its length."""
         share = (value - self.start) / (self.end - self.start)
         return f"{100 * min(1.0, max(0.0, share)):.2f}%"
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Means over the patients of the hospitals that let out a score of the shared model.
+    """Means over the patients of the hospitals that reported a score of the federated model.
 
     Attributes:
-        hospitals: how many these are.
-        patients: how many they have.
-        values: by model; a model that one of these hospitals has no score of has none.
+        hospitals: number of these hospitals.
+        patients: number of their patients.
+        values: mean by model; without models that one of these hospitals has no score of.
     """
 
     hospitals: int
@@ -130,21 +129,23 @@ class Means:
     values: Mapping[str, float]
 
 
-def pool(
+def average_scores(
     hospitals: Sequence[Mapping[str, Any]], spec: ScoreSpec, metric: MetricSpec | None = None
 ) -> Means:
-    """Weighs the hospitals' scores by their patients.
+    """Averages the hospitals' scores, weighted by their patients.
 
     Args:
-        hospitals: of `result.json`.
-        spec: of the scores.
+        hospitals: `hospitals` of `result.json`.
+        spec: the figures of the scores.
         metric: one figure, or None for the headline.
     """
-    told = [row for row in hospitals if value_of(row.get("federated"), spec, metric) is not None]
+    reported = [
+        row for row in hospitals if value_of(row.get("federated"), spec, metric) is not None
+    ]
     means = {}
     for model in MODELS:
         products, patients = 0.0, 0
-        for row in told:
+        for row in reported:
             value = value_of(row.get(model), spec, metric)
             if value is None:
                 break
@@ -153,15 +154,15 @@ def pool(
         else:
             if patients:
                 means[model] = products / patients
-    return Means(len(told), sum(row["federated"]["patients"] for row in told), means)
+    return Means(len(reported), sum(row["federated"]["patients"] for row in reported), means)
 
 
 def compare(hospitals: Sequence[Mapping[str, Any]], spec: ScoreSpec) -> list[DotPlot]:
-    """The dot plots of a run, one a figure; one without a name where nothing was scored.
+    """Makes the dot plots of a run, one a figure; one without a name if nothing was scored.
 
     Args:
-        hospitals: of `result.json`.
-        spec: of the scores.
+        hospitals: `hospitals` of `result.json`.
+        spec: the figures of the scores.
     """
     models = [
         model
@@ -184,20 +185,20 @@ def _plot(
     estimates = [estimate for group in groups for estimate in group.estimates]
     ends = [estimate.value for estimate in estimates if estimate.value is not None]
     ends += [end for estimate in estimates for end in estimate.interval or ()]
-    means = pool(hospitals, spec, metric)
+    means = average_scores(hospitals, spec, metric)
     start, end = _axis(metric, ends)
-    together = None
+    overall = None
     if means.hospitals > 1:
-        every = means.hospitals == len(hospitals)
-        counted = str(len(hospitals)) if every else f"{means.hospitals} of {len(hospitals)}"
-        together = Group(
-            f"{'all ' if every else ''}{counted} hospitals",
+        complete = means.hospitals == len(hospitals)
+        count = f"all {len(hospitals)}" if complete else f"{means.hospitals} of {len(hospitals)}"
+        overall = Group(
+            f"{count} hospitals",
             [plural(means.patients, "patient")],
             [
                 Estimate(
                     model,
                     means.values.get(model),
-                    note="" if model in means.values else "not known of all of them",
+                    note="" if model in means.values else "not reported by all of them",
                 )
                 for model in models
             ],
@@ -207,7 +208,7 @@ def _plot(
         spec=spec,
         models=models,
         groups=groups,
-        together=together,
+        overall=overall,
         start=start,
         end=end,
         has_intervals=any(estimate.interval for estimate in estimates),
@@ -215,7 +216,7 @@ def _plot(
 
 
 def _axis(metric: MetricSpec | None, ends: Sequence[float]) -> tuple[float, float]:
-    """Where an axis starts and ends: the possible values, or the upper half where all lie there."""
+    """The ends of the axis: the range of the metric, or its upper half if all values lie there."""
     low, high = (0.0, 1.0) if metric is None else (metric.low, metric.high)
     if high is None:
         return low, max([low + 1.0, *ends])
@@ -235,27 +236,27 @@ def _group(
     estimates = [_estimate(model, row.get(model), spec, metric) for model in models]
     note = ""
     if all(estimate.value is None for estimate in estimates):
-        note = next((told.note for told in estimates if told.note != _NOTHING), _NOTHING)
+        note = next((e.note for e in estimates if e.note != _NOT_SCORED), _NOT_SCORED)
         estimates = []
     return Group(row["name"], counts, estimates, note)
 
 
-_NOTHING = "not scored"
+_NOT_SCORED = "not scored"
 
 
 def _estimate(
     model: str, score: Score | None, spec: ScoreSpec, metric: MetricSpec | None
 ) -> Estimate:
     if not score:
-        return Estimate(model, None, note=_NOTHING)
+        return Estimate(model, None, note=_NOT_SCORED)
     value = figures_of(score).get(metric.name) if metric else None
     if metric is None or value is None:
-        why = score["withheld"]
-        missing = "not estimable" if figures_of(score) else _NOTHING
-        counted = spec.classes and metric is not None and metric.of
-        if counted and counted not in (score.get("support") or {}):
-            missing = "few or no patients of the class"
-        return Estimate(model, None, note=f"withheld by the hospital: {why}" if why else missing)
+        reason = score["withheld"]
+        note = "not estimable" if figures_of(score) else _NOT_SCORED
+        label = spec.classes and metric is not None and metric.of
+        if label and label not in (score.get("support") or {}):
+            note = "few or no patients of the class"
+        return Estimate(model, None, note=f"withheld by the hospital: {reason}" if reason else note)
     interval = (score.get("interval") or {}).get(metric.name)
     note = (
         f"descriptive: fewer than {FEW} patients"
@@ -266,5 +267,5 @@ def _estimate(
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun."""
+    """A number with its noun, in the singular or plural."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,4 +1,4 @@
-"""What a run found out about what its model learned: the disease, or the hospital."""
+"""Describes the confounding probe's result: did the model learn the disease or the hospital?"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,31 +10,31 @@ from consortium.report.figures import figures_of, spec_of
 _MEANING = {
     "confounded": "The model may have learned the hospital and not the disease.",
     "no sign": "No sign was found that the model learned the hospital instead of the disease.",
-    "not estimable": "Whether the model learned the disease or the hospital could not be found"
-    " out.",
+    "not estimable": "The probe could not estimate whether the model learned the disease or the"
+    " hospital.",
 }
 
 
-def describe_verdict(found: Mapping[str, Any]) -> str:
-    """The verdict and its reason, in one line."""
-    return f"{found['verdict']}: {found['reason']}"
+def describe_verdict(confounding: Mapping[str, Any]) -> str:
+    """The probe's verdict and its reason, in one line."""
+    return f"{confounding['verdict']}: {confounding['reason']}"
 
 
 def describe_confounding(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The findings for the page; None for a run that does not ask.
+    """Describes the probe's result for the page; None for a run without the probe.
 
     Args:
         result: content of `result.json`.
     """
-    found = result.get("confounding")
-    if found is None:
+    confounding = result.get("confounding")
+    if confounding is None:
         return None
     spec = spec_of(result)
     classes = list(spec.classes)
-    features = found["features"]
-    told = "Whether the model's features tell the hospital is not estimable."
+    features = confounding["features"]
+    sentence = "Whether the model's features reveal the hospital is not estimable."
     if features is not None:
-        told = (
+        sentence = (
             "Among patients with the same label, the model's features tell two hospitals apart with"
             f" an AUC of {features['auc']:.2f} (permutation {describe_p(features['p'])})."
         )
@@ -42,25 +42,25 @@ def describe_confounding(result: Mapping[str, Any]) -> dict[str, Any] | None:
         (
             row["name"],
             [_cell(row["federated"], name, spec) for name in classes],
-            [_cell(found["without"].get(row["name"]), name, spec) for name in classes],
+            [_cell(confounding["without"].get(row["name"]), name, spec) for name in classes],
         )
         for row in result["hospitals"]
     ]
     return {
-        "verdict": found["verdict"],
-        "meaning": _MEANING[found["verdict"]],
-        "reason": found["reason"],
-        "told": told,
+        "verdict": confounding["verdict"],
+        "meaning": _MEANING[confounding["verdict"]],
+        "reason": confounding["reason"],
+        "features": sentence,
         "classes": classes,
         "rows": rows,
-        "left_out": bool(found["without"]),
+        "left_out": bool(confounding["without"]),
     }
 
 
 def _cell(
     score: Mapping[str, Any] | None, name: str, spec: ScoreSpec
 ) -> tuple[str, list[float] | None]:
-    """Headline figure of a class, in words where there is none, and its interval."""
+    """A class's headline figure and its interval; text if there is no figure."""
     if not score:
         return "\u2013", None
     if score["withheld"]:

@@ -1,11 +1,11 @@
-"""The curves of a run for TensorBoard: a folder a hospital and one for all of them, `global`.
+"""Writes the curves of a run for TensorBoard: a folder for each hospital and one for all, `global`.
 
-They are a function of the round records: a writer that is opened for a resumed run writes them
-anew, so no point is there twice and none of an unfinished round. A model's score stands at the
-number of rounds behind the model, everything else at the number of the round, from 1. The models
-that the shared one is compared with have a folder below the hospital's, `local` and `centralised`,
-so that TensorBoard draws them as level lines through the curve. TensorBoard's own writer makes the
-files; nothing here needs torch.
+The curves are a function of the round records. A writer that is opened for a resumed run writes
+them again, so no point is there twice and none of an unfinished round. A model's score has the
+number of rounds that the model was trained for as its step; everything else has the number of the
+round, from 1. The local and the centralised model have folders `local` and `centralised` below the
+hospital's, so that TensorBoard draws them as level lines through the curve. TensorBoard's own
+writer makes the files; nothing here needs torch.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from consortium.imaging.pictures import Picture
-from consortium.report.comparison import pool
+from consortium.report.comparison import average_scores
 from consortium.report.figures import figures_of, value_of
 from consortium.settings.base import Settings
 from consortium.tasks.registry import text_of_task
@@ -40,22 +40,22 @@ class EventWriter:
     """One folder's event file.
 
     Args:
-        folder: made where it is missing.
+        folder: created if it is missing.
     """
 
     def __init__(self, folder: Path):
         self._file = EventFileWriter(str(folder))
 
     def add(self, summary: Summary, step: int = 0) -> None:
-        """Adds an event of now."""
+        """Adds an event with the current time."""
         self._file.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
-        """Brings what was added to the disk."""
+        """Writes the added events to disk."""
         self._file.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._file.close()
 
 
@@ -63,9 +63,9 @@ class CurveWriter:
     """Writes the curves of one run.
 
     Args:
-        folder: replaced by what is written now.
-        records: rounds that are closed already, as in `rounds.jsonl`.
-        settings: of the job.
+        folder: the folder of the curves; its former content is deleted.
+        records: rounds that are already closed, as in `rounds.jsonl`.
+        settings: the job's settings.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CurveWriter:
         settings: Settings,
     ):
         self._folder, self._spec = folder, settings.scored
-        self._words = text_of_task(settings.task)
+        self._text = text_of_task(settings.task)
         self._writers: dict[str, EventWriter] = {}
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:
@@ -89,23 +89,23 @@ class CurveWriter:
             self._add(name, "training/seconds", metrics["seconds"], number)
             self._add(name, "training/cases", record["cases"][name], number)
         self._add_scores(record["metrics"], record["score"], record["round"])
-        for what in ("answered", "refused", "late", "lost"):
-            self._add(GLOBAL, f"hospitals/{what}", len(record[what]), number)
+        for state in ("answered", "refused", "late", "lost"):
+            self._add(GLOBAL, f"hospitals/{state}", len(record[state]), number)
         self._flush()
 
     def finish(self, result: Mapping[str, Any], final: Mapping[str, Any]) -> None:
-        """Adds the scores of the last model, of what it is compared with, and hyper-parameters.
+        """Adds the scores of the final model and of its comparisons, and the hyper-parameters.
 
-        The hyper-parameters stand with the headline score over all patients of the model that the
-        run leaves and, where every hospital let them out, of those it is compared with.
+        The hyper-parameters go with the headline score over all patients, for the final model and,
+        if every hospital reported them, for the local and centralised models.
 
         Args:
             result: content of `result.json`.
             final: `metrics` by hospital and `score` over all.
         """
         self._add_scores(final["metrics"], final["score"], result["rounds"])
-        headline = self._words.tag[1]
-        means = pool(result["hospitals"], self._spec).values
+        headline = self._text.tag[1]
+        means = average_scores(result["hospitals"], self._spec).values
         for model in _COMPARED:
             for row in result["hospitals"]:
                 score = row.get(model)
@@ -115,9 +115,9 @@ class CurveWriter:
         settings = result["settings"]
         chosen = {"rounds": settings["rounds"], "seed": settings["seed"]}
         for section, names in _HYPER_PARAMETERS.items():
-            known = settings[section]
-            chosen |= {f"{section}.{name}": known[name] for name in names if name in known}
-        results = {f"hparam/{self._words.key}_{model}": value for model, value in means.items()}
+            values = settings[section]
+            chosen |= {f"{section}.{name}": values[name] for name in names if name in values}
+        results = {f"hparam/{self._text.key}_{model}": value for model, value in means.items()}
         if results:
             for summary in _hyper_parameters(chosen, results):
                 self._writer(GLOBAL).add(summary)
@@ -126,7 +126,7 @@ class CurveWriter:
         self._flush()
 
     def close(self) -> None:
-        """Ends the files."""
+        """Closes the files."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
@@ -134,21 +134,21 @@ class CurveWriter:
     def _add_scores(
         self, metrics: Mapping[str, Mapping[str, Any]], score: float | None, model: int
     ) -> None:
-        group, headline = self._words.tag
-        for name, said in metrics.items():
-            for figure, value in self._figures(said["validation"]).items():
+        group, headline = self._text.tag
+        for name, reported in metrics.items():
+            for figure, value in self._figures(reported["validation"]).items():
                 self._add(name, f"{group}/{figure}", value, model)
         self._add(GLOBAL, f"{group}/{headline}", score, model)
 
     def _figures(self, score: Mapping[str, Any] | None) -> dict[str, float | None]:
-        """The figures of a score and its headline, which may be one of them."""
-        return {**figures_of(score), self._words.tag[1]: value_of(score, self._spec)}
+        """A score's figures and its headline, which may be one of them."""
+        return {**figures_of(score), self._text.tag[1]: value_of(score, self._spec)}
 
     def _add_level(
         self, name: str, model: str, figure: str, value: float | None, last: int
     ) -> None:
         for step in (0, last):
-            self._add(f"{name}/{model}", f"{self._words.tag[0]}/{figure}", value, step)
+            self._add(f"{name}/{model}", f"{self._text.tag[0]}/{figure}", value, step)
 
     def _add(self, name: str, tag: str, value: float | None, step: int) -> None:
         if value is not None:
@@ -166,16 +166,16 @@ class CurveWriter:
 
 
 def write_pictures(folder: Path, pictures: Sequence[Picture], step: int) -> None:
-    """Puts the page's pictures beside a run's curves, to the byte, under `pictures/<hospital>`.
+    """Adds the page's pictures, unchanged, to a run's curves as `pictures/<hospital>`.
 
     Args:
-        folder: of the run's curves. What it holds stays, but for former pictures.
-        pictures: of generated scans only.
-        step: rounds behind the model that drew them.
+        folder: the folder of the run's curves; only former pictures are deleted.
+        pictures: pictures of generated scans only.
+        step: number of rounds that the model was trained for.
     """
-    where = folder / GLOBAL / "pictures"
-    shutil.rmtree(where, ignore_errors=True)
-    writer = EventWriter(where)
+    events = folder / GLOBAL / "pictures"
+    shutil.rmtree(events, ignore_errors=True)
+    writer = EventWriter(events)
     for picture in pictures:
         width, height = struct.unpack(">II", picture.png[16:24])  # of the PNG's first chunk
         image = Summary.Image(
@@ -187,14 +187,14 @@ def write_pictures(folder: Path, pictures: Sequence[Picture], step: int) -> None
 
 
 def _hyper_parameters(chosen: Mapping[str, Any], results: Mapping[str, float]) -> list[Summary]:
-    """What TensorBoard's table of hyper-parameters reads: the experiment, its start and its end.
+    """Summaries for TensorBoard's table of hyper-parameters: the experiment, its start and end.
 
     Args:
         chosen: numbers, switches and texts by name; None is left out.
-        results: tags of the scalars that the table shows.
+        results: the scalars that the table shows, by tag.
 
     Raises:
-        ValueError: a value is none of these.
+        ValueError: a value has another type.
     """
     start, infos = plugin_data_pb2.SessionStartInfo(), []
     for name, value in chosen.items():
@@ -207,7 +207,7 @@ def _hyper_parameters(chosen: Mapping[str, Any], results: Mapping[str, float]) -
         elif value is None:
             continue
         else:
-            raise ValueError(f"{name} is no hyper-parameter")
+            raise ValueError(f"{name} is not a number, switch or text")
         infos.append(api_pb2.HParamInfo(name=name, type=kind))
     experiment = api_pb2.Experiment(
         hparam_infos=infos,

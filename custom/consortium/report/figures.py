@@ -1,7 +1,7 @@
-"""How scores are read from `result.json` and `rounds.jsonl`.
+"""Reads scores from `result.json` and `rounds.jsonl`.
 
 A score holds figures. One of them, or their mean, is the headline by which models are compared and
-chosen.
+selected.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ Score = Mapping[str, Any]
 
 
 def figures_of(score: Score | None) -> Mapping[str, float | None]:
-    """All figures of a score; none where it was withheld or not made."""
+    """All figures of a score; empty if the score is withheld or missing."""
     return (score or {}).get("figures") or {}
 
 
 def spec_of(result: Mapping[str, Any]) -> ScoreSpec:
-    """What the scores of a run are of.
+    """The figures of a run's scores.
 
     Args:
         result: content of `result.json`.
@@ -30,6 +30,6 @@ def spec_of(result: Mapping[str, Any]) -> ScoreSpec:
 def value_of(
     score: Score | None, spec: ScoreSpec, metric: MetricSpec | None = None
 ) -> float | None:
-    """One figure of a score, or its headline; None where there is none."""
+    """One figure of a score, or its headline; None if there is none."""
     figures = figures_of(score)
     return spec.headline(figures) if metric is None else figures.get(metric.name)

@@ -1,10 +1,9 @@
-"""The page of a run: one HTML file that needs no network, made from what `result.json` and
-`rounds.jsonl` say and from nothing else.
+"""Renders the page of a run: one HTML file that needs no network.
 
-What always holds: the same inputs give the same bytes; every text from outside is escaped; what a
-hospital withheld is said in words and never shown as a number; colour is never the only sign; what
-is drawn is also there as text.
-"""  # noqa: D205
+It is made from `result.json` and `rounds.jsonl` alone. Always: the same inputs give the same bytes;
+every text from outside is escaped; a withheld score is shown as text, never as a number; colour is
+never the only sign; everything that is drawn is also there as text.
+"""
 
 import base64
 import json
@@ -20,11 +19,11 @@ from consortium.imaging.pictures import Picture
 from consortium.report.attendance import (
     MOST_CELLS,
     STATES,
-    attend,
     describe_flagged,
     describe_incidents,
+    list_attendance,
 )
-from consortium.report.comparison import MODELS, Means, compare, plural, pool
+from consortium.report.comparison import MODELS, Means, average_scores, compare, plural
 from consortium.report.confounding import describe_confounding
 from consortium.report.figures import spec_of, value_of
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves
@@ -33,10 +32,10 @@ from consortium.tasks.registry import parse_settings, text_of_task
 from consortium.tasks.text import join
 
 _TEMPLATE = "report.html.j2"
-_MOST_NAMES = 8  # hospitals that a sentence names; the tables name them all
-_MOST_INCIDENTS = 400  # lines of what was left out; rounds.jsonl has them all
+_MOST_NAMES = 8  # hospitals that a sentence names; the tables name all
+_MOST_INCIDENTS = 400  # incidents that are listed; rounds.jsonl has all
 _MOST_PICTURES = 1_000_000  # bytes, encoded, so that the page stays below 2 MB
-_MATRIX_IN_PRINT = 10  # hospitals up to which the cross-site matrix fits on an upright sheet
+_MATRIX_IN_PRINT = 10  # hospitals whose cross-site matrix fits on an upright sheet
 
 Result = Mapping[str, Any]
 Rounds = Sequence[Mapping[str, Any]]
@@ -54,11 +53,12 @@ def render_report(
     Args:
         result: content of `result.json`.
         rounds: lines of `rounds.jsonl`.
-        final: scores of the last model: `metrics` by hospital, and `score` over all.
-        pictures: of generated scans only. As many as fit into a page of 2 MB are shown, in order.
+        final: scores of the final model: `metrics` by hospital, and `score` over all.
+        pictures: pictures of generated scans only. The first ones that fit into a page of 2 MB are
+            shown.
 
     Returns:
-        A whole HTML document.
+        A complete HTML document.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,24 +77,26 @@ def render_report(
     return environment.get_template(_TEMPLATE).render(
         result=result,
         rounds=rounds,
-        kept=_describe_kept(result),
-        trained=_describe_training(result, rounds),
-        scored=_describe_scores(result, rounds, pool(result["hospitals"], settings.scored)),
+        model_origin=_describe_model(result),
+        training_summary=_describe_training(result, rounds),
+        score_summary=_describe_scores(
+            result, rounds, average_scores(result["hospitals"], settings.scored)
+        ),
         models=MODELS,
-        words=text_of_task(settings.task),
+        task_text=text_of_task(settings.task),
         further_meaning=_with_fixed_spaces(text_of_task(settings.task).further(settings)),
         plots=plots,
         reliability=draw_reliability(result["hospitals"]),
         side=SIDE,
-        anything=any(group.estimates for plot in plots for group in plot.groups),
+        has_scores=any(group.estimates for plot in plots for group in plot.groups),
         pictures=shown,
         pictures_left_out=left_out,
         curves=draw_curves(result, rounds, final),
         width=WIDTH,
         height=HEIGHT,
         states=STATES,
-        attendance=attend(names, rounds),
-        flagged=[describe_flagged(one) for one in result.get("flagged", [])],
+        attendance=list_attendance(names, rounds),
+        flagged=[describe_flagged(row) for row in result.get("flagged", [])],
         in_cells=len(rounds) <= MOST_CELLS,
         incidents=incidents[:_MOST_INCIDENTS],
         incidents_left_out=max(0, len(incidents) - _MOST_INCIDENTS),
@@ -107,41 +109,41 @@ def render_report(
 
 
 def _describe_training(result: Result, rounds: Rounds) -> list[str]:
-    """What was trained and by whom, in two sentences."""
+    """Two sentences: who trained what, and on how many cases."""
     settings = parse_settings(result["settings"], "result.json")
     who = _name(result["hospitals"])
-    what = text_of_task(settings.task).describe(settings)
+    model = text_of_task(settings.task).describe(settings)
     if not rounds:
-        return [f"{who} were to train one model together: {what}.", "No round was closed."]
+        return [f"{who} were to train one model together: {model}.", "No round was closed."]
     cases = sum(row["cases"]["training"] or 0 for row in result["hospitals"])
-    learned = (
-        f"It learned over {plural(len(rounds), 'round')} from {plural(cases, 'training case')}"
+    training = (
+        f"It was trained for {plural(len(rounds), 'round')} on {plural(cases, 'training case')}"
     )
     if any(row.get("centralised") is not None for row in result["hospitals"]):
-        learned += (
-            " without bringing them together; to compare, another model was trained on all of them"
-            " in one place, which only a simulation can do."
+        training += (
+            " that were not brought together. For comparison, a centralised model was trained on"
+            " all of them in one place, which only a simulation can do."
         )
     else:
-        learned += (
-            ", which stayed where they were; only changes of the model and the figures of this run"
-            " left a hospital."
+        training += (
+            ", which stayed at the hospitals. Only model updates and the figures of this run left a"
+            " hospital."
         )
-    return [f"{who} trained one model together: {what}.", learned]
+    return [f"{who} trained one model together: {model}.", training]
 
 
 def _with_fixed_spaces(text: str) -> Markup:
-    """Escaped; spaces that do not break are written as such."""
+    """Escapes text and writes its non-breaking spaces as entities."""
     return Markup(escape(text, quote=False).replace("\u00a0", "&nbsp;"))
 
 
-def _describe_kept(result: Result) -> str:
-    """Which model the run leaves."""
+def _describe_model(result: Result) -> str:
+    """The rounds after which the final model was taken."""
     if result["best_round"] is None:
         return ""
-    told = f", with {plural(result['best_round'], 'round')} behind it"
+    origin = f", after {plural(result['best_round'], 'round')}"
     averaged = averaged_models(result)
-    return told + (f": the mean of the last {averaged} models" if averaged > 1 else "")
+    return origin + (f": the average of the last {averaged} models" if averaged > 1 else "")
 
 
 def _name(hospitals: Sequence[Mapping[str, Any]]) -> str:
@@ -149,33 +151,31 @@ def _name(hospitals: Sequence[Mapping[str, Any]]) -> str:
     if len(names) == 1:
         return f"The hospital {names[0]}"
     if len(names) > _MOST_NAMES:
-        return f"The {len(names)} hospitals that this page lists"
+        return f"The {len(names)} hospitals on this page"
     return f"The hospitals {join(names)}"
 
 
 def _describe_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
-    """How well the shared model does, and what limits that."""
+    """The federated model's scores, and what limits them."""
     if not rounds:
         return []
     if "federated" not in means.values:
-        return ["No hospital let out a score of the shared model."]
-    words = text_of_task(result["settings"]["task"])
-    scored = (
+        return ["No hospital reported a score of the federated model."]
+    task_text = text_of_task(result["settings"]["task"])
+    sentences = [
         f"On {plural(means.patients, 'validation patient')}, who took no part in training, the"
-        f" shared model reaches {words.mean} of {means.values['federated']:.3f}"
-    )
-    beside = []
+        f" federated model reaches {task_text.mean} of {means.values['federated']:.3f}."
+    ]
     if "local" in means.values:
-        beside.append(
-            f"models that the hospitals trained alone reach {means.values['local']:.3f}, each on"
-            " its own hospital's patients,"
+        sentences.append(
+            "The local models, which each hospital trained alone, reach"
+            f" {means.values['local']:.3f}, each on its own hospital's patients."
         )
     if "centralised" in means.values:
-        beside.append(
-            f"a model trained on all cases in one place reaches {means.values['centralised']:.3f}"
+        sentences.append(
+            "The centralised model, which was trained on all cases in one place, reaches"
+            f" {means.values['centralised']:.3f}."
         )
-    told = "; ".join([scored, " and ".join(beside)] if beside else [scored])
-    sentences = [f"{told.removesuffix(',')}."]
     spec = spec_of(result)
     both = [
         (value_of(row["federated"], spec), value_of(row["local"], spec))
@@ -183,26 +183,28 @@ def _describe_scores(result: Result, rounds: Rounds, means: Means) -> list[str]:
         if value_of(row["federated"], spec) is not None and value_of(row["local"], spec) is not None
     ]
     if len(both) > 1:
-        better = sum(shared > alone for shared, alone in both if shared and alone is not None)
+        better = sum(
+            federated > local for federated, local in both if federated and local is not None
+        )
         sentences.append(
-            f"The shared model's mean is the higher one at {better} of {len(both)} hospitals."
+            f"The federated model's mean is higher at {better} of {len(both)} hospitals."
         )
     settings = parse_settings(result["settings"], "result.json")
     if settings.needs_own_statistics:
         sentences.append(
-            f"Each hospital scored with its own {words.own}, which never left it; the kept"
-            " model is of no use without them."
+            f"Each hospital scored with its own {task_text.own}, which never left it. The final"
+            " model cannot be used without them."
         )
     if settings.selection.keep == "best":
         sentences.append(
-            f"The model of round {result['best_round']} was chosen on these very patients, so its"
-            " score is too good; score it on patients who had no part in this run."
+            f"The model of round {result['best_round']} was selected on these same patients, so its"
+            " score is too good. Score it on patients who had no part in this run."
         )
     return sentences
 
 
 def _fit(pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], int]:
-    """The first pictures that fit into the page, encoded, and the number of the others."""
+    """The first pictures that fit into the page, encoded, and the number of those left out."""
     shown: list[dict[str, str]] = []
     size = 0
     for picture in pictures:
@@ -215,7 +217,7 @@ def _fit(pictures: Sequence[Picture]) -> tuple[list[dict[str, str]], int]:
 
 
 def _cross_site(result: Result, names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """By hospital that trained: the score of its model at every hospital, as text."""
+    """For each hospital that trained: the scores of its model at every hospital, as text."""
     rows, spec = [], spec_of(result)
     for trained_at, scores in sorted(result.get("cross_site", {}).items()):
         cells = []
@@ -228,27 +230,27 @@ def _cross_site(result: Result, names: Sequence[str]) -> list[tuple[str, list[st
 
 
 def _digests(rounds: Rounds) -> list[dict[str, Any]]:
-    """The digest of every model in turn; each round starts from the one before it."""
+    """The digest of the model after each round; each round starts from the model before it."""
     if not rounds:
         return []
     before = rounds[0]["base_sha256"]
-    rows = [{"behind": 0, "sha256": before, "follows": True}]
+    rows = [{"rounds": 0, "sha256": before, "follows": True}]
     for record in rounds:
         follows = record["base_sha256"] == before
         before = record["result_sha256"]
-        rows.append({"behind": record["round"] + 1, "sha256": before, "follows": follows})
+        rows.append({"rounds": record["round"] + 1, "sha256": before, "follows": follows})
     return rows
 
 
 def _flatten(settings: Mapping[str, Any], above: str = "") -> list[str]:
-    """Settings as `KEY=VALUE` lines, the form in which they are set."""
+    """Settings as `KEY=VALUE` lines, the form that `--set` takes."""
     lines = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and key not in ("labels", "classes"):
             lines += _flatten(value, f"{above}{key}.")
             continue
         if above + key == "model.from" and value is not None:
-            # Where the start model lies is the orchestrator's business; the page goes further.
+            # The start model's folder stays with the orchestrator, for the page is passed on.
             value = PurePath(value).name
         lines.append(f"{above}{key}={json.dumps(value)}")
     return lines

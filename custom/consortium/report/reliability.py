@@ -1,7 +1,7 @@
-"""Reliability curves side by side: of what a model predicts, how much there is.
+"""Draws reliability curves side by side: the observed share over the predicted probability.
 
-A hospital and a class have a curve where the hospital sent one; the diagonal is a model whose
-probabilities are shares.
+There is a curve for each hospital and class for which the hospital sent one. The diagonal is a
+perfectly calibrated model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SIDE = 160.0
-"""Of a drawing, in its units."""
+"""Side of a drawing, in its own units."""
 
 _LARGEST = 7.0  # radius of a curve's largest dot
 
@@ -19,25 +19,25 @@ class Reliability:
     """One curve.
 
     Attributes:
-        hospital: whose patients they are.
+        hospital: the hospital of the patients.
         line: path of the curve.
-        dots: x, y and radius of each bin; areas are as the numbers of patients.
-        told: how many bins and patients there are.
-        values: all of them in words.
+        dots: x, y and radius of each bin; areas are proportional to the numbers of patients.
+        summary: numbers of bins and patients, in words.
+        values: all values, in words.
     """
 
     hospital: str
     line: str
     dots: list[tuple[float, float, float]]
-    told: str
+    summary: str
     values: str
 
 
 def draw_reliability(hospitals: Sequence[Mapping[str, Any]]) -> dict[str, list[Reliability]]:
-    """The curves of the shared model, by class.
+    """Draws the curves of the federated model, by class.
 
     Args:
-        hospitals: of `result.json`.
+        hospitals: `hospitals` of `result.json`.
     """
     drawn: dict[str, list[Reliability]] = {}
     for row in hospitals:
@@ -57,12 +57,12 @@ def _draw(hospital: str, bins: Sequence[Sequence[float]]) -> Reliability:
         for predicted, observed, patients in bins
     ]
     least, most = min(sizes), max(sizes)
-    each = f"{least} to {most}" if least < most else f"{most}"
+    size = f"{least} to {most}" if least < most else f"{most}"
     return Reliability(
         hospital=hospital,
         line="M" + "L".join(f"{x:g},{y:g}" for x, y, _ in dots),
         dots=dots,
-        told=f"{len(bins)} {'group' if len(bins) == 1 else 'groups'} of {each} patients",
+        summary=f"{len(bins)} {'group' if len(bins) == 1 else 'groups'} of {size} patients",
         values="; ".join(
             f"predicted {predicted:.2f}, observed {observed:.2f} ({patients} patients)"
             for predicted, observed, patients in bins

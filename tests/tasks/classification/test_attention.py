@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tests.tasks.classification.test_networks import build, settings
 
-from consortium.tasks.classification.attention import LEAST, attention, draw_attention
+from consortium.tasks.classification.attention import MINIMUM_SIDE, attention, draw_attention
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +17,14 @@ def _as_in_training():
 
 
 def radiograph(size: int = 64) -> torch.Tensor:
-    """Grey, with a bright patch in its upper left corner and a dark one in its lower right."""
+    """Grey, with a bright patch in the upper left corner and a dark one in the lower right."""
     values = torch.zeros(1, size, size)
     values[:, 4:14, 4:14], values[:, -14:-4, -14:-4] = 1, -1
     return values
 
 
 def corner_network() -> torch.nn.Module:
-    """Class 0 is told by what is bright, class 1 by what is dark, class 2 by nothing."""
+    """A network whose class 0 depends on bright areas, class 1 on dark ones, class 2 on none."""
     network = build(settings(features=[8, 8])).eval()
     with torch.no_grad():
         first, *others = (m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
@@ -40,7 +40,7 @@ def corner_network() -> torch.nn.Module:
 
 
 def picture(network: torch.nn.Module, seen: torch.Tensor, number: int) -> np.ndarray:
-    """RGB of the X-ray and of the overlay."""
+    """The X-ray and the overlay, in RGB."""
     image = Image.open(io.BytesIO(draw_attention(network, seen, number)))
     assert (image.format, image.mode) == ("PNG", "RGB")
     return np.stack(np.split(np.asarray(image, float), 2, axis=1))
@@ -59,10 +59,10 @@ def test_it_is_warm_where_the_network_looks_and_nowhere_else():
     assert attention(network, radiograph(), 2).max() == 0
 
 
-def test_the_picture_has_the_radiograph_on_the_left_and_its_warm_places_on_the_right():
+def test_the_picture_has_the_radiograph_on_the_left_and_the_overlay_on_the_right():
     plain, overlay = picture(corner_network(), radiograph(), 0)
     assert plain.shape == (256, 256, 3)
-    assert plain.shape[0] >= LEAST
+    assert plain.shape[0] >= MINIMUM_SIDE
     assert (plain[..., 0] == plain[..., 1]).all()
     assert (plain[..., 0] == plain[..., 2]).all()
     assert (plain[36, 36, 0], plain[128, 128, 0], plain[-36, -36, 0]) == (255, 128, 0)

@@ -1,4 +1,4 @@
-"""What is said of a hospital's X-rays before they train."""
+"""The checks of a hospital's X-rays."""
 
 import csv
 import re
@@ -35,14 +35,14 @@ def only(folder, settings=SETTINGS):
     return findings[0]
 
 
-def told(finding):
+def fields(finding):
     return finding.severity, finding.code, finding.file, finding.detail
 
 
 def test_a_sound_folder(tmp_path):
     folder = write_radiographs(tmp_path)
     done = []
-    assert check_folder(folder, SETTINGS, lambda *where: done.append(where)) == []
+    assert check_folder(folder, SETTINGS, lambda *counts: done.append(counts)) == []
     assert done == [(number, 12) for number in range(1, 13)]
     assert check_folder(folder) == []
     listed = [*rows(), ["00.png", "P00", "covid", "PA"]]
@@ -87,7 +87,7 @@ def test_radiographs_of_other_views_are_counted_and_not_opened(tmp_path):
     folder = write_radiographs(tmp_path, listed)
     (folder / "images/01.png").write_bytes(b"nothing")
     detail = "3 of 12 X-rays are of other views (L, LATERAL) and are left out"
-    assert told(only(folder)) == ("warning", "other-view", "labels.csv", detail)
+    assert fields(only(folder)) == ("warning", "other-view", "labels.csv", detail)
 
 
 @pytest.mark.parametrize(("count", "without"), [(3, "label"), (2, "patient, label"), (1, None)])
@@ -99,7 +99,7 @@ def test_a_missing_column_is_named(tmp_path, count, without):
         header, listed, without = list(HEADER), rows(), "scanner"
         settings = parse_settings({**JOB, "data": {**JOB["data"], "source": "scanner"}})
     finding = only(write_radiographs(tmp_path, listed, header), settings)
-    assert told(finding) == ("error", "missing-column", "labels.csv", f"no column {without}")
+    assert fields(finding) == ("error", "missing-column", "labels.csv", f"no column {without}")
 
 
 SIDES = {"t": "training", "v": "validation", "b": "both"}
@@ -116,7 +116,7 @@ SIDES = {"t": "training", "v": "validation", "b": "both"}
 def test_a_split_that_is_wrong_is_an_error(tmp_path, sides, code, detail):
     listed = [[*row, SIDES[side]] for row, side in zip(rows(), sides, strict=True)]
     finding = only(write_radiographs(tmp_path, listed, [*HEADER, "split"]))
-    assert told(finding) == ("error", code, "labels.csv", detail)
+    assert fields(finding) == ("error", code, "labels.csv", detail)
 
 
 def test_a_patient_on_both_sides_is_an_error(tmp_path):
@@ -125,7 +125,7 @@ def test_a_patient_on_both_sides_is_an_error(tmp_path):
     listed[11][1] = "P00"
     finding = only(write_radiographs(tmp_path, listed, [*HEADER, "split"]))
     detail = "1 patients are on both sides of the split, P00 among them"
-    assert told(finding) == ("error", "split-patient", "labels.csv", detail)
+    assert fields(finding) == ("error", "split-patient", "labels.csv", detail)
     assert check_folder(tmp_path) == [finding]
 
 
@@ -133,14 +133,14 @@ def test_a_hospital_of_one_class_is_warned_and_may_take_part(tmp_path):
     listed = [[*row[:2], "covid", "PA"] for row in rows()]
     finding = only(write_radiographs(tmp_path, listed))
     detail = "all 12 X-rays are of one class, COVID-19"
-    assert told(finding) == ("warning", "one-class-xrays", "labels.csv", detail)
+    assert fields(finding) == ("warning", "one-class-xrays", "labels.csv", detail)
 
 
 def test_one_class_in_the_training_part_alone_is_a_warning(tmp_path):
     sides = ["training" if row[2] == "covid" else "validation" for row in rows()]
     listed = [[*row, side] for row, side in zip(rows(), sides, strict=True)]
     finding = only(write_radiographs(tmp_path, listed, [*HEADER, "split"]))
-    assert told(finding)[1:2] + told(finding)[3:] == (
+    assert fields(finding)[1:2] + fields(finding)[3:] == (
         "one-class-training",
         "all 4 training X-rays are of one class",
     )
@@ -148,18 +148,21 @@ def test_one_class_in_the_training_part_alone_is_a_warning(tmp_path):
 
 def test_few_patients_are_a_warning_and_one_cannot_validate(tmp_path):
     few = write_radiographs(tmp_path / "few", rows(4))
-    codes = [each.code for each in check_folder(few, SETTINGS)]
+    codes = [finding.code for finding in check_folder(few, SETTINGS)]
     assert codes == ["too-few-patients", "one-class-training"]
     listed = [[row[0], "P", *row[2:]] for row in rows()]
     codes = [
-        each.code for each in check_folder(write_radiographs(tmp_path / "one", listed), SETTINGS)
+        finding.code
+        for finding in check_folder(write_radiographs(tmp_path / "one", listed), SETTINGS)
     ]
     assert codes == ["empty-validation", "too-few-patients"]
 
 
 def test_all_left_out_is_nothing_to_train(tmp_path):
     listed = [[*row[:3], "L"] for row in rows()]
-    codes = {each.code for each in check_folder(write_radiographs(tmp_path, listed), SETTINGS)}
+    codes = {
+        finding.code for finding in check_folder(write_radiographs(tmp_path, listed), SETTINGS)
+    }
     assert {"nothing-to-train", "other-view"} <= codes
 
 
@@ -168,10 +171,10 @@ def test_the_same_pixels_are_an_error_for_two_patients_and_a_warning_for_one(tmp
     Image.fromarray(radiograph(0)).convert("RGB").save(folder / "images/03.png")
     finding = only(folder)
     detail = "the same pixels as images/00.png, of the same patient"
-    assert told(finding) == ("warning", "repeated-image", "images/03.png", detail)
+    assert fields(finding) == ("warning", "repeated-image", "images/03.png", detail)
     finding = only(write_radiographs(folder, pictures={}))
     detail = "the same pixels as images/00.png, of another patient"
-    assert told(finding) == ("error", "duplicate-image", "images/03.png", detail)
+    assert fields(finding) == ("error", "duplicate-image", "images/03.png", detail)
 
 
 def test_pictures_without_a_radiograph_on_them_are_warned_of(tmp_path):
@@ -179,15 +182,15 @@ def test_pictures_without_a_radiograph_on_them_are_warned_of(tmp_path):
     Image.fromarray(np.full((96, 96), 7, np.uint8)).save(folder / "images/03.png")
     Image.fromarray(np.full((96, 96), 7, np.uint8)).save(folder / "images/05.png")
     Image.fromarray(radiograph(4, 63)).save(folder / "images/04.png")
-    found = [told(each) for each in check_folder(folder, SETTINGS)]
-    assert found == [
+    findings = [fields(finding) for finding in check_folder(folder, SETTINGS)]
+    assert findings == [
         ("warning", "constant-image", "images/03.png", "has one value only"),
         ("warning", "tiny-image", "images/04.png", "63 x 63 pixels"),
         ("warning", "constant-image", "images/05.png", "has one value only"),
     ]
 
 
-def test_every_damaged_file_is_told_and_the_others_are_checked(tmp_path):
+def test_every_damaged_file_is_reported_and_the_others_are_checked(tmp_path):
     folder = write_radiographs(tmp_path, changed(9, "file", "a.dcm"))
     (folder / "images/02.png").write_bytes((folder / "images/02.png").read_bytes()[:900])
     colours = np.stack([radiograph(3), radiograph(3) // 2, radiograph(3)], -1)
@@ -196,8 +199,8 @@ def test_every_damaged_file_is_told_and_the_others_are_checked(tmp_path):
     write_dicom(
         folder / "images/a.dcm", radiograph(7).astype(np.uint16), PatientBirthDate="19000101"
     )
-    found = [(each.code, each.file) for each in check_folder(folder, SETTINGS)]
-    assert found == [
+    findings = [(finding.code, finding.file) for finding in check_folder(folder, SETTINGS)]
+    assert findings == [
         ("unreadable-file", "images/02.png"),
         ("colour-image", "images/03.png"),
         ("sixteen-bit", "images/04.png"),
@@ -210,20 +213,20 @@ def test_negatives_among_radiographs_are_found_and_no_others(tmp_path):
     for number in (3, 11, 17, 28, 39):
         pictures[f"{number:02}.png"] = 255 - radiograph(number)
     folder = write_radiographs(tmp_path, rows(40), pictures=pictures)
-    found = [(each.code, each.file) for each in check_folder(folder, SETTINGS)]
-    assert found == [("inverted-image", f"images/{n:02}.png") for n in (3, 11, 17, 28, 39)]
+    findings = [(finding.code, finding.file) for finding in check_folder(folder, SETTINGS)]
+    assert findings == [("inverted-image", f"images/{n:02}.png") for n in (3, 11, 17, 28, 39)]
     folder = write_radiographs(tmp_path, rows(7), pictures={})
     assert check_folder(folder, SETTINGS) == []  # too few to compare
 
 
-def with_text(values, text, where, size=14):
+def with_text(values, text, position, size=14):
     picture = Image.fromarray(values)
     font = ImageFont.load_default(size=size)
-    ImageDraw.Draw(picture).text(where, text, fill=255, font=font)
+    ImageDraw.Draw(picture).text(position, text, fill=255, font=font)
     return np.asarray(picture)
 
 
-PLACES = [(12, 12), (400, 12), (12, 485)]
+POSITIONS = [(12, 12), (400, 12), (12, 485)]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -232,10 +235,10 @@ def test_text_near_the_border_is_found_and_a_letter_of_lead_is_none(number, size
     scanner, label = OWN[number % len(OWN)], LABELS[number % len(LABELS)]
     plain = draw_radiograph(np.random.default_rng(number), label, scanner, 512)
     assert count_letters(plain / np.float32(255)) == 0
-    for where in PLACES:
-        written = with_text(plain, "QUUX ADA", where, size) / np.float32(255)
+    for position in POSITIONS:
+        written = with_text(plain, "QUUX ADA", position, size) / np.float32(255)
         assert count_letters(written) >= 4
-        assert count_letters(with_text(plain, "L", where, 40) / np.float32(255)) == 0
+        assert count_letters(with_text(plain, "L", position, 40) / np.float32(255)) == 0
     middle = with_text(plain, "QUUX ADA", (200, 250), size) / np.float32(255)
     assert count_letters(middle) == 0
 
@@ -246,12 +249,12 @@ def test_text_on_a_radiograph_of_many_pixels_is_found():
     assert count_letters(with_text(large, "QUUX ADA", (60, 60), 70) / np.float32(255)) == 7
 
 
-def test_text_is_counted_and_never_told(tmp_path):
+def test_text_is_counted_and_never_shown(tmp_path):
     folder = write_radiographs(tmp_path)
     written = with_text(radiograph(3, 512), "QUUX ADA", (12, 12), 20)
     Image.fromarray(written).save(folder / "images/03.png")
     finding = only(folder)
-    assert told(finding)[:3] == ("warning", "burnt-in-text", "images/03.png")
+    assert fields(finding)[:3] == ("warning", "burnt-in-text", "images/03.png")
     assert re.fullmatch(r"\d shapes like letters in a line near its border", finding.detail)
 
 
@@ -275,4 +278,4 @@ def test_real_radiographs_raise_no_false_alarm(tmp_path):
     )
     (folder / "images").rmdir()
     (folder / "images").symlink_to(source / "images")
-    assert [each.code for each in check_folder(folder, SETTINGS)] == ["one-class-xrays"]
+    assert [finding.code for finding in check_folder(folder, SETTINGS)] == ["one-class-xrays"]

@@ -69,10 +69,10 @@ def test_small_has_two_convolutions_a_level_and_halves_at_each():
 
 
 @pytest.mark.parametrize("name", ["small", "densenet121"])
-def test_dropout_is_where_the_settings_say(name):
+def test_dropout_follows_the_settings(name):
     layers = [*build(settings(name=name, dropout=0.25)).modules()]
-    found = [layer.p for layer in layers if isinstance(layer, torch.nn.modules.dropout._DropoutNd)]
-    assert found == [0.25] * (1 if name == "small" else 58)
+    rates = [layer.p for layer in layers if isinstance(layer, torch.nn.modules.dropout._DropoutNd)]
+    assert rates == [0.25] * (1 if name == "small" else 58)
 
 
 @pytest.mark.parametrize(
@@ -93,23 +93,23 @@ def test_radiographs_too_small_for_the_levels_are_refused(size, network, least):
 def test_the_features_are_what_the_last_layer_sees(name, width):
     network = build(settings(name=name)).eval()
     radiographs = torch.randn(3, 1, 64, 64)
-    with pooled_features(network) as found:
+    with pooled_features(network) as collected:
         logits = [network(radiographs), network(radiographs[:2])]
     network(radiographs)
-    assert [each.shape for each in found] == [(3, width), (2, width)]
+    assert [features.shape for features in collected] == [(3, width), (2, width)]
     last = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    for features, given in zip(found, logits, strict=True):
+    for features, given in zip(collected, logits, strict=True):
         assert not features.requires_grad
         assert torch.equal(last(features), given)
 
 
-def test_the_features_are_let_go_of_when_the_work_fails():
+def test_the_features_are_not_collected_after_a_failure():
     network = build(settings())
 
     def fail() -> None:
-        with pooled_features(network) as found:
+        with pooled_features(network) as collected:
             network(torch.randn(2, 1, 64, 64))
-            seen.append(found)
+            seen.append(collected)
             raise RuntimeError("stop")
 
     seen: list[list[torch.Tensor]] = []
@@ -122,16 +122,19 @@ def test_the_features_are_let_go_of_when_the_work_fails():
 def torchvisions(state: dict, old: bool) -> dict:
     """Torchvision's names and its 1000 classes of colour photographs."""
     dot = "." if old else ""
-    found = {}
+    renamed = {}
     for name, tensor in state.items():
         other = re.sub(r"\.layers\.(norm|conv)([12])", rf".\1{dot}\2", name)
-        found[other.replace("class_layers.out", "classifier")] = tensor.clone()
-    first = found["features.conv0.weight"]
-    found["features.conv0.weight"] = torch.cat([0.5 * first, 0.3 * first, 0.2 * first], 1)
-    found["classifier.weight"], found["classifier.bias"] = torch.ones(1000, 1024), torch.ones(1000)
+        renamed[other.replace("class_layers.out", "classifier")] = tensor.clone()
+    first = renamed["features.conv0.weight"]
+    renamed["features.conv0.weight"] = torch.cat([0.5 * first, 0.3 * first, 0.2 * first], 1)
+    renamed["classifier.weight"], renamed["classifier.bias"] = (
+        torch.ones(1000, 1024),
+        torch.ones(1000),
+    )
     if old:
-        return {n: tensor for n, tensor in found.items() if "num_batches_tracked" not in n}
-    return found
+        return {n: tensor for n, tensor in renamed.items() if "num_batches_tracked" not in n}
+    return renamed
 
 
 @pytest.mark.parametrize("old", [False, True])

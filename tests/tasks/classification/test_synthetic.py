@@ -21,7 +21,10 @@ from consortium.tasks.classification.synthetic import (
 )
 
 SIDE = 32
-FEW = [replace(one, patients=9, held_out=6, again=0.5, lateral=0.5) for one in CLINICS]
+FEW = [
+    replace(clinic, patients=9, held_out=6, second_share=0.5, lateral_share=0.5)
+    for clinic in CLINICS
+]
 
 
 def generate(folder: Path, **changes: object) -> Path:
@@ -64,7 +67,7 @@ def test_every_radiograph_is_listed_once_and_is_there(radiographs):
             names
         )
         assert {Path(name).suffix for name in names} == {
-            ".dcm" if clinic.archive == "dicom" else ".png"
+            ".dcm" if clinic.file_format == "dicom" else ".png"
         }
         assert {row["label"] for row in listed} <= set(LABELS)
 
@@ -93,8 +96,8 @@ def test_without_a_shortcut_every_scanner_makes_the_same_radiograph():
     north, harbour = CLINICS[0], replace(CLINICS[0], scanner=CLINICS[1].scanner)
     for shortcut, alike in ((0.0, True), (1.0, False)):
         first, other = (
-            draw_patient(one, 0, seed=0, shortcut=shortcut, side=SIDE).radiographs[0][1]
-            for one in (north, harbour)
+            draw_patient(clinic, 0, seed=0, shortcut=shortcut, side=SIDE).radiographs[0][1]
+            for clinic in (north, harbour)
         )
         assert np.array_equal(first, other) == alike
 
@@ -117,7 +120,7 @@ def shown(path: Path) -> np.ndarray:
 
 def test_a_dicom_radiograph_shows_what_was_drawn_and_names_nobody(radiographs):
     harbour = FEW[1]
-    told = {row["file"]: row for row in rows(radiographs / harbour.name)}
+    listed = {row["file"]: row for row in rows(radiographs / harbour.name)}
     for number in range(harbour.patients + harbour.held_out):
         patient = draw_patient(harbour, number, seed=3, shortcut=0.5, side=SIDE)
         for radiograph, (view, pixels) in enumerate(patient.radiographs, start=1):
@@ -125,8 +128,8 @@ def test_a_dicom_radiograph_shows_what_was_drawn_and_names_nobody(radiographs):
             path = radiographs / harbour.name / "images" / name
             np.testing.assert_allclose(shown(path), pixels, atol=1e-6)
             header = pydicom.dcmread(path, stop_before_pixels=True)
-            assert (header.ViewPosition, told[name]["view"]) == (view, "")
-            assert header.PatientID == header.PatientName == told[name]["patient"]
+            assert (header.ViewPosition, listed[name]["view"]) == (view, "")
+            assert header.PatientID == header.PatientName == listed[name]["patient"]
             assert header.PatientIdentityRemoved == "YES"
             assert not header.PatientBirthDate
             assert not header.StudyDate
@@ -142,7 +145,7 @@ def test_a_png_radiograph_is_what_was_drawn_grey_in_8_bits(radiographs):
 
 
 def test_some_patients_have_a_second_radiograph_of_the_same_chest_some_a_lateral_one():
-    clinic = replace(CLINICS[0], again=1.0, lateral=1.0)
+    clinic = replace(CLINICS[0], second_share=1.0, lateral_share=1.0)
     views, radiographs = zip(
         *draw_patient(clinic, 2, seed=0, shortcut=0.0, side=64).radiographs, strict=True
     )
@@ -167,7 +170,7 @@ def test_few_patients_in_a_row_have_the_mix_of_the_hospital():
             assert abs(labels[label] - 20 * share) <= 1.5
 
 
-def test_of_the_shipped_hospitals_every_class_has_enough_held_out_patients():
+def test_every_class_of_the_shipped_hospitals_has_enough_held_out_patients():
     for clinic in CLINICS:
         held_out = range(clinic.patients, clinic.patients + clinic.held_out)
         labels = Counter(

@@ -1,4 +1,4 @@
-"""Radiographs at a hospital, and a whole run of hospitals with X-rays without FLARE."""
+"""The classification task at a hospital, and a whole run without FLARE."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from consortium.tasks.classification.synthetic import CLINICS, generate_radiogra
 from consortium.tasks.classification.task import (
     PICTURES,
     ClassificationTask,
-    _Draw,
+    RadiographSampler,
 )
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.tables import read_table, write_table
@@ -49,7 +49,7 @@ def covid(*assignments):
 
 @pytest.fixture(scope="module")
 def radiographs(tmp_path_factory):
-    """Four hospitals of 30 and 24 patients; shared, so not to be written into."""
+    """Four hospitals of 30 and 24 patients. Tests share them and must not write into them."""
     folder = tmp_path_factory.mktemp("xrays") / "hospitals"
     clinics = [replace(clinic, patients=30, held_out=24) for clinic in CLINICS]
     generate_radiographs(folder, seed=1, side=48, clinics=clinics)
@@ -73,8 +73,8 @@ def test_a_patient_counts_once_for_each_label(radiographs, tmp_path):
         == work.samples
         == len({(radiograph.patient, radiograph.label) for radiograph in training})
     )
-    one_pass = _Draw(training, "patients").batches(10_000, np.random.default_rng(0))
-    drawn = [training[place].patient for place in next(one_pass)]
+    one_pass = RadiographSampler(training, "patients").batches(10_000, np.random.default_rng(0))
+    drawn = [training[index].patient for index in next(one_pass)]
     assert sorted(drawn) == sorted({radiograph.patient for radiograph in training})
 
 
@@ -88,8 +88,8 @@ def test_classes_and_sources_are_drawn_alike(radiographs, tmp_path, sampling):
         replace(radiograph, source="rare" if radiograph.patient.endswith(("2", "7")) else "common")
         for radiograph in training
     ]
-    draws = next(_Draw(training, sampling).batches(6000, np.random.default_rng(0)))
-    labels = np.array([training[place].label for place in draws])
+    draws = next(RadiographSampler(training, sampling).batches(6000, np.random.default_rng(0)))
+    labels = np.array([training[index].label for index in draws])
     shares = np.bincount(labels) / len(labels)
     if sampling == "classes":
         np.testing.assert_allclose(shares, 1 / len(shares), atol=0.03)
@@ -97,7 +97,7 @@ def test_classes_and_sources_are_drawn_alike(radiographs, tmp_path, sampling):
     units = {(radiograph.patient, radiograph.label) for radiograph in training}
     held = np.bincount([label for _, label in units]) / len(units)
     np.testing.assert_allclose(shares, held, atol=0.03)
-    sources = np.array([training[place].source == "rare" for place in draws])
+    sources = np.array([training[index].source == "rare" for index in draws])
     for label in range(3):
         held = {radiograph.source for radiograph in training if radiograph.label == label}
         if held == {"common", "rare"}:
@@ -131,8 +131,8 @@ def test_a_weighted_loss_counts_every_class_alike(radiographs, tmp_path):
     work = work_of(radiographs, tmp_path, covid("training.loss=weighted"))
     work._shares = np.array([0.75, 0.25, 0.0])
     logits = torch.tensor([[1.0, 0.0, 0.0]] * 3 + [[0.0, 2.0, 0.0]])
-    each = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1]), reduction="none")
-    expected = (each[:3].mean() + each[3]) / 2
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1]), reduction="none")
+    expected = (losses[:3].mean() + losses[3]) / 2
     assert float(work.loss(logits, torch.tensor([0, 0, 0, 1]))) == pytest.approx(float(expected))
 
 
@@ -140,16 +140,16 @@ def test_a_class_that_is_withheld_is_not_what_the_others_leave_of_the_weight(rad
     settings = covid()
     work = work_of(radiographs, tmp_path, settings)
     work._units = [(str(n), label) for label, of in enumerate((15, 18, 2)) for n in range(of)]
-    told = work.probe_statistics(build_network(settings)).shares
-    assert told == {"COVID-19": 16, "pneumonia": 19}  # 35 in all, at the ratio of 15 to 18
+    shares = work.probe_statistics(build_network(settings)).shares
+    assert shares == {"COVID-19": 16, "pneumonia": 19}  # 35 in all, at the ratio of 15 to 18
 
 
 def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(radiographs, tmp_path):
     settings = covid()
     network = build_network(settings)
     work = work_of(radiographs, tmp_path, settings)
-    told = work.probe_statistics(network)
-    assert told.fits(list(settings.data.classes), settings.confounding.dimensions)
+    statistics = work.probe_statistics(network)
+    assert statistics.fits(list(settings.data.classes), settings.confounding.dimensions)
     held_out = split_radiographs(
         read_radiographs(radiographs / "north", settings.data), settings.data
     )[1]
@@ -158,11 +158,11 @@ def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(radiographs, tmp
         for number, name in enumerate(settings.data.classes)
     }
     enough = {name: count for name, count in patients.items() if count >= 5}
-    assert {name: said.count for name, said in told.scores.items()} == enough
-    assert told.features.keys() == told.acquisition.keys() == enough.keys()
+    assert {name: group.count for name, group in statistics.scores.items()} == enough
+    assert statistics.features.keys() == statistics.acquisition.keys() == enough.keys()
     pictures = sorted(path.name for path in (tmp_path / "north" / PICTURES).iterdir())
     assert pictures == sorted(f"{name}-1.png" for name, count in patients.items() if count)
-    assert sum(told.shares.values()) == work.cases
+    assert sum(statistics.shares.values()) == work.cases
     few = work_of(radiographs, tmp_path, settings, smallest_group=100).probe_statistics(network)
     assert few.model_dump() == {"shares": {}, "scores": {}, "features": {}, "acquisition": {}}
 
@@ -195,7 +195,7 @@ def test_all_hospitals_patients_in_one_folder_keep_their_side(radiographs, tmp_p
     assert all(radiograph.path.is_file() for radiograph in training)
 
 
-def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(radiographs, tmp_path):
+def test_a_view_that_the_table_corrects_is_not_read_from_the_header(radiographs, tmp_path):
     [name] = {path.parts[-3] for path in radiographs.glob("*/images/*.dcm")}
     shutil.copytree(radiographs / name, tmp_path / name)
     for path in (tmp_path / name / "images").glob("*.dcm"):
@@ -208,33 +208,35 @@ def test_a_view_that_the_table_corrects_is_not_asked_of_the_header_again(radiogr
     write_table(tmp_path / name / LABELS, columns, rows)
     settings = covid()
     pool_hospitals({name: tmp_path / name}, tmp_path / "pooled", settings)
-    found = read_radiographs(tmp_path / "pooled", settings.data).radiographs
-    assert len(found) == len(table.rows)
+    pooled = read_radiographs(tmp_path / "pooled", settings.data).radiographs
+    assert len(pooled) == len(table.rows)
 
 
 def start(radiographs, folder, settings):
     return Federation(radiographs, folder, settings, tuple(sorted(NAMES)), smallest_group=5)
 
 
-def test_a_run_says_what_its_model_learned_in_result_model_and_page(radiographs, tmp_path):
+def test_the_probe_is_in_the_result_the_model_and_the_page(radiographs, tmp_path):
     run = start(radiographs, tmp_path, covid())
     assert run.evaluations.to_leave_out == tuple(sorted(NAMES))
     result = run.rest()
     assert (result["complete"], result["reason"]) == (True, "")
-    found = result["confounding"]
-    assert found["verdict"] in ("confounded", "no sign", "not estimable")
-    assert found["told"] == sorted(NAMES)
-    assert found["without"].keys() == set(NAMES)
-    assert all(score["figures"]["accuracy"] is not None for score in found["without"].values())
+    confounding = result["confounding"]
+    assert confounding["verdict"] in ("confounded", "no sign", "not estimable")
+    assert confounding["told"] == sorted(NAMES)
+    assert confounding["without"].keys() == set(NAMES)
+    assert all(
+        score["figures"]["accuracy"] is not None for score in confounding["without"].values()
+    )
     for name in NAMES:
         rounds = tmp_path / "results" / "without" / name / "rounds.jsonl"
         last = rounds.read_text().splitlines()[-1]
         assert json.loads(last)["answered"] == sorted({*NAMES} - {name})
     model = tmp_path / "results" / "model"
     metadata = json.loads((model / "configs" / "metadata.json").read_text())
-    assert metadata["consortium"]["trained"]["confounding"] == found
+    assert metadata["consortium"]["trained"]["confounding"] == confounding
     render_run(tmp_path / "results")
-    assert found["verdict"].capitalize() in (tmp_path / "results" / "report.html").read_text()
+    assert confounding["verdict"].capitalize() in (tmp_path / "results" / "report.html").read_text()
     settings, _ = load_bundle(model, CPU)
     assert settings == covid()
     with pytest.raises(Refused, match="wrong-labels"):
@@ -264,7 +266,7 @@ def test_a_training_without_a_hospital_goes_on_where_it_was_killed(radiographs, 
     assert result["confounding"] == undisturbed["confounding"]
 
 
-def test_who_says_nothing_or_nonsense_is_named(radiographs, tmp_path):
+def test_hospitals_without_a_valid_answer_are_named(radiographs, tmp_path):
     run = start(radiographs, tmp_path, covid("confounding.leave_one_out=false"))
     assert run.evaluations.to_leave_out == ()
     run.federation.train()

@@ -28,7 +28,7 @@ def radiographs(**changes: object) -> Radiographs:
 
 
 def drawn(rows: int = 90, columns: int = 130) -> np.ndarray:
-    """Of unequal sides, so that one who takes rows for columns is found."""
+    """An X-ray with unequal sides, so that swapping rows and columns is noticed."""
     radiograph = draw_radiograph(np.random.default_rng(1), "covid", OWN[0], 130)
     return radiograph[:rows, :columns]
 
@@ -130,7 +130,7 @@ def test_only_the_box_of_the_lungs_is_seen():
     np.testing.assert_array_equal(prepare(values, radiographs(lungs=True)), boxed)
 
 
-def test_a_bundle_cannot_find_the_lungs_and_says_so():
+def test_a_bundle_that_needs_the_box_of_the_lungs_is_refused():
     with pytest.raises(UsageError, match=r"needs-consortium: .*use consortium predict"):
         preprocessing_config(radiographs(lungs=True))
 
@@ -164,13 +164,13 @@ def test_there_is_always_a_plausible_box(seed, rows, columns, contrast):
 
 
 def batch(count: int = 6) -> torch.Tensor:
-    found = [
+    prepared = [
         prepare(
             draw_radiograph(np.random.default_rng(n), "normal", OWN[0], 64).astype(np.float32), data
         )
         for n, data in zip(range(count), [radiographs(size=64)] * count, strict=True)
     ]
-    return torch.from_numpy(np.stack(found))[:, None]
+    return torch.from_numpy(np.stack(prepared))[:, None]
 
 
 def seeded(seed: int = 3) -> torch.Generator:
@@ -204,7 +204,7 @@ def test_no_radiograph_is_mirrored_and_each_stays_itself():
             assert alike > mirrored
 
 
-def test_radiographs_move_and_grow_within_what_is_said():
+def test_radiographs_move_and_grow_within_their_limits():
     size, radius = 64, 8
     line = torch.arange(size) + 0.5 - size / 2
     disc = ((line[None] ** 2 + line[:, None] ** 2) < radius**2).float()
@@ -221,11 +221,11 @@ def test_radiographs_move_and_grow_within_what_is_said():
     assert 1.05 < grown.max() < 1.15
 
 
-def test_contrast_and_brightness_change_within_what_is_said():
+def test_contrast_and_brightness_change_within_their_limits():
     flat = torch.zeros(300, 1, 64, 64)
     flat[:, :, :, 32:] = 1
     changed = augment(flat, seeded())
-    # Away from the seam, which alone moves.
+    # Away from the edge, which moves.
     dark, bright = changed[:, 0, 24:40, :24].mean((1, 2)), changed[:, 0, 24:40, 40:].mean((1, 2))
     assert 0.79 < (bright - dark).min() < 0.83
     assert 1.2 < (bright - dark).max() < 1.26

@@ -35,7 +35,7 @@ def write(tmp_path):
 
 
 def changed(row, column, value):
-    rows = [list(each) for each in ROWS]
+    rows = [list(row) for row in ROWS]
     rows[row][HEADER.index(column)] = value
     return rows
 
@@ -45,10 +45,10 @@ def test_a_sound_table_becomes_numbers_from_0_to_1(write):
     assert check_folder(folder, SETTINGS) == []
     assert count_cases(folder) == count_cases(folder, SETTINGS) == (12, 12)
     patients = encode(read_patients(folder), SETTINGS.data)
-    place = patients.names.index("P2")
+    index = patients.names.index("P2")
     assert SETTINGS.data.inputs == ("age", "pain some", "pain much")
-    assert patients.inputs[place].tolist() == pytest.approx([0.42, 0, 1])
-    assert patients.outcomes[place] == 1
+    assert patients.inputs[index].tolist() == pytest.approx([0.42, 0, 1])
+    assert patients.outcomes[index] == 1
 
 
 def test_one_written_as_one_point_nought_is_one(write):
@@ -58,14 +58,14 @@ def test_one_written_as_one_point_nought_is_one(write):
     header = ["patient", "age", "sex", "ill"]
     plain = [[name, age, str(int(age) % 2), ill] for name, age, _, ill in ROWS]
     floats = [[name, age, f"{sex}.0", f"{ill}.0"] for name, age, sex, ill in plain]
-    found = []
+    encoded = []
     for rows in (plain, floats):
         folder = write(rows, header)
         assert check_folder(folder, settings) == []
-        found.append(encode(read_patients(folder), settings.data))
-    assert found[0].inputs.tolist() == found[1].inputs.tolist()
-    assert found[0].outcomes.tolist() == found[1].outcomes.tolist()
-    assert sorted(found[1].outcomes.tolist()) == [0] * 4 + [1] * 8
+        encoded.append(encode(read_patients(folder), settings.data))
+    assert encoded[0].inputs.tolist() == encoded[1].inputs.tolist()
+    assert encoded[0].outcomes.tolist() == encoded[1].outcomes.tolist()
+    assert sorted(encoded[1].outcomes.tolist()) == [0] * 4 + [1] * 8
     [finding] = check_folder(write([["P", "1", "0.5", "0"], *plain], header), settings)
     assert (finding.code, finding.detail) == ("unknown-value", "sex is none of 0, 1 in line 2")
 
@@ -78,7 +78,7 @@ def test_a_patient_stays_on_its_side_whoever_else_comes(write):
     assert {*fewer.names} == {*validation.names} & {row[0] for row in ROWS[:9]}
 
 
-def test_the_table_itself_may_say_who_validates(write):
+def test_the_table_itself_may_set_the_split(write):
     rows = [[*row, "validation" if row[0] in ("P1", "P3") else "training"] for row in ROWS]
     folder = write(rows, [*HEADER, "split"])
     assert check_folder(folder, SETTINGS) == []
@@ -97,7 +97,7 @@ def test_patients_that_lack_a_value_are_left_out_and_counted(write, missing):
 @pytest.mark.parametrize(
     ("rows", "code", "detail"),
     [
-        (changed(3, "age", "sixty"), "not-a-number", "age in line 5 is no number"),
+        (changed(3, "age", "sixty"), "not-a-number", "age in line 5 is not a number"),
         (changed(3, "age", "nan"), "out-of-range", "age is not within 0 to 100 in line 5"),
         (changed(3, "age", "480"), "out-of-range", "age is not within 0 to 100 in line 5"),
         (changed(3, "pain", "dull"), "unknown-value", "pain is none of none, some, much in line 5"),
@@ -112,8 +112,8 @@ def test_patients_that_lack_a_value_are_left_out_and_counted(write, missing):
     ],
 )
 def test_bad_input_is_one_finding(write, rows, code, detail):
-    errors = [each for each in check_folder(write(rows), SETTINGS) if each.severity == "error"]
-    assert [(each.code, each.detail) for each in errors][-1] == (code, detail)
+    errors = [f for f in check_folder(write(rows), SETTINGS) if f.severity == "error"]
+    assert [(error.code, error.detail) for error in errors][-1] == (code, detail)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,10 @@ def test_bad_input_is_one_finding(write, rows, code, detail):
 )
 def test_a_split_that_leaves_a_side_empty_is_refused(write, sides, code):
     words = {"t": "training", "v": "validation"}
-    said = [words[side] for side in sides] if sides else ["both"] * 12
-    rows = [[*row, side] for row, side in zip(ROWS, said, strict=True)]
-    assert code in {each.code for each in check_folder(write(rows, [*HEADER, "split"]), SETTINGS)}
+    values = [words[side] for side in sides] if sides else ["both"] * 12
+    rows = [[*row, side] for row, side in zip(ROWS, values, strict=True)]
+    findings = check_folder(write(rows, [*HEADER, "split"]), SETTINGS)
+    assert code in {finding.code for finding in findings}
 
 
 def test_a_missing_column_is_named(write):

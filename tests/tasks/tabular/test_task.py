@@ -92,7 +92,7 @@ def test_statistics_that_stay_here_never_leave(tables, tmp_path):
     assert own["0.running_var"].numpy() == pytest.approx(patients.var(0, ddof=1), abs=1e-6)
 
 
-def test_fewer_patients_than_the_hospital_lets_out_stand_behind_no_statistic(tables, tmp_path):
+def test_too_few_patients_for_a_statistic_are_refused(tables, tmp_path):
     with pytest.raises(Refused) as refusal:
         open_hospital(tables, tmp_path, heart(), "hillside", smallest_group=21)
     assert refusal.value.code == "too-few-to-average"
@@ -101,14 +101,14 @@ def test_fewer_patients_than_the_hospital_lets_out_stand_behind_no_statistic(tab
 
 def test_the_same_seed_hospital_and_round_give_the_same_bytes(tables, tmp_path):
     settings = heart()
-    first, again = (open_hospital(tables, tmp_path / one, settings) for one in "ab")
+    first, again = (open_hospital(tables, tmp_path / name, settings) for name in "ab")
     first.train(start_of(settings), 1)
-    one, other = (hospital.train(start_of(settings), 0) for hospital in (first, again))
-    assert digest(one.tensors) == digest(other.tensors)
-    assert digest(first.train(start_of(settings), 1).tensors) != digest(one.tensors)
+    update, repeated = (hospital.train(start_of(settings), 0) for hospital in (first, again))
+    assert digest(update.tensors) == digest(repeated.tensors)
+    assert digest(first.train(start_of(settings), 1).tensors) != digest(update.tensors)
 
 
-def test_a_run_learns_and_says_so_in_the_words_of_its_task(tables, tmp_path):
+def test_a_run_learns_and_its_page_has_the_text_of_its_task(tables, tmp_path):
     settings = heart("rounds=4", "training.local_steps=100", "training.learning_rate=0.02")
     _, result = run(tables, tmp_path, settings)
     assert result["complete"] is True, result["reason"]
@@ -123,7 +123,7 @@ def test_a_run_learns_and_says_so_in_the_words_of_its_task(tables, tmp_path):
     assert "Dice" not in page
 
 
-def test_alone_it_takes_its_own_statistics(tables, tmp_path):
+def test_a_local_model_takes_the_hospitals_own_statistics(tables, tmp_path):
     settings = heart()
     hospital = open_hospital(tables, tmp_path, settings)
     score = hospital.train_local(start_of(settings), 2).validation
@@ -161,8 +161,8 @@ def test_the_bundle_predicts_by_itself_what_the_network_does(tables, tmp_path):
         "p.get_parsed_content('run')"
     )
     out = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path)
-    found = dict(line.split(",") for line in out.splitlines())
-    assert [float(found[name]) for name in patients.names] == pytest.approx(expected, abs=1e-5)
+    printed = dict(line.split(",") for line in out.splitlines())
+    assert [float(printed[name]) for name in patients.names] == pytest.approx(expected, abs=1e-5)
     assert json.loads((folder / "configs" / "metadata.json").read_text())["task"] == "tabular"
 
 
@@ -177,7 +177,7 @@ def test_a_model_of_other_columns_or_another_task_is_refused(tables, tmp_path, t
         require_inputs(settings, [tmp_path / "scan.nii.gz"], tmp_path / "model")
 
 
-def test_a_model_that_needs_a_hospitals_own_statistics_serves_nobody_else(tmp_path):
+def test_a_model_that_needs_a_hospitals_own_statistics_cannot_be_opened(tmp_path):
     settings = heart('update.buffers="local"')
     write_bundle(tmp_path / "model", settings, start_of(settings), trained={})
     with pytest.raises(Refused, match="not-standalone"):

@@ -1,1 +1,1 @@
-"""Classes of frontal chest X-rays are told apart."""
+"""Classifies frontal chest X-rays."""

@@ -1,7 +1,7 @@
-"""The checks of one hospital's X-rays; see `consortium.tasks.segmentation.checks` for the codes.
+"""Checks one hospital's X-rays; see `consortium.core.finding_codes` for the codes.
 
-Bad data raise nothing: they become findings. Nothing is written, and one X-ray is in memory at a
-time. What is kept of each is a digest of its values and a thumbnail.
+Bad data become findings and raise nothing. Nothing is written. One X-ray is in memory at a time;
+only a digest of its values and a thumbnail are kept.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from consortium.tasks.classification.dataset import (
     IMAGES,
     LABEL,
     LABELS,
-    Choice,
-    Listed,
+    ListedRadiograph,
+    SelectedRows,
     choose_rows,
     class_numbers,
     missing_columns,
@@ -42,13 +42,13 @@ from consortium.tasks.tables import (
 SMALLEST_SIDE = 64
 """Pixels."""
 FEWEST_TO_COMPARE = 8
-"""Radiographs from which on negatives are looked for."""
+"""X-rays that are needed to look for negatives among them."""
 NEGATIVE = -0.2
-"""Correlation with the hospital's mean X-ray below which one looks like a negative. The least of
-2,332 real X-rays of four collections was -0.06, and of negatives, 5 among 40, 99 % were below."""
+"""Correlation with the hospital's mean X-ray below which an X-ray looks like a negative. The lowest
+of 2,332 real X-rays of four collections was -0.06; 99 % of negatives, 5 among 40, were below."""
 
 _THUMBNAIL = 32
-_VIEWS_TOLD = 5
+_MOST_VIEWS = 5  # that a finding names
 
 
 @dataclass(slots=True)
@@ -56,12 +56,12 @@ class _Seen:
     """What is kept of the X-rays that were read.
 
     Attributes:
-        first: the X-ray that showed a picture first, by its digest.
-        names: of the X-rays, in the order of the thumbnails.
+        first: the first X-ray with certain pixels, by their digest.
+        names: names of the X-rays, in the order of the thumbnails.
         thumbnails: float32 (pixels,), of mean 0 and length 1, or all 0.
     """
 
-    first: dict[bytes, Listed] = field(default_factory=dict)
+    first: dict[bytes, ListedRadiograph] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -74,190 +74,194 @@ def check_radiographs(
     """Checks one hospital's X-rays.
 
     Args:
-        folder: holds `labels.csv` and `images`.
-        settings: of the job; without them classes and views are not looked at.
+        folder: the folder with `labels.csv` and `images`.
+        settings: the job's; without them classes and views are not checked.
         progress: called after each X-ray with the number of X-rays done and of all.
 
     Returns:
-        Errors first.
+        The findings, errors first.
 
     Raises:
         UsageError: there is no such file; see `consortium.tasks.tables.read_table`.
     """
     table = read_table(folder, LABELS)
     data = settings.data if settings else None
-    lacking = missing_columns(table, data)
-    if lacking:
-        return [error("missing-column", LABELS, f"no column {', '.join(lacking)}")]
+    missing = missing_columns(table, data)
+    if missing:
+        return [error("missing-column", LABELS, f"no column {', '.join(missing)}")]
     chosen = choose_rows(table, data)
-    found = _check_choice(table, chosen, data)
-    found += _check_files(chosen.radiographs)
-    found += _check_labels(chosen.radiographs, data)
-    found += _check_split(table, chosen.radiographs)
-    if not any(finding.severity == "error" for finding in found):
-        found += _check_sides(table, chosen.radiographs, data)
-    found += _check_pictures(chosen.radiographs, progress)
-    return sorted(found, key=lambda finding: finding.severity)
+    findings = _check_selection(table, chosen, data)
+    findings += _check_files(chosen.radiographs)
+    findings += _check_labels(chosen.radiographs, data)
+    findings += _check_split(table, chosen.radiographs)
+    if not any(finding.severity == "error" for finding in findings):
+        findings += _check_sides(table, chosen.radiographs, data)
+    findings += _check_pictures(chosen.radiographs, progress)
+    return sorted(findings, key=lambda finding: finding.severity)
 
 
-def _check_choice(table: PatientTable, chosen: Choice, data: Radiographs | None) -> list[Finding]:
-    """What is left out, and how many patients there are."""
-    found = []
-    everyone = len(table.rows)
+def _check_selection(
+    table: PatientTable, chosen: SelectedRows, data: Radiographs | None
+) -> list[Finding]:
+    """Reports what is left out, and too few patients."""
+    findings = []
+    total = len(table.rows)
     if chosen.incomplete:
-        told = (
-            f"{chosen.incomplete} of {everyone} X-rays lack a label or a patient and are left out"
+        detail = f"{chosen.incomplete} of {total} X-rays lack a label or a patient and are left out"
+        findings.append(warning("missing-value", LABELS, detail))
+    if chosen.other_views:
+        others = chosen.other_views
+        detail = (
+            f"{len(others)} of {total} X-rays are of other views ({_some(others)}) and are left out"
         )
-        found.append(warning("missing-value", LABELS, told))
-    if chosen.others:
-        told = (
-            f"{len(chosen.others)} of {everyone} X-rays are of other views ({_some(chosen.others)})"
-            " and are left out"
-        )
-        found.append(warning("other-view", LABELS, told))
+        findings.append(warning("other-view", LABELS, detail))
     unknown = sum(not listed.view for listed in chosen.radiographs)
     if unknown and data:
-        told = f"the view of {unknown} of {everyone} X-rays is not known; they are taken"
-        found.append(warning("unknown-view", LABELS, told))
+        detail = f"the view of {unknown} of {total} X-rays is not known; they are taken"
+        findings.append(warning("unknown-view", LABELS, detail))
     patients = {listed.patient for listed in chosen.radiographs}
     if len(patients) < FEWEST_PATIENTS:
-        told = f"{len(patients)} listed; fewer than {FEWEST_PATIENTS} can hardly train or validate"
-        found.append(warning("too-few-patients", LABELS, told))
-    return found
+        detail = (
+            f"{len(patients)} listed; fewer than {FEWEST_PATIENTS} can hardly train or validate"
+        )
+        findings.append(warning("too-few-patients", LABELS, detail))
+    return findings
 
 
 def _some(values: Sequence[str]) -> str:
     distinct = sorted(set(values))
-    more = f" and {len(distinct) - _VIEWS_TOLD} more" if len(distinct) > _VIEWS_TOLD else ""
-    return ", ".join(distinct[:_VIEWS_TOLD]) + more
+    more = f" and {len(distinct) - _MOST_VIEWS} more" if len(distinct) > _MOST_VIEWS else ""
+    return ", ".join(distinct[:_MOST_VIEWS]) + more
 
 
-def _check_files(radiographs: Sequence[Listed]) -> list[Finding]:
-    found = []
+def _check_files(radiographs: Sequence[ListedRadiograph]) -> list[Finding]:
+    findings = []
     lines: defaultdict[PurePosixPath, list[int]] = defaultdict(list)
     for listed in radiographs:
         if not listed.row[FILE]:
-            found.append(error("missing-file", LABELS, f"line {listed.line} names no file"))
+            findings.append(error("missing-file", LABELS, f"line {listed.line} names no file"))
         elif listed.path is None:
-            told = f"{listed.row[FILE]} in line {listed.line} is not a path inside {IMAGES}"
-            found.append(error("outside-folder", LABELS, told))
+            detail = f"{listed.row[FILE]} in line {listed.line} is not a path inside {IMAGES}"
+            findings.append(error("outside-folder", LABELS, detail))
         else:
             lines[PurePosixPath(listed.row[FILE])].append(listed.line)
-    for file, where in lines.items():
-        if len(where) > 1:
-            told = f"listed {len(where)} times, in lines {', '.join(map(str, where))}"
-            found.append(error("duplicate-file", f"{IMAGES}/{file}", told))
-    return found
+    for file, numbers in lines.items():
+        if len(numbers) > 1:
+            detail = f"listed {len(numbers)} times, in lines {', '.join(map(str, numbers))}"
+            findings.append(error("duplicate-file", f"{IMAGES}/{file}", detail))
+    return findings
 
 
-def _check_labels(radiographs: Sequence[Listed], data: Radiographs | None) -> list[Finding]:
+def _check_labels(
+    radiographs: Sequence[ListedRadiograph], data: Radiographs | None
+) -> list[Finding]:
     if data is None:
         return []
     known = class_numbers(data)
-    strange = [listed.line for listed in radiographs if listed.row[LABEL] not in known]
-    if not strange:
+    unknown = [listed.line for listed in radiographs if listed.row[LABEL] not in known]
+    if not unknown:
         return []
-    told = f"{LABEL} is none of {', '.join(known)} in {lines_of(strange)}"
-    return [error("unknown-label", LABELS, told)]
+    detail = f"{LABEL} is none of {', '.join(known)} in {lines_of(unknown)}"
+    return [error("unknown-label", LABELS, detail)]
 
 
-def _check_split(table: PatientTable, radiographs: Sequence[Listed]) -> list[Finding]:
-    """Of the column `split`, where there is one."""
+def _check_split(table: PatientTable, radiographs: Sequence[ListedRadiograph]) -> list[Finding]:
+    """Checks the column `split`, if there is one."""
     if SPLIT not in table.columns:
         return []
-    found = []
-    strange = [listed.line for listed in radiographs if listed.row[SPLIT] not in SIDES]
-    if strange:
-        told = f"{SPLIT} is neither {' nor '.join(SIDES)} in {lines_of(strange)}"
-        found.append(error("bad-split", LABELS, told))
+    findings = []
+    unknown = [listed.line for listed in radiographs if listed.row[SPLIT] not in SIDES]
+    if unknown:
+        detail = f"{SPLIT} is neither {' nor '.join(SIDES)} in {lines_of(unknown)}"
+        findings.append(error("bad-split", LABELS, detail))
     sides = defaultdict(set)
     for listed in radiographs:
         sides[listed.patient].add(listed.row[SPLIT])
-    torn = [patient for patient, of in sides.items() if of >= set(SIDES)]
-    if torn:
-        told = f"{len(torn)} patients are on both sides of the split, {torn[0]} among them"
-        found.append(error("split-patient", LABELS, told))
-    return found
+    on_both = [patient for patient, values in sides.items() if values >= set(SIDES)]
+    if on_both:
+        detail = f"{len(on_both)} patients are on both sides of the split, {on_both[0]} among them"
+        findings.append(error("split-patient", LABELS, detail))
+    return findings
 
 
 def _check_sides(
-    table: PatientTable, radiographs: Sequence[Listed], data: Radiographs | None
+    table: PatientTable, radiographs: Sequence[ListedRadiograph], data: Radiographs | None
 ) -> list[Finding]:
-    """Whether both sides of the split hold what they need; of X-rays without an error so far."""
+    """Checks that both sides of the split hold what they need, if nothing else is wrong so far."""
     fraction = data.validation_fraction if data else 0.0
     if SPLIT in table.columns:
         aside = {listed.patient for listed in radiographs if listed.row[SPLIT] == SIDES[1]}
     else:
         aside = validation_patients({listed.patient for listed in radiographs}, (), fraction)
     training = [listed for listed in radiographs if listed.patient not in aside]
-    found = []
+    findings = []
     if not training:
-        found.append(error("nothing-to-train", LABELS, "no X-ray is left for training"))
+        findings.append(error("nothing-to-train", LABELS, "no X-ray is left for training"))
     elif data and len(_classes(radiographs, data)) < 2:
-        one = next(iter(_classes(radiographs, data)))
-        told = f"all {len(radiographs)} X-rays are of one class, {one}"
-        found.append(warning("one-class-xrays", LABELS, told))
+        only_class = next(iter(_classes(radiographs, data)))
+        detail = f"all {len(radiographs)} X-rays are of one class, {only_class}"
+        findings.append(warning("one-class-xrays", LABELS, detail))
     elif data and len(_classes(training, data)) < 2:
-        told = f"all {len(training)} training X-rays are of one class"
-        found.append(warning("one-class-training", LABELS, told))
+        detail = f"all {len(training)} training X-rays are of one class"
+        findings.append(warning("one-class-training", LABELS, detail))
     if not aside and (SPLIT in table.columns or fraction > 0):
-        found.append(error("empty-validation", LABELS, "no patient is left for validation"))
-    return found
+        findings.append(error("empty-validation", LABELS, "no patient is left for validation"))
+    return findings
 
 
-def _classes(radiographs: Sequence[Listed], data: Radiographs) -> set[str]:
+def _classes(radiographs: Sequence[ListedRadiograph], data: Radiographs) -> set[str]:
     names, numbers = list(data.classes), class_numbers(data)
     return {names[numbers[listed.row[LABEL]]] for listed in radiographs}
 
 
 def _check_pictures(
-    radiographs: Sequence[Listed], progress: Callable[[int, int], None] | None
+    radiographs: Sequence[ListedRadiograph], progress: Callable[[int, int], None] | None
 ) -> list[Finding]:
     """Opens every file once."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     seen = _Seen()
     opened: set[Path] = set()
     for done, listed in enumerate(radiographs, start=1):
         if listed.row[FILE] and listed.path is not None and listed.path not in opened:
             opened.add(listed.path)
             try:
-                found += _check_picture(read_pixels(listed.path, listed.name), listed, seen)
+                findings += _check_picture(read_pixels(listed.path, listed.name), listed, seen)
             except UnusableRadiograph as problem:
-                found.append(problem.finding)
+                findings.append(problem.finding)
         if progress:
             progress(done, len(radiographs))
-    return found + _find_negatives(seen)
+    return findings + _find_negatives(seen)
 
 
-def _check_picture(pixels: Pixels, listed: Listed, seen: _Seen) -> list[Finding]:
-    found = list(pixels.notes)
+def _check_picture(pixels: Pixels, listed: ListedRadiograph, seen: _Seen) -> list[Finding]:
+    findings = list(pixels.notes)
     rows, columns = pixels.values.shape
     if min(rows, columns) < SMALLEST_SIDE:
-        found.append(warning("tiny-image", listed.name, f"{rows} x {columns} pixels"))
+        findings.append(warning("tiny-image", listed.name, f"{rows} x {columns} pixels"))
     if pixels.values.min() == pixels.values.max():
-        found.append(warning("constant-image", listed.name, "has one value only"))
-        return found
+        findings.append(warning("constant-image", listed.name, "has one value only"))
+        return findings
     letters = count_letters(pixels.values)
-    if letters and not any(note.code == "burnt-in-text" for note in found):
-        told = f"{letters} shapes like letters in a line near its border"
-        found.append(warning("burnt-in-text", listed.name, told))
-    found += _check_copy(pixels, listed, seen)
+    if letters and not any(finding.code == "burnt-in-text" for finding in findings):
+        detail = f"{letters} shapes like letters in a line near its border"
+        findings.append(warning("burnt-in-text", listed.name, detail))
+    findings += _check_copy(pixels, listed, seen)
     seen.names.append(listed.name)
     seen.thumbnails.append(_thumbnail(pixels.values))
-    return found
+    return findings
 
 
-def _check_copy(pixels: Pixels, listed: Listed, seen: _Seen) -> list[Finding]:
+def _check_copy(pixels: Pixels, listed: ListedRadiograph, seen: _Seen) -> list[Finding]:
     digest = hashlib.sha256(repr(pixels.values.shape).encode())
     digest.update(np.ascontiguousarray(pixels.values).data)
     first = seen.first.setdefault(digest.digest(), listed)
     if first is listed:
         return []
     if first.patient != listed.patient:
-        told = f"the same pixels as {first.name}, of another patient"
-        return [error("duplicate-image", listed.name, told)]
-    told = f"the same pixels as {first.name}, of the same patient"
-    return [warning("repeated-image", listed.name, told)]
+        detail = f"the same pixels as {first.name}, of another patient"
+        return [error("duplicate-image", listed.name, detail)]
+    detail = f"the same pixels as {first.name}, of the same patient"
+    return [warning("repeated-image", listed.name, detail)]
 
 
 def _thumbnail(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -272,13 +276,13 @@ def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _find_negatives(seen: _Seen) -> list[Finding]:
-    """Radiographs that are dark where the hospital's others are bright."""
+    """Reports X-rays that are dark where the hospital's other X-rays are bright."""
     if len(seen.names) < FEWEST_TO_COMPARE:
         return []
     thumbnails = np.stack(seen.thumbnails)
-    likeness = thumbnails @ _unit(thumbnails.mean(0))
+    correlations = thumbnails @ _unit(thumbnails.mean(0))
     return [
         warning("inverted-image", name, f"correlates by {value:.2f} with the other X-rays' mean")
-        for name, value in zip(seen.names, likeness, strict=True)
+        for name, value in zip(seen.names, correlations, strict=True)
         if value < NEGATIVE
     ]

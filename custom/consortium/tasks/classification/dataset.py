@@ -1,17 +1,17 @@
-"""The X-rays of one hospital: `labels.csv`, one row an X-ray, and the folder `images`.
+"""Reads one hospital's X-rays: `labels.csv`, one row an X-ray, and the folder `images`.
 
     file,patient,label,view,split,scanner
     a1.png,P001,covid,pa,training,north
 
-`file` is a path below `images`; `patient` is an id that never leaves the hospital. `view` and
-`split` (`training` or `validation`) are optional, and so is what else the file has. Always:
+`file` is a path below `images`. `patient` is an id that never leaves the hospital. The columns
+`view` and `split` (`training` or `validation`) are optional, as is every further column. Always:
 
-* A patient is never on both sides of the split; without `split` a hash of the patient's id decides,
-  as for scans.
-* An X-ray of another view than the job's is left out, and so is one whose label or patient is
-  missing (empty or `?`). Where the file says no view, the header of a DICOM X-ray does; an X-ray
-  whose view nobody says is taken.
-* No file outside `images` is opened but through links that the hospital made.
+* A patient is never on both sides of the split. Without `split` a hash of the patient's id
+  decides, as for scans.
+* X-rays of views that the job does not take are left out, and so are those whose label or patient
+  is missing (empty or `?`). If the view is missing, the header of a DICOM X-ray gives it. An X-ray
+  of unknown view is taken.
+* A file outside `images` is opened only through links that the hospital made.
 """
 
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ class Radiograph:
     """An X-ray that the job takes.
 
     Attributes:
-        path: of its file.
-        file: as `labels.csv` names it.
+        path: its file.
+        file: name in `labels.csv`.
         patient: id; never leaves the hospital.
         label: number of its class, from 0; -1 without a label.
         source: value of `data.source`, or empty.
@@ -59,12 +59,12 @@ class Radiograph:
 
 @dataclass(frozen=True, slots=True)
 class RadiographList:
-    """What `labels.csv` says.
+    """The content of `labels.csv`.
 
     Attributes:
-        folder: the hospital's.
-        radiographs: that the job takes, in the file's order.
-        left_out: X-rays of other views and those without label or patient.
+        folder: the hospital's folder.
+        radiographs: X-rays that the job takes, in the file's order.
+        left_out: number of X-rays of other views, or without label or patient.
         validation: patients that the file itself puts aside; empty if it names none.
     """
 
@@ -75,15 +75,15 @@ class RadiographList:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A row of an X-ray that the job takes.
+class ListedRadiograph:
+    """A row of `labels.csv` with an X-ray that the job takes.
 
     Attributes:
-        line: of the file, from 2.
+        line: line number in the file, from 2.
         row: values by column.
         patient: id.
-        path: None where it leads out of `images`.
-        view: what is known of it, or empty.
+        path: the X-ray's file; None if the path leads out of `images`.
+        view: from the table or the DICOM header; empty if unknown.
     """
 
     line: int
@@ -94,54 +94,57 @@ class Listed:
 
     @property
     def name(self) -> str:
-        """What findings call the X-ray."""
+        """The X-ray's name in findings."""
         return f"{IMAGES}/{self.row[FILE]}"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The rows that a job takes, and how many it does not.
+class SelectedRows:
+    """The rows that a job takes, and what it leaves out.
 
     Attributes:
-        radiographs: that it takes.
-        incomplete: rows without label or patient.
-        others: views of the X-rays of other views.
+        radiographs: X-rays that the job takes.
+        incomplete: number of rows without label or patient.
+        other_views: view of each X-ray that is left out for its view.
     """
 
-    radiographs: tuple[Listed, ...]
+    radiographs: tuple[ListedRadiograph, ...]
     incomplete: int
-    others: tuple[str, ...]
+    other_views: tuple[str, ...]
 
 
 def missing_columns(
     table: PatientTable, data: Radiographs | None, *, labelled: bool = True
 ) -> tuple[str, ...]:
-    """Columns that a job needs and the file lacks."""
-    needed = [FILE, PATIENT, LABEL] if labelled else [FILE]
+    """The columns that a job needs and the file lacks."""
+    required = [FILE, PATIENT, LABEL] if labelled else [FILE]
     if labelled and data and data.source:
-        needed.append(data.source)
-    return tuple(name for name in needed if name not in table.columns)
+        required.append(data.source)
+    return tuple(name for name in required if name not in table.columns)
 
 
-def choose_rows(table: PatientTable, data: Radiographs | None, *, labelled: bool = True) -> Choice:
-    """The rows of the X-rays that a job takes; without a job, X-rays of all views.
+def choose_rows(
+    table: PatientTable, data: Radiographs | None, *, labelled: bool = True
+) -> SelectedRows:
+    """Selects the rows of the X-rays that a job takes; without a job, those of all views.
 
     Args:
-        table: that has the columns.
-        data: what the job makes of X-rays.
-        labelled: whether label and patient must be there; else the file stands for the patient.
+        table: the table, with all required columns.
+        data: the job's settings of X-rays.
+        labelled: whether label and patient are required; otherwise a missing patient is replaced
+            by the file's name.
     """
-    taken, others = [], []
+    taken, other_views = [], []
     complete = list(_complete(table, labelled=labelled))
     for listed in complete:
         if data and not takes_view(listed.view, data):
-            others.append(listed.view)
+            other_views.append(listed.view)
         else:
             taken.append(listed)
-    return Choice(tuple(taken), len(table.rows) - len(complete), tuple(others))
+    return SelectedRows(tuple(taken), len(table.rows) - len(complete), tuple(other_views))
 
 
-def _complete(table: PatientTable, *, labelled: bool) -> Iterator[Listed]:
+def _complete(table: PatientTable, *, labelled: bool) -> Iterator[ListedRadiograph]:
     images = table.path.parent / IMAGES
     for line, row in zip(table.lines, table.rows, strict=True):
         patient = row.get(PATIENT, "")
@@ -153,51 +156,51 @@ def _complete(table: PatientTable, *, labelled: bool) -> Iterator[Listed]:
         view = row.get(VIEW, "")
         if view in MISSING:
             view = read_view(inside) if inside else ""
-        yield Listed(line, row, patient, inside, view)
+        yield ListedRadiograph(line, row, patient, inside, view)
 
 
 def takes_view(view: str, data: Radiographs) -> bool:
-    """Whether a job takes X-rays of a view, whatever its case; one that nobody says is taken."""
-    return not view or _plain(view) in map(_plain, data.views)
+    """Whether a job takes X-rays of a view, whatever its case; an unknown view is taken."""
+    return not view or _normalised(view) in map(_normalised, data.views)
 
 
-def _plain(view: str) -> str:
+def _normalised(view: str) -> str:
     return " ".join(view.casefold().split())
 
 
 def class_numbers(data: Radiographs) -> dict[str, int]:
-    """The number of the class of each value of the column `label`."""
+    """Maps each value of the column `label` to the number of its class."""
     return {
         value: number for number, values in enumerate(data.classes.values()) for value in values
     }
 
 
 def read_radiographs(folder: Path, data: Radiographs, *, labelled: bool = True) -> RadiographList:
-    """Reads a hospital's `labels.csv`. Of the X-rays themselves at most headers are read.
+    """Reads a hospital's `labels.csv`; reads at most the headers of the X-rays themselves.
 
     Args:
-        folder: the hospital's.
-        data: what the job makes of X-rays.
-        labelled: whether label and patient are there; else the column `file` is enough.
+        folder: the hospital's folder.
+        data: the job's settings of X-rays.
+        labelled: whether label and patient are required; otherwise the column `file` is enough.
 
     Raises:
         UsageError: there is no such file; see `consortium.tasks.tables.read_table`.
         Refused: `missing-column`, `outside-folder` or `unknown-label`.
     """
     table = read_table(folder, LABELS)
-    lacking = missing_columns(table, data, labelled=labelled)
-    if lacking:
-        raise _refused(table, "missing-column", f"no column {', '.join(lacking)}", "add it")
+    missing = missing_columns(table, data, labelled=labelled)
+    if missing:
+        raise _refused(table, "missing-column", f"no column {', '.join(missing)}", "add it")
     chosen = choose_rows(table, data, labelled=labelled)
     numbers = class_numbers(data)
     outside = [listed.line for listed in chosen.radiographs if listed.path is None]
     if outside:
-        told = f"a path that is not inside {IMAGES} in {lines_of(outside)}"
-        raise _refused(table, "outside-folder", told, f"put the file into {IMAGES}")
-    strange = [listed.line for listed in chosen.radiographs if listed.row.get(LABEL) not in numbers]
-    if labelled and strange:
-        told = f"{LABEL} is none of {', '.join(numbers)} in {lines_of(strange)}"
-        raise _refused(table, "unknown-label", told, "correct it, or name it in data.classes")
+        problem = f"a path is not inside {IMAGES} in {lines_of(outside)}"
+        raise _refused(table, "outside-folder", problem, f"put the file into {IMAGES}")
+    unknown = [listed.line for listed in chosen.radiographs if listed.row.get(LABEL) not in numbers]
+    if labelled and unknown:
+        problem = f"{LABEL} is none of {', '.join(numbers)} in {lines_of(unknown)}"
+        raise _refused(table, "unknown-label", problem, "correct it, or name it in data.classes")
     radiographs = tuple(
         Radiograph(
             listed.path,
@@ -215,21 +218,21 @@ def read_radiographs(folder: Path, data: Radiographs, *, labelled: bool = True) 
     )
 
 
-def _refused(table: PatientTable, code: str, what: str, todo: str) -> Refused:
-    return Refused(code, what, str(table.path), todo)
+def _refused(table: PatientTable, code: str, problem: str, advice: str) -> Refused:
+    return Refused(code, problem, str(table.path), advice)
 
 
 def split_radiographs(
-    found: RadiographList, data: Radiographs
+    listing: RadiographList, data: Radiographs
 ) -> tuple[tuple[Radiograph, ...], tuple[Radiograph, ...]]:
-    """The X-rays that train and those that validate, each sorted by patient and file."""
+    """Splits X-rays into those for training and validation, each sorted by patient and file."""
     chosen = validation_patients(
-        {radiograph.patient for radiograph in found.radiographs},
-        found.validation,
+        {radiograph.patient for radiograph in listing.radiographs},
+        listing.validation,
         data.validation_fraction,
     )
     ordered = sorted(
-        found.radiographs, key=lambda radiograph: (radiograph.patient, radiograph.file)
+        listing.radiographs, key=lambda radiograph: (radiograph.patient, radiograph.file)
     )
     return (
         tuple(radiograph for radiograph in ordered if radiograph.patient not in chosen),

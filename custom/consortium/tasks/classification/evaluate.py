@@ -1,4 +1,4 @@
-"""`consortium evaluate` where the patients have X-rays."""
+"""`consortium evaluate` on X-rays."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +30,11 @@ from consortium.tasks.evaluation import (
 def evaluate_radiographs(
     model: TrainedModel, folders: Mapping[str, Path], progress: CheckProgress
 ) -> Evaluation:
-    """Scores a model on all X-rays of each hospital that the job takes.
+    """Scores a model on each hospital's X-rays, all that the job takes.
 
     Raises:
         UsageError: a hospital's folder or an X-ray cannot be used.
-        Refused: `labels.csv` is not of the model's classes.
+        Refused: `labels.csv` does not match the model's classes.
     """
     settings = model.settings
     classes = list(settings.data.classes)
@@ -46,7 +46,9 @@ def evaluate_radiographs(
     for name, folder in folders.items():
         radiographs = read_radiographs(folder, settings.data).radiographs
         if not radiographs:
-            raise UsageError("empty-hospital", "no X-ray that the model takes", name, "list them")
+            raise UsageError(
+                "empty-hospital", "no X-ray that the model takes", name, "list X-rays that it takes"
+            )
         probabilities.append(read_and_classify(model, radiographs, progress))
         patients = [radiograph.patient for radiograph in radiographs]
         scores[name] = _score(settings, probabilities[-1], radiographs, patients)
@@ -85,16 +87,16 @@ def _score(
 def _table(scores: Mapping[str, Score], settings: ClassificationSettings) -> ScoreTable:
     metrics = settings.scored.metrics
     at = f" at specificity {settings.data.specificity:g}"
-    titles = [f"{each}{at if each == SENSITIVITY else ''} [95 %]" for each in CLASS_FIGURES]
+    titles = [f"{figure}{at if figure == SENSITIVITY else ''} [95 %]" for figure in CLASS_FIGURES]
     sections = [
         [
             (
                 name,
-                one,
-                str((score.support or {}).get(one, 0)),
-                *(estimate(score, metric) for metric in metrics if metric.of == one),
+                label,
+                str((score.support or {}).get(label, 0)),
+                *(estimate(score, metric) for metric in metrics if metric.of == label),
             )
-            for one in settings.data.classes
+            for label in settings.data.classes
         ]
         for name, score in scores.items()
     ]
@@ -105,7 +107,7 @@ def _table(scores: Mapping[str, Score], settings: ClassificationSettings) -> Sco
         if not metric.of
     ]
     few = (
-        f"descriptive: of fewer than {FEW} patients of the class, or of all others, the figure says"
-        " how these fared and little of any others"
+        f"descriptive: the figure rests on fewer than {FEW} patients of the class, or of all"
+        " others, and says little about other patients"
     )
     return ScoreTable(("hospital", "class"), ("patients", *titles), tuple(sections), (*notes, few))

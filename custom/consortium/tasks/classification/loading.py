@@ -1,4 +1,4 @@
-"""X-rays in memory, and what a network says of them."""
+"""Loads X-rays into memory and runs a network on them."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,26 +27,27 @@ def load_radiographs(
     """Reads X-rays for the network.
 
     Args:
-        radiographs: to read.
-        data: what the job makes of them.
-        progress: called before each.
-        with_acquisition: whether to look at what shows how an X-ray was made, too.
+        radiographs: X-rays to read.
+        data: the job's settings of X-rays.
+        progress: called before each X-ray.
+        with_acquisition: whether to compute the acquisition features too.
 
     Returns:
-        Radiographs, float32 (X-rays, 1, size, size), and their acquisitions, (X-rays, 8) or (0, 8).
+        X-rays, float32 (X-rays, 1, size, size), and their acquisition features, (X-rays, 8) or
+        (0, 8).
 
     Raises:
-        UnusableRadiograph: one that cannot be read.
+        UnusableRadiograph: an X-ray cannot be read.
     """
-    made = torch.empty(len(radiographs), 1, data.size, data.size)
+    prepared = torch.empty(len(radiographs), 1, data.size, data.size)
     acquisitions = np.empty((len(radiographs) if with_acquisition else 0, len(NAMES)))
-    for place, radiograph in enumerate(radiographs):
-        progress(place, len(radiographs))
+    for index, radiograph in enumerate(radiographs):
+        progress(index, len(radiographs))
         values = read_pixels(radiograph.path, radiograph.file).values
-        made[place, 0] = torch.from_numpy(prepare(values, data))
+        prepared[index, 0] = torch.from_numpy(prepare(values, data))
         if with_acquisition:
-            acquisitions[place] = acquisition_features(255.0 * values.astype(float))
-    return made, acquisitions
+            acquisitions[index] = acquisition_features(255.0 * values.astype(float))
+    return prepared, acquisitions
 
 
 def run_network(
@@ -55,21 +56,21 @@ def run_network(
     device: torch.device,
     pulse: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64]:
-    """The probability of each class for each X-ray, (X-rays, classes).
+    """Computes the probability of each class for each X-ray, (X-rays, classes).
 
     Args:
-        network: any mode; left in evaluation mode.
+        network: in any mode; left in evaluation mode.
         radiographs: float32 (X-rays, 1, size, size).
-        device: where the network is.
+        device: the network's device.
         pulse: called before each batch; it may raise to stop.
     """
     network.eval()
-    found = []
+    probabilities = []
     with torch.no_grad():
         for batch in torch.split(radiographs, _BATCH):
             pulse()
-            found.append(torch.softmax(network(batch.to(device)).double(), 1).cpu())
-    return np.asarray(torch.cat(found).numpy())
+            probabilities.append(torch.softmax(network(batch.to(device)).double(), 1).cpu())
+    return np.asarray(torch.cat(probabilities).numpy())
 
 
 def class_probabilities(
@@ -79,9 +80,9 @@ def class_probabilities(
     device: torch.device,
     progress: CheckProgress = lambda done, radiographs: None,
 ) -> NDArray[np.float64]:
-    """Reads X-rays and gives the probability of each class for each, (X-rays, classes).
+    """Reads X-rays and computes the probability of each class for each, (X-rays, classes).
 
     Raises:
-        UnusableRadiograph: one that cannot be read.
+        UnusableRadiograph: an X-ray cannot be read.
     """
     return run_network(network, load_radiographs(radiographs, data, progress)[0], device)

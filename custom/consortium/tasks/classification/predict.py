@@ -1,4 +1,4 @@
-"""`consortium predict` where the patients have X-rays."""
+"""`consortium predict` on X-rays."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from consortium.tasks.classification.loading import class_probabilities
 from consortium.tasks.tables import require_csv, write_table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-"""Of the files of a folder that are X-rays; DICOM is recognised by its content too."""
+"""Suffixes of X-ray files in a folder; DICOM is recognised by its content too."""
 
 
 def predict_radiographs(
@@ -24,16 +24,16 @@ def predict_radiographs(
     progress: CheckProgress,
     say: Callable[[str], None],
 ) -> None:
-    """Writes a row for each X-ray: the probability of each class, and the likeliest class.
+    """Writes one row for each X-ray: the probability of each class, and the likeliest class.
 
-    A DICOM X-ray whose header names a view that the model does not take is left out, and counted.
+    Leaves out, and counts, DICOM X-rays whose header gives a view that the model does not take.
 
     Args:
         model: the model.
-        inputs: files of X-rays, or folders of such files.
+        inputs: X-ray files, or folders of such files.
         output: a .csv file.
         progress: called before each X-ray.
-        say: takes lines for the person who waits.
+        say: prints a line for the user.
 
     Raises:
         Refused: the output would replace an X-ray.
@@ -48,8 +48,8 @@ def predict_radiographs(
         if takes_view(read_view(file), data)
     ]
     if not radiographs:
-        others = f"the headers name other views than {', '.join(data.views)}"
-        raise UsageError("other-view", others, str(files[0]), "name frontal X-rays")
+        problem = f"the headers give other views than {', '.join(data.views)}"
+        raise UsageError("other-view", problem, str(files[0]), "name frontal X-rays")
     probabilities = read_and_classify(model, radiographs, progress)
     classes = list(data.classes)
     rows = [
@@ -65,7 +65,7 @@ def predict_radiographs(
 def read_and_classify(
     model: TrainedModel, radiographs: Sequence[Radiograph], progress: CheckProgress
 ) -> NDArray[Any]:
-    """The probability of each class (X-rays, C).
+    """Reads X-rays and gives the probability of each class, (X-rays, classes).
 
     Raises:
         UsageError: an X-ray cannot be read.
@@ -82,20 +82,21 @@ def read_and_classify(
 
 
 def _files(inputs: Sequence[Path], say: Callable[[str], None]) -> Iterator[Path]:
-    """The files, those of a folder by name."""
+    """The X-ray files, a folder's sorted by name."""
     for path in inputs:
         if not path.is_dir():
             yield path
             continue
-        visible = [each for each in sorted(path.iterdir()) if _is_visible_file(each)]
-        inside = [each for each in visible if _is_radiograph(each)]
-        if not inside:
-            raise UsageError("no-xrays", "no PNG, JPEG or DICOM in it", str(path), "name a folder")
-        others = len(visible) - len(inside)
+        visible = [file for file in sorted(path.iterdir()) if _is_visible_file(file)]
+        radiographs = [file for file in visible if _is_radiograph(file)]
+        if not radiographs:
+            problem = "the folder holds no PNG, JPEG or DICOM"
+            raise UsageError("no-xrays", problem, str(path), "name a folder of X-rays")
+        others = len(visible) - len(radiographs)
         if others:
             counted = "1 other file is" if others == 1 else f"{others} other files are"
-            say(f"{path}: {counted} passed over")
-        yield from inside
+            say(f"{path}: {counted} ignored")
+        yield from radiographs
 
 
 def _is_visible_file(path: Path) -> bool:
@@ -103,10 +104,10 @@ def _is_visible_file(path: Path) -> bool:
 
 
 def _is_radiograph(path: Path) -> bool:
-    """DICOM is recognised by its content, for archives name it without a suffix or by a UID."""
+    """Recognises DICOM by its content, for archives name it without a suffix or by a UID."""
     if path.name == "DICOMDIR":
         return False
     try:
         return path.suffix.lower() in SUFFIXES or is_dicom(path)
-    except OSError:  # reading it says why
+    except OSError:  # reading it later reports why
         return True

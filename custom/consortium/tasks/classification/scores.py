@@ -1,4 +1,4 @@
-"""How well classes of X-rays are told apart: figures of each class against the rest."""
+"""Scores a classification of X-rays: figures of each class against the others."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,8 @@ from consortium.tasks.scores import (
 )
 
 RESAMPLES = 1_000
-"""Of an interval of X-rays, which have many figures; drawn in ten parts, to spare memory."""
+"""Bootstrap resamples of an interval: few, for X-rays have many figures. Drawn in ten parts to save
+memory."""
 
 
 def classify_radiographs(
@@ -38,48 +39,50 @@ def classify_radiographs(
     *,
     specificity: float,
 ) -> tuple[float, Score]:
-    """The accuracy, for the hospital's own use, and the score that may leave.
+    """Gives the accuracy, for the hospital's own use, and the score that may leave the hospital.
 
-    What is counted is the patient with a label: probabilities are averaged over a patient's X-rays
-    of one label. Of a class with fewer such patients than `smallest_group`, none or some, nothing
-    is told, and nothing of what is told depends on them: it is the score of the other classes'
-    patients. Intervals are 95 % percentile bootstraps over patients; the bins of the calibration
-    error stay where they are.
+    Counts each patient once for each label: probabilities are averaged over a patient's X-rays of
+    one label. Excludes classes with fewer such patients than `smallest_group`: they have no
+    figures, and the score is that of the other classes' patients, so that it does not depend on
+    them. If no class remains, the whole score is withheld. Intervals are 95 % percentile bootstraps
+    over patients, with fixed bins of the calibration error.
 
     Args:
-        probabilities: of each class (X-rays, C), of one X-ray at least.
+        probabilities: of each class (X-rays, C), for one X-ray at least.
         truth: number of the class (X-rays,).
-        patients: whose X-ray it is.
+        patients: the patient of each X-ray.
         classes: names of the C classes.
-        smallest_group: of patients, of which something may leave.
-        specificity: at which the sensitivity is told.
+        smallest_group: smallest number of patients of a class whose figures may leave.
+        specificity: specificity at which the sensitivity is reported.
     """
     means, truth = _by_patient(probabilities, truth, patients)
     value = float((means.argmax(1) == truth).mean())
     counts = np.bincount(truth, minlength=len(classes))
-    told = [number for number, count in enumerate(counts) if count >= max(1, smallest_group)]
-    if not told:
+    reported = [number for number, count in enumerate(counts) if count >= max(1, smallest_group)]
+    if not reported:
         return value, Score(withheld=f"fewer than {smallest_group} patients of a class")
-    kept = np.isin(truth, told)
+    kept = np.isin(truth, reported)
     means, truth = means[kept], truth[kept]
-    sides = [
-        _Side(means[:, number], truth == number, classes[number], smallest_group, specificity)
-        for number in told
-        if len(told) > 1
+    comparisons = [
+        _ClassAgainstRest(
+            means[:, number], truth == number, classes[number], smallest_group, specificity
+        )
+        for number in reported
+        if len(reported) > 1
     ]
-    right = means.argmax(1) == truth
+    correct = means.argmax(1) == truth
     figures: dict[str, float | None] = {
         ACCURACY: None,
         **{class_figure(figure, name): None for figure in CLASS_FIGURES for name in classes},
     }
-    for name, values in _figures(right, sides, np.ones((1, len(truth)))):
+    for name, values in _figures(correct, comparisons, np.ones((1, len(truth)))):
         figures[name] = float(values[0])
     return value, Score(
         patients=len(truth),
-        support={classes[number]: int(counts[number]) for number in told},
+        support={classes[number]: int(counts[number]) for number in reported},
         figures=figures,
-        interval=_intervals(right, sides, truth, figures) or None,
-        reliability={side.name: side.curve for side in sides if side.curve} or None,
+        interval=_intervals(correct, comparisons, truth, figures) or None,
+        reliability={c.name: c.curve for c in comparisons if c.curve} or None,
     )
 
 
@@ -95,8 +98,8 @@ def _by_patient(
     return np.array(means), np.array([label for _, label in units], np.int64)
 
 
-class _Side:
-    """One class against the rest."""
+class _ClassAgainstRest:
+    """The figures of one class against all others."""
 
     def __init__(
         self,
@@ -118,46 +121,48 @@ class _Side:
         self.fewest = min(int(positive.sum()), int((~positive).sum()))
 
     def figures(self, weights: NDArray[Any]) -> Iterator[tuple[str, Floats]]:
-        """Those that can be estimated, each of the resamples that have some of either kind."""
+        """The figures that can be estimated, over resamples with patients of both kinds."""
         weights = with_both(weights[:, self._order], self._positive)
-        found = list(curve_figures(self._predicted, self._positive, weights, self._specificity))
+        figures = list(curve_figures(self._predicted, self._positive, weights, self._specificity))
         if self._starts is not None:
-            found.append(calibration_errors(self._predicted, self._positive, weights, self._starts))
-        for figure, values in zip(CLASS_FIGURES, found, strict=False):
+            figures.append(
+                calibration_errors(self._predicted, self._positive, weights, self._starts)
+            )
+        for figure, values in zip(CLASS_FIGURES, figures, strict=False):
             yield class_figure(figure, self.name), values
 
 
 def _figures(
-    right: NDArray[Any], sides: Sequence[_Side], weights: NDArray[Any]
+    correct: NDArray[Any], comparisons: Sequence[_ClassAgainstRest], weights: NDArray[Any]
 ) -> Iterator[tuple[str, Floats]]:
-    yield ACCURACY, weights @ right / weights.sum(1)
-    for side in sides:
-        yield from side.figures(weights)
+    yield ACCURACY, weights @ correct / weights.sum(1)
+    for comparison in comparisons:
+        yield from comparison.figures(weights)
 
 
 def _intervals(
-    right: NDArray[Any],
-    sides: Sequence[_Side],
+    correct: NDArray[Any],
+    comparisons: Sequence[_ClassAgainstRest],
     truth: NDArray[Any],
     figures: Mapping[str, float | None],
 ) -> dict[str, list[float]]:
-    """Of the figures that at least two patients of the class and two others stand behind.
+    """Intervals of the figures that rest on at least two patients of the class and two others.
 
-    A resample is less calibrated than the patients themselves, so that an error's draws lie above
-    it: they are turned about it (the basic interval; Davison & Hinkley, Bootstrap Methods and Their
-    Application, 1997, eq. 5.6).
+    A resample is less calibrated than the patients themselves, so the draws of a calibration error
+    lie above it. They are reflected about it (the basic interval; Davison & Hinkley, Bootstrap
+    Methods and Their Application, 1997, eq. 5.6).
     """
     if len(truth) < 2:
         return {}
     generator = np.random.default_rng(0)
-    sides = [side for side in sides if side.fewest > 1]
+    comparisons = [comparison for comparison in comparisons if comparison.fewest > 1]
     draws: dict[str, list[Floats]] = defaultdict(list)
     for _ in range(10):
         weights = resample(len(truth), RESAMPLES // 10, generator)
-        for name, values in _figures(right, sides, weights):
+        for name, values in _figures(correct, comparisons, weights):
             draws[name].append(values)
-    found = {name: np.concatenate(parts) for name, parts in draws.items()}
-    for name, values in found.items():
+    samples = {name: np.concatenate(parts) for name, parts in draws.items()}
+    for name, values in samples.items():
         if name.startswith(CALIBRATION_ERROR):
-            found[name] = 2 * (figures[name] or 0.0) - values
-    return {name: interval(values) for name, values in found.items()}
+            samples[name] = 2 * (figures[name] or 0.0) - values
+    return {name: interval(values) for name, values in samples.items()}

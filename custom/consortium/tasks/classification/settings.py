@@ -1,4 +1,4 @@
-"""The settings of a job that tells classes of X-rays apart."""
+"""The settings of a job that classifies X-rays."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -21,32 +21,33 @@ ACCURACY, AUROC, SENSITIVITY = "accuracy", "AUROC", "sensitivity"
 CALIBRATION_ERROR = "calibration error"
 
 CLASS_FIGURES = (AUROC, "average precision", SENSITIVITY, CALIBRATION_ERROR)
-"""What is reported of each class against all others."""
+"""The figures of each class against all others."""
 
 
 def class_figure(figure: str, name: str) -> str:
-    """The name of a figure of one class."""
+    """The name of one class's figure in a score."""
     return f"{figure}, {name}"
 
 
 class Radiographs(Section):
-    """What a hospital's folder of X-rays holds and how an X-ray becomes a tensor.
+    """The content of a hospital's folder of X-rays, and the preprocessing of an X-ray.
 
     Attributes:
         classes: name of each class, two or more, and the values of the column `label` that make it
             up.
         views: values of the column `view`, or of a DICOM header, that are frontal, whatever their
             case; X-rays of other views are left out.
-        size (pixels): the side of the square that X-rays are resized to.
+        size (pixels): side of the square that X-rays are resized to.
         border: share of the side that is cut off all around.
         lungs: whether only the box of the lungs is kept.
         intensity: normalisation of each X-ray: `zscore`, `percentiles` (the 1st and 99th become 0
             and 1), or `equalise`, which makes its histogram flat.
-        source: column by whose values `training.sampling` `sources` draws, or null.
-        validation_fraction: share of patients, chosen by a hash of the patient's id, where
-            `labels.csv` has no column `split`.
+        source: column whose values are the sources that `training.sampling` can draw evenly, or
+            null.
+        validation_fraction: share of patients for validation, chosen by a hash of the patient's
+            id, if `labels.csv` has no column `split`.
         augment: random turns, shifts, zooms and changes of contrast in training.
-        specificity: at which a class's sensitivity is reported.
+        specificity: specificity at which a class's sensitivity is reported.
     """
 
     classes: Annotated[
@@ -85,8 +86,9 @@ class Classifier(Section):
         name: name of a file in `consortium.tasks.classification.networks`: `small`, convolutions
             and a mean over the X-ray, or MONAI's `densenet121`.
         features: channels of each level of `small`, top to bottom.
-        normalisation: normalisation layers.
-        dropout: probability, before the last layer of `small`, within the blocks of `densenet121`.
+        normalisation: kind of the normalisation layers.
+        dropout: probability of dropout, before the last layer of `small` or within the blocks of
+            `densenet121`.
     """
 
     name: NetworkName = "small"
@@ -98,16 +100,16 @@ class Classifier(Section):
 
 
 class RadiographTraining(Training):
-    """A hospital's work in one round, on X-rays.
+    """A hospital's training on X-rays in one round.
 
     Attributes:
-        batch: X-rays a step.
-        sampling: `patients` draws every training patient as often as another; `classes` every
-            class of the hospital; `sources` every value of `data.source` within a class.
-        loss: `plain` cross-entropy; `weighted` by the inverse of the hospital's class shares;
-            `adjusted` by their logarithm, which is added to the logits in training (Menon et al.,
-            ICLR 2021, eq. 10), so that the network need not learn them. A class that the hospital
-            has no case of is then left to the others.
+        batch: X-rays in one step.
+        sampling: what is drawn equally often: `patients`; `classes` of the hospital; or `sources`,
+            the values of `data.source` within a class.
+        loss: cross-entropy: `plain`; `weighted` by the inverse of the hospital's class shares; or
+            `adjusted`, with the logarithm of the shares added to the logits in training (Menon et
+            al., ICLR 2021, eq. 10), so that the network need not learn them. A class
+            without a case at the hospital is then learned from the other hospitals alone.
     """
 
     batch: Count = 32
@@ -117,7 +119,7 @@ class RadiographTraining(Training):
 
 
 class ClassificationSettings(Settings):
-    """Of a job that tells classes of X-rays apart."""
+    """The settings of a job that classifies X-rays."""
 
     listing: ClassVar[str] = "labels.csv"
     task: Literal["classification"]
@@ -129,14 +131,14 @@ class ClassificationSettings(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> "ClassificationSettings":
         if self.training.sampling == "sources" and self.data.source is None:
-            raise ValueError("training.sampling sources needs the column, data.source")
+            raise ValueError("training.sampling sources needs data.source, the name of a column")
         return self
 
     @property
     def scored(self) -> ScoreSpec:
         """The figures of each class, and the classes."""
         classes = tuple(self.data.classes)
-        of_classes = (
+        class_metrics = (
             MetricSpec(
                 name=class_figure(figure, name),
                 figure=figure,
@@ -149,16 +151,16 @@ class ClassificationSettings(Settings):
             for figure in CLASS_FIGURES
             for name in classes
         )
-        return ScoreSpec((MetricSpec(name=ACCURACY, figure=ACCURACY), *of_classes), classes)
+        return ScoreSpec((MetricSpec(name=ACCURACY, figure=ACCURACY), *class_metrics), classes)
 
     @property
     def probe(self) -> Confounding:
-        """Asked of every run."""
+        """The settings of the confounding probe, which every run of this task does."""
         return self.confounding
 
     @property
     def has_statistics(self) -> bool:
-        """Of batch normalisation."""
+        """Whether the network has batch normalisation."""
         return self.network.normalisation == "batch"
 
 

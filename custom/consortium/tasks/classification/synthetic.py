@@ -1,11 +1,11 @@
-"""Folders of chest X-rays that look like those of several hospitals; none of the patients exists.
+"""Generates folders of chest X-rays like those of several hospitals; none of the patients exists.
 
-What an X-ray shows is drawn in `consortium.synthetic.xrays`. The hospitals differ in size, in their
-mix of labels, in age, and with a `shortcut` above 0 in how their X-rays are made. One of them,
-harbour, keeps its X-rays as DICOM, inverted (MONOCHROME1) and with a window, and says the view in
-the header alone; the others keep PNG. Some patients have a second X-ray of the same chest, some a
-lateral one. A patient is a function of (seed, hospital, number), the hospital's description and the
-side; the shortcut changes how X-rays are made and nothing else of a patient.
+`consortium.synthetic.xrays` draws the X-rays. The hospitals differ in size, in their mix of labels,
+in age, and with a `shortcut` above 0 in how their X-rays are made. One of them, harbour, keeps its
+X-rays as DICOM, inverted (MONOCHROME1) and with a window, and gives the view in the header alone;
+the others keep PNG. Some patients have a second X-ray of the same chest, some a lateral one. A
+patient is a function of (seed, hospital, number), the hospital's description and the image side.
+The shortcut changes how X-rays are made and nothing else of a patient.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ LATERAL = "LL"
 """The view of an X-ray that no job takes."""
 
 _GOLDEN = (np.sqrt(5) - 1) / 2
-_BLACK, _STEP, _BITS = 500, 10, 12  # of DICOM: the least stored value, values a grey, bits stored
+_BLACK, _STEP, _BITS = 500, 10, 12  # DICOM: lowest stored value, values per grey, bits stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +50,15 @@ class XrayClinic:
     """A hospital and its patients.
 
     Attributes:
-        name: of its folder, and the beginning of its patients' ids.
-        patients: how many train.
-        held_out: further patients, for validation.
+        name: name of its folder, and prefix of its patients' ids.
+        patients: number of training patients.
+        held_out: number of validation patients.
         mix: shares of the labels, in the order of `xrays.LABELS`.
-        scanner: its own, which is met at a shortcut of 1.
-        age: mean, years.
-        again: share of the patients with a second X-ray.
-        lateral: share of the patients with a lateral X-ray too.
-        archive: what its X-rays are kept as.
+        scanner: its own scanner, used in full at a shortcut of 1.
+        age: mean age, years.
+        second_share: share of the patients with a second X-ray.
+        lateral_share: share of the patients who also have a lateral X-ray.
+        file_format: file format of its X-rays.
     """
 
     name: str
@@ -67,14 +67,20 @@ class XrayClinic:
     mix: tuple[float, float, float]
     scanner: XrayScanner
     age: float = 58
-    again: float = 0.1
-    lateral: float = 0.05
-    archive: Literal["png", "dicom"] = "png"
+    second_share: float = 0.1
+    lateral_share: float = 0.05
+    file_format: Literal["png", "dicom"] = "png"
 
 
 CLINICS = (
     XrayClinic(
-        name="north", patients=150, held_out=60, mix=MIXED[0], scanner=OWN[0], age=61, again=0.2
+        name="north",
+        patients=150,
+        held_out=60,
+        mix=MIXED[0],
+        scanner=OWN[0],
+        age=61,
+        second_share=0.2,
     ),
     XrayClinic(
         name="harbour",
@@ -83,7 +89,7 @@ CLINICS = (
         mix=MIXED[1],
         scanner=OWN[1],
         age=54,
-        archive="dicom",
+        file_format="dicom",
     ),
     XrayClinic(name="valley", patients=60, held_out=40, mix=MIXED[2], scanner=OWN[2], age=49),
     XrayClinic(name="hillside", patients=40, held_out=40, mix=MIXED[3], scanner=OWN[3], age=66),
@@ -92,14 +98,14 @@ CLINICS = (
 
 @dataclass(frozen=True, slots=True)
 class XrayPatient:
-    """A patient and the X-rays.
+    """A patient and the patient's X-rays.
 
     Attributes:
-        name: the id.
-        label: what the patient has.
+        name: the patient's id.
+        label: the patient's disease, or normal.
         age: years.
         sex: F or M.
-        radiographs: view and pixels of each, uint8 (side, side), bright where dense.
+        radiographs: view and pixels of each X-ray, uint8 (side, side), bright where dense.
     """
 
     name: str
@@ -117,31 +123,31 @@ def generate_radiographs(
     side: int = 128,
     clinics: Sequence[XrayClinic] = CLINICS,
 ) -> None:
-    """Writes a folder a hospital, each whole or not at all.
+    """Writes one folder for each hospital, each whole or not at all.
 
     Args:
-        out: new or empty.
-        seed: of all randomness.
+        out: a new or empty folder.
+        seed: seed of all randomness.
         shortcut: from 0, all hospitals make X-rays alike, to 1, each unlike the others.
-        side: of an X-ray, pixels.
+        side: side of an X-ray, pixels.
         clinics: the hospitals.
 
     Raises:
         UsageError: `not-empty` or `bad-shortcut`.
-        EnvironmentProblem: `disk-full` or `cannot-write`; hospitals that were done stay.
+        EnvironmentProblem: `disk-full` or `cannot-write`; finished hospitals stay.
     """
     if not 0 <= shortcut <= 1:
         raise UsageError("bad-shortcut", f"a shortcut of {shortcut}", "--shortcut", "give 0 to 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("not-empty", "the folder is not empty", str(out), "choose another one")
     for clinic in clinics:
-        with whole_folder(out / clinic.name) as beside:
-            (beside / IMAGES).mkdir()
+        with whole_folder(out / clinic.name) as partial_folder:
+            (partial_folder / IMAGES).mkdir()
             rows = []
             for number in range(clinic.patients + clinic.held_out):
                 patient = draw_patient(clinic, number, seed=seed, shortcut=shortcut, side=side)
-                rows += _write_patient(beside / IMAGES, clinic, number, patient)
-            write_table(beside / LABELS, COLUMNS, rows)
+                rows += _write_patient(partial_folder / IMAGES, clinic, number, patient)
+            write_table(partial_folder / LABELS, COLUMNS, rows)
 
 
 def draw_patient(
@@ -150,44 +156,44 @@ def draw_patient(
     """Draws a hospital's patient.
 
     Args:
-        clinic: where the patient is treated.
-        number: of the patient, from 0.
+        clinic: the patient's hospital.
+        number: the patient's number, from 0.
         seed: see `generate_radiographs`.
-        shortcut: see there.
-        side: see there.
+        shortcut: see `generate_radiographs`.
+        side: see `generate_radiographs`.
     """
     rng = patient_rng(seed, clinic.name, number)
     label = _label(clinic, number, seed)
     age = int(np.clip(rng.normal(clinic.age, 14), 18, 95))
     sex = "F" if rng.random() < 0.45 else "M"
     views = ["PA" if rng.random() < 0.7 else "AP" for _ in range(2)]
-    if rng.random() >= clinic.again:
+    if rng.random() >= clinic.second_share:
         del views[1]
-    if rng.random() < clinic.lateral:
+    if rng.random() < clinic.lateral_share:
         views.append(LATERAL)
     scanner = blend_scanner(clinic.scanner, shortcut)
     radiographs = []
     for radiograph, view in enumerate(views):
         chest, exposure = (
-            patient_rng(seed, clinic.name, number, what) for what in ("chest", radiograph)
+            patient_rng(seed, clinic.name, number, key) for key in ("chest", radiograph)
         )
         pixels = draw_radiograph(chest, label, scanner, side, exposure=exposure)
-        radiographs.append((view, _from_the_side(pixels) if view == LATERAL else pixels))
+        radiographs.append((view, _make_lateral(pixels) if view == LATERAL else pixels))
     return XrayPatient(f"{clinic.name}-{number + 1:03d}", label, age, sex, tuple(radiographs))
 
 
 def _label(clinic: XrayClinic, number: int, seed: int) -> Label:
-    """Dealt, not drawn, so that a few patients in a row have the hospital's mix too.
+    """The label of a patient, spread evenly so that few consecutive patients have the mix too.
 
     The fractional parts of multiples of the golden ratio lie evenly (Weyl's equidistribution).
     """
     start = patient_rng(seed, clinic.name, "labels").random()
-    place = np.searchsorted(np.cumsum(clinic.mix)[:-1], (start + number * _GOLDEN) % 1, "right")
-    return DISEASES[int(place)]
+    index = np.searchsorted(np.cumsum(clinic.mix)[:-1], (start + number * _GOLDEN) % 1, "right")
+    return DISEASES[int(index)]
 
 
-def _from_the_side(radiograph: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Stands for a lateral X-ray: one lung behind the other, so nothing is sharp across."""
+def _make_lateral(radiograph: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Imitates a lateral X-ray: one lung is behind the other, so nothing is sharp across."""
     side = radiograph.shape[1]
     blurred = gaussian_filter(radiograph[:, ::-1].astype(float), (0.01 * side, 0.06 * side))
     stored: npt.NDArray[np.uint8] = np.rint(blurred).astype(np.uint8)
@@ -201,22 +207,22 @@ def _write_patient(
     rows = []
     for radiograph, (view, pixels) in enumerate(patient.radiographs, start=1):
         name = f"{patient.name}-{radiograph}"
-        if clinic.archive == "dicom":
-            file, told = f"{name}.dcm", ""
+        if clinic.file_format == "dicom":
+            file, listed_view = f"{name}.dcm", ""
             _write_dicom(folder / file, pixels, patient, view)
         else:
-            file, told = f"{name}.png", view
+            file, listed_view = f"{name}.png", view
             Image.fromarray(pixels).save(folder / file)
         split = SIDES[number >= clinic.patients]
-        known = [str(patient.age), patient.sex, f"{clinic.name}-1"]
-        rows.append([file, patient.name, patient.label, told, split, *known])
+        further = [str(patient.age), patient.sex, f"{clinic.name}-1"]
+        rows.append([file, patient.name, patient.label, listed_view, split, *further])
     return rows
 
 
 def _write_dicom(
     path: Path, radiograph: npt.NDArray[np.uint8], patient: XrayPatient, view: str
 ) -> None:
-    """A computed radiograph (DICOM PS3.3, A.2) in 12 bits, of which a window is to be shown."""
+    """Writes a computed radiograph (DICOM PS3.3, A.2) in 12 bits, with a display window."""
     dataset: Any = pydicom.Dataset()
     dataset.SOPClassUID = ComputedRadiographyImageStorage
     dataset.SOPInstanceUID = generate_uid(
@@ -256,8 +262,8 @@ SYNTHETIC = Synthetic(
     patients="X-rays",
     likes=("chest",),
     generate=_generate,
-    # A tenth of the job's rounds, once more without each hospital: what learns fastest where
-    # every hospital has every class.
+    # A tenth of the job's rounds, for one more model is trained without each hospital. These
+    # settings learn fastest where every hospital has every class.
     rounds=8,
     assignments=(
         *("network.normalisation=batch", "training.loss=adjusted", "training.local_steps=20"),

@@ -1,9 +1,9 @@
-"""Classification: classes of frontal chest X-rays are told apart.
+"""The classification task: a network assigns frontal chest X-rays to classes.
 
-A patient counts once for each of its labels, however many X-rays it has: in the weight of the
-hospital, in what is drawn for training, and in the scores. Beside the scores a hospital tells, once
-a run, what the confounding probe needs: moments of what the model says of its held-out patients
-(`consortium.confounding`), and draws for itself where on an X-ray the model looks.
+A patient counts once for each of its labels, however many X-rays it has: in the hospital's weight,
+in the sampling for training, and in the scores. Once a run a hospital also reports what the
+confounding probe needs: moments of the model's outputs on its validation patients
+(`consortium.confounding`). It draws, for its own people only, where on an X-ray the model looks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,17 +47,17 @@ from consortium.tasks.classification.transforms import augment, preprocessing_co
 from consortium.tasks.tables import PATIENT, SIDES, SPLIT, read_table, write_table
 
 PICTURES = "attention"
-"""Folder of a hospital's own, with X-rays and where the model looks."""
+"""A folder that stays at the hospital: X-rays, and where the model looks on them."""
 
-_ABSENT = -1e4  # logarithm of the share of a class that a hospital has no case of
+_ABSENT = -1e4  # logarithm of the share of a class without a case at the hospital
 
 
 class ClassificationTask(LocalTask):
-    """The X-rays of one hospital; see `LocalTask`.
+    """One hospital's X-rays; see `LocalTask`.
 
     Args:
         site: the hospital's own choices.
-        settings: the job's.
+        settings: the job's settings.
         device: where to train.
         progress: called before each X-ray that is read.
     """
@@ -71,8 +71,8 @@ class ClassificationTask(LocalTask):
     ):
         self._site, self._settings, self._device = site, settings, device
         self._progress = progress
-        found = read_radiographs(site.data, settings.data)
-        self._training, self._validation = split_radiographs(found, settings.data)
+        listing = read_radiographs(site.data, settings.data)
+        self._training, self._validation = split_radiographs(listing, settings.data)
         self._units = sorted(
             {(radiograph.patient, radiograph.label) for radiograph in self._training}
         )
@@ -80,8 +80,8 @@ class ClassificationTask(LocalTask):
         self.patients = len({radiograph.patient for radiograph in self._training})
         counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
         self._shares = counts / max(1, counts.sum())
-        self._held: Tensor | None = None
-        self._kept_out: tuple[Tensor, NDArray[np.float64]] | None = None
+        self._training_cache: Tensor | None = None
+        self._validation_cache: tuple[Tensor, NDArray[np.float64]] | None = None
 
     @property
     def _classes(self) -> list[str]:
@@ -89,22 +89,24 @@ class ClassificationTask(LocalTask):
 
     @property
     def samples(self) -> int:
-        """Patients."""
+        """The number of training patients, each counted once for each of its labels."""
         return self.cases
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Radiographs and their classes; of each patient that is drawn one X-ray, at random."""
+        """Yields X-rays and their classes; one X-ray at random for each patient that is drawn."""
         radiographs = self._training_radiographs()
-        numbers = np.random.default_rng(seed)
-        changes = torch.Generator().manual_seed(seed)
+        sampling_generator = np.random.default_rng(seed)
+        augmentation_generator = torch.Generator().manual_seed(seed)
         labels = torch.tensor([radiograph.label for radiograph in self._training])
-        draw = _Draw(self._training, self._settings.training.sampling)
-        for chosen in draw.batches(size, numbers):
+        sampler = RadiographSampler(self._training, self._settings.training.sampling)
+        for chosen in sampler.batches(size, sampling_generator):
             batch = radiographs[chosen]
-            yield augment(batch, changes) if self._settings.data.augment else batch, labels[chosen]
+            if self._settings.data.augment:
+                batch = augment(batch, augmentation_generator)
+            yield batch, labels[chosen]
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, in the form that `training.loss` names."""
+        """Cross-entropy in the form of `training.loss`."""
         kind = self._settings.training.loss
         shares = torch.as_tensor(self._shares, dtype=logits.dtype, device=logits.device)
         if kind == "adjusted":
@@ -117,9 +119,9 @@ class ClassificationTask(LocalTask):
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
     ) -> tuple[float, Score | None]:
-        """The figures of each class on the validation patients.
+        """Scores a network on the validation patients, by class.
 
-        Their mean AUROC is what a model is chosen by; where there is none, accuracy.
+        Models are selected by the mean AUROC over the classes; without an AUROC, by accuracy.
         """
         if not self._validation:
             return 0.0, None
@@ -138,20 +140,20 @@ class ClassificationTask(LocalTask):
         return (accuracy if value is None else value), score
 
     def probe_statistics(self, network: torch.nn.Module) -> ProbeStatistics:
-        """What the confounding probe needs; and pictures for the hospital's own people."""
+        """Computes what the confounding probe needs; draws pictures for the hospital's people."""
         smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
         counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
-        # They make up the whole weight, which everybody knows: else the class that is withheld
-        # would be what is left of it.
-        whole = counts.sum() / max(1, counts[counts >= least].sum())
+        # The counts are scaled to the hospital's weight, which everybody knows: otherwise a
+        # withheld class would be the difference between the weight and the others.
+        scale = counts.sum() / max(1, counts[counts >= least].sum())
         shares = {
-            name: round(count * whole)
+            name: round(count * scale)
             for name, count in zip(self._classes, counts, strict=True)
             if count >= least
         }
         if not self._validation:
             return ProbeStatistics(shares=shares)
-        radiographs, seen = self._validation_radiographs()
+        radiographs, acquisitions = self._validation_radiographs()
         with pooled_features(network) as features:
             probabilities = run_network(network, radiographs, self._device)
         odds = np.log(probabilities.clip(1e-12)) - np.log((1 - probabilities).clip(1e-12))
@@ -162,94 +164,96 @@ class ClassificationTask(LocalTask):
             shares=shares,
             scores=self._groups(odds, smallest),
             features=self._groups(project(values, chosen.dimensions, seed), smallest),
-            acquisition=self._groups(project(seen, chosen.dimensions, seed), smallest),
+            acquisition=self._groups(project(acquisitions, chosen.dimensions, seed), smallest),
         )
 
     def _groups(self, values: NDArray[np.float64], smallest: int) -> dict[str, GroupMoments]:
-        """Moments by label, of groups with more patients than values have dimensions."""
-        found = {}
+        """Moments by label, for groups with more patients than the values have dimensions."""
+        groups = {}
         labels = np.array([radiograph.label for radiograph in self._validation])
         for number, name in enumerate(self._classes):
-            places = np.flatnonzero(labels == number)
-            told = moments(
-                values[places],
-                [self._validation[place].patient for place in places],
+            indices = np.flatnonzero(labels == number)
+            group = moments(
+                values[indices],
+                [self._validation[index].patient for index in indices],
                 max(smallest, values.shape[1] + 1),
             )
-            if told is not None:
-                found[name] = GroupMoments.of(told)
-        return found
+            if group is not None:
+                groups[name] = GroupMoments.of(group)
+        return groups
 
     def _draw_pictures(self, network: torch.nn.Module, radiographs: Tensor) -> None:
-        """The first validation X-rays of each class, with where the model looks for that class."""
+        """Draws, for each class, its first validation X-rays and where the model looks."""
         folder = self._site.state / PICTURES
         for number, name in enumerate(self._classes):
-            places = [
-                p for p, radiograph in enumerate(self._validation) if radiograph.label == number
+            indices = [
+                i for i, radiograph in enumerate(self._validation) if radiograph.label == number
             ]
-            plain = "".join(char if char.isalnum() else "-" for char in name)
-            for rank, place in enumerate(places[: self._settings.confounding.pictures], start=1):
-                png = draw_attention(network, radiographs[place].to(self._device), number)
+            stem = "".join(char if char.isalnum() else "-" for char in name)
+            for rank, index in enumerate(indices[: self._settings.confounding.pictures], start=1):
+                png = draw_attention(network, radiographs[index].to(self._device), number)
                 folder.mkdir(parents=True, exist_ok=True)
-                replace_file(folder / f"{plain}-{rank}.png", partial(_write, png))
+                replace_file(folder / f"{stem}-{rank}.png", partial(_write, png))
 
     def _training_radiographs(self) -> Tensor:
-        if self._held is None:
-            self._held = load_radiographs(self._training, self._settings.data, self._progress)[0]
-        return self._held
+        if self._training_cache is None:
+            self._training_cache, _ = load_radiographs(
+                self._training, self._settings.data, self._progress
+            )
+        return self._training_cache
 
     def _validation_radiographs(self) -> tuple[Tensor, NDArray[np.float64]]:
-        if self._kept_out is None:
-            self._kept_out = load_radiographs(
+        if self._validation_cache is None:
+            self._validation_cache = load_radiographs(
                 self._validation, self._settings.data, self._progress, with_acquisition=True
             )
-        return self._kept_out
+        return self._validation_cache
 
 
-class _Draw:
-    """Which X-rays are drawn: a patient's label first, then one of its X-rays.
+class RadiographSampler:
+    """Draws X-rays for training: first a patient and label, then one of its X-rays.
 
     Args:
-        radiographs: of the training patients.
+        radiographs: X-rays of the training patients.
         sampling: see `RadiographTraining`.
     """
 
     def __init__(self, radiographs: Sequence[Radiograph], sampling: str):
         units: dict[tuple[str, int], list[int]] = {}
-        for place, radiograph in enumerate(radiographs):
-            units.setdefault((radiograph.patient, radiograph.label), []).append(place)
+        for index, radiograph in enumerate(radiographs):
+            units.setdefault((radiograph.patient, radiograph.label), []).append(index)
         self._units = [units[key] for key in sorted(units)]
         self._cells = None
         if sampling != "patients":
             cells: dict[tuple[int, str], list[int]] = {}
-            for unit, places in enumerate(self._units):
-                radiograph = radiographs[places[0]]
+            for unit, indices in enumerate(self._units):
+                radiograph = radiographs[indices[0]]
                 source = radiograph.source if sampling == "sources" else ""
                 cells.setdefault((radiograph.label, source), []).append(unit)
             self._cells = [np.array(cells[key]) for key in sorted(cells)]
-            of_class = np.array([label for label, _ in sorted(cells)])
-            # Within a class every source alike; classes alike, or by their patients.
-            within = 1 / np.bincount(of_class)[of_class]
-            held = np.bincount(of_class, [len(cell) for cell in self._cells])[of_class]
-            weight = within * (held if sampling == "sources" else 1.0)
+            classes = np.array([label for label, _ in sorted(cells)])
+            # Sources have equal weight within a class; classes too, or by their patients.
+            within = 1 / np.bincount(classes)[classes]
+            patients = np.bincount(classes, [len(cell) for cell in self._cells])[classes]
+            weight = within * (patients if sampling == "sources" else 1.0)
             self._weights = weight / weight.sum()
 
-    def batches(self, size: int, numbers: np.random.Generator) -> Iterator[Tensor]:
-        """Places of X-rays; pass after pass over all patients, or drawn anew each time."""
+    def batches(self, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
+        """Yields indices of X-rays, in passes over all patients or by independent draws."""
         while True:
             if self._cells is None:
-                order = numbers.permutation(len(self._units))
+                order = generator.permutation(len(self._units))
             else:
-                cells = numbers.choice(len(self._cells), size, p=self._weights)
-                order = np.array([numbers.choice(self._cells[cell]) for cell in cells])
+                cells = generator.choice(len(self._cells), size, p=self._weights)
+                order = np.array([generator.choice(self._cells[cell]) for cell in cells])
             radiographs = [
-                self._units[unit][numbers.integers(len(self._units[unit]))] for unit in order
+                self._units[unit][generator.integers(len(self._units[unit]))] for unit in order
             ]
             yield from torch.split(torch.tensor(radiographs), size)
 
 
-def _write(content: bytes, beside: Path) -> None:
-    beside.write_bytes(content)
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -> None:
@@ -257,9 +261,9 @@ def _require_folder(name: str, folder: Path, settings: ClassificationSettings) -
 
 
 def _require_match(
-    model: ClassificationSettings, other: ClassificationSettings, where: str
+    model: ClassificationSettings, other: ClassificationSettings, source: str
 ) -> None:
-    """Refuses a model of other classes than a job's.
+    """Refuses a model whose classes are not the job's.
 
     Raises:
         Refused: `wrong-labels`.
@@ -269,23 +273,23 @@ def _require_match(
             "wrong-labels",
             f"the model's classes are {', '.join(model.data.classes)};"
             f" here they are {', '.join(other.data.classes)}",
-            where,
+            source,
             "use a model of these classes",
         )
 
 
 def _pool(folders: Mapping[str, Path], out: Path, settings: ClassificationSettings) -> None:
-    """Radiographs are linked, not copied; a patient stays on its side of the split."""
+    """Pools X-rays by links, without copies, and keeps each patient's side of the split."""
     data = settings.data
     source = data.source or "hospital"
     values = [group[0] for group in data.classes.values()]
-    # Who lists an X-ray there has said its view, by the table or the header; it is not asked again.
+    # The view was checked at the hospital, by the table or the header; it is not read again.
     view = [] if data.source == VIEW else [VIEW]
     rows = []
-    with whole_folder(out) as beside:
-        (beside / IMAGES).mkdir()
+    with whole_folder(out) as partial_folder:
+        (partial_folder / IMAGES).mkdir()
         for name, folder in sorted(folders.items()):
-            (beside / IMAGES / name).symlink_to((folder / IMAGES).resolve())
+            (partial_folder / IMAGES / name).symlink_to((folder / IMAGES).resolve())
             for radiographs, side in zip(
                 split_radiographs(read_radiographs(folder, data), data), SIDES, strict=True
             ):
@@ -300,13 +304,14 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: ClassificationSettin
                     )
                     for radiograph in radiographs
                 ]
-        write_table(beside / LABELS, ["file", PATIENT, "label", SPLIT, source, *view], rows)
+        columns = ["file", PATIENT, "label", SPLIT, source, *view]
+        write_table(partial_folder / LABELS, columns, rows)
 
 
 def _metadata(settings: ClassificationSettings) -> dict[str, Any]:
     data = settings.data
     size: list[Any] = [data.size, data.size]
-    described = {
+    image = {
         "type": "image",
         "format": "magnitude",
         "modality": "CR",
@@ -320,9 +325,9 @@ def _metadata(settings: ClassificationSettings) -> dict[str, Any]:
     classes = {str(i): f"logit of {name}" for i, name in enumerate(data.classes)}
     return {
         "packages": {},
-        "description": f"Tells {', '.join(data.classes)} apart on frontal chest X-rays.",
+        "description": f"Classifies frontal chest X-rays into {', '.join(data.classes)}.",
         "network_data_format": {
-            "inputs": {"image": described},
+            "inputs": {"image": image},
             "outputs": {
                 "pred": {
                     "type": "probabilities",
@@ -340,13 +345,13 @@ def _metadata(settings: ClassificationSettings) -> dict[str, Any]:
 
 
 def _inference(settings: ClassificationSettings) -> dict[str, Any]:
-    """Prints the probability of each class for a PNG or JPEG file, with nothing but MONAI.
+    """Prints the probability of each class for a PNG or JPEG file, with MONAI alone.
 
-    MONAI has no way to find the box of the lungs: such a model says so there.
+    MONAI cannot find the box of the lungs. For a model that needs it, prints what to use instead.
     """
     if settings.data.lungs:
-        told = "this model takes the box of the lungs: use consortium predict"
-        return {"run": [f"$print({told!r})"]}
+        message = "this model takes the box of the lungs: use consortium predict"
+        return {"run": [f"$print({message!r})"]}
     names = list(settings.data.classes)
     return {
         "imports": ["$from safetensors.torch import load_model"],

@@ -1,4 +1,4 @@
-"""What people read of a classification of X-rays."""
+"""The text that people read about a classification of X-rays."""
 
 from consortium.tasks.classification.settings import ClassificationSettings
 from consortium.tasks.text import TaskText, join
@@ -8,16 +8,16 @@ _NETWORKS = {"small": "small convolutional network", "densenet121": "DenseNet-12
 
 def _describe(settings: ClassificationSettings) -> str:
     network, classes = _NETWORKS[settings.network.name], join(list(settings.data.classes))
-    return f"a {network} that tells {classes} apart on frontal chest X-rays"
+    return f"a {network} that classifies frontal chest X-rays into {classes}"
 
 
 def _further(settings: ClassificationSettings) -> str:
     return (
-        "Average precision is the mean precision down the model's order of patients: by chance it"
-        " is the share of the class. Sensitivity is the share of the class that is found where at"
-        f" least {100 * settings.data.specificity:g}\u00a0% of the others are rightly left out. The"
-        " calibration error is the mean distance between what is predicted of the class and what"
-        " is seen: 0 is best."
+        "Average precision is the mean precision over the model's ranking of patients; the share of"
+        " the class is chance. Sensitivity is the share of the class that the model finds at a"
+        f" specificity of at least {100 * settings.data.specificity:g}\u00a0%. The calibration"
+        " error is the mean distance between the predicted and the observed share of the class; 0"
+        " is best."
     )
 
 
@@ -28,9 +28,9 @@ TEXT = TaskText(
     mean="a mean AUROC",
     title="Mean AUROC",
     meaning="On each hospital's own validation patients: accuracy is the share whose class the"
-    " model gives; AUROC the probability that of two patients, one of the class and one of"
-    " another, the model gives the class more to the right one (0.5 is chance). A hospital"
-    " tells nothing of a class that it has few patients of.",
+    " model predicts. AUROC is the probability that the model scores a patient of the class higher"
+    " than a patient of another class (0.5 is chance). A hospital reports nothing about a class"
+    " with too few patients.",
     further=_further,
     loss="cross-entropy",
     own="batch-norm statistics",

@@ -1,10 +1,10 @@
-"""From an X-ray's greys to what a network sees, and the random changes of training.
+"""Preprocesses X-rays for the network, and augments them in training.
 
-The preprocessing is one list of MONAI dictionary transforms written as configuration: `prepare`,
-which training and prediction use, runs the very list that the MONAI bundle holds, but for the
-loading. It is deterministic. Radiographs of 8 bits, 16 bits and of greys from 0 to 1 come out
-alike, as the greys' range is brought to 0..1 first. The result is square whatever the X-ray: the
-aspect is not kept, so a chest is stretched as its X-ray was collimated.
+The preprocessing is one list of MONAI dictionary transforms, written as configuration. `prepare`,
+which training and prediction use, runs the same list as the MONAI bundle, except for the loading.
+It is deterministic. X-rays of 8 bits, of 16 bits and of greys from 0 to 1 give the same result, for
+the greys are scaled to 0..1 first. The result is always square: the aspect ratio is not kept, so a
+chest is stretched according to the X-ray's collimation.
 """
 
 import math
@@ -32,8 +32,8 @@ SHIFT = 0.05
 ZOOM = 1.1
 CONTRAST = 1.25
 BRIGHTNESS = 0.2
-"""Largest changes of training: radians; a share of the side; factors, up or down alike; a share of
-the X-ray's deviation."""
+"""Largest changes in training: radians; a share of the side; factors, up or down; a share of the
+X-ray's standard deviation."""
 
 _BINS = 256  # of greys, between which MONAI's equalisation is linear
 _INTENSITIES = {
@@ -42,10 +42,10 @@ _INTENSITIES = {
     " - image.quantile(0.01)).clamp(min=1e-6)).clamp(0, 1)",
 }
 
-# Of `lung_box`: the grid, and where a limit may lie, as shares of the X-ray.
+# For `lung_box`: the grid, and where a limit may lie, as shares of the X-ray.
 _GRID = 96
 _FRAME = 4  # cells, often of white or black lines
-_SIDE, _ABOVE, _BELOW = 0.04, 0.05, 0.08  # beyond half-way: the lungs narrow to their ends
+_SIDE, _ABOVE, _BELOW = 0.04, 0.05, 0.08  # beyond half-way, for the lungs narrow to their ends
 _TOP, _LEFT, _BOTTOM, _RIGHT = (0.0, 0.25), (0.0, 0.25), (0.6, 1.0), (0.75, 1.0)
 
 
@@ -56,18 +56,18 @@ def preprocessing_config(data: Radiographs) -> list[dict[str, Any]]:
         data: the job's data settings.
 
     Returns:
-        Configurations of dictionary transforms in their order, which run without this package. The
-        first loads a PNG or JPEG file whose bright places are dense; the last gives a tensor
+        Configurations of dictionary transforms in order, which run without this package. The first
+        loads a PNG or JPEG file that is bright where the body is dense; the last gives a tensor
         float32 (1, size, size), rows from head to feet.
 
     Raises:
-        UsageError: `needs-consortium` where only the box of the lungs is kept: to find it takes
-            more than MONAI.
+        UsageError: `needs-consortium` if only the box of the lungs is kept: MONAI alone cannot
+            find it.
     """
     if data.lungs:
         raise UsageError(
             "needs-consortium",
-            "the box of the lungs is not found by MONAI alone",
+            "MONAI alone cannot find the box of the lungs",
             "setting data.lungs",
             "use consortium predict",
         )
@@ -92,7 +92,7 @@ def prepare(values: Array, data: Radiographs) -> Array:
         data: the job's data settings.
 
     Returns:
-        Of shape (size, size), float32; all 0 for an X-ray of one grey, a half with `equalise`.
+        float32 (size, size); for an X-ray of one grey all 0, with `equalise` all 0.5.
     """
     radiograph = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
     crop, intensity = _composed(data.border, data.size, data.intensity)
@@ -105,20 +105,20 @@ def prepare(values: Array, data: Radiographs) -> Array:
 
 
 def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Every X-ray turned, shifted, zoomed and of another contrast and brightness, each by its draw.
+    """Turns, shifts and zooms every X-ray and changes its contrast and brightness, at random.
 
-    No X-ray is mirrored: the heart is on the left. Beyond an X-ray its border continues.
+    No X-ray is mirrored: the heart is on the left. Beyond an X-ray its border pixels continue.
 
     Args:
-        batch: prepared X-rays (n, 1, size, size); left as they are.
-        generator: of the CPU; the changes are a function of it and of n alone.
+        batch: prepared X-rays (n, 1, size, size); not changed.
+        generator: on the CPU; the changes depend on it and on n alone.
     """
     count = len(batch)
     # Each from -1 to 1: turn, zoom, shift across and down, contrast, brightness.
-    turn, size, across, down, contrast, brightness = (
+    turn, zoom, across, down, contrast, brightness = (
         (2 * torch.rand(6, count, generator=generator) - 1).to(batch.device).unbind()
     )
-    angle, scale = TURN * turn, torch.exp(math.log(ZOOM) * size)
+    angle, scale = TURN * turn, torch.exp(math.log(ZOOM) * zoom)
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     # The sampling grid runs from -1 to 1: a share of the side is twice that.
     rows = [cosine, -sine, 2 * SHIFT * across, sine, cosine, 2 * SHIFT * down]
@@ -129,8 +129,8 @@ def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
         batch, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     mean, deviation = (
-        found.view(count, 1, 1, 1)
-        for found in (moved.flatten(1).mean(1), moved.flatten(1).std(1, correction=0))
+        statistic.view(count, 1, 1, 1)
+        for statistic in (moved.flatten(1).mean(1), moved.flatten(1).std(1, correction=0))
     )
     factor = torch.exp(math.log(CONTRAST) * contrast).view(count, 1, 1, 1)
     brighter = BRIGHTNESS * deviation * brightness.view(count, 1, 1, 1)
@@ -151,7 +151,7 @@ def _crop(border: float) -> list[dict[str, Any]]:
 
 
 def _intensity(size: int, intensity: str) -> list[dict[str, Any]]:
-    """The rest, after what is cut off: the range first, which makes an X-ray of one grey all 0."""
+    """The transforms after the crop; scaling the range turns an X-ray of one grey to all 0."""
     resize = (
         f"$lambda image: torch.nn.functional.interpolate(image[None], size=({size}, {size}),"
         " mode='bilinear', antialias=True)[0]"
@@ -191,29 +191,29 @@ def _function(expression: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _composed(border: float, size: int, intensity: str) -> tuple[Compose, Compose]:
-    """The list in two, between which the box of the lungs is cut out."""
+    """The transforms in two parts; the box of the lungs is cut out between them."""
     builder = ConfigBuilder({"crop": _crop(border), "intensity": _intensity(size, intensity)})
     crop, rest = (Compose(builder.build(name)) for name in ("crop", "intensity"))
     return crop, rest
 
 
 def lung_box(values: Array) -> tuple[int, int, int, int]:
-    """Where the lungs are on a frontal X-ray: top, left, bottom, right in pixels.
+    """Finds the box of the lungs on a frontal X-ray: top, left, bottom, right in pixels.
 
-    The profile of the middle rows has two dark fields beside the bright middle; the box goes out
-    from the darkest place of each to where the profile has risen half-way to the chest wall. Then
-    the rows of the two fields: up from the darkest to half-way to the shoulders, down to half-way
-    to the belly. Every limit is held to where it may plausibly be, so that there is always a box.
+    The profile of the middle rows has two dark fields, left and right of the bright middle. From
+    the darkest point of each, the box extends outwards to where the profile has risen half-way to
+    the chest wall. The rows of the two fields give top and bottom: from the darkest row, half-way
+    to the shoulders and half-way to the belly. Every limit is clamped to a plausible range, so
+    there is always a box.
 
-    What it is: what makes X-rays of different collimation alike, and cuts off markers and text.
-    What it is not: an outline of the lungs. Where a lung is as white as the belly, its edge is
-    missed.
+    The box makes X-rays of different collimation alike and cuts off markers and text. It does not
+    outline the lungs: where a lung is as white as the belly, its edge is missed.
 
     Args:
         values: greys of shape (rows, columns), in any unit, bright is dense.
 
     Returns:
-        As of a slice: bottom and right are the first that are left out.
+        The limits of a slice: bottom and right are the first row and column outside.
     """
     rows, columns = values.shape
     small = _small(values)
@@ -222,8 +222,8 @@ def lung_box(values: Array) -> tuple[int, int, int, int]:
     left = _rise(across, fields[0], -1, _LEFT, _SIDE)
     right = _rise(across, fields[1], 1, _RIGHT, _SIDE)
     width = int(0.06 * _GRID)
-    beside = [small[:, max(0, field - width) : field + width + 1] for field in fields]
-    down = _smooth(np.concatenate(beside, axis=1).mean(1))
+    strips = [small[:, max(0, field - width) : field + width + 1] for field in fields]
+    down = _smooth(np.concatenate(strips, axis=1).mean(1))
     darkest = _darkest(down, 0.2, 0.6)
     top, bottom = _rise(down, darkest, -1, _TOP, _ABOVE), _rise(down, darkest, 1, _BOTTOM, _BELOW)
     return (
@@ -255,10 +255,10 @@ def _darkest(profile: Profile, start: float, stop: float) -> int:
 def _rise(
     profile: Profile, start: int, step: int, limits: tuple[float, float], margin: float
 ) -> float:
-    """Where a profile has risen half-way to its largest value outwards, for good; a share."""
+    """Where a profile, going outwards, has last risen half-way to its largest value; a share."""
     outwards = profile[start:-_FRAME] if step > 0 else profile[start : _FRAME - 1 : -1]
     wall = int(outwards.argmax())
     half = (outwards[0] + outwards[wall]) / 2
     away = wall - int((outwards[wall::-1] < half).argmax())
-    place = (start + step * away + 0.5) / _GRID + step * margin
-    return min(max(place, limits[0]), limits[1])
+    position = (start + step * away + 0.5) / _GRID + step * margin
+    return min(max(position, limits[0]), limits[1])

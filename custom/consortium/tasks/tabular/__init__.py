@@ -1,1 +1,1 @@
-"""An outcome of two classes is predicted from a table of patients."""
+"""Predicts an outcome of two classes from a table of patients."""

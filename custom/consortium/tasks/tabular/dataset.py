@@ -1,12 +1,12 @@
-"""The patients of one hospital as a table: a CSV file with a header, one row a patient.
+"""Reads one hospital's table of patients: a CSV file with a header, one row a patient.
 
     patient,age,sex,num,split
     P001,63,1,0,training
 
-`patient` is an id that never leaves the hospital; the other columns are the job's. A column `split`
-(`training` or `validation`) is optional; without it a hash of the patient's id decides, as for
-scans. A row in which a value that the job needs is missing (empty or `?`) is left out, and counted.
-Columns that the job does not know are not read.
+`patient` is an id that never leaves the hospital; the job defines the other columns. A column
+`split` (`training` or `validation`) is optional; without it a hash of the patient's id decides, as
+for scans. A row that lacks a value that the job needs (empty or `?`) is left out, and counted.
+Columns that the job does not name are not read.
 """
 
 import math
@@ -39,12 +39,13 @@ TABLE = TabularSettings.listing
 
 @dataclass(frozen=True, slots=True)
 class Patients:
-    """Patients in numbers, sorted by their ids.
+    """Encoded patients, sorted by their ids.
 
     Attributes:
         names: ids.
-        inputs: float32 (patients, inputs), each from 0 to 1: a number by its range, a category.
-        outcomes: of each the number of the class, from 0; -1 where the table has no outcome.
+        inputs: float32 (patients, inputs), each from 0 to 1: a number scaled by its range, or a
+            category.
+        outcomes: number of each patient's class, from 0; -1 if the table has no outcome.
     """
 
     names: tuple[str, ...]
@@ -59,7 +60,7 @@ def read_patients(path: Path) -> PatientTable:
     """Reads a hospital's table; see `consortium.tasks.tables.read_table`.
 
     Args:
-        path: of the file, or of the hospital's folder.
+        path: the file, or the hospital's folder.
     """
     return read_table(path, TABLE)
 
@@ -69,107 +70,115 @@ def check_table(
     settings: TabularSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Checks one hospital's table; see `consortium.tasks.segmentation.checks` for the codes.
+    """Checks one hospital's table; see `consortium.core.finding_codes` for the codes.
 
     Args:
-        folder: that holds it.
-        settings: of the job; without them only patients and their split are looked at.
+        folder: the folder with the table.
+        settings: the job's; without them only patients and their split are checked.
         progress: called once, at the end.
 
     Raises:
         UsageError: there is no such table; see `read_patients`.
     """
     table = read_patients(folder)
-    needed = (PATIENT, *(settings.data.columns if settings else ()))
-    lacking = [name for name in needed if name not in table.columns]
-    if lacking:
-        return [error("missing-column", TABLE, f"no column {', '.join(lacking)}")]
-    found = _check_patients(table)
+    required = (PATIENT, *(settings.data.columns if settings else ()))
+    missing = [name for name in required if name not in table.columns]
+    if missing:
+        return [error("missing-column", TABLE, f"no column {', '.join(missing)}")]
+    findings = _check_patients(table)
     if settings is not None:
         data = settings.data
-        found += check_values(table, data)
+        findings += check_values(table, data)
         incomplete = len(table.rows) - len(_complete(table, data))
         if incomplete:
-            told = f"{incomplete} of {len(table.rows)} patients lack a value and are left out"
-            found.append(warning("missing-value", TABLE, told))
-        if not any(finding.severity == "error" for finding in found):
-            found += _check_split(table, data)
+            detail = f"{incomplete} of {len(table.rows)} patients lack a value and are left out"
+            findings.append(warning("missing-value", TABLE, detail))
+        if not any(finding.severity == "error" for finding in findings):
+            findings += _check_split(table, data)
     if progress:
         progress(len(table.rows), len(table.rows))
-    return sorted(found, key=lambda finding: finding.severity)
+    return sorted(findings, key=lambda finding: finding.severity)
 
 
 def check_values(table: PatientTable, data: Table, *, outcome: bool = True) -> list[Finding]:
-    """What is wrong with the values of a table that has the columns."""
-    found = []
+    """Checks the values of a table that has all required columns."""
+    findings = []
     for name, (low, high) in data.numbers.items():
-        found += _check_numbers(table, name, low, high)
-    for name, of in data.categories.items():
-        strange = _others(table, name, of)
-        if strange:
-            found.append(error("unknown-value", TABLE, strange))
-    of = [value for values in data.outcome.classes.values() for value in values]
-    strange = _others(table, data.outcome.column, of) if outcome else ""
-    if strange:
-        found.append(error("unknown-label", TABLE, strange))
-    return found
+        findings += _check_numbers(table, name, low, high)
+    for name, values in data.categories.items():
+        detail = _describe_unknown(table, name, values)
+        if detail:
+            findings.append(error("unknown-value", TABLE, detail))
+    labels = [value for values in data.outcome.classes.values() for value in values]
+    detail = _describe_unknown(table, data.outcome.column, labels) if outcome else ""
+    if detail:
+        findings.append(error("unknown-label", TABLE, detail))
+    return findings
 
 
 def _check_patients(table: PatientTable) -> list[Finding]:
-    found = []
-    twice = [n for n, times in Counter(row[PATIENT] for row in table.rows).items() if times > 1]
-    if twice:
-        told = f"{len(twice)} patients have several rows, {twice[0] or 'without an id'} among them"
-        found.append(error("duplicate-patient", TABLE, told))
-    strange = sum(row.get(SPLIT, SIDES[0]) not in SIDES for row in table.rows)
-    if strange:
-        told = f"{strange} values of {SPLIT} are neither {' nor '.join(SIDES)}"
-        found.append(error("bad-split", TABLE, told))
+    findings = []
+    counts = Counter(row[PATIENT] for row in table.rows)
+    repeated = [patient for patient, count in counts.items() if count > 1]
+    if repeated:
+        example = repeated[0] or "without an id"
+        detail = f"{len(repeated)} patients have several rows, {example} among them"
+        findings.append(error("duplicate-patient", TABLE, detail))
+    unknown = sum(row.get(SPLIT, SIDES[0]) not in SIDES for row in table.rows)
+    if unknown:
+        detail = f"{unknown} values of {SPLIT} are neither {' nor '.join(SIDES)}"
+        findings.append(error("bad-split", TABLE, detail))
     if len(table.rows) < FEWEST_PATIENTS:
-        told = f"{len(table.rows)} listed; fewer than {FEWEST_PATIENTS} can hardly train"
-        found.append(warning("too-few-patients", TABLE, told))
-    return found
+        detail = f"{len(table.rows)} listed; fewer than {FEWEST_PATIENTS} can hardly train"
+        findings.append(warning("too-few-patients", TABLE, detail))
+    return findings
 
 
-def _given(table: PatientTable, name: str) -> list[tuple[int, str]]:
-    """The values of a column that are there, with the number of their line."""
+def _present_values(table: PatientTable, name: str) -> list[tuple[int, str]]:
+    """The line number and value of each row in which a column is not missing."""
     return [
-        (number, row[name])
-        for number, row in zip(table.lines, table.rows, strict=True)
+        (line, row[name])
+        for line, row in zip(table.lines, table.rows, strict=True)
         if row[name] not in MISSING
     ]
 
 
 def _check_numbers(table: PatientTable, name: str, low: float, high: float) -> list[Finding]:
     outside = []
-    for line, text in _given(table, name):
+    for line, text in _present_values(table, name):
         try:
             value = float(text)
         except ValueError:
-            return [error("not-a-number", TABLE, f"{name} in line {line} is no number")]
+            return [error("not-a-number", TABLE, f"{name} in line {line} is not a number")]
         if not (math.isfinite(value) and low <= value <= high):
             outside.append(line)
     if not outside:
         return []
-    told = f"{name} is not within {low:g} to {high:g} in {lines_of(outside)}"
-    return [error("out-of-range", TABLE, told)]
+    detail = f"{name} is not within {low:g} to {high:g} in {lines_of(outside)}"
+    return [error("out-of-range", TABLE, detail)]
 
 
-def _others(table: PatientTable, name: str, of: Sequence[str]) -> str:
-    """Where a column has other values than those, in words."""
-    strange = [line for line, text in _given(table, name) if meant(text, of) not in of]
-    return f"{name} is none of {', '.join(of)} in {lines_of(strange)}" if strange else ""
+def _describe_unknown(table: PatientTable, name: str, known: Sequence[str]) -> str:
+    """The lines in which a column has an unknown value, in words; empty if there is none."""
+    unknown = [
+        line
+        for line, text in _present_values(table, name)
+        if canonical_value(text, known) not in known
+    ]
+    return f"{name} is none of {', '.join(known)} in {lines_of(unknown)}" if unknown else ""
 
 
-def meant(text: str, of: Sequence[str]) -> str:
-    """The value of a job that a table's is equal to as a number, as 1.0 is to 1; else itself."""
-    if text in of:
+def canonical_value(text: str, known: Sequence[str]) -> str:
+    """The known value that is the same number, as 1 is for 1.0; without one, the text itself."""
+    if text in known:
         return text
-    number = _number(text)
-    return next((value for value in of if number is not None and _number(value) == number), text)
+    number = _to_number(text)
+    return next(
+        (value for value in known if number is not None and _to_number(value) == number), text
+    )
 
 
-def _number(text: str) -> float | None:
+def _to_number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
@@ -178,18 +187,18 @@ def _number(text: str) -> float | None:
 
 def _check_split(table: PatientTable, data: Table) -> list[Finding]:
     training, validation = split_table(table, data)
-    found = []
+    findings = []
     if not len(training):
-        found.append(error("nothing-to-train", TABLE, "no patient is left for training"))
+        findings.append(error("nothing-to-train", TABLE, "no patient is left for training"))
     elif len({*training.outcomes.tolist(), *validation.outcomes.tolist()}) < 2:
-        told = f"all {len(training) + len(validation)} patients are of one class"
-        found.append(error("one-class", TABLE, told))
+        detail = f"all {len(training) + len(validation)} patients are of one class"
+        findings.append(error("one-class", TABLE, detail))
     elif len(set(training.outcomes.tolist())) < 2:
-        told = f"all {len(training)} training patients are of one class"
-        found.append(warning("one-class-training", TABLE, told))
+        detail = f"all {len(training)} training patients are of one class"
+        findings.append(warning("one-class-training", TABLE, detail))
     if not len(validation) and (SPLIT in table.columns or data.validation_fraction > 0):
-        found.append(error("empty-validation", TABLE, "no patient is left for validation"))
-    return found
+        findings.append(error("empty-validation", TABLE, "no patient is left for validation"))
+    return findings
 
 
 def _complete(table: PatientTable, data: Table, *, outcome: bool = True) -> list[Row]:
@@ -198,15 +207,15 @@ def _complete(table: PatientTable, data: Table, *, outcome: bool = True) -> list
 
 
 def encode(table: PatientTable, data: Table, *, outcome: bool = True) -> Patients:
-    """Makes numbers of a table that `check_table` finds no error in.
+    """Encodes a table as numbers; `check_table` must have found no error in it.
 
     Args:
-        table: of a hospital.
-        data: what the job makes of it.
-        outcome: whether the table has it.
+        table: a hospital's table.
+        data: the job's settings of the table.
+        outcome: whether the table has the outcome.
     """
     rows = sorted(_complete(table, data, outcome=outcome), key=lambda row: row[PATIENT])
-    number_of = {
+    class_numbers = {
         value: index
         for index, values in enumerate(data.outcome.classes.values())
         for value in values
@@ -214,15 +223,16 @@ def encode(table: PatientTable, data: Table, *, outcome: bool = True) -> Patient
     inputs = [
         [(float(row[name]) - low) / (high - low) for name, (low, high) in data.numbers.items()]
         + [
-            float(meant(row[name], of) == value)
-            for name, of in data.categories.items()
-            for value in of[1:]
+            float(canonical_value(row[name], values) == value)
+            for name, values in data.categories.items()
+            for value in values[1:]
         ]
         for row in rows
     ]
-    known = tuple(number_of)
+    known = tuple(class_numbers)
     outcomes = [
-        number_of[meant(row[data.outcome.column], known)] if outcome else -1 for row in rows
+        class_numbers[canonical_value(row[data.outcome.column], known)] if outcome else -1
+        for row in rows
     ]
     return Patients(
         tuple(row[PATIENT] for row in rows),
@@ -232,11 +242,11 @@ def encode(table: PatientTable, data: Table, *, outcome: bool = True) -> Patient
 
 
 def split_table(table: PatientTable, data: Table) -> tuple[Patients, Patients]:
-    """The patients that train and those that validate."""
+    """Encodes the patients and splits them into training and validation."""
     everyone = encode(table, data)
-    named = {row[PATIENT] for row in table.rows if row.get(SPLIT) == SIDES[1]}
+    listed = {row[PATIENT] for row in table.rows if row.get(SPLIT) == SIDES[1]}
     if SPLIT in table.columns:
-        chosen = named
+        chosen = listed
     else:
         chosen = validation_patients(everyone.names, (), data.validation_fraction)
     aside = np.array([name in chosen for name in everyone.names], bool)
@@ -249,17 +259,17 @@ def _choose(patients: Patients, chosen: NDArray[np.bool_]) -> Patients:
 
 
 def require_columns(table: PatientTable, data: Table, *, outcome: bool) -> None:
-    """Refuses a table that is not of a job or a model.
+    """Refuses a table that lacks columns of the job or the model.
 
     Raises:
         Refused: `missing-column`.
     """
     columns = (PATIENT, *(data.columns if outcome else data.columns[:-1]))
-    lacking = [name for name in columns if name not in table.columns]
-    if lacking:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
         raise Refused(
             "missing-column",
-            f"the table has no column {', '.join(lacking)}",
+            f"the table has no column {', '.join(missing)}",
             str(table.path),
             "give a table with the job's columns",
         )

@@ -1,4 +1,4 @@
-"""`consortium evaluate` where the patients are rows of a table."""
+"""`consortium evaluate` on tables of patients."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ from consortium.tasks.tabular.predict import predict
 from consortium.tasks.tabular.scores import classify
 from consortium.tasks.tabular.settings import TabularSettings
 
-_NOBODY_TRAINS = ("one-class", "empty-validation", "nothing-to-train")
-"""Findings that do not matter at a hospital that only evaluates."""
+_TRAINING_ONLY = ("one-class", "empty-validation", "nothing-to-train")
+"""Errors that do not matter at a hospital that only evaluates."""
 
 
 def evaluate_tables(
@@ -31,7 +31,7 @@ def evaluate_tables(
     """Scores a model on all patients of each hospital.
 
     Raises:
-        UsageError: a hospital's table has errors; the first one is named.
+        UsageError: a hospital's table has errors; the message gives the first.
     """
     cases: list[dict[str, Any]] = []
     scores: dict[str, Score] = {}
@@ -39,11 +39,11 @@ def evaluate_tables(
     probabilities, truth = [], []
     for name, folder in folders.items():
         for finding in check_table(folder, model.settings):
-            if finding.severity == "error" and finding.code not in _NOBODY_TRAINS:
+            if finding.severity == "error" and finding.code not in _TRAINING_ONLY:
                 raise UsageError(finding.code, finding.detail, name, "see consortium check-data")
         patients = encode(read_patients(folder), model.settings.data)
         if not len(patients):
-            raise UsageError("empty-hospital", "no patient is complete", name, "complete them")
+            raise UsageError("empty-hospital", "no patient has all values", name, "complete them")
         probabilities.append(predict(model.network, patients, model.device))
         truth.append(patients.outcomes)
         scores[name] = classify(probabilities[-1], truth[-1], classes, 1)[1]
@@ -65,7 +65,7 @@ def _table(scores: Mapping[str, Score], settings: TabularSettings) -> ScoreTable
         (
             name,
             str(score.patients),
-            *(str((score.support or {}).get(one, 0)) for one in classes),
+            *(str((score.support or {}).get(label, 0)) for label in classes),
             *(estimate(score, metric) for metric in metrics),
         )
         for name, score in scores.items()

@@ -1,4 +1,4 @@
-"""`consortium predict` where the patients are rows of a table."""
+"""`consortium predict` on a table of patients."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from consortium.tasks.tabular.dataset import (
     read_patients,
     require_columns,
 )
-from consortium.tasks.tabular.scores import CUT
+from consortium.tasks.tabular.scores import THRESHOLD
 
 
 def predict(network: torch.nn.Module, patients: Patients, device: torch.device) -> Any:
@@ -34,10 +34,10 @@ def predict_table(
     progress: CheckProgress,
     say: Callable[[str], None],
 ) -> None:
-    """Writes a row for each patient: the probability and the class.
+    """Writes one row for each patient: the probability and the class.
 
     Raises:
-        Refused: the model takes columns that the table lacks.
+        Refused: the table lacks columns that the model needs.
         UsageError: the table or the output cannot be used.
     """
     if len(inputs) > 1:
@@ -53,10 +53,10 @@ def predict_table(
     probabilities = predict(model.network, patients, model.device)
     classes = list(data.outcome.classes)
     rows = [
-        (name, f"{probability:.6g}", classes[probability > CUT])
+        (name, f"{probability:.6g}", classes[probability > THRESHOLD])
         for name, probability in zip(patients.names, probabilities.tolist(), strict=True)
     ]
     write_table(output, [PATIENT, f"probability of {classes[-1]}", "predicted"], rows)
     left_out = len(table.rows) - len(patients)
-    lacking = f"; {left_out} more lack a value" if left_out else ""
-    say(f"wrote {output}: {len(patients)} patients{lacking}")
+    incomplete = f"; {left_out} more lack a value" if left_out else ""
+    say(f"wrote {output}: {len(patients)} patients{incomplete}")

@@ -1,4 +1,4 @@
-"""How well an outcome of two classes is predicted."""
+"""Scores the prediction of an outcome of two classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from consortium.tasks.scores import auroc, curve_figures, interval, resample, su
 from consortium.tasks.tabular.settings import ACCURACY, AUROC
 
 RESAMPLES = 2_000
-"""Of an interval of two classes."""
+"""Bootstrap resamples of an interval."""
 
-CUT = 0.5
+THRESHOLD = 0.5
 """The probability above which the second class is predicted."""
 
 
@@ -23,16 +23,16 @@ def classify(
     classes: Sequence[str],
     smallest_group: int,
 ) -> tuple[float, Score]:
-    """The accuracy, for the hospital's own use, and the score of which it is a part that may leave.
+    """Gives the accuracy, for the hospital's own use, and the score that may leave the hospital.
 
     Args:
-        probabilities: of class 1 (patients,), of one patient at least.
+        probabilities: of class 1 (patients,), for one patient at least.
         truth: 0 or 1 (patients,).
-        classes: their names.
+        classes: names of the two classes.
         smallest_group: a score over fewer patients, or over fewer of a class, is withheld.
     """
-    right = (probabilities > CUT) == (truth == 1)
-    value = float(right.mean())
+    correct = (probabilities > THRESHOLD) == (truth == 1)
+    value = float(correct.mean())
     support = {name: int((truth == number).sum()) for number, name in enumerate(classes)}
     if len(truth) < smallest_group:
         return value, Score(withheld=f"fewer than {smallest_group} patients")
@@ -40,7 +40,7 @@ def classify(
         return value, Score(withheld=f"fewer than {smallest_group} patients of a class")
     figures: dict[str, float | None] = {ACCURACY: value, AUROC: auroc(probabilities, truth)}
     intervals = {}
-    summary = summarise(right.astype(float).tolist())
+    summary = summarise(correct.astype(float).tolist())
     if summary.interval is not None:
         intervals[ACCURACY] = list(summary.interval)
     if figures[AUROC] is not None and min(support.values()) > 1:

@@ -20,12 +20,12 @@ ACCURACY, AUROC = "accuracy", "AUROC"
 
 
 class Outcome(Section):
-    """What is predicted of a patient.
+    """The outcome that is predicted for a patient.
 
     Attributes:
-        column: of the table.
-        classes: name of each class and the values in the column that make it up; two, of which the
-            second is the one that is looked for.
+        column: column of the table that holds the outcome.
+        classes: name of each of the two classes, and the values in the column that make it up; the
+            model predicts the probability of the second.
     """
 
     column: Annotated[str, Field(min_length=1)]
@@ -42,16 +42,16 @@ class Outcome(Section):
 
 
 class Table(Section):
-    """What a hospital's table (`patients.csv`) holds and how it becomes numbers.
+    """The columns of a hospital's table (`patients.csv`), and how they become numbers.
 
     Attributes:
-        numbers: columns of numbers, with the least and the largest value that makes sense in the
-            job's unit, which become 0 and 1; what lies outside is refused as given in another unit.
-        categories: columns of categories, with all values they may have. The first is what the
-            others are compared with: each of them becomes an input that is 0 or 1.
-        outcome: what is predicted.
-        validation_fraction: share of patients, chosen by a hash of the patient's id, where the
-            table has no column `split`.
+        numbers: columns of numbers, with the lowest and the highest plausible value in the job's
+            unit; these become 0 and 1. A value outside is refused, for it may be in another unit.
+        categories: columns of categories, with all their values. The first value is the reference;
+            each other value becomes an input that is 0 or 1.
+        outcome: the outcome that is predicted.
+        validation_fraction: share of patients for validation, chosen by a hash of the patient's
+            id, if the table has no column `split`.
     """
 
     numbers: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
@@ -65,44 +65,46 @@ class Table(Section):
     def _consistent(self) -> "Table":
         names = [*self.numbers, *self.categories, self.outcome.column, "patient", "split"]
         if len(set(names)) < len(names):
-            raise ValueError("a column has one use; patient and split have theirs")
+            raise ValueError("a column has one use; patient and split are reserved")
         if not self.inputs:
-            raise ValueError("numbers or categories: name a column")
+            raise ValueError("numbers or categories: name at least one column")
         for name, (low, high) in self.numbers.items():
             if low >= high:
-                raise ValueError(f"numbers.{name}: the least value, then the largest")
+                raise ValueError(f"numbers.{name}: give the lowest value, then the highest")
         for name, values in self.categories.items():
             if len(set(values)) < len(values):
-                raise ValueError(f"categories.{name}: a value is there twice")
+                raise ValueError(f"categories.{name}: a value is listed twice")
         return self
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the table, that the job reads, in the order of the settings."""
+        """The columns of the table that the job reads, in the order of the settings."""
         return (*self.numbers, *self.categories, self.outcome.column)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Of the network: the numbers, then every category but the first of its column."""
-        later = (f"{name} {value}" for name, of in self.categories.items() for value in of[1:])
-        return (*self.numbers, *later)
+        """The network's inputs: the numbers, then every category except its column's first."""
+        categories = (
+            f"{name} {value}" for name, values in self.categories.items() for value in values[1:]
+        )
+        return (*self.numbers, *categories)
 
 
 class Logistic(Section):
     """A logistic regression over standardised inputs.
 
     Attributes:
-        name: `logistic`.
+        name: the only network of this task.
     """
 
     name: Literal["logistic"] = "logistic"
 
 
 class TabularTraining(Training):
-    """A hospital's work in one round, on a table.
+    """A hospital's training on a table in one round.
 
     Attributes:
-        batch: patients a step.
+        batch: patients in one step.
     """
 
     batch: Count = 4
@@ -114,11 +116,11 @@ class TabularTraining(Training):
 
 
 class TabularSettings(Settings):
-    """Of a job that predicts an outcome from a table of patients.
+    """The settings of a job that predicts an outcome from a table of patients.
 
-    With `update.buffers` `averaged` the inputs that are numbers are standardised by mean and
-    variance over all hospitals' training patients, and the model serves everybody; `local`: all
-    inputs by the hospital's own, which never leave it.
+    With `update.buffers` `averaged` the numbers are standardised by the mean and variance over all
+    hospitals' training patients, and every hospital can use the model. With `local` all inputs are
+    standardised by the hospital's own statistics, which never leave it.
     """
 
     listing: ClassVar[str] = "patients.csv"
@@ -129,7 +131,7 @@ class TabularSettings(Settings):
 
     @property
     def scored(self) -> ScoreSpec:
-        """Accuracy, and the AUROC where there are patients of both classes."""
+        """Accuracy, and the AUROC if there are patients of both classes."""
         return ScoreSpec(
             (
                 MetricSpec(name=ACCURACY, figure=ACCURACY, headline=True),
@@ -140,7 +142,7 @@ class TabularSettings(Settings):
 
     @property
     def has_statistics(self) -> bool:
-        """Those that standardise the inputs."""
+        """The statistics that standardise the inputs."""
         return True
 
 

@@ -1,8 +1,9 @@
-"""Tables of patients that look like those of several hospitals; none of the patients exists.
+"""Generates tables of patients like those of several hospitals; none of the patients exists.
 
-The columns are those of the job `heart_disease`. Who is ill follows the same law everywhere; the
-hospitals differ in size, in age, in how many of their patients are ill, in how a value is measured,
-and in what is missing. A hospital's bytes are a function of the seed and of its own description.
+The columns are those of the job `heart_disease`. The risk of disease follows the same law
+everywhere. The hospitals differ in size, in age, in the share of ill patients, in how a value is
+measured, and in missing values. A hospital's bytes are a function of the seed and of its own
+description.
 """
 
 from collections.abc import Sequence
@@ -38,39 +39,41 @@ class Clinic:
     """A hospital and its patients.
 
     Attributes:
-        name: of its folder, and the beginning of its patients' ids.
-        patients: how many train.
-        held_out: further patients, for validation.
-        age: mean, years.
-        referred: how much more of its patients are ill than elsewhere, in log odds.
-        pressure: what its sphygmomanometers read too much, mmHg.
-        missing: share of the cholesterol values that are not there.
+        name: name of its folder, and prefix of its patients' ids.
+        patients: number of training patients.
+        held_out: number of validation patients.
+        age: mean age, years.
+        excess_log_odds: excess risk of its patients over other hospitals, in log odds.
+        pressure_bias: bias of its sphygmomanometers, mmHg.
+        missing_share: share of the cholesterol values that are missing.
     """
 
     name: str
     patients: int
     held_out: int
     age: float
-    referred: float = 0.0
-    pressure: float = 0.0
-    missing: float = 0.0
+    excess_log_odds: float = 0.0
+    pressure_bias: float = 0.0
+    missing_share: float = 0.0
 
 
 CLINICS = (
     Clinic(name="north", patients=140, held_out=60, age=54),
-    Clinic(name="harbour", patients=90, held_out=40, age=48, pressure=6, missing=0.02),
-    Clinic(name="valley", patients=45, held_out=30, age=58, referred=0.8),
-    Clinic(name="hillside", patients=20, held_out=30, age=62, referred=0.4, missing=0.04),
+    Clinic(name="harbour", patients=90, held_out=40, age=48, pressure_bias=6, missing_share=0.02),
+    Clinic(name="valley", patients=45, held_out=30, age=58, excess_log_odds=0.8),
+    Clinic(
+        name="hillside", patients=20, held_out=30, age=62, excess_log_odds=0.4, missing_share=0.04
+    ),
 )
 
 
 def generate_tables(out: Path, clinics: Sequence[Clinic] = CLINICS, *, seed: int) -> None:
-    """Writes a folder a hospital.
+    """Writes one folder for each hospital.
 
     Args:
-        out: new or empty.
+        out: a new or empty folder.
         clinics: the hospitals.
-        seed: of all randomness.
+        seed: seed of all randomness.
 
     Raises:
         UsageError: `not-empty`.
@@ -78,9 +81,9 @@ def generate_tables(out: Path, clinics: Sequence[Clinic] = CLINICS, *, seed: int
     if out.exists() and any(out.iterdir()):
         raise UsageError("not-empty", "the folder is not empty", str(out), "choose another one")
     for clinic in clinics:
-        with whole_folder(out / clinic.name) as beside:
+        with whole_folder(out / clinic.name) as partial_folder:
             rows = _rows(clinic, seed)
-            write_table(beside / TABLE, [PATIENT, *COLUMNS, SPLIT], rows)
+            write_table(partial_folder / TABLE, [PATIENT, *COLUMNS, SPLIT], rows)
 
 
 def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
@@ -90,14 +93,14 @@ def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
         age = float(np.clip(rng.normal(clinic.age, 9), 25, 90))
         sex = int(rng.random() < 0.65)
         chest_pain = int(rng.choice(4, p=[0.08, 0.2, 0.27, 0.45])) + 1
-        pressure = rng.normal(115 + 0.3 * age, 16) + clinic.pressure
+        pressure = rng.normal(115 + 0.3 * age, 16) + clinic.pressure_bias
         cholesterol = rng.normal(245, 48)
         sugar = int(rng.random() < 0.15)
         ecg = int(rng.choice(3, p=[0.55, 0.1, 0.35]))
         effort = rng.random() < 0.2 + 0.15 * (chest_pain == 4)
         pulse = rng.normal(205 - age - 15 * effort, 18)
         depression = max(0.0, rng.normal(0.5 + 0.9 * effort, 0.8))
-        log_odds = clinic.referred + 2 * (
+        log_odds = clinic.excess_log_odds + 2 * (
             -1.9
             + 0.05 * (age - 54)
             + 1.1 * sex
@@ -109,7 +112,7 @@ def _rows(clinic: Clinic, seed: int) -> list[list[str]]:
         )
         ill = rng.random() < 1 / (1 + np.exp(-log_odds))
         grade = 1 + int(rng.choice(4, p=[0.4, 0.25, 0.25, 0.1])) if ill else 0
-        missing = rng.random() < clinic.missing
+        missing = rng.random() < clinic.missing_share
         rows.append(
             [
                 f"{clinic.name}-{number + 1:03d}",

@@ -1,13 +1,13 @@
-"""Tabular: an outcome of two classes is predicted from a table of patients, by logistic regression.
+"""The tabular task: predicts an outcome of two classes from a table by logistic regression.
 
-The inputs are standardised in the network itself, by a batch normalisation whose statistics are
-those of patients and never of batches; so the model that leaves takes a table as it is. Where the
-statistics are `averaged` they cross as every buffer does, `local - base` weighted by the training
-cases: the mean of the hospitals' means is that of all their patients (sums over counts), in the
-first round, and in the second the mean of their mean squares about it is the variance. No record
-leaves, and no sum over fewer patients than the hospital lets out: then it takes no part. The sum of
-a category is a count of patients, which may be few, so those inputs stay as they are. Where the
-statistics are `local` nothing of them leaves, and all inputs are standardised by them.
+The network itself standardises the inputs, by a batch normalisation with the statistics of patients
+and never of batches, so the model takes a table as it is. With `averaged` statistics they are sent
+like every buffer, as `local - base` weighted by the training cases. In the first round the mean of
+the hospitals' means is the mean of all patients (sums over counts). In the second round the mean of
+the hospitals' mean squares about it is the variance. No record leaves a hospital. A hospital with
+fewer training patients than its smallest group takes no part. The sum of a category would be a
+count of patients, which may be small, so categories are not standardised. With `local` statistics
+nothing of them leaves, and all inputs are standardised.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -41,17 +41,17 @@ _MEAN, _VARIANCE = "0.running_mean", "0.running_var"
 
 
 class TabularTask(LocalTask):
-    """The table of one hospital; see `LocalTask`.
+    """One hospital's table; see `LocalTask`.
 
     Args:
         site: the hospital's own choices.
-        settings: the job's.
+        settings: the job's settings.
         device: where to train.
         progress: not called; a table is read at once.
 
     Raises:
-        Refused: `too-few-to-average`, where fewer patients would stand behind a statistic that
-            leaves than the hospital lets out.
+        Refused: `too-few-to-average` if a statistic that leaves would rest on fewer patients than
+            the hospital's smallest group.
     """
 
     moving_statistics = False
@@ -70,21 +70,21 @@ class TabularTask(LocalTask):
         if not self._own and self.patients < site.smallest_group:
             raise Refused(
                 "too-few-to-average",
-                f"{self.patients} patients train and statistics of fewer than"
-                f" {site.smallest_group} do not leave",
+                f"{self.patients} training patients; statistics of fewer than"
+                f" {site.smallest_group} do not leave the hospital",
                 str(site.data),
-                'take part with more, or in a job with update.buffers "local"',
+                'add patients, or take part in a job with update.buffers "local"',
             )
         self._inputs = torch.from_numpy(self._training.inputs)
         self._targets = torch.from_numpy(self._training.outcomes.astype(np.float32))[:, None]
 
     @property
     def samples(self) -> int:
-        """Patients."""
+        """The number of training patients."""
         return self.cases
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pass after pass in an order of its own; the last batch of a pass may be smaller."""
+        """Yields passes in random order; the last batch of a pass may be smaller."""
         generator = np.random.default_rng(seed)
         while True:
             order = torch.from_numpy(generator.permutation(self.cases))
@@ -108,27 +108,27 @@ class TabularTask(LocalTask):
         return classify(probabilities, truth, classes, self._site.smallest_group)
 
     def statistics(self, model: State, round_number: int | None) -> dict[str, Tensor]:
-        """See the module; a hospital alone takes its own in every round."""
+        """See the module; a model that is trained alone takes the hospital's own in every round."""
         if self._own or (round_number is not None and round_number > 1):
             return {}
         about = model[_MEAN].cpu() if round_number == 1 else None
         return self._moments(about, numbers=len(self._settings.data.numbers))
 
     def own_statistics(self) -> dict[str, Tensor]:
-        """Of all inputs, where they stay here."""
+        """The statistics of all inputs, if they stay at the hospital."""
         return self._moments(None, numbers=None) if self._own else {}
 
     def _moments(self, about: Tensor | None, numbers: int | None) -> dict[str, Tensor]:
-        """Mean and variance; an input that is left as it is has 0 and 1."""
+        """Mean and variance; 0 and 1 for an input that is not standardised."""
         inputs = self._inputs.double()[:, :numbers]
         mean, variance = torch.zeros(self._inputs.shape[1]), torch.ones(self._inputs.shape[1])
         centre = inputs.mean(0) if about is None else about.double()[:numbers]
         mean[:numbers] = centre.float()
-        # An own variance is that of a sample; one of many hospitals is the mean of all squares.
+        # A local variance is a sample variance; over many hospitals it is the mean of all squares.
         squares = (inputs - centre).square().sum(0)
         spread = squares / max(1, self.cases - (numbers is None))
         if numbers is None:
-            spread[spread == 0] = 1.0  # the same in all patients: nothing to divide
+            spread[spread == 0] = 1.0  # the same in all patients: do not divide by 0
         variance[:numbers] = spread.float()
         return {_MEAN: mean, _VARIANCE: variance}
 
@@ -152,32 +152,32 @@ def _require_folder(name: str, folder: Path, settings: TabularSettings) -> None:
     require_columns(read_patients(folder), settings.data, outcome=True)
 
 
-def _require_match(model: TabularSettings, other: TabularSettings, where: str) -> None:
-    """Refuses a model of other columns, categories or classes.
+def _require_match(model: TabularSettings, other: TabularSettings, source: str) -> None:
+    """Refuses a model whose columns, categories or classes are not the job's.
 
     Raises:
         Refused: `wrong-columns`.
     """
     ours, theirs = (
         [
-            list(each.data.numbers),
-            list(each.data.categories.items()),
-            list(each.data.outcome.classes.items()),
+            list(settings.data.numbers),
+            list(settings.data.categories.items()),
+            list(settings.data.outcome.classes.items()),
         ]
-        for each in (model, other)
+        for settings in (model, other)
     )
     if ours != theirs:
         raise Refused(
             "wrong-columns",
-            f"the model's inputs are {', '.join(model.data.inputs)}; here they, or the classes, are"
-            " others",
-            where,
+            f"the model's inputs are {', '.join(model.data.inputs)}; the inputs or classes here"
+            " differ",
+            source,
             "use a model of these columns and classes",
         )
 
 
 def _pool(folders: Mapping[str, Path], out: Path, settings: TabularSettings) -> None:
-    """A patient stays on its side of the split."""
+    """Pools the tables and keeps each patient's side of the split."""
     columns = settings.data.columns
     rows = []
     for name, folder in sorted(folders.items()):
@@ -189,17 +189,17 @@ def _pool(folders: Mapping[str, Path], out: Path, settings: TabularSettings) -> 
                 for row in table.rows
                 if row[PATIENT] in chosen
             ]
-    with whole_folder(out) as beside:
-        write_table(beside / TABLE, [PATIENT, *columns, SPLIT], rows)
+    with whole_folder(out) as partial_folder:
+        write_table(partial_folder / TABLE, [PATIENT, *columns, SPLIT], rows)
 
 
 def _metadata(settings: TabularSettings) -> dict[str, Any]:
     data = settings.data
-    looked_for = list(data.outcome.classes)[-1]
-    inputs, outputs = list(data.inputs), [f"logit of {looked_for}"]
+    target = list(data.outcome.classes)[-1]
+    inputs, outputs = list(data.inputs), [f"logit of {target}"]
     return {
         "packages": {},
-        "description": f"Predicts {looked_for} from {', '.join(data.columns[:-1])}.",
+        "description": f"Predicts {target} from {', '.join(data.columns[:-1])}.",
         "network_data_format": {
             part: {
                 name: {
@@ -222,7 +222,7 @@ def _metadata(settings: TabularSettings) -> dict[str, Any]:
 
 
 def _inference(settings: TabularSettings) -> dict[str, Any]:
-    """Prints a probability for each row of a CSV file, with nothing but MONAI and torch."""
+    """Prints a probability for each row of a CSV file, with MONAI and torch alone."""
     data = settings.data
     numbers = ", ".join(
         f"(float(row[{name!r}]) - {low!r}) / {high - low!r}"
@@ -230,8 +230,8 @@ def _inference(settings: TabularSettings) -> dict[str, Any]:
     )
     categories = ", ".join(
         f"float(row[{name!r}].strip() == {value!r})"
-        for name, of in data.categories.items()
-        for value in of[1:]
+        for name, known in data.categories.items()
+        for value in known[1:]
     )
     values = ", ".join(part for part in (numbers, categories) if part)
     return {

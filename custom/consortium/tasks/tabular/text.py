@@ -1,4 +1,4 @@
-"""What people read of a prediction from a table."""
+"""The text that people read about a prediction from a table."""
 
 from consortium.tasks.tabular.settings import TabularSettings
 from consortium.tasks.text import TaskText, join
@@ -6,9 +6,9 @@ from consortium.tasks.text import TaskText, join
 
 def _describe(settings: TabularSettings) -> str:
     data = settings.data
-    looked_for = list(data.outcome.classes)[-1]
+    target = list(data.outcome.classes)[-1]
     columns = join([*data.numbers, *data.categories])
-    return f"a logistic regression that predicts {looked_for} from {columns}"
+    return f"a logistic regression that predicts {target} from {columns}"
 
 
 TEXT = TaskText(
@@ -18,8 +18,8 @@ TEXT = TaskText(
     mean="an accuracy",
     title="Accuracy",
     meaning="On each hospital's own validation patients: accuracy is the share whose class the"
-    " model gives; AUROC the probability that of two patients, one of each class, the model"
-    " gives the right one more (0.5 is chance).",
+    " model predicts. AUROC is the probability that the model scores a patient of the predicted"
+    " class higher than a patient of the other class (0.5 is chance).",
     loss="cross-entropy",
     own="means and deviations of the inputs",
     reads="reads its table:",

@@ -1,10 +1,10 @@
-"""The networks that classify X-rays: one file each, found by its name.
+"""The networks that classify X-rays: one file each, imported by its name.
 
-A file holds `network(settings)`, which returns the MONAI bundle configuration whose id
-`network_def` is the network; every id begins with `network_`. Every network maps (N, 1, size, size)
-to (N, classes), one logit a class, and ends alike: a mean over the X-ray, which gives the features,
-and one linear layer. So features are collected and pictures drawn without asking which network it
-is.
+A file defines `network(settings)`, which returns a MONAI bundle configuration. The configuration's
+id `network_def` is the network; every id begins with `network_`. Every network maps
+(N, 1, size, size) to (N, classes), one logit a class, and ends in a mean over the X-ray, which
+gives the features, and one linear layer. So collecting features and drawing pictures work for
+every network.
 """
 
 import re
@@ -22,7 +22,7 @@ from consortium.tasks.classification.settings import ClassificationSettings
 
 _GROUPS = 8
 
-# Of torchvision, with a dot between layer and number in its older files.
+# torchvision's names; its older files have a dot between layer and number.
 _DENSE_LAYER = re.compile(r"(.*\.denselayer\d+)\.(norm|conv)\.?([12]\..+)")
 
 
@@ -37,21 +37,21 @@ def network_config(settings: ClassificationSettings) -> dict[str, Any]:
 
 
 def normalisation(settings: ClassificationSettings) -> list[Any]:
-    """MONAI's name and arguments; 8 divides the channels of every level of both networks."""
+    """MONAI's name and arguments; 8 groups divide the channels of every level of both networks."""
     name = settings.network.normalisation
     return [name, {"num_groups": _GROUPS} if name == "group" else {"affine": True}]
 
 
-def require_size(settings: ClassificationSettings, least: int, levels: str, todo: str) -> None:
+def require_size(settings: ClassificationSettings, least: int, levels: str, advice: str) -> None:
     """Checks that the levels leave 2 x 2 pixels or more.
 
-    Instance normalisation of a single pixel is 0 whatever was seen, and no picture has one.
+    Instance normalisation of a single pixel is always 0, and an attention picture needs several.
 
     Args:
-        settings: of the job.
-        least: pixels of a side that the network needs.
-        levels: what needs them, for the message.
-        todo: what the reader can do about it.
+        settings: the job's settings.
+        least: smallest side that the network can take, pixels.
+        levels: the part of the network that needs them, for the message.
+        advice: what the reader can do about it.
 
     Raises:
         UsageError: `bad-setting`.
@@ -61,7 +61,7 @@ def require_size(settings: ClassificationSettings, least: int, levels: str, todo
             "bad-setting",
             f"setting data.size: {settings.data.size} pixels are too few for {levels}",
             "settings.json",
-            todo,
+            advice,
         )
 
 
@@ -78,36 +78,36 @@ def last_level(network: torch.nn.Module) -> str:
 
 @contextmanager
 def pooled_features(network: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the features of all X-rays that the network sees within.
+    """Collects the features of all X-rays that pass through the network within the context.
 
     Args:
-        network: of `network_config`, in any mode; dropout of `small` comes before the features, so
-            they are the X-rays' own in evaluation mode alone.
+        network: a network of `network_config`, in any mode. In `small` dropout comes before the
+            features, so they depend on the X-ray alone only in evaluation mode.
 
     Yields:
         A list that grows by one tensor (N, features) for each call of the network, without
         gradient, on the network's device.
     """
     last = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    found: list[Tensor] = []
-    hook = last.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0].detach()))
+    features: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0].detach()))
     try:
-        yield found
+        yield features
     finally:
         hook.remove()
 
 
 def take_pretrained(state: State, fresh: State) -> dict[str, Tensor]:
-    """Fits weights from elsewhere to a job's network, as far as they are of its architecture.
+    """Fits pretrained weights of the same architecture to a job's network.
 
-    Taken are our names and MONAI's, which are the same, and torchvision's of a DenseNet-121. A
-    first convolution of three channels is summed to one, which is the same for an X-ray that is
-    grey in all three. Where the last layer is of another number of classes it stays fresh. Counters
-    of batches, which torchvision's older files lack, stay fresh too. Everything else is left as it
-    is: whoever loads the result refuses what does not fit.
+    Accepts our names, which are MONAI's, and torchvision's names of a DenseNet-121. Sums a first
+    convolution of three channels to one, which is equivalent for an X-ray that is grey in all
+    three. Keeps the fresh last layer if the number of classes differs, and the fresh batch
+    counters, which torchvision's older files lack. Leaves everything else as it is: loading the
+    result refuses what does not fit.
 
     Args:
-        state: the weights, of any names and shapes.
+        state: the weights, with any names and shapes.
         fresh: initial weights of the job's network.
     """
     taken = {_our_name(name): tensor for name, tensor in state.items()}
@@ -124,7 +124,7 @@ def take_pretrained(state: State, fresh: State) -> dict[str, Tensor]:
 
 
 def _our_name(name: str) -> str:
-    """Of a tensor of torchvision's DenseNet; another's stays."""
+    """Renames a tensor of torchvision's DenseNet; keeps every other name."""
     if name.startswith("classifier."):
         return f"class_layers.out.{name.removeprefix('classifier.')}"
     return _DENSE_LAYER.sub(r"\1.layers.\2\3", name)

@@ -1,4 +1,4 @@
-"""Two convolutions a level, of which the first halves the X-ray, and a mean over the X-ray."""
+"""A small network: two convolutions a level, the first with stride 2, and a mean over the X-ray."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def _convolution(
         "out_channels": channels,
         "strides": stride,
         "kernel_size": 3,
-        "bias": False,  # the normalisation has one
+        "bias": False,  # the normalisation has a bias
         "act": "RELU",
         "norm": normalisation(settings),
     }
