@@ -64,8 +64,8 @@ AUTHORIZATION: dict[str, Any] = {
         "member": {"view": "any"},
     },
 }
-"""Rights of each role at the orchestrator and at every hospital. A hospital that grants fewer writes
-its own `local/authorization.json`."""
+"""Rights of each role at the orchestrator and at every hospital. A hospital can grant fewer in its
+own `local/authorization.json`."""
 
 PRIVACY: dict[str, Any] = {
     "scopes": [{"name": "default"}],
