@@ -105,7 +105,7 @@ def to_dict(benchmark: str, machine: str, rows: Sequence[Row]) -> dict[str, Any]
 
 
 def print_table(benchmark: str, machine: str, rows: Sequence[Row]) -> None:
-    """Prints the rows; never cut them on a narrow terminal."""
+    """Prints the rows; never cuts them, even on a narrow terminal."""
     table = Table(title=benchmark, title_justify="left")
     table.add_column("case", no_wrap=True)
     for title in ("value", "spread", "unit", "n", "target", "met"):

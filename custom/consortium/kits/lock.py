@@ -32,17 +32,17 @@ def hold_kit(kit: Path) -> IO[str]:
     return file
 
 
-def identify_copy(held: IO[str]) -> str:
+def identify_copy(file: IO[str]) -> str:
     """Identifies this copy of a kit: the same at every start, different for every other copy.
 
     Args:
-        held: the file that `hold_kit` returned.
+        file: the locked file that `hold_kit` returned.
     """
-    held.seek(0)
-    token = held.read()
+    file.seek(0)
+    token = file.read()
     if not token:
         token = secrets.token_hex(16)
-        held.write(token)
-        held.flush()
+        file.write(token)
+        file.flush()
     # A copy of the folder has the same token, but in another file.
-    return hashlib.sha256(f"{token} {os.fstat(held.fileno()).st_ino}".encode()).hexdigest()
+    return hashlib.sha256(f"{token} {os.fstat(file.fileno()).st_ino}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Checks whether a kit will run on this machine. Each check has a result and, if red, an advice.
+"""Checks whether a kit will run on this machine. Each check has a result and, if red, advice.
 
 No FLARE and no torch: `Machine` passes in what needs them. Nothing is written or started. The
 orchestrator sees only a TLS handshake.
