@@ -1,4 +1,5 @@
-"""What this package costs, measured beside the plain tools in the same run.
+"""Measures the cost of this package against the plain tools in the same run.
 
-Every benchmark is a module with `measure(quick)`, which gives rows; `report` shows and judges them.
+Every benchmark is a module with `measure(quick)`, which returns rows; `report` shows and judges
+them.
 """

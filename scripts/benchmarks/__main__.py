@@ -1,7 +1,6 @@
-"""`scripts/bench NAME`: one benchmark, its table and its JSON or records.
+"""`scripts/bench NAME`: runs one benchmark; prints its table and writes its JSON or records.
 
-It ends with 0, with 1 where a target is missed, with 2 for a wrong name or option, and with 4 where
-the machine or FLARE did not let it be measured.
+Exit code 0: done. 1: a target was missed. 2: wrong name or option. 4: the machine or FLARE failed.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from consortium.core.errors import UsageError
 
 
 def _of(module: str, function: str) -> Callable[..., Any]:
-    """A benchmark's function, whose module is imported when it is called."""
+    """Returns a benchmark's function; its module is imported only when it is called."""
 
     def call(*arguments: Any) -> Any:
         return getattr(import_module(f"scripts.benchmarks.{module}"), function)(*arguments)
@@ -42,7 +41,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
 
 PROVISIONED: dict[str, Callable[[bool], list[Row]]] = {"round": _of("round", "measure_provisioned")}
 
-# Hours long: parts are on record when they are done, and a run goes on where one ended.
+# These take hours: each part is recorded when it is done, and the next run continues there.
 TABLES: dict[str, Callable[[bool, Path | None, bool], None]] = {
     name: _of(name, "run") for name in ("accuracy", "covid", "variants")
 }
@@ -53,7 +52,7 @@ SCORES: dict[str, Callable[[bool, Path | None], None]] = {
 
 
 def names() -> list[str]:
-    """Of all benchmarks."""
+    """Returns the names of all benchmarks."""
     return sorted([*BENCHMARKS, *TABLES, *SCORES, "chaos"])
 
 
@@ -64,30 +63,30 @@ app = typer.Typer(name="scripts/bench", add_completion=False)
 def bench(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(names())}.")],
     quick: Annotated[
-        bool, typer.Option("--quick", help="Tiny, to see that it works; claims nothing.")
+        bool, typer.Option("--quick", help="A tiny run to check that it works; no targets.")
     ] = False,
-    json: Annotated[
-        Path | None, typer.Option(help="Where to write what the table says as JSON.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option(help="JSON file to write the table to.")] = None,
     records: Annotated[
         Path | None,
-        typer.Option(help="Records of accuracy, covid or variants, instead of the job's own."),
+        typer.Option(help="Records file of accuracy, covid or variants, instead of the job's own."),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--show", help="Measure nothing; show what is on record.")
+        bool, typer.Option("--show", help="Measure nothing; show the records.")
     ] = False,
     provisioned: Annotated[
         bool,
-        typer.Option("--provisioned", help="Of round: real federations, not FLARE's simulator."),
+        typer.Option("--provisioned", help="round: use real federations, not FLARE's simulator."),
     ] = False,
-    trials: Annotated[int, typer.Option(help="Of chaos: runs with five kills each.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="Of chaos: of kinds and moments.")] = 0,
+    trials: Annotated[
+        int, typer.Option(help="chaos: number of runs, with five kills each.", min=1)
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="chaos: seed of the kinds and times of kills.")] = 0,
     debug: DebugOption = False,
 ) -> None:
     """Run a benchmark.
 
-    Of a speed, the value of a row is a median and its spread the quartiles. Of a share of runs, the
-    spread is its exact 95 % interval. Of an accuracy, what is on record is not measured again.
+    For times, a row's value is the median and its spread the quartiles. For a share of runs, the
+    spread is its exact 95 % interval. Accuracies that are on record are not measured again.
     """
     if name in TABLES and not provisioned:
         TABLES[name](quick, records, show)

@@ -1,18 +1,18 @@
-"""Is the shared model as good as a pooled one, and better than any hospital's own?
+"""Compares the federated model with centralised models and with each hospital's local model.
 
-Cross-validation over five folds by patient, stratified by hospital: every patient is scored once,
-by models that never saw it, on the grid of the original file. Arms, with the same network,
-settings, augmentation and start:
+Cross-validation over five folds by patient, stratified by hospital: every patient is scored once
+per seed, by models that never saw it, on the grid of the original file. Arms, with the same
+network, settings, augmentation and start:
 
-* `federated`: the real job in FLARE's simulator, every hospital a process; and `alone/HOSPITAL`,
-  the job's baseline, which takes as many steps on its own patients;
-* `pooled`: all patients in one place, as many samples as all hospitals see together (equal passes
-  over a patient);
+* `federated`: the real job, run in process; and `alone/HOSPITAL`, the job's local models, trained
+  with as many steps on the hospital's own patients;
+* `pooled`: a centralised model on all patients, with as many samples as all hospitals see together
+  (equal passes over a patient);
 * `pooled, equal steps`: the same with as many optimiser steps as one hospital takes.
 
-What is kept is the average of the last rounds' weights, in every arm. On the first fold, pooled and
-alone with twice the rounds show whether the budget is enough. A record is written as soon as an arm
-is done, and what is on record is not measured again.
+In every arm the average of the last rounds' weights is scored. On the first fold, `pooled` and
+`alone` with twice the rounds show whether the budget is sufficient. An arm is recorded as soon as
+it is done and not measured again.
 """
 
 import hashlib
@@ -60,13 +60,13 @@ SEEDS = (0, 1)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured.
+    """The plan of the measurement.
 
     Attributes:
-        data: holds one folder a hospital.
+        data: folder with one folder for each hospital.
         folds: patients of each fold.
-        settings: of the job, seed aside.
-        seeds: averaged for each patient.
+        settings: of the job; the seed is set for each part.
+        seeds: the scores of each patient are averaged over them.
     """
 
     data: Path
@@ -76,12 +76,12 @@ class Plan:
 
     @property
     def sha256(self) -> str:
-        """Of settings and folds, which may not change between records of one table."""
+        """Digest of settings and folds, which must be the same for all records of one table."""
         content = [describe_settings(self.settings), list(self.folds)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def parts(self) -> list[Part]:
-        """All arms; those that decide the budget come first, then seed by seed."""
+        """Returns all parts: first the two that check the budget, then seed by seed."""
         parts: list[Part] = [
             {"seed": self.seeds[0], "fold": 0, "arm": arm} for arm in (POOLED_TWICE, ALONE_TWICE)
         ]
@@ -93,11 +93,11 @@ class Plan:
 
 
 def run(quick: bool, records_file: Path | None, show: bool) -> None:
-    """Measures, prints the tables and judges.
+    """Measures, prints the tables and checks the targets.
 
     Args:
-        quick: tiny, on generated scans; claims nothing.
-        records_file: None for the job's own (for a temporary one where quick).
+        quick: a tiny run on generated scans without targets.
+        records_file: None for the job's own, or for a temporary one if quick.
         show: measure nothing.
 
     Raises:
@@ -118,19 +118,19 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
 
 
 def real_settings() -> Settings:
-    """The job's own, with nobody put aside for validation: the fold is."""
+    """Returns the job's settings without validation patients: the fold takes their place."""
     settings = load_settings(find_job(JOB) / SETTINGS)
     data = settings.data.model_copy(update={"validation_fraction": 0.0})
     return settings.model_copy(update={"data": data, "baseline": True})
 
 
 def real_plan() -> Plan:
-    """The protocol on real scans."""
+    """Returns the plan for the real scans."""
     return Plan(find_data("lgg"), read_folds(), real_settings())
 
 
 def quick_plan(folder: Path) -> Plan:
-    """Tiny, on generated scans."""
+    """Returns a tiny plan on generated scans."""
     generate(folder, seed=0, in_plane=32, slices=6)
     patients = {
         name: [case.patient for case in read_datalist(path).cases][:4]
@@ -149,7 +149,7 @@ def quick_plan(folder: Path) -> Plan:
 
 
 def measure(plan: Plan, records_file: Path) -> list[dict[str, Any]]:
-    """Measures what is not on record yet; see `collect`."""
+    """Measures the parts that are not on record; see `collect`."""
     return collect(plan.parts(), partial(_measure, plan), records_file, plan.sha256)
 
 
@@ -170,7 +170,7 @@ def _measure(plan: Plan, part: Part) -> list[dict[str, Any]]:
 def _train(
     arm: str, settings: Settings, folders: Mapping[str, Path], place: Path
 ) -> dict[str, Any]:
-    """The arm's models by name: weights, or the file that holds them."""
+    """Trains the models of an arm; returns their weights or files by name."""
     if arm == FEDERATED:
         return _federate(settings, folders, place)
     if arm == ALONE_TWICE:
@@ -209,7 +209,7 @@ def _federate(settings: Settings, folders: Mapping[str, Path], place: Path) -> d
 
 
 def by_model(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each model's Dice of each patient, averaged over seeds."""
+    """Returns each model's Dice for each patient, averaged over seeds."""
     found: dict[str, dict[str, list[float]]] = {}
     for record in records:
         for patient, value in record["dice"].items():
@@ -222,15 +222,15 @@ def by_model(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement of the protocol and what was found.
+    """A comparison of the protocol and its result.
 
     Attributes:
         what: the comparison.
         found: difference or level.
-        bound: the end of the interval, or the level, that is held against the target.
-        interval: for the table.
-        target: `bound` must lie above; None where it is only reported.
-        patients: number.
+        bound: the end of the interval, or the level, that is compared with the target.
+        interval: as text, for the table.
+        target: `bound` must be above it; None if the claim has no target.
+        patients: number of patients.
     """
 
     what: str
@@ -242,15 +242,15 @@ class Claim:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+        """Whether the target is met; None without a target."""
         return None if self.target is None else self.bound > self.target
 
 
 def judge(plan: Plan, records: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    """The protocol's comparisons.
+    """Makes the protocol's comparisons.
 
     Raises:
-        Refused: `not-measured`, where an arm is missing on some fold or seed.
+        Refused: `not-measured`, if a part is not on record.
     """
     missing = [part for part in plan.parts() if not on_record(part, records)]
     if missing:
@@ -276,11 +276,11 @@ def judge(plan: Plan, records: Sequence[Mapping[str, Any]]) -> list[Claim]:
     claims += _against_alone(plan, scores, where)
     best = max((POOLED, POOLED_STEPS), key=lambda arm: float(np.mean(list(scores[arm].values()))))
     values = list(scores[best].values())
-    for told, value, target in (
+    for statistic, value, target in (
         ("mean", float(np.mean(values)), 0.75),
         ("median", float(np.median(values)), 0.82),
     ):
-        claims.append(Claim(f"{best}: {told} Dice", value, value, "", target, len(values)))
+        claims.append(Claim(f"{best}: {statistic} Dice", value, value, "", target, len(values)))
     claims += _twice(plan, records, where)
     return claims
 
@@ -303,21 +303,21 @@ def _against_alone(
     intervals = holm_intervals([difference for _, difference, _ in family])
     return [
         Claim(
-            told,
+            comparison,
             difference.mean,
             low,
             f"{low:+.3f} to {high:+.3f} (Holm)",
             target,
             difference.patients,
         )
-        for (told, difference, target), (low, high) in zip(family, intervals, strict=True)
+        for (comparison, difference, target), (low, high) in zip(family, intervals, strict=True)
     ]
 
 
 def _twice(
     plan: Plan, records: Sequence[Mapping[str, Any]], where: Mapping[str, str]
 ) -> list[Claim]:
-    """What twice the rounds gain, on the first fold and seed; the gain must stay below 0.02."""
+    """Computes the gain of twice the rounds on the first fold and seed; it must be below 0.02."""
     first = [record for record in records if (record["fold"], record["seed"]) == (0, plan.seeds[0])]
     scores = by_model(first)
     claims = []
@@ -340,7 +340,7 @@ def _twice(
 
 
 def table(plan: Plan, records: Sequence[Mapping[str, Any]], claims: Sequence[Claim]) -> str:
-    """The tables in Markdown: every arm's level, then the comparisons."""
+    """Formats the tables in Markdown: the level of every arm, then the comparisons."""
     lines = ["| model | patients | mean Dice | median |", "|---|---|---|---|"]
     scores = by_model(records)
     levels = [FEDERATED, POOLED, POOLED_STEPS]
@@ -352,7 +352,7 @@ def table(plan: Plan, records: Sequence[Mapping[str, Any]], claims: Sequence[Cla
         )
     lines += [
         "",
-        "| comparison | patients | found | 95 % | target | met |",
+        "| comparison | patients | result | 95 % | target | met |",
         "|---|---|---|---|---|---|",
     ]
     for claim in claims:
@@ -367,7 +367,7 @@ def table(plan: Plan, records: Sequence[Mapping[str, Any]], claims: Sequence[Cla
     lines += [
         "",
         f"Seeds {', '.join(map(str, plan.seeds))}, averaged for each patient;"
-        f" {conditions(records)}. The intervals are over patients; they leave out the variance of"
-        " training sets.",
+        f" {conditions(records)}. The intervals are over patients; they do not include the variance"
+        " of training sets.",
     ]
     return "\n".join(lines)

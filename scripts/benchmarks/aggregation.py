@@ -1,12 +1,12 @@
-"""Taking one hospital's update, beside one pass over the same memory and FLARE's helper.
+"""Times the aggregation of one update, against one pass over the same memory and FLARE's helper.
 
-The unit is one pass of `torch.Tensor.add_` over tensors of the same sizes, measured right before
-each update, so that what other work on the machine does to its memory is in both. Ours looks at
-every element, refuses what is not finite or beyond the bound, and sums exactly; FLARE's helper does
-neither. Two updates take turns, so that none lies in a cache.
+The unit is one pass of `torch.Tensor.add_` over tensors of the same sizes. It is measured right
+before each update, so that other work on the machine affects both. Our rule checks every element,
+refuses values that are not finite or beyond the bound, and sums exactly; FLARE's helper does none
+of this. Two updates alternate, so that neither stays in a cache.
 
-What always holds: one thread a row, but where two are named; the first update of each, which
-touches fresh memory, is left out.
+Invariants: one thread for each row, unless the row names two; the first update of each way, which
+touches fresh memory, is not counted.
 """
 
 import statistics
@@ -28,7 +28,7 @@ _MODELS = {
     "25M in 267": (25_000_000, 267),
     "10M in 49": (10_000_000, 49),
 }
-"""Elements and tensors; 267 tensors are as many as ResNet-50's."""
+"""Numbers of elements and tensors; ResNet-50 has 267 tensors."""
 _TURNS = 15
 _CASES = 500
 _CHANGE = 1e-3  # standard deviation
@@ -39,7 +39,7 @@ Take = Callable[[Mapping[str, Tensor]], object]
 
 
 def measure(quick: bool) -> list[Row]:
-    """Times every way for every model.
+    """Times each way of aggregation for each model.
 
     Args:
         quick: one small model, three updates.
@@ -71,7 +71,7 @@ def measure(quick: bool) -> list[Row]:
 
 
 def lay_out(elements: int, tensors: int) -> dict[str, TensorSpec]:
-    """A schema of so many elements and tensors: a fifth of them large, the rest vectors."""
+    """Makes a schema of given numbers of elements and tensors: a fifth large, the rest vectors."""
     large = max(1, tensors // 5)
     sizes = [64 << (index % 6) for index in range(tensors - large)]
     shares = np.arange(1, large + 1) ** 2.0
@@ -143,7 +143,7 @@ def _time(take: Take, update: Mapping[str, Tensor]) -> float:
 
 
 def _memory(name: str, schema: ModelSchema, updates: list[dict[str, Tensor]]) -> Row:
-    """What the rule holds at most while it takes updates, in models of float32."""
+    """Measures the rule's peak memory while it adds updates, in float32 models."""
     tracemalloc.start()
     rule = WeightedMean(schema, compiled=False)
     for update in updates:
@@ -151,4 +151,4 @@ def _memory(name: str, schema: ModelSchema, updates: list[dict[str, Tensor]]) ->
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     model = 4 * sum(int(np.prod(spec.shape)) for spec in schema.values())
-    return make_row(f"{name}: memory beside the update", [most / model], "models")
+    return make_row(f"{name}: memory in addition to the update", [most / model], "models")

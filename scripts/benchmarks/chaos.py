@@ -1,8 +1,9 @@
-"""Kills in the middle of runs: does every run end complete, with the bytes of an undisturbed one?
+"""Kills processes during runs and checks that every run ends complete, with unchanged bytes.
 
 Each trial is a run in a federation of startup kits on this machine, in which a round needs every
-hospital, with kills (SIGKILL) of kinds and at moments that a seed draws. A killed parent process is
-started again, as the kit's own loop would; everything else is left to the orchestrator.
+hospital. A seed draws the kinds and times of the kills (SIGKILL). A killed parent process is
+restarted, as the kit's own loop would do; everything else is left to the orchestrator. The bytes
+are compared with those of an undisturbed run.
 """
 
 import contextlib
@@ -29,35 +30,35 @@ from consortium.study.job_folder import export_job
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
 
-ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL = "orchestrator", "orchestrator's job", "checkpoints"
+ORCHESTRATOR, ORCHESTRATOR_JOB, CHECKPOINTS = "orchestrator", "orchestrator's job", "checkpoints"
 HOSPITAL, HOSPITAL_JOB, TRAINING = "hospital", "hospital's job", "training"
-KINDS = (ORCHESTRATOR, ORCHESTRATOR_JOB, JOURNAL, HOSPITAL, HOSPITAL_JOB, TRAINING)
-"""What is killed; `checkpoints` is the orchestrator's job while it writes an entry."""
+KINDS = (ORCHESTRATOR, ORCHESTRATOR_JOB, CHECKPOINTS, HOSPITAL, HOSPITAL_JOB, TRAINING)
+"""Processes to kill; `checkpoints` is the orchestrator's job while it writes a checkpoint."""
 _MODULES = {
     ORCHESTRATOR: "nvflare.private.fed.app.server.server_train",
     ORCHESTRATOR_JOB: "nvflare.private.fed.app.server.runner_process",
-    JOURNAL: "nvflare.private.fed.app.server.runner_process",
+    CHECKPOINTS: "nvflare.private.fed.app.server.runner_process",
     HOSPITAL: "nvflare.private.fed.app.client.client_train",
     HOSPITAL_JOB: "nvflare.private.fed.app.client.worker_process",
     TRAINING: "consortium.client.worker",
 }
 _KILLS, _ROUNDS = 5, 200
-_BETWEEN = (2, 6)  # rounds that are closed between what a kill broke and the next kill
+_BETWEEN = (2, 6)  # rounds that are closed between the recovery from a kill and the next kill
 _PATIENCE = 180.0  # seconds without a new round after which a trial has failed
 _POLL = 0.05
 
 
 @dataclass(slots=True)
 class Trial:
-    """What came of a run.
+    """Result of one run.
 
     Attributes:
-        model_sha256: of the model that it left.
-        complete: whether the run says that it is.
-        rounds: that it closed.
-        jobs: of FLARE, that it took.
-        gaps: for each kill in order its kind, and the seconds until the next job of the run had
-            closed a round, or the run had ended.
+        model_sha256: digest of the final model.
+        complete: whether the run is complete by its own result.
+        rounds: number of closed rounds.
+        jobs: number of FLARE jobs that the run took.
+        gaps: for each kill in order: its kind, and the seconds until the run's next job had closed
+            a round or the run had ended.
     """
 
     model_sha256: str = ""
@@ -72,11 +73,11 @@ def measure(quick: bool, trials: int = 10, seed: int = 0) -> list[Row]:
 
     Args:
         quick: one trial with one kill.
-        trials: how many.
-        seed: of kinds and moments.
+        trials: their number.
+        seed: of the kinds and times of the kills.
 
     Raises:
-        Incomplete: `run-lost`, where a run did not end complete with the undisturbed run's bytes.
+        Incomplete: `run-lost`, if a run did not end complete with the undisturbed run's bytes.
     """
     draw = random.Random(seed)
     kinds = [KINDS[number % len(KINDS)] for number in range(trials * _KILLS)]
@@ -90,23 +91,23 @@ def measure(quick: bool, trials: int = 10, seed: int = 0) -> list[Row]:
         try:
             federation.up(folder / "federation", data=folder / "data", fork=False)
             undisturbed = run(folder / "federation", job, [], draw)
-            found = []
+            done = []
             for number, plan in enumerate(plans, start=1):
                 trial = run(folder / "federation", job, plan, draw)
-                told = ", ".join(f"{kind} {gap:.0f} s" for kind, gap in trial.gaps)
-                print(f"trial {number} of {len(plans)}: {trial.jobs} jobs; {told}", flush=True)
+                gaps = ", ".join(f"{kind} {gap:.0f} s" for kind, gap in trial.gaps)
+                print(f"trial {number} of {len(plans)}: {trial.jobs} jobs; {gaps}", flush=True)
                 if not trial.complete or trial.model_sha256 != undisturbed.model_sha256:
                     raise Incomplete("run-lost", f"trial {number}: {trial}", f"--seed {seed}")
-                found.append(trial)
+                done.append(trial)
         finally:
             federation.down(folder / "federation")
-    return _rows(found)
+    return _rows(done)
 
 
-def _rows(found: Sequence[Trial]) -> list[Row]:
-    rows = [make_row("runs that ended complete, with the same bytes", [len(found)], "runs")]
+def _rows(trials: Sequence[Trial]) -> list[Row]:
+    rows = [make_row("runs that ended complete, with the same bytes", [len(trials)], "runs")]
     for kind in KINDS:
-        gaps = [gap for trial in found for told, gap in trial.gaps if told == kind]
+        gaps = [gap for trial in trials for killed, gap in trial.gaps if killed == kind]
         if gaps:
             target = 30.0 if kind in (ORCHESTRATOR, HOSPITAL) else 20.0
             enough = len(gaps) >= 5
@@ -146,16 +147,16 @@ def prepare(folder: Path, rounds: int) -> Path:
 
 
 def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Trial:
-    """Runs a job in a federation that is up, and kills on the way.
+    """Runs a job in a running federation and kills processes during the run.
 
     Args:
         place: workspace of the federation.
-        job: to submit.
-        kills: kinds, in their order.
-        draw: which hospital, and after how many rounds.
+        job: folder of the job to submit.
+        kills: kinds of the kills, in order.
+        draw: draws the hospital, and the number of rounds between kills.
 
     Raises:
-        EnvironmentProblem: `stuck`, where no round is closed any more, or `too-short`.
+        EnvironmentProblem: `stuck`, if no round is closed any more, or `too-short`.
     """
     trial, plan = Trial(), list(kills)
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
@@ -177,7 +178,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
             if killed == TRAINING:
                 # The job goes on. The round of the kill may have been answered before it.
                 closed_more = rounds > at_kill + 1
-            # A job may end before it misses a hospital's parent.
+            # A job may end before it notices that a hospital's parent process is gone.
             if closed_more or find_end(place, goes_on):
                 trial.gaps.append((killed, now - waiting))
                 trial.jobs += goes_on != newest
@@ -194,7 +195,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
         elif not plan or now - moved > 1.0:
             ended = find_end(place, newest)
             if ended and plan:
-                raise EnvironmentProblem("too-short", f"it ended before {plan[0]}", str(place))
+                raise EnvironmentProblem("too-short", f"the run ended before {plan[0]}", str(place))
             if ended:
                 trial.complete, trial.rounds = bool(ended["complete"]), int(ended["rounds"])
                 trial.model_sha256 = str(ended["model_sha256"])
@@ -202,21 +203,21 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
 
 
 def kill(place: Path, kind: str, draw: random.Random, checkpoints: Path, machine: str = "") -> None:
-    """Kills a process of a kind, of the hospitals' a drawn one, or that of a machine.
+    """Kills a process of one kind: a drawn hospital's, or that of `machine`.
 
-    It is gone on return, so that who starts what is missing does not find it still there.
+    Returns only when the process has ended, so that a restart does not find it still running.
     """
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
-        found = sorted(_find(place, _MODULES[kind], machine), key=lambda process: process.pid)
-        # While an entry is written there is a file beside its place.
-        if found and (kind != JOURNAL or any(checkpoints.glob(".*"))):
+        candidates = sorted(_find(place, _MODULES[kind], machine), key=lambda process: process.pid)
+        # While a checkpoint is written there is a hidden file next to it.
+        if candidates and (kind != CHECKPOINTS or any(checkpoints.glob(".*"))):
             with contextlib.suppress(psutil.Error):
-                victim = draw.choice(found)
+                victim = draw.choice(candidates)
                 victim.kill()
                 victim.wait(_PATIENCE)
                 return
-        time.sleep(0.0005 if kind == JOURNAL else _POLL)
+        time.sleep(0.0005 if kind == CHECKPOINTS else _POLL)
     raise EnvironmentProblem("nothing-to-kill", kind, str(place))
 
 
@@ -230,7 +231,7 @@ def _find(place: Path, module: str, machine: str) -> Iterator[psutil.Process]:
 
 
 def _newest(place: Path, job_id: str) -> tuple[str, int]:
-    """The last job of a chain and the rounds before it, as far as the orchestrator answers."""
+    """Returns the newest job of a run and the rounds before it, if the orchestrator answers."""
     rounds = 0
     with (
         contextlib.suppress(ConsortiumError),
@@ -244,7 +245,7 @@ def _newest(place: Path, job_id: str) -> tuple[str, int]:
 
 
 def find_end(place: Path, job_id: str) -> dict[str, object]:
-    """The result of a run that has ended; empty before."""
+    """Returns the result of a run that has ended; empty before."""
     with (
         contextlib.suppress(ConsortiumError),
         open_session(federation.admin_kit(place, federation.RESEARCHER), timeout=3) as session,
@@ -252,6 +253,6 @@ def find_end(place: Path, job_id: str) -> dict[str, object]:
         if describe(session.job(job_id)).state not in GOING_ON:
             with tempfile.TemporaryDirectory() as temporary:
                 left = session.download(job_id, Path(temporary)) / "workspace" / "consortium"
-                found: dict[str, object] = json.loads((left / "result.json").read_text())
-                return found
+                result: dict[str, object] = json.loads((left / "result.json").read_text())
+                return result
     return {}

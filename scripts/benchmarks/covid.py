@@ -1,18 +1,18 @@
-"""Chest X-rays of four real sources: is it COVID-19 that a model tells, or where an X-ray is from?
+"""Measures whether a model recognises COVID-19 or the source of an X-ray image; four real sources.
 
-In public collections the label is nearly the source; only one of the four, cohen, has all classes.
-So the figure that counts is how well COVID-19 is told from other pneumonia among cohen's held-out
-patients. 2,332 X-rays (`covid_cxr`; the data are not in this repository) of four sources as four
-hospitals; five folds of patients, dealt by the sha256 of their ids within each source and label;
-every patient is held out once. Each arm is the job's settings with the changes in `covid.json`, and
-trains over the hospitals in one process without FLARE, which gives the same bytes. A fold's AUC is
-averaged over folds and seeds; its interval draws patients again within fold and class, the same
-ones for all arms, so that differences are paired. What the intervals leave out: that another
-training set would have given other models.
+In public collections the label is almost determined by the source; only one of the four, cohen, has
+all classes. So the main figure is the AUC of COVID-19 against other pneumonia among cohen's
+held-out patients. The data are 2,332 X-ray images (`covid_cxr`; not in this repository) of four
+sources as four hospitals. Five folds of patients are dealt by the sha256 of their ids within each
+source and label; every patient is held out once. Each arm is the job's settings with the changes in
+`covid.json`. It trains over the hospitals in one process without FLARE, which gives the same bytes.
+A fold's AUC is averaged over folds and seeds. Its interval resamples patients within fold and
+class, the same for all arms, so that differences are paired. The intervals do not include the
+variance of training sets.
 
-Beside it, for every arm: the AUC of COVID-19 against the rest over all sources, which is what such
-work usually reports, and what the job's own confounding probe says on each fold. What is on record
-is not measured again.
+For every arm the table also has the AUC of COVID-19 against the rest over all sources, which such
+work usually reports, and the result of the job's confounding probe on each fold. Parts that are on
+record are not measured again.
 """
 
 import csv
@@ -56,7 +56,7 @@ RECORDS = ROOT / "jobs" / JOB / "covid.jsonl"
 ARMS = Path(__file__).with_name("covid.json")
 FOLDS, RESAMPLES = 5, 4_000
 PAIRS = {"cohen": ("COVID-19", "pneumonia"), "nih": ("pneumonia", "normal")}
-"""What is told apart within a source: those that have two classes of more than ten patients."""
+"""Classes compared within a source, for sources with two classes of more than ten patients."""
 INSIDE = "cohen"
 """The only source with all classes."""
 BASE = ("confounding.pictures=0",)
@@ -65,16 +65,16 @@ ADAMW = (
     *("rounds=20", "training.local_steps=20"),
     *("server.adaptive=null", "server.learning_rate=1", "server.momentum=0"),
 )
-"""As many steps by AdamW, which suits training in one place, with a plain mean at the server."""
+"""As many steps with AdamW, which suits centralised training, and a plain mean at the server."""
 _MARGIN = 0.05
 CPU = torch.device("cpu")
 
 
 def run(quick: bool, records_file: Path | None, show: bool) -> None:
-    """Measures what is not on record and prints the table.
+    """Measures the parts that are not on record and prints the table.
 
     Args:
-        quick: refused; there is nothing small to try on generated X-rays.
+        quick: refused; there is no quick run.
         records_file: None for the job's own.
         show: measure nothing.
 
@@ -85,16 +85,17 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
 
 
 def read_arms() -> list[dict[str, Any]]:
-    """The committed arms: name, `set` (KEY=VALUE), `arm`, `optimiser`, and who takes part.
+    """Reads the committed arms.
 
-    Besides `seeds`, and `beside`, the pooled arm of as many steps.
+    An arm has a name, `set` (KEY=VALUE changes), `arm`, `optimiser`, the hospitals that take part,
+    `seeds`, and `beside`: the centralised arm with as many steps.
     """
     arms: list[dict[str, Any]] = json.loads(ARMS.read_text(encoding="utf-8"))
     return [{"seeds": [0], "beside": "pooled", **arm} for arm in arms]
 
 
 def settings_of(arm: Mapping[str, Any], seed: int) -> ClassificationSettings:
-    """The job's settings with an arm's changes."""
+    """Returns the job's settings with an arm's changes."""
     raw = read_json_object(find_job(JOB) / SETTINGS)
     optimiser = ADAMW if arm.get("optimiser") == "adamw" else ()
     settings = parse_settings(
@@ -143,12 +144,12 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
 
 
 def write_hospitals(data: Path, out: Path, fold: int) -> dict[str, Path]:
-    """Writes a folder a source whose validation patients are those of one fold; X-rays are linked.
+    """Writes one folder for each source; its validation patients are one fold; images are linked.
 
     Args:
-        data: the folder of all X-rays.
-        out: for the folders.
-        fold: from 0.
+        data: the folder of all X-ray images.
+        out: parent of the folders.
+        fold: number of the fold, from 0.
     """
     with (data / LABELS).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -174,7 +175,7 @@ def write_hospitals(data: Path, out: Path, fold: int) -> dict[str, Path]:
 
 
 def _held_out(rows: Sequence[Mapping[str, str]], fold: int) -> dict[str, set[str]]:
-    """Patients by source; of each the first label decides with whom it is dealt."""
+    """Returns a fold's patients by source; a patient is dealt by its first label."""
     label_of: dict[tuple[str, str], str] = {}
     for row in rows:
         label_of.setdefault((row["site"], row["patient"]), row["label"])
@@ -190,27 +191,27 @@ def _held_out(rows: Sequence[Mapping[str, str]], fold: int) -> dict[str, set[str
 def examine(
     network: torch.nn.Module, folders: Mapping[str, Path], settings: ClassificationSettings
 ) -> dict[str, Any]:
-    """What a model says of the held-out patients of all hospitals.
+    """Applies a model to the held-out patients of all hospitals.
 
     Returns:
-        `within`: by source of `PAIRS` and label the log-odds of its first class against its second,
-        patients in the same order for every model;
-        `overall`: AUC of COVID-19 against the rest over all sources; `probe`: verdict, slope in
-        standard deviations and p, AUC of the hospital by features and by acquisition.
+        `within`: by source of `PAIRS` and label, the log-odds of the first class against the
+        second, with the patients in the same order for every model; `overall`: AUC of COVID-19
+        against the rest over all sources; `probe`: verdict, site association in standard deviations
+        and p, AUC of the hospital by features and by acquisition features.
     """
     classes = list(settings.data.classes)
     covid = classes.index("COVID-19")
     within: dict[str, dict[str, list[float]]] = {
         name: {each: [] for each in pair} for name, pair in PAIRS.items()
     }
-    ill, truth, statements = [], [], {}
+    ill, truth, statistics = [], [], {}
     for name, folder in folders.items():
         radiographs = split_radiographs(read_radiographs(folder, settings.data), settings.data)[1]
-        found = class_probabilities(network, radiographs, settings.data, CPU)
+        predicted = class_probabilities(network, radiographs, settings.data, CPU)
         units: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
-        for radiograph, probabilities in zip(radiographs, found, strict=True):
+        for radiograph, probabilities in zip(radiographs, predicted, strict=True):
             units.setdefault((radiograph.patient, radiograph.label), []).append(probabilities)
-        # In an order that says nothing of their ids.
+        # In an order that does not reveal their ids.
         for (_, label), each in sorted(units.items(), key=lambda unit: _known(unit[0][0])):
             mean = np.mean(each, axis=0).clip(1e-12)
             ill.append(mean[covid])
@@ -218,18 +219,18 @@ def examine(
             if classes[label] in PAIRS.get(name, ()):
                 first, second = (np.log(mean[classes.index(each)]) for each in PAIRS[name])
                 within[name][classes[label]].append(round(float(first - second), 4))
-        work = ClassificationTask(
+        task = ClassificationTask(
             Site(name, folder, folder / "state"), settings, CPU, lambda *_: None
         )
-        statements[name] = work.probe_statistics(network)
-    told = run_probe(statements, classes)
+        statistics[name] = task.probe_statistics(network)
+    probe = run_probe(statistics, classes)
     return {
         "within": within,
         "overall": round(auroc(np.array(ill), np.array(truth)) or 0.0, 4),
         "probe": {
-            "verdict": told["verdict"],
-            **{key: _round(told["site_association"], key) for key in ("standardised", "p")},
-            **{key: _round(told[key], "auc") for key in ("features", "acquisition")},
+            "verdict": probe["verdict"],
+            **{key: _round(probe["site_association"], key) for key in ("standardised", "p")},
+            **{key: _round(probe[key], "auc") for key in ("features", "acquisition")},
         },
     }
 
@@ -243,11 +244,11 @@ def _round(found: Mapping[str, float] | None, key: str) -> float | None:
 
 
 class Within:
-    """AUC of a source's first class against its second, with resamples that all arms share.
+    """AUC of a source's first class against its second, with the same resamples for all arms.
 
     Args:
-        records: of one arm: `fold`, `seed`, `within`.
-        source: of `PAIRS`.
+        records: those of one arm, with `fold`, `seed`, `within`.
+        source: a key of `PAIRS`.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]], source: str):
@@ -266,13 +267,13 @@ class Within:
         self.draws: NDArray[np.float64] = np.mean(draws, axis=0)
 
     def interval(self) -> tuple[float, float]:
-        """95 %."""
+        """Returns the 95 % interval."""
         low, high = np.quantile(self.draws, [0.025, 0.975])
         return float(low), float(high)
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The table in Markdown, and what it says of the job's two claims."""
+    """Formats the tables in Markdown."""
     arms = {arm["name"]: arm for arm in read_arms()}
     found: dict[str, list[Mapping[str, Any]]] = {}
     for name, arm in arms.items():
@@ -282,9 +283,10 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             if record["name"] == name and record["settings"] == _digest_of(arm, record["seed"])
         ]
     lines = [
-        "| arm | seeds | within cohen [95 %] | less pooled of as many steps [one-sided 95 %] |"
+        "| arm | seeds | within cohen [95 %] | less pooled with as many steps [one-sided 95 %] |"
         " within nih | over all sources |"
-        " site association, deviations | confounded | hospital by features | by acquisition |",
+        " site association, deviations | confounded | hospital by features |"
+        " by acquisition features |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, mine in found.items():
@@ -323,9 +325,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _alone(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The rows of each hospital alone against the shared model, over the seeds that both have."""
+    """Formats the local models against the federated model, over the seeds that both have."""
     lines = [
-        "| hospital | tells apart | alone [95 %] | shared [95 %] | shared less alone [95 %] |",
+        "| hospital | classes | local [95 %] | federated [95 %] | federated less local [95 %] |",
         "|---|---|---|---|---|",
     ]
     for source, pair in PAIRS.items():
@@ -345,7 +347,7 @@ def _alone(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def _less_federated(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What each arm does beside the federated one, over the seeds that both have."""
+    """Formats each arm against the federated one, over the seeds that both have."""
     lines = [
         f"| less federated, same seeds | {' | '.join(f'within {name} [95 %]' for name in PAIRS)} |",
         "|---|---|---|",
@@ -361,7 +363,7 @@ def _less_federated(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
 def _same_seeds(
     one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
 ) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None:
-    """The records of the seeds that two arms have; None where there is no such seed."""
+    """Returns the records of the seeds that two arms share; None if they share none."""
     both = {record["seed"] for record in one} & {record["seed"] for record in other}
     kept = [[record for record in arm if record["seed"] in both] for arm in (one, other)]
     return (kept[0], kept[1]) if both else None

@@ -1,8 +1,8 @@
-"""A network that is away for six minutes between the orchestrator and one hospital.
+"""Cuts the network between the orchestrator and one hospital for six minutes.
 
 The hospital's kit connects through a link that can be cut (`connect_to` of FLARE's project file). A
-cut is silent, as of a cable: neither side is told, what was sent waits, and whoever connects gets
-no answer. A round needs every hospital.
+cut is silent, like that of a cable: neither side gets an error, sent data waits, and new
+connections get no answer. A round needs every hospital.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _POLL = 0.05
 
 
 class Link:
-    """Carries bytes between a port of its own and another one, while it is not cut.
+    """Forwards bytes between its own port and another one while it is not cut.
 
     Args:
         target: the other port, on this machine.
@@ -47,11 +47,11 @@ class Link:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Carries nothing from now on."""
+        """Stops forwarding."""
         self._whole.clear()
 
     def mend(self) -> None:
-        """Carries what has waited, and what comes."""
+        """Forwards the data that has waited, and all new data."""
         self._whole.set()
 
     def _accept(self) -> None:
@@ -85,7 +85,7 @@ class Link:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Takes no more connections."""
+        """Refuses further connections."""
         self.mend()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -94,10 +94,10 @@ class Link:
 
 @contextmanager
 def linked(folder: Path) -> Iterator[tuple[Path, Link]]:
-    """A federation that is up, and the link of its first hospital.
+    """Runs a federation whose first hospital connects through a link.
 
     Args:
-        folder: holds the hospitals' data in `data/`.
+        folder: contains the hospitals' data in `data/`.
     """
     links: list[Link] = []
     describe = federation.describe_project
@@ -122,32 +122,32 @@ def linked(folder: Path) -> Iterator[tuple[Path, Link]]:
 
 
 def run(place: Path, link: Link, job: Path, seconds: float) -> tuple[dict[str, object], float]:
-    """Runs a job and cuts the link for so long in the middle of it.
+    """Runs a job and cuts the link for some seconds in the middle of the run.
 
     Returns:
-        The result of the run, and how long it took from the mend until a round was closed.
+        The result of the run, and the seconds from the repair of the link to the next closed round.
 
     Raises:
-        EnvironmentProblem: `stuck`, where it does not end.
+        EnvironmentProblem: `stuck`, if the run does not end.
     """
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
         job_id = session.submit(job)
-    journal = checkpoint_folder(place / "machines" / federation.ORCHESTRATOR, job_id)
-    while count_rounds(journal) < 5:
+    checkpoints = checkpoint_folder(place / "machines" / federation.ORCHESTRATOR, job_id)
+    while count_rounds(checkpoints) < 5:
         time.sleep(_POLL)
     link.cut()
     time.sleep(seconds)
-    before = count_rounds(journal)
+    before = count_rounds(checkpoints)
     link.mend()
     mended = time.monotonic()
     gap = 0.0
     while time.monotonic() - mended < _PATIENCE:
         time.sleep(_POLL)
-        if not gap and count_rounds(journal) > before:
+        if not gap and count_rounds(checkpoints) > before:
             gap = time.monotonic() - mended
         if gap and (result := chaos.find_end(place, job_id)):
             return result, gap
-    raise EnvironmentProblem("stuck", "the run does not go on", str(place), "see its logs")
+    raise EnvironmentProblem("stuck", "the run does not continue", str(place), "see its logs")
 
 
 def measure(quick: bool) -> list[Row]:
@@ -157,7 +157,7 @@ def measure(quick: bool) -> list[Row]:
         quick: for a few seconds.
 
     Raises:
-        Incomplete: `run-lost`, where the run did not end complete.
+        Incomplete: `run-lost`, if the run did not end complete.
     """
     seconds = 5.0 if quick else _AWAY
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
@@ -167,5 +167,5 @@ def measure(quick: bool) -> list[Row]:
             result, gap = run(place, link, job, seconds)
     if not result["complete"]:
         raise Incomplete("run-lost", str(result["reason"]), "the cut")
-    case = f"away for {seconds:.0f} s: from the mend until a round was closed"
+    case = f"cut for {seconds:.0f} s: from the repair until a round was closed"
     return [make_row(case, [gap], "s")]

@@ -1,4 +1,4 @@
-"""The rounds of a job in this process and a few forked ones, for comparisons of many settings."""
+"""Runs the rounds of a job in this process and its workers, to compare many settings."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,13 +25,13 @@ def federate(
     """Runs the rounds of a job.
 
     Args:
-        folders: of the hospitals, by name.
+        folders: data folders of the hospitals, by name.
         settings: of the job.
         workspace: for checkpoints and results.
-        attack: hospitals that send their change times a factor.
+        attack: factors by which hostile hospitals multiply their change.
 
     Returns:
-        For each hospital the model that the run leaves, with what the hospital kept to itself.
+        For each hospital the final model, with the hospital's own local tensors.
 
     Raises:
         Incomplete: a hospital failed, or its update was refused.
@@ -63,7 +63,7 @@ def federate(
 
 
 def _times(factor: float, update: Update) -> Update:
-    """A hostile hospital's update: its change times a factor; counters as they are."""
+    """Multiplies the change in an update by a factor; counters stay as they are."""
     tensors = {
         name: tensor * factor if tensor.is_floating_point() else tensor
         for name, tensor in update.tensors.items()

@@ -1,4 +1,4 @@
-"""Flower in an environment of its own: `.bench/flower` in the checkout, made where missing."""
+"""Runs Flower in its own environment: `.bench/flower` in the checkout, made if missing."""
 
 import json
 import subprocess
@@ -17,12 +17,12 @@ def run_in_flower(script: str, *arguments: str, patience: float) -> Any:
     """Runs a script of this folder in Flower's environment.
 
     Args:
-        script: name of its file.
-        arguments: of it.
-        patience: seconds.
+        script: its file name.
+        arguments: its arguments.
+        patience: timeout in seconds.
 
     Returns:
-        What the last line that it prints says as JSON.
+        The last line of its output, parsed as JSON.
 
     Raises:
         EnvironmentProblem: `no-flower`.
@@ -35,16 +35,16 @@ def run_in_flower(script: str, *arguments: str, patience: float) -> Any:
         check=False,
     )
     if done.returncode != 0:
-        told = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise EnvironmentProblem("no-flower", told, script, "see Flower's documentation")
+        last = (done.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise EnvironmentProblem("no-flower", last, script, "see Flower's documentation")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _python() -> Path:
-    place = ROOT / ".bench" / "flower"
-    python = place / "bin" / "python"
-    if not (place / "installed").is_file():
-        venv.create(place, with_pip=True, clear=True)
+    folder = ROOT / ".bench" / "flower"
+    python = folder / "bin" / "python"
+    if not (folder / "installed").is_file():
+        venv.create(folder, with_pip=True, clear=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", _PACKAGE], check=True)
-        (place / "installed").write_text(_PACKAGE, encoding="utf-8")
+        (folder / "installed").write_text(_PACKAGE, encoding="utf-8")
     return python

@@ -1,20 +1,20 @@
-"""Four real hospitals and a logistic regression: a published benchmark again, then our own best.
+"""Four real hospitals, logistic regression: reproduces a published benchmark, then tunes our own.
 
 Fed-Heart-Disease of FLamby (Ogier du Terrail et al., NeurIPS 2022): 740 patients of the UCI Heart
 Disease data, which are not in this repository. The split is FLamby's (scikit-learn's
 `train_test_split` with seed 43, stratified where a hospital has more than two patients of each
 class); `heart_split.json` names the lines of each test.
 
-* Again: `variants/flamby.json`, FLamby's settings of each strategy, its five seeds, and the weights
-  that it starts from (`torch.manual_seed(seed)`, then `Linear(13, 1)` over its order of inputs).
-  Every hospital standardises by its own statistics. Held against the published accuracies.
-* Our own: the inputs that are numbers are standardised by statistics of all hospitals' training
-  patients (`update.buffers` averaged). Learning rate and weight decay are chosen by the
-  cross-entropy in a five-fold cross-validation within the training patients, federated too; the
-  test is looked at once, for that choice. Beside it the pooled model of the same settings.
+* Reproduction: `variants/flamby.json`, FLamby's settings of each strategy, its five seeds and its
+  initial weights (`torch.manual_seed(seed)`, then `Linear(13, 1)` over its order of inputs). Every
+  hospital standardises by its own statistics. The accuracies are compared with those published.
+* Our own: the numeric inputs are standardised by statistics of all hospitals' training patients
+  (`update.buffers` averaged). Learning rate and weight decay are chosen by cross-entropy in a
+  five-fold cross-validation within the training patients, also federated. The test patients are
+  used once, for the chosen settings, and a centralised model with the same settings is compared.
 
-The rounds run in one process, by the job's own coordinator and hospitals; one run in FLARE's
-simulator shows that it leaves the same weights, to the byte.
+The rounds run in one process, with the job's own orchestrator and hospitals. One run in FLARE's
+simulator shows that it gives the same weights, byte for byte.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ INPUTS = (
     *("age", "sex 1", "trestbps", "chol", "fbs 1", "thalach", "exang 1", "oldpeak"),
     *("cp 2", "cp 3", "cp 4", "restecg 1", "restecg 2"),
 )
-"""In FLamby's order, by which its initial weights are told apart."""
+"""In FLamby's order, which is the order of its initial weights."""
 
 STRATEGIES: Mapping[str, Sequence[str]] = {
     "FedAvg": (),
@@ -93,9 +93,9 @@ PUBLISHED: Mapping[str, Sequence[tuple[float, float]]] = {
     "FedYogi": ((0.7596, 0.0161), (0.7528, 0.0159), (0.7375, 0.025), (0.6756, 0.0361)),
     "FedAdagrad": ((0.7596, 0.0161), (0.7528, 0.0159), (0.7375, 0.025), (0.6756, 0.0361)),
 }
-"""Accuracy of each strategy at each hospital's test, mean and deviation over the seeds."""
+"""Accuracy of each strategy on each hospital's test: mean and deviation over the seeds."""
 TOLERANCE = 0.02
-"""Of FedAvg; the others are held to the published deviation."""
+"""Tolerance for FedAvg; for the others it is the published deviation."""
 
 GRID: Mapping[str, Sequence[float]] = {
     "training.learning_rate": (0.003, 0.01, 0.03),
@@ -106,21 +106,21 @@ _SPLIT = Path(__file__).with_name("heart_split.json")
 _QUICK = ("rounds=2", "training.local_steps=5")
 
 Scores = Mapping[str, Mapping[str, float]]
-"""Of each hospital's test patients the probability of heart disease."""
+"""Probability of heart disease for each hospital's test patients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A strategy at one hospital's test.
+    """A strategy's result on one hospital's test.
 
     Attributes:
-        strategy: its name.
-        hospital: whose test.
-        patients: in it.
+        strategy: name of the strategy.
+        hospital: owner of the test.
+        patients: number of test patients.
         accuracy: mean over the seeds.
-        deviation: over the seeds.
-        published: the same of FLamby.
-        met: whether the two are as close as they shall be; null where nothing is claimed.
+        deviation: standard deviation over the seeds.
+        published: FLamby's mean and deviation.
+        met: whether the difference is within the tolerance; null without a target.
     """
 
     strategy: str
@@ -134,15 +134,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Our own.
+    """Result of our own settings.
 
     Attributes:
-        chosen: settings, by inner cross-validation.
-        tried: cross-entropy of each setting there.
-        accuracy: of the federated and of the pooled model, by hospital and over all, in mean over
-            the seeds.
-        auroc: the same; null where a hospital has too few of a class.
-        difference: accuracy of the federated less the pooled model, in mean over test patients.
+        chosen: settings chosen by inner cross-validation.
+        tried: cross-entropy of each choice in the inner cross-validation.
+        accuracy: of the federated and the centralised (`pooled`) model, by hospital and over all;
+            mean over the seeds.
+        auroc: the same; null if a hospital has too few patients of a class.
+        difference: accuracy of the federated less the centralised model; mean over test patients.
         interval: 95 %, paired bootstrap over patients.
     """
 
@@ -155,15 +155,15 @@ class Best:
 
 
 def run(quick: bool, json_file: Path | None) -> None:
-    """Measures, prints the tables and judges.
+    """Measures, prints the tables and checks the targets.
 
     Args:
-        quick: tiny, on generated tables; claims nothing.
-        json_file: where to write what the tables say.
+        quick: a tiny run on generated tables without targets.
+        json_file: JSON file to write the tables to; or None.
 
     Raises:
         Incomplete: `target-missed`.
-        EnvironmentProblem: FLARE's simulator leaves no result.
+        EnvironmentProblem: FLARE's simulator gives no result.
         UsageError: `no-real-data`.
     """
     torch.set_num_threads(1)
@@ -182,7 +182,7 @@ def run(quick: bool, json_file: Path | None) -> None:
         content = {"rows": [asdict(row) for row in rows], "best": asdict(best), "same": same}
         write_json(json_file, {"benchmark": "heart", "machine": machine, **content})
     missed = [f"{row.strategy} at {row.hospital}" for row in rows if row.met is False]
-    missed += [] if same else ["FLARE leaves another model"]
+    missed += [] if same else ["FLARE gives another model"]
     if missed:
         raise Incomplete("target-missed", "; ".join(missed), "heart", "see the table")
 
@@ -199,7 +199,7 @@ def write_hospitals(out: Path) -> dict[str, Path]:
         text = (source / f"processed.{name}.data").read_text(encoding="utf-8")
         for number, line in enumerate(text.split()):
             values = line.split(",")
-            # Without slope, ca and thal, which most of the hospitals hardly have.
+            # Without slope, ca and thal, which most hospitals rarely recorded.
             kept = [*values[: len(COLUMNS)], values[-1]]
             if "?" not in kept:
                 side = "validation" if number in test else "training"
@@ -216,7 +216,7 @@ def _generated(out: Path) -> dict[str, Path]:
 
 
 def again(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, quick: bool) -> list[Row]:
-    """FLamby's protocol."""
+    """Runs FLamby's protocol."""
     rows = []
     for strategy, changes in STRATEGIES.items():
         found: dict[str, list[float]] = {name: [] for name in folders}
@@ -245,7 +245,7 @@ def again(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, quick:
 
 
 def _flamby(seed: int, changes: Sequence[str], place: Path, quick: bool) -> TabularSettings:
-    """The variant's settings, from the weights that FLamby starts from."""
+    """Returns the variant's settings with FLamby's initial weights."""
     raw = read_json_object(find_job(JOB) / FLAMBY)
     settings = _parse(raw, [f"seed={seed}", *changes, *(_QUICK if quick else ())])
     torch.manual_seed(seed)
@@ -266,7 +266,7 @@ def _parse(raw: dict[str, Any], changes: Sequence[str]) -> TabularSettings:
 
 
 def _same_in_flare(folders: Mapping[str, Path], place: Path, quick: bool) -> bool:
-    """Whether FLARE's simulator leaves the model that the rounds in one process leave."""
+    """Whether FLARE's simulator gives the same model as the rounds in one process."""
     settings = _flamby(SEEDS[0], (), place, quick)
     with tempfile.TemporaryDirectory(dir=place) as workspace:
         here = next(iter(federate(folders, settings, Path(workspace)).values()))
@@ -290,7 +290,7 @@ def _same_in_flare(folders: Mapping[str, Path], place: Path, quick: bool) -> boo
 
 
 def own_best(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, quick: bool) -> Best:
-    """Chooses settings within the training patients, then looks at the test once."""
+    """Chooses settings within the training patients, then evaluates the test once."""
     raw = read_json_object(find_job(JOB) / SETTINGS)
     tried: dict[str, float] = {}
     inner = [_inner(folders, fold, place) for fold in range(1 if quick else FOLDS)]
@@ -311,9 +311,9 @@ def own_best(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, qui
 
 
 def _inner(folders: Mapping[str, Path], fold: int, place: Path) -> dict[str, Path]:
-    """A fold within the training patients: the tests are not in the tables any more.
+    """Writes the tables of one inner fold: only training patients, without the tests.
 
-    A hospital whose training patients are all of one class would be refused, and is not in it.
+    A hospital whose training patients all have one class would be refused, so it is left out.
     """
     out = place / f"inner-{fold}"
     for name, folder in folders.items():
@@ -399,7 +399,7 @@ def _probabilities(state: Mapping[str, Any], patients: Any, settings: TabularSet
 def _examine(
     state: Mapping[str, Any], folder: Path, settings: TabularSettings
 ) -> tuple[dict[str, float], float | None]:
-    """Whether the class of each test patient is right (1 or 0), and the AUROC."""
+    """Returns whether each test patient's class is right (1 or 0), and the AUROC."""
     test = _test(folder, settings)
     found = _probabilities(state, test, settings)
     right = ((found > 0.5) == (test.outcomes == 1)).astype(float)
@@ -407,7 +407,7 @@ def _examine(
 
 
 def _losses(state: Mapping[str, Any], folder: Path, settings: TabularSettings) -> list[float]:
-    """Cross-entropy of each validation patient."""
+    """Returns the cross-entropy of each validation patient."""
     test = _test(folder, settings)
     found = np.clip(_probabilities(state, test, settings), 1e-7, 1 - 1e-7)
     return [float(-np.log(p if y else 1 - p)) for p, y in zip(found, test.outcomes, strict=True)]
@@ -424,14 +424,14 @@ def _print(rows: Sequence[Row], best: Best, same: bool, seeds: Sequence[int]) ->
         found = f"{row.accuracy:.3f} +- {row.deviation:.3f}"
         table.add_row(row.strategy, row.hospital, str(row.patients), found, published, met)
     console.print(table)
-    print(f"FLARE's simulator leaves the same weights: {'yes' if same else 'no'}")
+    print(f"FLARE's simulator gives the same weights: {'yes' if same else 'no'}")
     table = Table(title="Inner cross-validation, cross-entropy")
     for title in ("settings", "cross-entropy"):
         table.add_column(title)
     for changes, loss in best.tried.items():
         table.add_row(changes + (" (chosen)" if changes == best.chosen else ""), f"{loss:.4f}")
     console.print(table)
-    table = Table(title="Our own on the test: accuracy / AUROC")
+    table = Table(title="Our own settings on the test: accuracy / AUROC")
     for title in ("hospital", *best.accuracy):
         table.add_column(title)
     for name in next(iter(best.accuracy.values())):
@@ -442,7 +442,7 @@ def _print(rows: Sequence[Row], best: Best, same: bool, seeds: Sequence[int]) ->
         table.add_row(name, *cells)
     console.print(table)
     print(
-        "federated less pooled: {:+.3f} ({:+.3f} to {:+.3f})".format(
+        "federated less centralised: {:+.3f} ({:+.3f} to {:+.3f})".format(
             best.difference, *best.interval
         )
     )

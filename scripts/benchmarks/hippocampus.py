@@ -1,17 +1,18 @@
-"""The same job on other scans, by its settings alone: 3-D, two structures, three hospitals.
+"""Runs the segmentation job on other scans with other settings: 3-D, two structures, 3 hospitals.
 
 The 80 scans of the Medical Segmentation Decathlon's Task04 (Antonelli et al., Nat Commun 13:4128,
 2022) are not in this repository. In the order of a seeded hash of their ids, the first 20 are the
-test and the others are dealt to three hospitals of 20. So the hospitals differ by chance alone, and
-what is measured is the price of the rounds, not of hospitals unlike each other. Arms, with
-`variants/hippocampus.json`, the same start and the same rule for the model that is kept:
+test and the others are dealt to three hospitals of 20. So the hospitals differ only by chance: the
+benchmark measures the cost of federated rounds, not of differences between hospitals. Arms, with
+`variants/hippocampus.json`, the same start and the same rule for the final model:
 
 * `federated`: the real job in FLARE's simulator, every hospital a process;
-* `pooled, equal passes`: all 60 patients in one place, as many samples as the hospitals see;
+* `pooled, equal passes`: a centralised model on all 60 patients, with as many samples as the
+  hospitals see;
 * `pooled, equal steps`: the same with as many optimiser steps as one hospital takes.
 
-All train on all of their patients and are scored on the test alone, on the grid of the files. The
-intervals are over test patients; they leave out that another seed would have given other models.
+All arms train on all of their patients. They are scored only on the test, on the grid of the files.
+The intervals are over test patients; they do not include the variance of the seed.
 """
 
 import multiprocessing
@@ -55,11 +56,11 @@ FEDERATED, PASSES, STEPS = "federated", "pooled, equal passes", "pooled, equal s
 BOTH = "mean"
 
 MARGIN = -0.02
-"""Federated less the better pooled model, in mean Dice over both structures: at least this."""
+"""Minimum of federated less the better centralised model, in mean Dice of both structures."""
 
 MINUTES = 15.0
 SEED = 1
-"""Of the split. The settings were chosen while looking at the test of split 0."""
+"""Seed of the split. The settings were chosen with the test of split 0."""
 
 _QUICK = (
     "rounds=2",
@@ -72,17 +73,17 @@ _QUICK = (
 )
 
 Dice = Mapping[str, Mapping[str, float]]
-"""Of each patient's structures."""
+"""Dice of each patient's structures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured.
+    """The plan of the measurement.
 
     Attributes:
         data: a folder of labelled scans.
-        test: number of patients in the test.
-        changes: of the variant's settings; nobody is put aside for validation, as the test is.
+        test: number of test patients.
+        changes: of the variant's settings; no validation patients, as there is a test.
     """
 
     data: Path
@@ -91,12 +92,12 @@ class Plan:
 
     @property
     def settings(self) -> Settings:
-        """The variant's settings with the changes."""
+        """Returns the variant's settings with the changes."""
         raw = read_json_object(find_job(JOB) / VARIANT)
         return parse_settings(override(raw, list(self.changes)))
 
     def split(self) -> tuple[dict[str, Case], dict[str, list[str]]]:
-        """The test's cases by patient, and the patients of each hospital."""
+        """Returns the test cases by patient, and the patients of each hospital."""
         cases = {case.patient: case for case in read_datalist(self.data).cases}
         order = sorted(cases, key=lambda patient: (derive_seed(SEED, patient), patient))
         test, rest = order[: self.test], order[self.test :]
@@ -109,10 +110,10 @@ class Model:
     """A model's scores.
 
     Attributes:
-        name: which.
-        patients: in the test.
+        name: the arm.
+        patients: number of test patients.
         dice: mean over the patients, of each structure and of their mean.
-        minutes: of its training; the two pooled ones train at the same time.
+        minutes: training time; the two centralised models train at the same time.
     """
 
     name: str
@@ -123,15 +124,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The federated model less another one on the same patients.
+    """Difference of the federated model and another one on the same patients.
 
     Attributes:
-        model: the other one.
-        structure: whose Dice, or the mean of all.
+        model: the other model.
+        structure: the structure, or "mean" for the mean of all.
         difference: mean over the patients.
         interval: 95 %, paired bootstrap over patients.
-        target: the difference is at least this; null where nothing is claimed.
-        met: whether it is; null where nothing is claimed.
+        target: minimum of the difference; null without a target.
+        met: whether the target is met; null without a target.
     """
 
     model: str
@@ -143,16 +144,16 @@ class Comparison:
 
 
 def run(quick: bool, json_file: Path | None) -> None:
-    """Trains the three models, prints their scores and judges.
+    """Trains the three models, prints their scores and checks the targets.
 
     Args:
-        quick: tiny, on generated scans; claims nothing.
-        json_file: where to write what the tables say, too; or None.
+        quick: a tiny run on generated scans without targets.
+        json_file: JSON file to write the tables to; or None.
 
     Raises:
         Incomplete: `target-missed`.
         UsageError: `no-real-data`.
-        EnvironmentProblem: the federation did not come to its end.
+        EnvironmentProblem: the federated run is incomplete.
     """
     started, machine = time.monotonic(), describe_machine()
     with tempfile.TemporaryDirectory() as temporary:
@@ -187,11 +188,11 @@ def measure(plan: Plan, place: Path) -> tuple[list[Model], dict[str, Dice]]:
     """Trains and scores the three models.
 
     Args:
-        plan: what to train on.
-        place: a folder for whatever is written.
+        plan: data and settings.
+        place: a folder for all output.
 
     Returns:
-        The models, and the Dice of each one's patients by its name.
+        The models, and the patients' Dice by name of the model.
     """
     cases, dealt = plan.split()
     write_hospitals(plan.data, dealt, place / "hospitals")
@@ -206,17 +207,17 @@ def measure(plan: Plan, place: Path) -> tuple[list[Model], dict[str, Dice]]:
         files |= {name: future.result() for name, future in running.items()}
     examiner = Examiner(cases, plan.settings)
     scores: dict[str, Dice] = {name: examiner.score(file) for name, (file, _) in files.items()}
-    models = [Model(name, len(said), means(said), files[name][1]) for name, said in scores.items()]
+    models = [Model(name, len(dice), means(dice), files[name][1]) for name, dice in scores.items()]
     return models, scores
 
 
 def write_hospitals(data: Path, dealt: Mapping[str, Sequence[str]], out: Path) -> None:
-    """Writes a folder a hospital below `out`; scans are linked.
+    """Writes a folder for each hospital; scans are linked.
 
     Args:
         data: the folder of all scans.
         dealt: patients by hospital; all are listed for training.
-        out: where.
+        out: parent of the folders.
     """
     raw = read_json_object(data / "dataset.json")
     for name, patients in dealt.items():
@@ -252,38 +253,39 @@ def _pool(plan: Plan, hospitals: Path, workspace: Path, steps: int | None) -> tu
 
 
 def means(scores: Dice) -> dict[str, float]:
-    """Mean over the patients: of each structure, and of their mean."""
+    """Returns the mean over the patients for each structure and for their mean."""
     names = list(next(iter(scores.values())))
     found = {name: float(np.mean([patient[name] for patient in scores.values()])) for name in names}
     return {**found, BOTH: float(np.mean(list(found.values())))}
 
 
 def compare(scores: Mapping[str, Dice], margin: float | None) -> list[Comparison]:
-    """Federated less pooled; what is claimed is claimed of the better pooled model.
+    """Compares the federated model with both centralised ones; the better one has the target.
 
     Args:
-        scores: of the three models by name.
-        margin: the difference of the means is at least this; None claims nothing.
+        scores: of the three models, by name.
+        margin: minimum of the difference of the means; None for no target.
     """
     better = max((PASSES, STEPS), key=lambda name: means(scores[name])[BOTH])
-    found = []
+    comparisons = []
     for model in (PASSES, STEPS):
         for structure in means(scores[FEDERATED]):
             ours, theirs = (
                 {
-                    p: float(np.mean(list(said.values()))) if structure == BOTH else said[structure]
-                    for p, said in scores[name].items()
+                    p: float(np.mean(list(dice.values()))) if structure == BOTH else dice[structure]
+                    for p, dice in scores[name].items()
                 }
                 for name in (FEDERATED, model)
             )
-            said = paired_difference(ours, theirs, dict.fromkeys(ours, "test"))
+            less = paired_difference(ours, theirs, dict.fromkeys(ours, "test"))
             target = margin if (model, structure) == (better, BOTH) else None
-            met = None if target is None else said.mean >= target
-            found.append(Comparison(model, structure, said.mean, said.interval(), target, met))
-    return found
+            met = None if target is None else less.mean >= target
+            comparison = Comparison(model, structure, less.mean, less.interval(), target, met)
+            comparisons.append(comparison)
+    return comparisons
 
 
-def _print(models: Sequence[Model], comparisons: Sequence[Comparison], told: str) -> None:
+def _print(models: Sequence[Model], comparisons: Sequence[Comparison], footer: str) -> None:
     title = f"hippocampus: Dice on {models[0].patients} patients"
     levels = Table(title=title, title_justify="left")
     levels.add_column("model", no_wrap=True)
@@ -292,7 +294,7 @@ def _print(models: Sequence[Model], comparisons: Sequence[Comparison], told: str
     for model in models:
         values = [f"{value:.3f}" for value in model.dice.values()]
         levels.add_row(model.name, *values, f"{model.minutes:.1f}")
-    differences = Table(title="federated less pooled", title_justify="left")
+    differences = Table(title="federated less centralised", title_justify="left")
     for title in ("model", "structure"):
         differences.add_column(title, no_wrap=True)
     for title in ("difference", "95 %", "target", "met"):
@@ -311,4 +313,4 @@ def _print(models: Sequence[Model], comparisons: Sequence[Comparison], told: str
     console.width = max(console.width, 100)
     console.print(levels)
     console.print(differences)
-    console.print(told, soft_wrap=True)
+    console.print(footer, soft_wrap=True)

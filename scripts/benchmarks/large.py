@@ -1,12 +1,12 @@
-"""Rounds of a large model: their time and memory, beside stock FLARE's.
+"""Measures time and memory of rounds with a large model, against stock FLARE.
 
-Four hospitals and 60 million parameters in federations of startup kits, ours and FLARE's in turns,
-as in the benchmark `round`; and the memory of the orchestrator's process with 4, 16 and 32
-hospitals of 20 million parameters, in FLARE's simulator with hospitals that need numpy alone, which
-all answer at once.
+First: four hospitals and 60 million parameters in federations of startup kits, ours and FLARE's in
+turns, as in the benchmark `round`. Then: the memory of the orchestrator's process with 4, 16 and 32
+hospitals and 20 million parameters, in FLARE's simulator; these hospitals need only numpy and all
+answer at once.
 
-What always holds: memory is the largest proportional set size that was seen (what processes share
-counts once); a hospital's is that of its job's process and the process that trains together.
+Invariants: memory is the largest proportional set size that was seen (pages shared by processes
+count once); a hospital's memory is that of its job's process and its trainer process together.
 """
 
 import shutil
@@ -27,10 +27,10 @@ from consortium.synthetic.hospitals import HOSPITALS
 
 _OURS, _TUNED = "ours", "stock FLARE, tuned"
 _LARGE = Size(hospitals=4, turns=3, rounds=3, seconds=0.5, features=[330, 660, 1310, 2200])
-"""A network of 60.5 million parameters."""
+"""Size with a network of 60.5 million parameters."""
 _MANY = (4, 16, 32)
 _FEATURES = [190, 380, 760, 1290]
-"""Of a network of 20.4 million parameters."""
+"""Features of a network of 20.4 million parameters."""
 
 
 def measure(quick: bool) -> list[Row]:

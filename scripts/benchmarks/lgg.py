@@ -1,7 +1,7 @@
-"""The 82 patients of four hospitals that the accuracy is measured on (TCGA-LGG, Buda et al. 2019).
+"""The 82 patients of four hospitals for the accuracy benchmark (TCGA-LGG, Buda et al. 2019).
 
-They are not in this repository. The five folds are: patients of each hospital in the order of the
-sha256 of their ids, dealt round robin, so that every fold has its share of every hospital.
+The data are not in this repository. The patients of each hospital, in the order of the sha256 of
+their ids, are dealt round robin to five folds, so that every fold has its share of every hospital.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ class Patients:
     """Patients by hospital.
 
     Attributes:
-        folders: of the hospitals, by name.
-        chosen: ids of the patients, by hospital.
+        folders: folders of the hospitals, by name.
+        chosen: ids of the chosen patients, by hospital.
     """
 
     folders: Mapping[str, Path]
     chosen: Mapping[str, Collection[str]]
 
     def cases(self) -> dict[str, Case]:
-        """Case of each patient."""
+        """Returns the case of each patient."""
         return {
             case.patient: case
             for name, folder in self.folders.items()
@@ -47,11 +47,11 @@ class Patients:
         }
 
     def hospital_of(self) -> dict[str, str]:
-        """Hospital of each patient."""
+        """Returns the hospital of each patient."""
         return {patient: name for name, patients in self.chosen.items() for patient in patients}
 
     def write(self, out: Path) -> dict[str, Path]:
-        """Writes a folder a hospital, all of its patients for training; scans are linked.
+        """Writes a folder for each hospital, with all patients for training; scans are linked.
 
         Returns:
             The folders by name.
@@ -71,7 +71,7 @@ class Patients:
 
 
 def find_data(name: str) -> Path:
-    """The folder of a real data set, in `shared/data` beside the checkout or where PLACE says.
+    """Finds the folder of a real data set: in `PLACE`, or in `shared/data` next to the checkout.
 
     Raises:
         UsageError: `no-real-data`.
@@ -79,13 +79,16 @@ def find_data(name: str) -> Path:
     folder = Path(os.environ.get(PLACE, ROOT.parent / "shared" / "data")) / name
     if not folder.is_dir():
         raise UsageError(
-            "no-real-data", "the scans are not there", str(folder), f"set {PLACE} to their folder"
+            "no-real-data",
+            "no such folder",
+            str(folder),
+            f"set {PLACE} to the folder of the data sets",
         )
     return folder.resolve()
 
 
 def deal(patients: Mapping[str, Collection[str]], folds: int) -> list[Folds]:
-    """Deals the patients of each hospital, in the order of the sha256 of their ids, round robin."""
+    """Deals each hospital's patients round robin, in the order of the sha256 of their ids."""
     dealt: list[dict[str, list[str]]] = [{} for _ in range(folds)]
     ordered = [
         (name, patient)
@@ -98,13 +101,13 @@ def deal(patients: Mapping[str, Collection[str]], folds: int) -> list[Folds]:
 
 
 def read_folds() -> list[Folds]:
-    """The committed folds."""
+    """Reads the committed folds."""
     folds: list[Folds] = json.loads(_FOLDS.read_text(encoding="utf-8"))
     return folds
 
 
 def choose(data: Path, folds: Sequence[Folds], chosen: Collection[int]) -> Patients:
-    """The patients of some folds."""
+    """Returns the patients of some folds."""
     folders = hospital_folders(data)
     return Patients(
         folders,

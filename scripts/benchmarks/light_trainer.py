@@ -1,6 +1,6 @@
-"""A hospital of the benchmark `scale` without FLARE: it answers at once with a change of its model.
+"""A hospital of the benchmark `scale` without FLARE: it answers at once with a fixed change.
 
-The same change as `scale_parts` makes; nothing is trained and no folder is read.
+The change is the same as in `scale_parts`; nothing is trained and no folder is read.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _CHANGE = 1e-3  # standard deviation of a change
 
 
 class LightTrainer(LocalTrainer):
-    """Answers `train` and `validate`."""
+    """Answers `train` and `validate` without training."""
 
     def __init__(self, site: Site, settings: Settings):
         self._name = site.name
@@ -32,7 +32,7 @@ class LightTrainer(LocalTrainer):
         self._contents, self._blank = pack({name: state[name] for name in shared_tensors(schema)})
 
     def train(self, base: State, round_number: int, *, keep: bool = True) -> Update:
-        """Gives a change."""
+        """Returns a fixed change."""
         buffers = {key: _change(flat) for key, flat in self._blank.items()}
         return Update(
             hospital=self._name,
@@ -44,7 +44,7 @@ class LightTrainer(LocalTrainer):
         )
 
     def validate(self, model: State) -> Metrics:
-        """Gives no score."""
+        """Returns empty metrics."""
         return Metrics()
 
 
@@ -59,9 +59,9 @@ _last: list[tuple[State, str]] = []
 
 
 def _digest_once(base: State) -> str:
-    """The digest of a model, once for all hospitals of a process.
+    """Computes the digest of a model once for all hospitals of a process.
 
-    Over FLARE the light hospital is told it.
+    Over FLARE the light hospital receives the digest with the model.
     """
     if not _last or _last[0][0] is not base:
         _last[:] = [(base, digest(base))]
@@ -69,5 +69,5 @@ def _digest_once(base: State) -> str:
 
 
 def open_light(site: Site, settings: Settings, report: Callable[[Progress], None]) -> LightTrainer:
-    """Opens a hospital."""
+    """Opens a light hospital."""
     return LightTrainer(site, settings)

@@ -1,4 +1,4 @@
-"""How much memory the processes of a federation's parts hold at most."""
+"""Measures the peak memory of a federation's processes."""
 
 import threading
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ _SITE = ("nvflare.private.fed.app.client.worker_process", "simulator.simulator_w
 
 
 class Peaks:
-    """The largest sums so far, in MB.
+    """The peak memory so far, in MB.
 
     Attributes:
-        server: of the process that the orchestrator's job runs in.
-        site: of the hospital's job process and what it started, of the largest hospital.
+        server: of the process of the orchestrator's job.
+        site: of the largest hospital's job process and its child processes.
     """
 
     def __init__(self) -> None:
         self.server = self.site = 0.0
 
     def look(self, place: Path) -> None:
-        """Measures the processes whose command line names a folder."""
+        """Measures the processes whose command line names a folder; updates the peaks."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 words = process.cmdline()
@@ -38,7 +38,7 @@ class Peaks:
 
 
 def _memory(process: psutil.Process) -> float:
-    """Proportional set size: what several processes share counts once among them."""
+    """Returns the proportional set size in MB: pages shared by several processes count once."""
     with suppress(psutil.Error):
         return float(process.memory_full_info().pss) / 1e6
     return 0.0
@@ -46,7 +46,7 @@ def _memory(process: psutil.Process) -> float:
 
 @contextmanager
 def watched(place: Path) -> Iterator[Peaks]:
-    """Looks at the processes of a place for as long as this lasts."""
+    """Measures the processes of a folder until the context ends."""
     peaks, over = Peaks(), threading.Event()
 
     def look() -> None:

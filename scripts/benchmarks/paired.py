@@ -1,9 +1,9 @@
-"""What two models' scores on the same patients say about their difference.
+"""Compares two models by their scores on the same patients.
 
-Patients are drawn with replacement within each hospital, so that every resample has as many of each
-hospital as there are (stratified percentile bootstrap; Efron & Tibshirani, An Introduction to the
-Bootstrap, 1993, chapters 8 and 13). What the intervals leave out: that another training set, or
-another seed beyond those averaged, would have given other models.
+Patients are drawn with replacement within each hospital, so that every resample has the same number
+of patients of each hospital (stratified percentile bootstrap; Efron & Tibshirani, An Introduction
+to the Bootstrap, 1993, chapters 8 and 13). The intervals do not include the variance of training
+sets and of seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ RESAMPLES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """First less second, in mean over patients.
+    """Mean difference over patients, first less second.
 
     Attributes:
         mean: over the patients.
-        patients: number.
+        patients: number of patients.
         draws: means of the resamples, sorted.
     """
 
@@ -30,17 +30,17 @@ class Difference:
     draws: NDArray[np.float64]
 
     def lower(self, level: float = 0.95) -> float:
-        """One-sided lower bound."""
+        """Returns the one-sided lower bound."""
         return float(np.quantile(self.draws, 1 - level))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval."""
+        """Returns the two-sided interval."""
         low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference: the smallest level whose interval leaves 0 out."""
+        """Two-sided p-value of no difference: the smallest level whose interval excludes 0."""
         below = (1 + int((self.draws <= 0).sum())) / (1 + len(self.draws))
         above = (1 + int((self.draws >= 0).sum())) / (1 + len(self.draws))
         return min(1.0, 2 * min(below, above))
@@ -61,10 +61,10 @@ def paired_difference(
         seed: of the resampling.
 
     Raises:
-        ValueError: they were not scored on the same patients.
+        ValueError: the models were not scored on the same patients.
     """
     if first.keys() != second.keys() or not first:
-        raise ValueError("the two are not scored on the same patients")
+        raise ValueError("the models are not scored on the same patients")
     groups: dict[str, list[float]] = {}
     for patient in sorted(first):
         groups.setdefault(hospital_of[patient], []).append(first[patient] - second[patient])
@@ -80,24 +80,24 @@ def paired_difference(
 def holm_intervals(
     differences: Sequence[Difference], level: float = 0.95
 ) -> list[tuple[float, float]]:
-    """Intervals of a family, each as wide as Holm's procedure asks (Scand J Stat 6, 1979).
+    """Computes the intervals of a family by Holm's procedure (Scand J Stat 6, 1979).
 
-    The comparison with the k-th smallest p-value of m gets the level 1 - (1 - level) / (m - k + 1),
-    and never a narrower one than a comparison before it: an interval that leaves 0 out is a
-    rejection that keeps the family's error.
+    The comparison with the k-th smallest p-value of m gets the level 1 - (1 - level) / (m - k + 1).
+    After the first interval that contains 0, all later ones keep its level. An interval that
+    excludes 0 is a rejection that controls the family-wise error.
 
     Args:
-        differences: of the family.
+        differences: the family's comparisons.
         level: of the family.
 
     Returns:
-        Intervals in the order given.
+        Intervals in the order of `differences`.
     """
     order = sorted(range(len(differences)), key=lambda index: differences[index].p)
     intervals: dict[int, tuple[float, float]] = {}
     stopped = None
     for rank, index in enumerate(order):
-        # After the first that is not rejected, no later one may be: they keep its level.
+        # After the first that is not rejected, no later one may be rejected: they keep its level.
         share = (1 - level) / (len(differences) - (rank if stopped is None else stopped))
         intervals[index] = differences[index].interval(1 - share)
         if stopped is None and intervals[index][0] <= 0 <= intervals[index][1]:

@@ -1,21 +1,22 @@
-"""How often the confounding probe accuses a model that is innocent, and how often it finds a lean.
+"""Measures the false positives of the confounding probe, and how often it detects an association.
 
-First scores are drawn: four hospitals with unlike shares of three labels, 160
-patients each in training and 120 held out. A patient's scores are normal about 2 for the true
-label and 0 for the others, with a standard deviation of 1.5, and may gain the lean times the
-label's share at the hospital. Hospitals tell moments of 10 patients or more. So this measures the
-tests' own arithmetic at the sizes of a small federation.
+First, scores are drawn for four hospitals with different shares of three labels, 160 patients each
+in training and 120 held out. A patient's scores are normal with mean 2 for the true label and 0 for
+the others, and standard deviation 1.5. With a site association, the association times the label's
+share at the hospital is added. Hospitals report moments of 10 patients or more. This measures the
+arithmetic of the tests at the sizes of a small federation.
 
-Then networks are trained on generated X-rays (`consortium.synthetic.xrays`) of as many patients,
-all in one place, with the plain loss, which is how a shortcut is learned best; with a planted
-shortcut and without. What the probe finds on real X-rays is not shown by either.
+Then networks are trained on generated X-ray images (`consortium.synthetic.xrays`) of as many
+patients, centrally and with the plain loss, which learns a shortcut best; with a planted shortcut
+and without. Neither part shows what the probe finds on real X-ray images.
 
-Scores that differ between hospitals without following any label, "harmless shifts", are a row of
-their own: they can lean by chance, which the declared rate of false positives does not cover.
+"Harmless shifts" are scores that differ between hospitals without following any label. They have a
+row of their own: they can be associated with a label by chance, which the declared rate of false
+positives does not cover.
 
-A row's value is a share of runs, and its spread the exact 95 % interval (Clopper and Pearson,
-1934). The lower ends of the intervals of false positives have the declared rate as target: above
-it, the tests are not consistent with what they declare.
+A row's value is a share of runs, its spread the exact 95 % interval (Clopper and Pearson, 1934).
+For false positives, the target of the interval's lower end is the declared rate: a higher one
+contradicts the declaration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +46,8 @@ from consortium.tasks.registry import parse_settings
 _RUNS, _QUICK_RUNS = 200, 5
 _TRAINING, _HELD_OUT, _SMALLEST_GROUP = 160, 120, 10
 _OWN, _DEVIATION = 2.0, 1.5
-_LEANS = (0.25, 0.5, 0.75)
-"""In log-odds, for a share that goes from 0 to 1."""
+_ASSOCIATIONS = (0.25, 0.5, 0.75)
+"""In log-odds, for a share from 0 to 1."""
 _SHORTCUTS = (0.0, 0.3, 0.6)
 _SIDE, _STEPS = 32, 200
 _SHIFT = 0.5
@@ -54,22 +55,22 @@ _SHIFT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """Of one run.
+class _ProbeResult:
+    """Result of one run.
 
     Attributes:
-        confounded: whether the verdict says so.
-        told: whether scores tell the hospital.
-        lean: of the scores.
+        confounded: whether that is the verdict.
+        separated: whether the scores reveal the hospital.
+        association: of the scores with the hospitals' shares of labels.
     """
 
     confounded: bool
-    told: bool
-    lean: SiteAssociation
+    separated: bool
+    association: SiteAssociation
 
 
 def measure(quick: bool) -> list[Row]:
-    """Shares of runs in which the probe speaks up.
+    """Measures the shares of runs in which the probe gives each result.
 
     Args:
         quick: 5 runs of each kind instead of 200.
@@ -78,36 +79,38 @@ def measure(quick: bool) -> list[Row]:
     null = [_run(seed) for seed in range(runs)]
     rows = []
     for case, fired in {
-        "no lean: confounded": [found.confounded for found in null],
-        "no lean: scores tell the hospital": [found.told for found in null],
+        "no association: confounded": [result.confounded for result in null],
+        "no association: scores reveal the hospital": [result.separated for result in null],
     }.items():
         rows += _rate(case, fired, declared=ALPHA)
-    for size in _LEANS:
-        found = [_run(seed, size=size) for seed in range(runs)]
-        rows += _rate(f"lean of {size:g}: confounded", [one.confounded for one in found])
+    for size in _ASSOCIATIONS:
+        results = [_run(seed, size=size) for seed in range(runs)]
+        fired = [result.confounded for result in results]
+        rows += _rate(f"association of {size:g}: confounded", fired)
     shifted = [_run(seed, shift=_SHIFT) for seed in range(runs)]
-    rows += _rate(f"harmless shifts of {_SHIFT:g}: confounded", [one.confounded for one in shifted])
+    fired = [result.confounded for result in shifted]
+    rows += _rate(f"harmless shifts of {_SHIFT:g}: confounded", fired)
     for shortcut in _SHORTCUTS:
         fired = [trained_verdict(seed, shortcut) == "confounded" for seed in range(runs)]
         case = f"networks, shortcut of {shortcut:g}: confounded"
         rows += _rate(case, fired, declared=None if shortcut else ALPHA)
-    detectable = [found.lean.detectable for found in null]
+    detectable = [result.association.detectable for result in null]
     low, middle, high = np.quantile(detectable, [0.25, 0.5, 0.75])
-    case = f"lean that {POWER:.0%} of runs find, as told"
+    case = f"association that {POWER:.0%} of runs detect, by the probe's own estimate"
     rows.append(Row(case, float(middle), "log-odds", runs, (float(low), float(high))))
     return rows
 
 
-def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _Found:
-    """One federation's verdict.
+def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _ProbeResult:
+    """Runs the probe on the scores of one federation.
 
     Args:
         seed: of patients and scores.
-        size: of the lean.
-        shift: standard deviation of what a hospital adds to each score, whatever the label.
+        size: of the site association.
+        shift: standard deviation of a hospital's shift of each score, for all labels.
     """
     rng = np.random.default_rng(seed)
-    places = {label: place for place, label in enumerate(LABELS)}
+    indices = {label: index for index, label in enumerate(LABELS)}
     shares: dict[str, Mapping[str, int]] = {}
     values: list[Array] = []
     hospitals: list[str] = []
@@ -115,12 +118,12 @@ def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _Found:
     for number, mix in enumerate(MIXED):
         name = f"h{number}"
         counts = rng.multinomial(_TRAINING, mix)
-        told = np.where(counts >= _SMALLEST_GROUP, counts, 0)
-        shares[name] = {label: int(told[place]) for label, place in places.items() if told[place]}
+        reported = np.where(counts >= _SMALLEST_GROUP, counts, 0)
+        shares[name] = {label: int(reported[i]) for label, i in indices.items() if reported[i]}
         drawn = rng.choice(LABELS, _HELD_OUT, p=mix)
         scores = rng.normal(0, _DEVIATION, (_HELD_OUT, len(LABELS)))
-        scores[np.arange(_HELD_OUT), [places[label] for label in drawn]] += _OWN
-        scores += size * told / told.sum() + shift * rng.normal(size=len(LABELS))
+        scores[np.arange(_HELD_OUT), [indices[label] for label in drawn]] += _OWN
+        scores += size * reported / reported.sum() + shift * rng.normal(size=len(LABELS))
         values.append(scores)
         hospitals += [name] * _HELD_OUT
         labels += list(drawn)
@@ -128,28 +131,28 @@ def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _Found:
     groups = collect(
         everyone, np.array(hospitals), np.array(labels), range(len(labels)), _SMALLEST_GROUP
     )
-    association, told_apart = site_association(groups, shares, LABELS), site_separation(groups)
+    association, separation = site_association(groups, shares, LABELS), site_separation(groups)
     assert association is not None
-    assert told_apart is not None
+    assert separation is not None
     verdict = judge(association, shares).verdict
-    return _Found(verdict == "confounded", told_apart.p < ALPHA, association)
+    return _ProbeResult(verdict == "confounded", separation.p < ALPHA, association)
 
 
 def trained_verdict(seed: int, shortcut: float) -> str:
-    """The verdict on a network that was trained on generated X-rays of four hospitals.
+    """Trains a network on generated X-ray images of four hospitals; returns the probe's verdict.
 
     Args:
-        seed: of X-rays and network.
-        shortcut: from 0, all hospitals make X-rays alike, to 1.
+        seed: of images and network.
+        shortcut: from 0, all hospitals acquire images alike, to 1.
     """
     training = draw_radiographs(seed, _TRAINING, shortcut, side=_SIDE)
     held_out = draw_radiographs(seed, _HELD_OUT, shortcut, side=_SIDE, first=_TRAINING)
     network = _fit(training, seed)
     with torch.no_grad():
-        found = torch.softmax(network(_inputs(held_out)).double(), 1).numpy().clip(1e-12)
+        probabilities = torch.softmax(network(_inputs(held_out)).double(), 1).numpy().clip(1e-12)
     names = np.char.add("h", held_out.hospitals.astype(str))
     groups = collect(
-        np.log(found) - np.log((1 - found).clip(1e-12)),
+        np.log(probabilities) - np.log((1 - probabilities).clip(1e-12)),
         names,
         np.array(LABELS)[held_out.labels],
         range(len(names)),
@@ -182,13 +185,13 @@ def _fit(radiographs: Radiographs, seed: int) -> torch.nn.Module:
 
 
 def _inputs(radiographs: Radiographs) -> torch.Tensor:
-    """Each X-ray less its mean, over its deviation."""
+    """Standardises each image by its own mean and standard deviation."""
     grey = torch.from_numpy(radiographs.images).float()[:, None]
     return (grey - grey.mean((2, 3), keepdim=True)) / grey.std((2, 3), keepdim=True)
 
 
 def _rate(case: str, fired: Sequence[bool], *, declared: float | None = None) -> list[Row]:
-    """A row of a share of runs, and one of its interval's lower end where a rate is declared."""
+    """Makes the row of a share of runs; with a declared rate also one of the lower end."""
     low, high = exact_interval(sum(fired), len(fired))
     rows = [Row(case, sum(fired) / len(fired), "of runs", len(fired), (low, high))]
     if declared is not None:
@@ -200,7 +203,7 @@ def _rate(case: str, fired: Sequence[bool], *, declared: float | None = None) ->
 
 
 def exact_interval(times: int, of: int) -> tuple[float, float]:
-    """The exact 95 % interval of a share (Clopper and Pearson, 1934, by the beta distribution)."""
+    """Exact 95 % interval of a share (Clopper and Pearson, 1934, by the beta distribution)."""
     low = float(beta.ppf(0.025, times, of - times + 1)) if times else 0.0
     high = float(beta.ppf(0.975, times + 1, of - times)) if times < of else 1.0
     return low, high

@@ -1,7 +1,7 @@
-"""What it takes to provision many hospitals, to add one, and to start and end a federation.
+"""Times provisioning of many hospitals, adding one, and starting and stopping a federation.
 
-Beside it, in the same run: FLARE's own builders on the same project without ours, as a ratio. What
-always holds: a measurement in which the added hospital changed a byte of another kit is none.
+In the same run, FLARE's own builders provision the same project without ours, for the ratio.
+Invariant: a measurement in which the added hospital changes a byte of another kit is an error.
 """
 
 import tempfile
@@ -24,14 +24,14 @@ _OURS = BUILDERS[1]
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measures; tiny where quick.
+    """Runs the trials; tiny if quick.
 
     Raises:
-        EnvironmentProblem: `kits-changed`, or the federation does not come up.
+        EnvironmentProblem: `kits-changed`, or the federation does not start.
     """
     hospitals, running = (2, 1) if quick else (HOSPITALS, 4)
     trials = [_trial(hospitals, running) for _ in range(1 if quick else LEAST)]
-    told: list[tuple[str, str, float | None]] = [
+    titles: list[tuple[str, str, float | None]] = [
         (f"provision 1 + {hospitals} hospitals", "s", 60.0),
         ("the same by FLARE's builders alone", "s", None),
         ("ratio of the two", "", None),
@@ -40,13 +40,13 @@ def measure(quick: bool) -> list[Row]:
         ("the same down", "s", 8.0),
     ]
     return [
-        make_row(case, found, unit, target=None if quick else target)
-        for (case, unit, target), found in zip(told, zip(*trials, strict=True), strict=True)
+        make_row(case, measured, unit, target=None if quick else target)
+        for (case, unit, target), measured in zip(titles, zip(*trials, strict=True), strict=True)
     ]
 
 
 def _trial(hospitals: int, running: int) -> tuple[float, ...]:
-    """One measurement of each row, in their order."""
+    """Measures each row once, in their order."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
@@ -60,7 +60,7 @@ def _trial(hospitals: int, running: int) -> tuple[float, ...]:
         add = _seconds(lambda: provisioning.add(file, out, entry))
         after = _contents(out / provisioning.KITS)
         if {path: after.get(path) for path in before} != before:
-            raise EnvironmentProblem("kits-changed", "another kit has other bytes", str(out))
+            raise EnvironmentProblem("kits-changed", "the bytes of another kit changed", str(out))
         workspace = place / "federation"
         try:
             up = _seconds(lambda: federation.up(workspace, hospitals=running))
@@ -76,7 +76,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def without_ours(project: dict[str, Any]) -> dict[str, Any]:
-    """A project that FLARE's builders provision alone."""
+    """Returns a project without our builder."""
     builders = [builder for builder in project["builders"] if builder["path"] != _OURS]
     return {**project, "builders": builders}
 

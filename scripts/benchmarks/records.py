@@ -1,4 +1,4 @@
-"""Long measurements in parts: a part is on record as soon as it is done, and never done again."""
+"""Long measurements in parts; each part is recorded when it is done and never repeated."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ from consortium.settings.base import Settings
 
 WORKERS = 2
 Part = Mapping[str, Any]
-"""What identifies a part: plain values, which its records repeat."""
+"""Plain values that identify a part; its records repeat them."""
 
 
 _LATER = {
@@ -34,7 +34,7 @@ _LATER = {
 
 
 def describe_settings(settings: Settings) -> dict[str, Any]:
-    """A job's settings for a digest; one that is newer than some digest counts if it is changed.
+    """Describes a job's settings for a digest; without newer settings that have their default.
 
     Args:
         settings: the job's.
@@ -56,10 +56,10 @@ def collect(
     """Measures the parts that are not on record, two at a time, one torch thread each.
 
     Args:
-        parts: in the order in which they are to be measured.
-        measure: gives a part's records; runs in a process of its own.
-        file: of the records, a JSON object a line.
-        plan: digest of what may not change between the records of one file.
+        parts: in the order of measurement.
+        measure: returns a part's records; runs in its own process.
+        file: of the records, one JSON object per line.
+        plan: digest of settings that must be the same for all records of a file.
 
     Returns:
         All records of the file.
@@ -77,7 +77,7 @@ def collect(
         )
     todo = [part for part in parts if not on_record(part, records)]
     context, started = multiprocessing.get_context("forkserver"), time.monotonic()
-    # Every part has a process of its own, and what takes seconds is imported once.
+    # Every part has its own process; slow packages are imported only once.
     context.set_forkserver_preload(list(PRELOADED))
     with ProcessPoolExecutor(
         WORKERS,
@@ -87,14 +87,14 @@ def collect(
     ) as pool:
         running = {pool.submit(_measure, measure, part): part for part in todo}
         for number, future in enumerate(as_completed(running), start=1):
-            records += [{**said, "plan": plan} for said in future.result()]
-            records.sort(key=lambda said: [str(said.get(key)) for key in running[future]])
-            lines = [json.dumps(said, sort_keys=True) for said in records]
+            records += [{**record, "plan": plan} for record in future.result()]
+            records.sort(key=lambda record: [str(record.get(key)) for key in running[future]])
+            lines = [json.dumps(record, sort_keys=True) for record in records]
             write_text(file, "".join(f"{line}\n" for line in lines))
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
-            told = ", ".join(f"{key} {value}" for key, value in running[future].items())
+            description = ", ".join(f"{key} {value}" for key, value in running[future].items())
             print(
-                f"{number} of {len(todo)}: {told}; about {left:.0f} min left",
+                f"{number} of {len(todo)}: {description}; about {left:.0f} min left",
                 file=sys.stderr,
                 flush=True,
             )
@@ -102,7 +102,7 @@ def collect(
 
 
 def _leave_with_parent() -> None:
-    """Ends this process when its parent is gone: nobody would take what it measures."""
+    """Ends this process when its parent has ended: nobody would receive its records."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -116,45 +116,47 @@ def _leave_with_parent() -> None:
 def _measure(measure: Callable[[Part], list[dict[str, Any]]], part: Part) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     started = time.monotonic()
-    found = measure(part)
+    records = measure(part)
     seconds = round(time.monotonic() - started)
-    made = {"seconds": seconds, "commit": _commit(), "machine": describe_machine()}
-    return [{**part, **said, **made} for said in found]
+    origin = {"seconds": seconds, "commit": _commit(), "machine": describe_machine()}
+    return [{**part, **record, **origin} for record in records]
 
 
 def on_file(
     quick: bool, file: Path, show: bool, measure: Callable[[Path], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """The records of a table, measured where they are missing.
+    """Returns the records of a table; measures those that are missing.
 
     Args:
-        quick: refused: what is small is generated, and says nothing here.
+        quick: refused: results on small generated data mean nothing here.
         file: of the records.
         show: measure nothing.
-        measure: completes the file.
+        measure: completes the file and returns its records.
 
     Raises:
         UsageError: `no-quick-run`.
     """
     if quick:
-        raise UsageError("no-quick-run", "this table has none", "--quick", "leave it out")
+        raise UsageError(
+            "no-quick-run", "this benchmark has no quick run", "--quick", "leave it out"
+        )
     return read_records(file) if show else measure(file)
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The records of a file, none where there is no file."""
+    """Reads the records of a file; none if there is no file."""
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def on_record(part: Part, records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a part has been measured."""
+    """Whether a part is on record."""
     return any(part.items() <= record.items() for record in records)
 
 
 def conditions(records: Sequence[Mapping[str, Any]]) -> str:
-    """Where, when and for how long the records were measured, for the end of a table."""
+    """Describes the conditions of the measurements, for the end of a table."""
     machines = sorted({record["machine"].split(", load")[0] for record in records})
     commits = sorted({record["commit"] for record in records})
     return (

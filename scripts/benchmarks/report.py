@@ -1,9 +1,8 @@
-"""What a benchmark found: its rows, the table of them, their JSON, and whether targets were met.
+"""Results of a benchmark: its rows, their table and JSON, and the check of the targets.
 
-A row's value is the median of its n measurements, and its spread the quartiles of the same; or the
-share of n runs in which something happened, and its exact 95 % interval. What always holds: a row
-with a target was measured at least `LEAST` times, and a quick run, which only shows that a
-benchmark works, claims nothing.
+A row's value is the median of n measurements and its spread their quartiles; or the share of n runs
+with an outcome, and its exact 95 % interval. Invariants: a row with a target was measured at least
+`LEAST` times; a quick run, which only shows that a benchmark works, has no targets.
 """
 
 import os
@@ -22,7 +21,7 @@ from consortium.core.errors import Incomplete
 from consortium.core.files import write_json
 
 LEAST = 5
-"""Measurements behind a row that has a target, at least."""
+"""Minimum number of measurements of a row with a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,13 @@ class Row:
     """One line of a benchmark.
 
     Attributes:
-        case: what was measured.
-        value: median of the measurements, or a share of them.
+        case: name of what was measured.
+        value: median of the measurements, or a share of runs.
         unit: of the value, the spread and the target.
         n: number of measurements.
         spread: first and third quartile, or the exact 95 % interval of a share.
-        target: the value may be at most this; null where nothing is claimed.
-        met: whether it is; null where nothing is claimed.
+        target: maximum of the value; null without a target.
+        met: whether the target is met; null without a target.
     """
 
     case: str
@@ -51,13 +50,13 @@ class Row:
 def make_row(
     case: str, measurements: Sequence[float], unit: str, *, target: float | None = None
 ) -> Row:
-    """A row from its measurements.
+    """Makes a row from measurements.
 
     Args:
-        case: what was measured.
-        measurements: at least one; at least `LEAST` where there is a target.
+        case: name of what was measured.
+        measurements: at least one; at least `LEAST` with a target.
         unit: of the measurements and the target.
-        target: the median may be at most this.
+        target: maximum of the median.
 
     Raises:
         ValueError: too few measurements.
@@ -74,15 +73,15 @@ def make_row(
 
 
 def without_claims(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a quick run: no targets."""
+    """Removes the targets, for a quick run."""
     return [replace(row, target=None, met=None) for row in rows]
 
 
 def describe_machine() -> str:
-    """The processor, its load before the benchmark, memory and versions; neither names nor paths.
+    """Describes processor, load before the benchmark, memory and versions; no names, no paths.
 
-    The load is the mean number of running processes in the last minute: above about zero, others
-    have slowed the benchmark down.
+    The load is the mean number of running processes in the last minute. Well above zero means that
+    other processes slowed the benchmark down.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
@@ -101,12 +100,12 @@ def _processor() -> str:
 
 
 def to_dict(benchmark: str, machine: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """What `--json` writes."""
+    """Returns the content for `--json`."""
     return {"benchmark": benchmark, "machine": machine, "rows": [asdict(row) for row in rows]}
 
 
 def print_table(benchmark: str, machine: str, rows: Sequence[Row]) -> None:
-    """Prints the rows; never cut, however narrow the terminal."""
+    """Prints the rows; never cuts them, even on a narrow terminal."""
     table = Table(title=benchmark, title_justify="left")
     table.add_column("case", no_wrap=True)
     for title in ("value", "spread", "unit", "n", "target", "met"):
@@ -129,7 +128,7 @@ def print_table(benchmark: str, machine: str, rows: Sequence[Row]) -> None:
 
 
 def publish(benchmark: str, machine: str, rows: Sequence[Row], json_file: Path | None) -> None:
-    """Prints the rows, writes them where asked, and judges them.
+    """Prints the rows, writes them to the JSON file if there is one, and checks the targets.
 
     Raises:
         Incomplete: `target-missed`.
@@ -139,7 +138,7 @@ def publish(benchmark: str, machine: str, rows: Sequence[Row], json_file: Path |
         write_json(json_file, to_dict(benchmark, machine, rows))
     missed = [row for row in rows if row.met is False]
     if missed:
-        told = "; ".join(
+        misses = "; ".join(
             f"{row.case}: {row.value:.3f} {row.unit}, target {row.target:.3f}" for row in missed
         )
-        raise Incomplete("target-missed", told, benchmark, "run again on an idle machine")
+        raise Incomplete("target-missed", misses, benchmark, "run again on an idle machine")

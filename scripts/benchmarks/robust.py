@@ -1,17 +1,17 @@
-"""What robust rules cost without an attacker, what they hold off, and how fast they are.
+"""Measures robust rules: their error without an attacker and with one, and their speed.
 
-The errors: eight hospitals, 94-fold apart in size, with class mixes as unlike as those of a real
-consortium of breast MRI. A hospital's optimum is `A p + e`: p its class mix, A a random map into 64
-dimensions, e the error of sampling, `N(0, 9 / n)`. The pooled optimum is `A p` of all patients
-together. A round's update leads from the model to the hospital's optimum; attackers send something
-else. The error is the distance of the model from the pooled optimum over the latter's norm, after
-one round and after many.
+Errors: eight hospitals, 94-fold apart in size, with class mixes as different as those of a real
+consortium of breast MRI. A hospital's optimum is `A p + e`: p is its class mix, A a random map into
+64 dimensions, e the sampling error, `N(0, 9 / n)`. The pooled optimum is `A p` of all patients
+together. An honest update leads from the model to the hospital's optimum; attackers send something
+else. The error is the distance of the model from the pooled optimum over the norm of that optimum,
+after one round and after many.
 
-The speed: one thread, ten million parameters, hospitals of equal weight and of unlike ones, beside
-Flower's functions, which know no weights.
+Speed: one thread, ten million parameters, hospitals of equal and of different weights, against
+Flower's functions, which have no weights.
 
-What always holds: no rule can do much better against the largest hospital than to leave it out, for
-nobody else has its patients; what that costs is a row of its own.
+Note: against the largest hospital no rule can do much better than to exclude it, as nobody else has
+its patients. The error of excluding it has its own row.
 """
 
 import statistics
@@ -45,7 +45,7 @@ _MIXES = np.array(
         [84, 0, 16],
     ]
 )
-"""Per cent of three classes at each hospital."""
+"""Percentage of three classes at each hospital."""
 _LARGEST, _MIDDLE, _SMALLEST = 0, 3, 7
 _DIMENSIONS, _NOISE = 64, 3.0
 _TRIALS, _ROUNDS = 20, 60
@@ -72,7 +72,7 @@ def _scale(hospital: int, factor: float) -> Attack:
 
 
 def _inner_product(updates: Vectors, optimum: NDArray[np.float64]) -> None:
-    # Xie et al., UAI 2019: against the mean of the others, and small.
+    # Xie et al., UAI 2019: a small step against the mean of the others.
     others = np.delete(updates, _MIDDLE, 0)
     updates[_MIDDLE] = -0.5 * np.average(others, 0, np.delete(_CASES, _MIDDLE))
 
@@ -93,7 +93,7 @@ ATTACKS: Mapping[str, Attack] = {
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A rule, its options, and what it may leave of an error after one round, by attack."""
+    """A rule, its options, and its maximum error after one round, by attack."""
 
     rule: str
     options: Mapping[str, Any]
@@ -101,7 +101,7 @@ class _Candidate:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for the tables."""
         return " ".join([self.rule, *(f"{key} {value:g}" for key, value in self.options.items())])
 
 
@@ -121,7 +121,7 @@ CANDIDATES = [
     _Candidate("trimmed_mean", {"trim": 0.2, "max_share": 0.125}, {}),
     _Candidate("multi_krum", {}, {}),
 ]
-_LAYOUT = {"w": TensorSpec(torch.float32, (_DIMENSIONS,), Reduction.MEAN)}
+_SCHEMA = {"w": TensorSpec(torch.float32, (_DIMENSIONS,), Reduction.MEAN)}
 
 _ELEMENTS = 10_000_000
 _TRIM = 0.2
@@ -131,14 +131,14 @@ _FASTER = {
     ("trimmed_mean", 16): 10,
     ("trimmed_mean", 64): 8,
 }
-"""Times that a rule must be faster than Flower's, with equal weights."""
+"""Minimum speed-up over Flower's rule, with equal weights."""
 
 
 def measure(quick: bool) -> list[Row]:
-    """Errors and speed.
+    """Measures errors and speed.
 
     Args:
-        quick: one trial, three rounds, two rules; speed on few elements without Flower.
+        quick: one trial, three rounds, two rules; speed with few elements and without Flower.
     """
     candidates = CANDIDATES[:2] if quick else CANDIDATES
     rows = _errors(candidates, 1 if quick else _TRIALS, 3 if quick else _ROUNDS)
@@ -173,7 +173,7 @@ def _errors(candidates: list[_Candidate], trials: int, rounds: int) -> list[Row]
 
 
 def _draw(seed: int) -> tuple[Vectors, NDArray[np.float64]]:
-    """The hospitals' optima and the pooled one."""
+    """Draws the hospitals' optima and the pooled optimum."""
     rng = np.random.default_rng(seed)
     project = rng.standard_normal((3, _DIMENSIONS))
     mixes = _MIXES / _MIXES.sum(axis=1, keepdims=True)
@@ -191,9 +191,9 @@ def _without_largest(seed: int) -> float:
 
 
 def _trial(candidate: _Candidate, attack: Attack, seed: int, rounds: int) -> tuple[float, float]:
-    """Errors after one round and after all."""
+    """Returns the errors after the first round and after all."""
     optima, optimum = _draw(seed)
-    rule = RULES[candidate.rule](_LAYOUT, **candidate.options)
+    rule = RULES[candidate.rule](_SCHEMA, **candidate.options)
     model, first = np.zeros(_DIMENSIONS), 0.0
     for number in range(rounds):
         updates = optima - model
@@ -204,7 +204,7 @@ def _trial(candidate: _Candidate, attack: Attack, seed: int, rounds: int) -> tup
                 tensors = {"w": torch.from_numpy(update.astype(np.float32))}
                 rule.add(f"h{index}", tensors, int(_CASES[index]))
             except InvalidUpdate:
-                continue  # beyond what any update may hold, so that it is refused
+                continue  # the update exceeds the bound of all updates, so it is refused
         change = rule.aggregate().change["w"].double().numpy()
         model = model + change * (1.0 if number < _FULL_STEPS else 0.3)
         if not number:

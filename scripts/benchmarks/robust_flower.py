@@ -1,4 +1,4 @@
-"""Flower's robust rules for the benchmark `robust`; runs in Flower's own environment.
+"""Times Flower's robust rules for the benchmark `robust`; runs in Flower's own environment.
 
     python robust_flower.py HOSPITALS ELEMENTS TURNS TRIM
 

@@ -1,16 +1,16 @@
-"""The wall time of a round less the slowest hospital's training, beside stock FLARE's.
+"""Measures the wall time of a round less the slowest hospital's training, against stock FLARE.
 
-Every hospital is a process of its own: in FLARE's simulator, or with `--provisioned` in two
-federations of startup kits with mutual TLS on this machine, one of our kits and one of FLARE's. The
-jobs run in turns. Ours is the job as it is shipped, with its server's configuration and the real
-Executor; a sleep of known length stands in for the optimiser steps, and nobody validates. Stock is
-FLARE's own ScatterAndGather, PyTorch persistor, weighted aggregator and full-model generator, and
-the least Executor that sleeps as long and sends a change of the same names and shapes; tuned, every
-interval that FLARE lets a job set is 0.05 s.
+Every hospital is its own process: in FLARE's simulator, or with `--provisioned` in two federations
+of startup kits with mutual TLS on this machine, one of our kits and one of FLARE's. The jobs run in
+turns. "Ours" is the shipped job with its server's configuration and the real Executor; a sleep of
+known length replaces the optimiser steps, and no hospital validates. "Stock" is FLARE's own
+ScatterAndGather, PyTorch persistor, weighted aggregator and full-model generator, with a minimal
+Executor that sleeps as long and sends a change of the same names and shapes. "Tuned" sets every
+interval that FLARE lets a job set to 0.05 s.
 
-What always holds: a round lasts from its start to the start of the next one, so whatever the server
-does in between is in it; the first round of a run, which opens everything, is left out; and the
-figures of the parts of a round add up to the round only roughly, since each is a median.
+Invariants: a round lasts from its start to the start of the next one, so it includes whatever the
+server does in between; the first round of a run, which opens everything, is not counted. The parts
+of a round add up to the round only roughly, as each is a median.
 """
 
 import json
@@ -39,21 +39,21 @@ OpenPlaces = Callable[[Path, Size], AbstractContextManager[Places]]
 _OURS, _TUNED, _DEFAULT = "ours", "stock FLARE, tuned", "stock FLARE, its defaults"
 
 FULL = Size(hospitals=4, turns=5, rounds=10, seconds=0.5, features=[96, 192, 384, 640])
-"""A network of 5.2 million parameters."""
+"""Size with a network of 5.2 million parameters."""
 QUICK = Size(hospitals=1, turns=1, rounds=1, seconds=0.1, features=[4, 8])
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where the time of one round went, in seconds.
+    """The parts of one round, in seconds.
 
     Attributes:
         added: the round less the slowest hospital's training.
         out: from its start until the last hospital has the model and trains.
-        back: from the end of the last training until its update is taken.
-        seen: from there until the workflow sees that all have answered.
-        close: from there until the new model is on disk.
-        rest: from there to the start of the next round.
+        back: from the end of the last training until its update is accepted.
+        seen: from then until the workflow notices that all have answered.
+        close: from then until the new model is on disk.
+        rest: from then to the start of the next round.
     """
 
     added: float
@@ -64,10 +64,10 @@ class Parts:
     rest: float
 
 
-_TOLD = {
-    "out": "hand out the model",
-    "back": "take the updates",
-    "seen": "see that all have answered",
+_TITLES = {
+    "out": "send the model",
+    "back": "receive the updates",
+    "seen": "notice that all have answered",
     "close": "aggregate and save",
     "rest": "until the next round",
 }
@@ -106,7 +106,7 @@ def _measure(quick: bool, open_places: OpenPlaces, jobs: Mapping[str, WriteJob])
 
 
 def _rows(runs: Mapping[str, list[list[Parts]]]) -> list[Row]:
-    """How much each adds to a round, the ratio to the tuned one, and where the time went."""
+    """Makes the rows: time added to a round, ratio to tuned stock FLARE, parts of the round."""
     added = {name: [each.added for run in found for each in run] for name, found in runs.items()}
     enough = len(added[_OURS]) >= LEAST
     rows = []
@@ -120,8 +120,8 @@ def _rows(runs: Mapping[str, list[list[Parts]]]) -> list[Row]:
     rows.append(make_row("ours to stock FLARE tuned, turn by turn", ratios, "ratio"))
     for name, found in runs.items():
         for field in fields(Parts)[1:]:
-            told = [getattr(each, field.name) for run in found for each in run]
-            rows.append(make_row(f"{name}: {_TOLD[field.name]}", told, "s a round"))
+            seconds = [getattr(parts, field.name) for run in found for parts in run]
+            rows.append(make_row(f"{name}: {_TITLES[field.name]}", seconds, "s a round"))
     return rows
 
 
@@ -130,7 +130,7 @@ def _added(run: list[Parts]) -> float:
 
 
 def run_once(work: Path, size: Size, write_job: WriteJob, start: Start) -> list[Parts]:
-    """One run; where the time of its counted rounds went."""
+    """Runs a job once; returns the parts of its counted rounds."""
     moments = work / "moments"
     moments.mkdir(parents=True)
     job = work / "job" / "benchmark"
@@ -149,30 +149,31 @@ def run_once(work: Path, size: Size, write_job: WriteJob, start: Start) -> list[
 
 def _no_rounds(log: Path, size: Size) -> EnvironmentProblem:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line for line in lines if "Error" in line or " ERROR " in line]
-    last = told[-1] if told else "no error in its log"
+    errors = [line for line in lines if "Error" in line or " ERROR " in line]
+    last = errors[-1] if errors else "no error in its log"
     return EnvironmentProblem("no-rounds", f"FLARE ended before {size.rounds + 2} rounds", last)
 
 
 def read_parts(moments: Path, size: Size) -> list[Parts]:
-    """Where the time of a run's counted rounds went.
+    """Reads the parts of a run's counted rounds.
 
     Args:
         moments: folder of the files that `round_parts.note` wrote.
-        size: of the run; its rounds count from the second, and one more must have begun.
+        size: of the run; counted from its second round, and the round after the last must have
+            begun.
 
     Raises:
-        OSError, ValueError, KeyError: a moment is missing, or half-written.
+        OSError, ValueError, KeyError: a moment is missing or partly written.
     """
     server: dict[tuple[str, int], list[float]] = {}
     training: dict[int, list[list[float]]] = {}
     for path in moments.glob("*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines():
-            said = json.loads(line)
+            entry = json.loads(line)
             if path.stem == round_parts.SERVER:
-                server.setdefault((said["what"], said["round"]), []).extend(said["moments"])
+                server.setdefault((entry["what"], entry["round"]), []).extend(entry["moments"])
             else:
-                training.setdefault(said["round"], []).append(said["moments"])
+                training.setdefault(entry["round"], []).append(entry["moments"])
     parts = []
     for number in range(1, size.rounds + 1):
         if len(training[number]) != size.hospitals:

@@ -1,6 +1,6 @@
-"""The jobs of the benchmarks `round` and `scale`: ours as it is shipped, and stock FLARE's.
+"""The jobs of the benchmarks `round` and `scale`: ours as shipped, and stock FLARE's.
 
-Stand-ins take the place of training.
+Stand-ins replace training.
 """
 
 import shutil
@@ -24,18 +24,18 @@ from consortium.tasks.registry import parse_settings
 
 _CUSTOM = Path("app/custom")
 _COMMON = "nvflare.app_common"
-_INTERVAL = 0.05  # seconds, of everything that stock FLARE lets a job set
+_INTERVAL = 0.05  # seconds, for every interval that stock FLARE lets a job set
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is run.
+    """Size of a measurement.
 
     Attributes:
-        hospitals: how many take part.
-        turns: runs of each.
-        rounds: a run that are counted.
-        seconds: that a stand-in's training takes.
+        hospitals: number of hospitals.
+        turns: runs of each job.
+        rounds: counted rounds of each run.
+        seconds: duration of a stand-in's training.
         features: of the network, top to bottom.
     """
 
@@ -47,22 +47,22 @@ class Size:
 
     @property
     def names(self) -> list[str]:
-        """Of the hospitals."""
+        """Names of the hospitals."""
         real = [hospital.name for hospital in HOSPITALS[: self.hospitals]]
         return [*real, *(f"hospital-{number:02d}" for number in range(len(real), self.hospitals))]
 
 
 WriteJob = Callable[[Path, Path, Size], None]
-"""Writes a job to a folder, given the folder of the moments."""
+"""Writes a job; its arguments are the job's folder, the folder of the moments and the size."""
 
 
 def write_ours(job: Path, moments: Path, size: Size) -> None:
-    """The shipped job with the stand-in at the hospitals and the clock at the server."""
+    """Writes the shipped job with the stand-in at the hospitals and the clock at the server."""
     _write_ours(job, moments, size, _stand_in("StandInExecutor", moments, size))
 
 
 def write_light(job: Path, moments: Path, size: Size) -> None:
-    """The same with hospitals that need no torch."""
+    """Writes the same with hospitals that need no torch."""
     _write_ours(job, moments, size, {"path": "scale_parts.LightExecutor", "args": {}})
 
 
@@ -78,13 +78,13 @@ def _write_ours(job: Path, moments: Path, size: Size, executor: dict[str, Any]) 
 
 
 def write_tuned(job: Path, moments: Path, size: Size) -> None:
-    """Stock FLARE with every interval at 0.05 s."""
+    """Writes stock FLARE's job with every interval at 0.05 s."""
     write_default(job, moments, size)
     _tune(job)
 
 
 def write_light_stock(job: Path, moments: Path, size: Size) -> None:
-    """The same with a numpy model of as many parameters, and hospitals that need no torch."""
+    """Writes the same with a numpy model of as many parameters and hospitals without torch."""
     start = moments.with_name("start.npy")
     np.save(start, np.zeros(count_parameters(size), np.float32))
     persistor = (
@@ -98,7 +98,7 @@ def write_light_stock(job: Path, moments: Path, size: Size) -> None:
 
 
 def count_parameters(size: Size) -> int:
-    """Elements of the model."""
+    """Counts the elements of the model."""
     network = build_network(parse_settings(light_settings(size)))
     return sum(tensor.numel() for tensor in network.state_dict().values())
 
@@ -114,7 +114,7 @@ def _tune(job: Path) -> None:
 
 
 def write_default(job: Path, moments: Path, size: Size) -> None:
-    """Stock FLARE as it is where a job says nothing of intervals."""
+    """Writes stock FLARE's job with the default intervals."""
     start = moments.with_name("start.pt")
     torch.save(build_network(parse_settings(light_settings(size))).state_dict(), start)
     persistor = (
@@ -131,7 +131,7 @@ def _write_stock(
     persistor: tuple[str, dict[str, Any]],
     executor: dict[str, Any],
 ) -> None:
-    """FLARE's own components."""
+    """Writes a job with FLARE's own components."""
     components: dict[str, tuple[str, dict[str, Any]]] = {
         "persistor": persistor,
         "aggregator": (
@@ -199,11 +199,11 @@ def _write_stock(
 
 
 def light_settings(size: Size) -> dict[str, Any]:
-    """The job's settings with a network of this size and small images."""
+    """Returns the job's settings with a network of this size and small images."""
     return override(
         read_json_object(JOB / SETTINGS),
         [
-            # One before and one after those that are counted.
+            # One round before and one after the counted rounds.
             f"rounds={size.rounds + 2}",
             f"network.features={size.features}",
             "data.validation_fraction=0",

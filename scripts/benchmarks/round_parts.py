@@ -1,9 +1,9 @@
-"""What travels in the benchmark `round`'s jobs: the stand-ins for training, and the clock.
+"""Code in the jobs of the benchmark `round`: the stand-ins for training, and the clock.
 
-Both stand-ins take the same known time in the place of optimiser steps. Ours stands in for the
-steps alone, so that everything else that the Executor does in a round is in the figure; stock
-FLARE's gives a change that was computed before, and does nothing else. Every process appends its
-moments to a file of its own, by the machine's monotonic clock.
+Both stand-ins sleep for the same known time instead of taking optimiser steps. Ours replaces only
+the steps, so that the figure includes everything else that the Executor does in a round. Stock
+FLARE's sends a change that was computed before and does nothing else. Every process appends its
+moments to its own file, by the machine's monotonic clock.
 """
 
 import json
@@ -37,7 +37,7 @@ EVENTS = (
     AppEventType.ROUND_DONE,
 )
 _STAND_IN = "CONSORTIUM_BENCHMARK"
-"""Environment variable of a hospital's process that trains: where the files are, and how long."""
+"""Environment variable of a hospital's trainer process, with the folder and the seconds."""
 _CHANGE = 1e-3  # standard deviation of a stand-in's change
 
 
@@ -49,10 +49,10 @@ def note(folder: str, who: str, what: str, round_number: int, *moments: float) -
 
 
 class RoundClock(FLComponent):
-    """Notes when the server fires the events of a round.
+    """Writes the times of the server's events of a round.
 
     Args:
-        folder: where the files are.
+        folder: of the files.
     """
 
     def __init__(self, folder: str):
@@ -60,20 +60,20 @@ class RoundClock(FLComponent):
         self._folder = folder
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Notes the events of a round."""
+        """Writes the time of an event of a round."""
         if event_type in EVENTS:
             now = time.monotonic()
             note(self._folder, SERVER, event_type, fl_ctx.get_prop(AppConstants.CURRENT_ROUND), now)
 
 
 class StandInHospital(LocalTrainer):
-    """Sleeps in the place of its optimiser steps, as `StandInExecutor` was told."""
+    """Sleeps instead of taking optimiser steps; configured by `StandInExecutor`."""
 
     def __init__(self, *args: Any, **more: Any):
         super().__init__(*args, **more)
-        told = json.loads(os.environ[_STAND_IN])
-        self._folder, self._seconds = told["folder"], told["seconds"]
-        self._changes = [torch.randn_like(one) * _CHANGE for one in self._network.parameters()]
+        options = json.loads(os.environ[_STAND_IN])
+        self._folder, self._seconds = options["folder"], options["seconds"]
+        self._changes = [torch.randn_like(w) * _CHANGE for w in self._network.parameters()]
 
     def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
         started = time.monotonic()
@@ -86,11 +86,11 @@ class StandInHospital(LocalTrainer):
 
 
 class StandInExecutor(HospitalExecutor):
-    """The Executor, whose hospital sleeps in the place of its optimiser steps.
+    """The real Executor with a hospital that sleeps instead of taking optimiser steps.
 
     Args:
-        folder: where the files are.
-        seconds: that the steps take.
+        folder: of the files.
+        seconds: duration of the steps.
     """
 
     hospital = f"{__name__}:{StandInHospital.__name__}"
@@ -101,11 +101,11 @@ class StandInExecutor(HospitalExecutor):
 
 
 class StockExecutor(Executor):
-    """The least that a site of stock FLARE can do.
+    """A minimal Executor for stock FLARE.
 
     Args:
-        folder: where the files are.
-        seconds: that its training takes.
+        folder: of the files.
+        seconds: duration of its training.
     """
 
     def __init__(self, folder: str, seconds: float):
@@ -121,7 +121,7 @@ class StockExecutor(Executor):
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        """Sleeps, and sends the change that was computed in the first round."""
+        """Sleeps, then sends the change that was computed in the first round."""
         weights = from_shareable(shareable).data
         if not self._changes:
             self._changes = {name: _change_of(weight) for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""Where the jobs of the benchmark `round` run: in FLARE's simulator, or in two real federations."""
+"""Runs the jobs of the benchmark `round`: in FLARE's simulator or in two real federations."""
 
 import contextlib
 import os
@@ -22,18 +22,18 @@ from consortium.flare.simulator import start_simulator
 from consortium.kits.site_defaults import AUTHORIZATION
 from consortium.runs import federation
 
-_PATIENCE = 60  # seconds that an ended job may take to be put away
+_PATIENCE = 60  # seconds that an aborted job may take to end
 _POLICY = "local/authorization.json"
 _RESOURCES = "local/resources.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A job that runs.
+    """A running job.
 
     Attributes:
-        ended: tells whether it has ended by itself.
-        log: where its orchestrator says what went wrong.
+        ended: returns whether it has ended by itself.
+        log: the log of its orchestrator.
     """
 
     ended: Callable[[], bool]
@@ -41,16 +41,16 @@ class Running:
 
 
 Start = Callable[[Path, Path], AbstractContextManager[Running]]
-"""Starts a job's folder with a folder of its own, and ends what still runs when that is left."""
+"""Starts a job in a working folder; on exit ends its processes that are still running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where each side's jobs run.
+    """Start functions of both federations.
 
     Attributes:
         ours: with this package's kits and policies.
-        stock: with FLARE's.
+        stock: with FLARE's kits.
     """
 
     ours: Start
@@ -59,10 +59,10 @@ class Places:
 
 @contextlib.contextmanager
 def simulated(folder: Path, size: Size) -> Iterator[Places]:
-    """FLARE's simulator for both, each run in one of its own.
+    """Runs both in FLARE's simulator, each run in a new one.
 
     Args:
-        folder: of the benchmark; the hospitals' data lie in its `data/`.
+        folder: of the benchmark; contains the hospitals' data in `data/`.
         size: of the runs.
     """
 
@@ -80,8 +80,8 @@ def simulated(folder: Path, size: Size) -> Iterator[Places]:
         try:
             yield Running(lambda: process.poll() is not None, work / "federation.log")
         finally:
-            # What FLARE does after the rounds is not measured. Sites would end by themselves, but
-            # only seconds later, in the middle of the next run.
+            # FLARE's work after the rounds is not measured. Sites would end by themselves, but only
+            # seconds later, during the next run.
             with contextlib.suppress(psutil.NoSuchProcess):
                 sites = psutil.Process(process.pid).children(recursive=True)
                 for each in (psutil.Process(process.pid), *sites):
@@ -95,10 +95,10 @@ def simulated(folder: Path, size: Size) -> Iterator[Places]:
 
 @contextlib.contextmanager
 def federated(folder: Path, size: Size) -> Iterator[Places]:
-    """A federation of our kits and one of FLARE's own, up as long as this lasts.
+    """Runs a federation of our kits and one of FLARE's own until the context ends.
 
-    In ours the hospitals and the orchestrator let a lead bring code, by their own policy, for the
-    stand-ins and the clock are none of the package's; FLARE's kits let him anyway.
+    In ours, the hospitals and the orchestrator let a lead bring code by their own policy, as the
+    stand-ins and the clock are not part of the package. FLARE's kits allow it by default.
     """
     ours, stock = folder / "ours", folder / "stock"
     try:
@@ -111,7 +111,7 @@ def federated(folder: Path, size: Size) -> Iterator[Places]:
         }
         for machine in (ours / "machines").glob("*/"):
             write_json(machine / _POLICY, policy)
-        _lay_out_stock(stock, size)
+        _provision_stock(stock, size)
         federation.up(ours)
         federation.up(stock)
         with _sessions(ours) as with_ours, _sessions(stock) as with_stock:
@@ -125,15 +125,15 @@ def _sessions(place: Path) -> AbstractContextManager[Session]:
     return open_session(federation.admin_kit(place, federation.RESEARCHER))
 
 
-def _lay_out_stock(place: Path, size: Size) -> None:
-    """What `federation.up` would make, of FLARE's own kits."""
+def _provision_stock(place: Path, size: Size) -> None:
+    """Makes the folders that `federation.up` would make, from FLARE's own kits."""
     port = federation.free_port()
     kits = provision(without_ours(federation.describe_project(size.names, port)), place / "flare")
     for name in (federation.ORCHESTRATOR, *size.names):
         shutil.copytree(kits / name, place / "machines" / name)
     for name in (federation.COORDINATOR, federation.RESEARCHER):
         shutil.copytree(kits / name, federation.admin_kit(place, name))
-    # Its stores lie in the federation's folder and not below /tmp; the rest is FLARE's.
+    # Its stores are in the federation's folder, not in /tmp; the rest is FLARE's default.
     orchestrator = place / "machines" / federation.ORCHESTRATOR
     resources = read_json_object(orchestrator / f"{_RESOURCES}.default")
     storage = resources["snapshot_persistor"]["args"]["storage"]["args"]
@@ -159,7 +159,9 @@ def _starter(place: Path, session: Session) -> Start:
             until = time.monotonic() + _PATIENCE
             while not ended():
                 if time.monotonic() > until:
-                    raise EnvironmentProblem("not-ended", "the job goes on", job_id, "see its log")
+                    raise EnvironmentProblem(
+                        "not-ended", "the job does not end", job_id, "see its log"
+                    )
                 time.sleep(0.5)
 
     return start

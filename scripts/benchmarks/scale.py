@@ -1,18 +1,18 @@
-"""A round with many hospitals, beside stock FLARE's and Flower's simulation.
+"""Measures rounds with many hospitals, against stock FLARE and Flower's simulation.
 
-Every hospital answers at once with a change of a small model, so that what is measured is what the
-orchestration itself costs. Ours and stock FLARE's run in FLARE's simulator, a process a hospital,
-with hospitals that need numpy alone (`scale_parts`); ours with the shipped server, which validates,
-aggregates exactly, checkpoints and records; stock with FLARE's numpy persistor and every interval
-that it lets a job set at 0.05 s. Flower's simulation (Ray) runs clients as tasks in as many worker
-processes as there are cores, in an environment of its own (`.bench/flower` in the checkout, made
-where it is missing).
+Every hospital answers at once with a change of a small model, so that only the cost of the
+orchestration is measured. Ours and stock FLARE's jobs run in FLARE's simulator, one process for
+each hospital, with hospitals that need only numpy (`scale_parts`). Ours has the shipped server,
+which validates, aggregates exactly, writes checkpoints and records. Stock has FLARE's numpy
+persistor and sets every interval that FLARE lets a job set to 0.05 s. Ours also runs in process.
+Flower's simulation (Ray) runs clients as tasks in one worker process per core, in its own
+environment (`.bench/flower` in the checkout, made if missing).
 
-FLARE's simulator picks its ports beforehand and at times finds one taken, upon which a site is lost
-and the run waits for it without end; a run that has closed no round in time is started again.
+FLARE's simulator chooses its ports beforehand. If another process takes one, a site is missing and
+the run waits for ever. A run that closes no round in time is therefore started again.
 
-What always holds: a round lasts from its start to the start of the next one; the first round of a
-run, which opens everything, is left out.
+Invariants: a round lasts from its start to the start of the next one; the first round of a run,
+which opens everything, is not counted.
 """
 
 import json
@@ -53,12 +53,12 @@ from consortium.tasks.tabular.synthetic import generate_tables
 
 _OURS, _STOCK, _FLOWER = "ours", "stock FLARE, tuned", "Flower's simulation"
 _IN_PROCESS = "ours, in process"
-_OF_FLOWERS = 0.1  # of its time a round
-_MANY, _MANY_TARGET = 100, 10.0  # hospitals that train in process, and seconds a round
+_OF_FLOWERS = 0.1  # of Flower's time per round
+_MANY, _MANY_TARGET = 100, 10.0  # hospitals that train in process, and seconds per round
 _FEATURES = [16, 32, 64]
 _HOSPITALS = (4, 16, 32, 64)
 _TURNS, _ROUNDS = 5, 6
-_NEEDED = 200 * 2**20  # bytes of memory for a hospital's process, to be on the safe side
+_NEEDED = 200 * 2**20  # bytes of memory for a hospital's process, with a margin
 _SITE = "nvflare.private.fed.app.simulator.simulator_worker"
 _TARGET = 120.0  # MB a site
 _PATIENCE = 900.0  # seconds for one run
@@ -120,23 +120,25 @@ def _rows(size: Size, seconds: dict[str, list[float]], memory: dict[str, list[fl
 
 
 class _NotBegun(Exception):
-    """A run that has closed no round in time, or ended before."""
+    """A run closed no round in time, or ended before."""
 
 
 def run_surely(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[float], float]:
-    """A run that is started again where it does not begin; see `_run`."""
+    """Runs a job, and starts it again if no round begins; see `_run`."""
     for _ in range(_TRIES):
         with suppress(_NotBegun):
             return _run(work, size, write, start)
-        print(f"{size.hospitals} hospitals: a run did not begin; again", flush=True)
-    raise EnvironmentProblem("no-rounds", "no round closes", "FLARE's simulator", "try fewer")
+        print(f"{size.hospitals} hospitals: no round began; starting again", flush=True)
+    raise EnvironmentProblem(
+        "no-rounds", "no round was closed", "FLARE's simulator", "try fewer hospitals"
+    )
 
 
 def _run(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[float], float]:
-    """One run in FLARE's simulator: how long its rounds took, and the largest site's memory.
+    """Runs a job once in FLARE's simulator; returns the rounds' seconds and the largest site's MB.
 
     Raises:
-        _NotBegun: no round closed in time, or before FLARE ended.
+        _NotBegun: no round was closed in time, or before FLARE ended.
     """
     moments = work / "moments"
     moments.mkdir(parents=True)
@@ -157,23 +159,24 @@ def _run(work: Path, size: Size, write: WriteJob, start: Start) -> tuple[list[fl
                     raise _NotBegun
                 if ended:
                     last = running.log.read_text(errors="replace").strip().splitlines()[-1:]
-                    told = f"{len(begun)} rounds began and no more ({last})"
-                    raise EnvironmentProblem("no-rounds", told, "FLARE's simulator", "run again")
+                    what = f"only {len(begun)} rounds began ({last})"
+                    raise EnvironmentProblem("no-rounds", what, "FLARE's simulator", "run again")
                 time.sleep(_POLL)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _begun(file: Path) -> list[float]:
-    """When rounds began."""
+    """Returns the start times of the rounds."""
     with suppress(OSError, ValueError):
-        said = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return [one["moments"][0] for one in said if one["what"] == AppEventType.ROUND_STARTED]
+        entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        started = [e for e in entries if e["what"] == AppEventType.ROUND_STARTED]
+        return [entry["moments"][0] for entry in started]
     return []
 
 
 def _largest_site(work: Path) -> float:
-    """Resident memory of the largest hospital's process, in MB."""
+    """Returns the resident memory of the largest hospital's process, in MB."""
     found = [0.0]
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -184,7 +187,7 @@ def _largest_site(work: Path) -> float:
 
 
 def run_light(work: Path, size: Size, workers: int | None = None) -> list[float]:
-    """One run of the light job in process: how long its rounds took."""
+    """Runs the light job once in process; returns the seconds of its rounds."""
     settings = parse_settings(light_settings(size))
     sites = [Site(name, work, work / "state" / name) for name in size.names]
     try:
@@ -202,7 +205,7 @@ def run_light(work: Path, size: Size, workers: int | None = None) -> list[float]
 
 
 def train_many(hospitals: int, rounds: int) -> list[float]:
-    """Many hospitals with generated tables train in process: how long rounds take."""
+    """Trains many hospitals with generated tables in process; returns the seconds of the rounds."""
     job = find_job("heart_disease")
     settings = parse_settings(override(read_json_object(job / SETTINGS), [f"rounds={rounds + 2}"]))
     with tempfile.TemporaryDirectory() as temporary:
@@ -232,7 +235,7 @@ def _time_rounds(federation: InProcessFederation, rounds: int) -> list[float]:
 
 
 def _flower(folder: Path, size: Size) -> list[float]:
-    """One run of Flower's simulation: how long its rounds took."""
+    """Runs Flower's simulation once; returns the seconds of its rounds."""
     model = folder / "model.npz"
     np.savez(model, np.zeros(count_parameters(size), np.float32))
     found: list[float] = run_in_flower(

@@ -2,8 +2,8 @@
 
     python scale_flower.py HOSPITALS ROUNDS MODEL.npz
 
-Prints how long each round took, as JSON. The clients answer at once with the model that they were
-given and a change added, as the hospitals of the other two do.
+Prints the seconds of each round as JSON. The clients answer at once with the received model plus a
+change, like the hospitals of the other two.
 """
 
 import json
@@ -34,17 +34,17 @@ def train(message: Message, context: Context) -> Message:
 
 
 class Clocked(FedAvg):
-    """Federated averaging that notes when its rounds begin."""
+    """Federated averaging that records the start times of its rounds."""
 
     def configure_train(self, server_round, arrays, config, grid):
-        """A round begins."""
+        """Records the start of a round."""
         moments.append(time.monotonic())
         return super().configure_train(server_round, arrays, config, grid)
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Runs the rounds, and one more, which ends the last that counts."""
+    """Runs the rounds, and one more, whose start ends the last counted round."""
     hospitals, rounds = int(sys.argv[1]), int(sys.argv[2])
     model = [array.astype(np.float32) for array in np.load(sys.argv[3]).values()]
     strategy = Clocked(
@@ -63,5 +63,5 @@ if __name__ == "__main__":
         num_supernodes=int(sys.argv[1]),
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
-    # The first round opens everything.
+    # The first round opens everything and is not counted.
     print(json.dumps([after - before for before, after in pairwise(moments)][1:]))

@@ -1,6 +1,6 @@
-"""What travels in the benchmark `scale`'s jobs: hospitals that need numpy and no torch.
+"""Code in the jobs of the benchmark `scale`: hospitals that need numpy and no torch.
 
-Both answer at once with a change of the shapes that they were given; nothing is trained.
+Both answer at once with a change of the received shapes; nothing is trained.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class LightExecutor(Executor):
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        """Sends a change, or metrics that say nothing."""
+        """Sends a change, or empty metrics."""
         (contents, buffers), meta = model_from_shareable(shareable)
         if task_name != "train":
             return metrics_to_shareable(Metrics())

@@ -1,4 +1,4 @@
-"""Dice of a model on patients that took no part in its training, at the scans' own resolution."""
+"""Scores models on held-out patients: Dice at the scans' own resolution."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Examiner:
-    """Scores models on the same patients, which are read once.
+    """Scores models on the same patients; reads them once.
 
     Args:
         cases: by patient.
@@ -32,10 +32,10 @@ class Examiner:
         }
 
     def score(self, model: Path | Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-        """Dice of each patient's structures.
+        """Returns the Dice of each patient's structures.
 
         Args:
-            model: its weights, or their `.safetensors` file.
+            model: weights, or their `.safetensors` file.
         """
         network = build_network(self._settings)
         network.load_state_dict(load_file(model) if isinstance(model, Path) else model)
@@ -48,8 +48,8 @@ class Examiner:
         return scores
 
     def mean_scores(self, model: Path | Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean over the structures of each patient's Dice."""
+        """Returns each patient's Dice, averaged over the structures."""
         return {
-            patient: round(sum(said.values()) / len(said), 5)
-            for patient, said in self.score(model).items()
+            patient: round(sum(dices.values()) / len(dices), 5)
+            for patient, dices in self.score(model).items()
         }

@@ -1,18 +1,18 @@
-"""What the Executor adds to a bare MONAI loop with the same transforms, workers and threads.
+"""Measures what the Executor adds to a bare MONAI loop with the same transforms and threads.
 
-The bare loop is what a researcher would write with MONAI alone: the volumes cached and cut into
-slices, the same augmentation, network, loss, optimiser and clipping, no worker processes. It does
-nothing else: no seeds, no progress, no learning rate schedule, no deterministic algorithms.
-Beside it, `HospitalExecutor.execute` answers the task `train`, with a real Shareable, a faked
-engine of FLARE and its own process that trains, for the same number of steps. FLARE's own transport
-is not in these figures; the benchmark `round` has it.
+The bare loop is what a researcher would write with MONAI alone: volumes cached and cut into slices,
+the same augmentation, network, loss, optimiser and clipping, no worker processes. It does nothing
+else: no seeds, no progress, no learning rate schedule, no deterministic algorithms. Against it,
+`HospitalExecutor.execute` answers the task `train` with a real Shareable, a fake FLARE engine and
+its own trainer process, for the same number of steps. FLARE's transport is not included; the
+benchmark `round` measures it.
 
-What always holds: the two take turns and swap who goes first, every figure is a median over such
-pairs, and the headline counts all that the Executor does in a round, spread over the round's steps,
-but for the scoring of the model that was handed out. That is work which the bare loop has no part
-of; it grows with the validation patients, not with the steps, and has a row of its own.
+Invariants: the two take turns and alternate who goes first, and every figure is a median over such
+pairs. The headline counts everything that the Executor does in a round, spread over the round's
+steps, except the scoring of the received model. The bare loop has no scoring; its time grows with
+the validation patients, not with the steps, and has its own row.
 
-"Added once a round" is what the Executor does around the steps: it opens the Shareable, loads the
+"Added once a round" is the Executor's work around the steps: it opens the Shareable, loads the
 model, builds the optimiser, computes the digest and the difference, packs them, and writes the
 progress file.
 
@@ -62,7 +62,7 @@ from consortium.tasks.segmentation.transforms import build_augmentation, build_p
 
 JOB = Path(__file__).parents[2] / "jobs" / "tumor_segmentation"
 TARGET = 2.0
-"""Milliseconds that a step may take longer."""
+"""Maximum added time of a step in milliseconds."""
 
 _SITE, _JOB_ID = "north", "benchmark"
 _TIMES = "times.json"
@@ -72,7 +72,7 @@ _CHANGES = [f"data.size=[{_SIZE},{_SIZE}]", "network.features=[8,16,32]", "train
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Where the time of one `execute` went, in seconds."""
+    """The parts of one `execute`, in seconds."""
 
     total: float
     scoring: float
@@ -96,7 +96,7 @@ def measure(quick: bool) -> list[Row]:
         bares, parts = [], []
         with closing(_ExecutorRound(settings, folder)) as ours:
             for pair in range(pairs + 1):
-                # Whoever goes second finds the processor's caches as the other left them.
+                # The second one finds the processor's caches as the first left them.
                 for turn in ("bare", "ours") if pair % 2 else ("ours", "bare"):
                     if turn == "bare":
                         bares.append(bare.take_steps())
@@ -180,7 +180,7 @@ class _BareLoop:
         )
 
     def take_steps(self) -> float:
-        """A round's number of steps; returns how long they took, in seconds."""
+        """Takes the steps of a round; returns their seconds."""
         started = time.perf_counter()
         self._network.train()
         for _ in range(self._plan.local_steps):
@@ -203,11 +203,11 @@ def _without_end(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
 
 
 class _ExecutorRound:
-    """The hospital's side of a round, as FLARE's client runner would ask for it.
+    """The hospital's side of a round, called as by FLARE's client runner.
 
     Args:
         settings: the job's.
-        folder: for the site's workspace; holds `data/`.
+        folder: for the site's workspace; contains `data/`.
     """
 
     def __init__(self, settings: Settings, folder: Path):
@@ -222,7 +222,7 @@ class _ExecutorRound:
         self.validation = split.validation
 
     def answer(self) -> _Parts:
-        """Answers a round; returns how long its parts took."""
+        """Answers a round; returns the seconds of its parts."""
         task = model_to_shareable(self._base, round=self._round, base_sha256=self._base_sha256)
         self._round = (self._round + 1) % self._rounds
         started = time.perf_counter()
@@ -240,7 +240,7 @@ class _ExecutorRound:
 
 
 class TimedHospital(LocalTrainer):
-    """The hospital, with a look at the clock where its parts begin and end, kept in a file."""
+    """The real hospital, which also writes the seconds of its parts to a file."""
 
     def _score(self, round_number: int) -> Any:
         started = time.perf_counter()
@@ -257,13 +257,13 @@ class TimedHospital(LocalTrainer):
 
 
 class _TimedExecutor(HospitalExecutor):
-    """The Executor itself, with a `TimedHospital`."""
+    """The real Executor with a `TimedHospital`."""
 
     hospital = f"{__name__}:{TimedHospital.__name__}"
 
 
 def _fake_context(settings: Settings, root: Path, data: SiteData) -> FLContext:
-    """A context of FLARE over a site's workspace; its engine knows where the data are."""
+    """Makes a FLARE context for a site's workspace; its engine holds the site's data."""
     for name in ("startup", "local"):
         (root / name).mkdir(parents=True)
     workspace = Workspace(str(root), site_name=_SITE)

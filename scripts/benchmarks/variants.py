@@ -1,10 +1,10 @@
-"""What was tried to make the shared model better, and what it gave.
+"""Compares variants of the job's settings by the score of the federated model.
 
-Each variant changes the job's settings with the budget that `BASE` says, tried on the training part
-of the first fold alone: its models train on three of the four other folds and are scored on the
-fourth, so that no patient of the first fold has a say in what the job's defaults are. In some the
-smallest hospital attacks: it sends its change times a factor. The hospitals train in one process,
-without FLARE, which gives the same bytes. What is on record is not measured again.
+Each variant changes the job's settings, with the budget in `BASE`, and uses only the training part
+of the first fold: its models train on three of the four other folds and are scored on the fourth,
+so that no patient of the first fold influences the job's defaults. In some variants the smallest
+hospital attacks: it multiplies its change by a factor. The hospitals train in one process without
+FLARE, which gives the same bytes. Variants that are on record are not measured again.
 """
 
 import hashlib
@@ -36,26 +36,26 @@ TRAIN, SCORE = (2, 3, 4), (1,)
 POOLED = "pooled"
 BASE = ("data.validation_fraction=0", "rounds=120", "training.local_steps=20")
 LIST = Path(__file__).with_name("variants.json")
-"""The variants: name, `set` (KEY=VALUE), and whether it is the pooled model."""
+"""The variants: name, `set` (KEY=VALUE changes), `arm`, `attack`."""
 
 
 def read_variants() -> list[dict[str, Any]]:
-    """The committed variants; the first is what the others are compared with."""
+    """Reads the committed variants; the others are compared with the first."""
     variants: list[dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))
     return variants
 
 
 def settings_of(variant: Mapping[str, Any]) -> Settings:
-    """The job's settings with those of `BASE` and a variant's changes."""
+    """Returns the job's settings with those of `BASE` and a variant's changes."""
     raw = read_json_object(find_job(JOB) / SETTINGS)
     return parse_settings(override(raw, [*BASE, *variant["set"]]), variant["name"])
 
 
 def run(quick: bool, records_file: Path | None, show: bool) -> None:
-    """Measures what is not on record and prints the table.
+    """Measures the variants that are not on record and prints the table.
 
     Args:
-        quick: refused; there is nothing small to try on generated scans.
+        quick: refused; there is no quick run.
         records_file: None for the job's own.
         show: measure nothing.
 
@@ -66,7 +66,7 @@ def run(quick: bool, records_file: Path | None, show: bool) -> None:
 
 
 def measure(records_file: Path) -> list[dict[str, Any]]:
-    """Measures the variants that are not on record yet; see `collect`."""
+    """Measures the variants that are not on record; see `collect`."""
     data = find_data("lgg")
     parts: list[Part] = [
         {
@@ -101,7 +101,7 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
         else:
             try:
                 models = federate(folders, settings, place / "run", part.get("attack"))
-            except UpdateRefused as refusal:  # the model is beyond what numbers hold
+            except UpdateRefused as refusal:  # the model exceeds the range of float32
                 nobody = choose(data, folds, SCORE).hospital_of()
                 return [{"dice": dict.fromkeys(nobody, 0.0), "broke": refusal.code}]
     patients = choose(data, folds, SCORE)
@@ -113,12 +113,12 @@ def _measure(data: Path, part: Part) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The table in Markdown."""
+    """Formats the table in Markdown."""
     by_name = {
         variant["name"]: record
         for variant in read_variants()
         for record in records
-        # A record of other settings is of an earlier list.
+        # A record with other settings belongs to an earlier list.
         if (record["name"], record["settings"]) == (variant["name"], _digest_of(variant))
     }
     variants = [variant for variant in read_variants() if variant["name"] in by_name]
@@ -139,7 +139,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         attacks = variant.get("attack", {}).items()
         changes = ", ".join(
             [f"`{change}`" for change in variant["set"]]
-            + [f"{hospital} sends its change times {factor:g}" for hospital, factor in attacks]
+            + [f"{hospital} multiplies its change by {factor:g}" for hospital, factor in attacks]
         )
         lines.append(
             f"| {variant['name']} | {changes} | {np.mean(values):.3f} | {np.median(values):.3f} |"

@@ -1,4 +1,4 @@
-"""The protocol: folds, records, tables. Its figures are measured elsewhere, on real scans."""
+"""The protocol of the accuracy benchmark: folds, records, tables. No test uses real scans."""
 
 import json
 
@@ -48,9 +48,9 @@ def test_chosen_patients_are_written_as_folders_to_train_on(generated, tmp_path)
     assert not set(chosen.cases()) & set(choose(generated, folds, [1]).cases())
 
 
-def test_missing_scans_are_told_in_one_line(monkeypatch, tmp_path):
+def test_missing_scans_are_reported_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("CONSORTIUM_REAL_DATA", str(tmp_path))
-    with pytest.raises(UsageError, match=r"no-real-data: the scans are not there, .*lgg, set CONS"):
+    with pytest.raises(UsageError, match=r"no-real-data: no such folder, .*lgg, set CONS"):
         find_data("lgg")
 
 
@@ -65,20 +65,20 @@ def refuse(part):
 def test_what_is_on_record_is_not_measured_again(tmp_path):
     file = tmp_path / "records.jsonl"
     parts = [{"arm": "a", "number": number} for number in (1, 2)]
-    found = records.collect(parts, double, file, "plan")
-    assert [(said["number"], said["value"], said["plan"]) for said in found] == [
+    collected = records.collect(parts, double, file, "plan")
+    assert [(record["number"], record["value"], record["plan"]) for record in collected] == [
         (1, 2, "plan"),
         (2, 4, "plan"),
     ]
-    assert all(said["seconds"] >= 0 and said["commit"] and said["machine"] for said in found)
-    assert records.collect(parts, refuse, file, "plan") == found == records.read_records(file)
+    assert all(r["seconds"] >= 0 and r["commit"] and r["machine"] for r in collected)
+    assert records.collect(parts, refuse, file, "plan") == collected == records.read_records(file)
     with pytest.raises(Refused, match="other-plan"):
         records.collect(parts, double, file, "other")
 
 
 def on_record(plan, level):
-    """Records of a study in which each arm has one level of Dice, and a patient's own offset."""
-    found = []
+    """Makes records in which each arm has one level of Dice, plus an offset of each patient."""
+    made = []
     for part in plan.parts():
         names = [part["arm"]]
         if part["arm"] == accuracy.FEDERATED:
@@ -88,9 +88,9 @@ def on_record(plan, level):
         patients = [p for chosen in plan.folds[part["fold"]].values() for p in chosen]
         for name in names:
             dice = {p: level[name.partition("/")[0]] + (len(p) % 7) / 1000 for p in patients}
-            made = {"plan": plan.sha256, "commit": "c", "machine": "m, load 0", "seconds": 1}
-            found.append({**part, **made, "model": name, "dice": dice})
-    return found
+            origin = {"plan": plan.sha256, "commit": "c", "machine": "m, load 0", "seconds": 1}
+            made.append({**part, **origin, "model": name, "dice": dice})
+    return made
 
 
 POOLED = ("pooled", "pooled, equal steps", "pooled, twice the rounds")
@@ -120,7 +120,7 @@ LEVEL = {
         ),
     ],
 )
-def test_each_target_is_held_against_its_bound(change, missed, tmp_path):
+def test_each_target_is_compared_with_its_bound(change, missed, tmp_path):
     plan = accuracy.Plan(tmp_path, read_folds(), accuracy.real_settings())
     for name in plan.folds[0]:
         (tmp_path / name).mkdir()
@@ -131,9 +131,9 @@ def test_each_target_is_held_against_its_bound(change, missed, tmp_path):
     own = [claim for claim in claims if "own patients" in claim.what]
     assert len(own) == 4
     assert all(claim.met is None for claim in own)
-    told = accuracy.table(plan, on_record(plan, LEVEL | change), claims)
-    assert "| federated | 82 | 0." in told
-    assert "the variance of training sets" in " ".join(told.split())
+    text = accuracy.table(plan, on_record(plan, LEVEL | change), claims)
+    assert "| federated | 82 | 0." in text
+    assert "the variance of training sets" in " ".join(text.split())
 
 
 def test_a_missing_part_is_no_result(tmp_path):
@@ -148,14 +148,13 @@ def test_a_missing_part_is_no_result(tmp_path):
 def test_a_quick_run_measures_every_arm_and_goes_on_from_its_records(tmp_path, capsys):
     file = tmp_path / "records.jsonl"
     accuracy.run(True, file, False)
-    told = capsys.readouterr().out
-    assert "| federated | 8 |" in told
-    found = records.read_records(file)
-    models = {said["model"] for said in found}
+    assert "| federated | 8 |" in capsys.readouterr().out
+    measured = records.read_records(file)
+    models = {record["model"] for record in measured}
     assert len(models) == 3 + 2 + 1 + 2
-    patients = [p for said in found if said["model"] == "federated" for p in said["dice"]]
+    patients = [p for r in measured if r["model"] == "federated" for p in r["dice"]]
     assert len(set(patients)) == len(patients) == 8
-    assert all(0 <= value <= 1 for said in found for value in said["dice"].values())
+    assert all(0 <= value <= 1 for record in measured for value in record["dice"].values())
 
 
 def test_a_missed_target_ends_with_1(monkeypatch, tmp_path):
@@ -163,7 +162,7 @@ def test_a_missed_target_ends_with_1(monkeypatch, tmp_path):
     for name in plan.folds[0]:
         (tmp_path / name).mkdir()
     file = tmp_path / "records.jsonl"
-    lines = [json.dumps(said) for said in on_record(plan, LEVEL | {"federated": 0.7})]
+    lines = [json.dumps(record) for record in on_record(plan, LEVEL | {"federated": 0.7})]
     file.write_text("\n".join(lines))
     monkeypatch.setattr(accuracy, "real_plan", lambda: plan)
     with pytest.raises(Incomplete, match="federated less pooled, equal passes"):

@@ -1,4 +1,4 @@
-"""What a benchmark says, not how fast anything is: no test here asserts a time."""
+"""The output of benchmarks; no test here asserts a time."""
 
 import json
 import math
@@ -22,7 +22,7 @@ MANY = [5.0, 1.0, 2.0, 4.0, 3.0]
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
-    """Runs the command with benchmarks that have measured already."""
+    """Runs the command with benchmarks that return fixed rows."""
     slow = make_row("slow", MANY, "ms", target=2.5)
     fast = make_row("fast", MANY, "ms", target=3.0)
     known = {"slow": lambda quick: [fast, slow], "fast": lambda quick: [fast]}
@@ -34,9 +34,9 @@ def run(capsys, monkeypatch, tmp_path):
         file = tmp_path / "rows.json"
         with pytest.raises(SystemExit) as ended:
             run_app(bench.app, [*arguments, "--json", str(file)])
-        told = capsys.readouterr()
+        out, err = capsys.readouterr()
         written = json.loads(file.read_text()) if file.exists() else None
-        return ended.value.code, told.out, told.err, written
+        return ended.value.code, out, err, written
 
     return end
 
@@ -48,7 +48,7 @@ def test_a_row_is_a_median_with_its_quartiles():
     assert (alone.value, alone.spread, alone.target, alone.met) == (7.0, (7.0, 7.0), None, None)
 
 
-def test_nothing_is_claimed_of_few_measurements():
+def test_few_measurements_have_no_target():
     with pytest.raises(ValueError, match="4 measurements are too few"):
         make_row("case", MANY[1:], "ms", target=9.0)
     assert LEAST == 5
@@ -82,7 +82,7 @@ def test_a_missed_target_ends_with_1_and_is_named_and_written(run):
     assert "NO" in out
 
 
-def test_a_quick_run_claims_nothing(run):
+def test_a_quick_run_has_no_targets(run):
     code, _, err, written = run("slow", "--quick")
     assert (code, err) == (0, "")
     assert [(row["target"], row["met"]) for row in written["rows"]] == [(None, None)] * 2
@@ -92,15 +92,15 @@ def test_a_quick_run_claims_nothing(run):
 def test_an_unknown_name_ends_with_2(run):
     code, out, err, written = run("speed")
     assert (code, out, written) == (2, "", None)
-    told = "error unknown-benchmark: there is no such benchmark, speed, "
-    assert err == f"{told}name chaos or fast or slow\n"
+    error = "error unknown-benchmark: there is no such benchmark, speed, "
+    assert err == f"{error}name chaos or fast or slow\n"
 
 
 def test_the_machine_is_described_without_names_and_paths():
-    told = describe_machine()
-    assert " cores, load " in told
-    assert ", torch " in told
-    assert "/" not in told
+    description = describe_machine()
+    assert " cores, load " in description
+    assert ", torch " in description
+    assert "/" not in description
 
 
 def test_a_round_lasts_until_the_next_begins(tmp_path):
@@ -180,11 +180,11 @@ HEAVY = (
 )
 
 
-def test_a_benchmark_that_was_not_asked_for_is_not_imported():
+def test_a_benchmark_is_imported_only_when_it_runs():
     assert subprocess.check_output([sys.executable, "-c", HEAVY], text=True) == "set()\n"
 
 
-def test_every_benchmark_is_there():
+def test_every_benchmark_exists():
     from importlib import import_module
 
     for name in [*bench.BENCHMARKS, "chaos"]:

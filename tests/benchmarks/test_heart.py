@@ -1,4 +1,4 @@
-"""The published benchmark on tables: what does not need the data."""
+"""The published benchmark on tables; most tests need no real data."""
 
 import json
 
@@ -12,10 +12,10 @@ from consortium.cli.run import run_app
 from consortium.tasks.tabular.dataset import read_patients, split_table
 
 
-def test_every_strategy_is_held_against_every_hospital():
+def test_every_strategy_is_compared_at_every_hospital():
     split = json.loads(heart._SPLIT.read_text())
     assert heart.PUBLISHED.keys() == heart.STRATEGIES.keys()
-    assert all(len(said) == len(split) for said in heart.PUBLISHED.values())
+    assert all(len(published) == len(split) for published in heart.PUBLISHED.values())
     assert [len(test) for test in split.values()] == [104, 89, 16, 45]
 
 
@@ -51,15 +51,15 @@ def test_the_hospitals_are_as_large_as_published(tmp_path):
 def test_one_seed_of_fedavg_is_the_published_one_at_the_largest_hospitals(tmp_path, monkeypatch):
     monkeypatch.setattr(heart, "STRATEGIES", {"FedAvg": ()})
     rows = heart.again(heart.write_hospitals(tmp_path / "data"), [42], tmp_path, False)
-    found = np.array([row.accuracy for row in rows[:2]])
+    measured = np.array([row.accuracy for row in rows[:2]])
     published = np.array([row.published for row in rows[:2]])
-    assert (np.abs(found - published[:, 0]) < 3 * published[:, 1]).all()
+    assert (np.abs(measured - published[:, 0]) < 3 * published[:, 1]).all()
 
 
 @pytest.mark.parametrize(
     ("met", "same", "code"), [(True, True, 0), (False, True, 1), (True, False, 1)]
 )
-def test_a_missed_target_is_told_and_the_figures_are_written(
+def test_a_missed_target_is_reported_and_the_figures_are_written(
     tmp_path, monkeypatch, capsys, met, same, code
 ):
     row = heart.Row("FedAvg", "north", 60, 0.73, 0.02, (0.731, 0.019), met)
@@ -73,7 +73,7 @@ def test_a_missed_target_is_told_and_the_figures_are_written(
         run_app(app, ["heart", "--json", str(tmp_path / "heart.json")])
     assert ended.value.code == code
     out, err = capsys.readouterr()
-    assert "federated less pooled: +0.050 (+0.000 to +0.100)" in out
+    assert "federated less centralised: +0.050 (+0.000 to +0.100)" in out
     assert ("error target-missed" in err) is bool(code)
     written = json.loads((tmp_path / "heart.json").read_text())
     assert (written["same"], written["rows"][0]["met"]) == (same, met)

@@ -1,4 +1,4 @@
-"""What the benchmark of a 3-D job says: on generated scans, and with figures that are given."""
+"""The benchmark of a 3-D job, on generated scans and with fixed figures."""
 
 import json
 
@@ -16,27 +16,27 @@ PATIENTS = ("a", "b", "c", "d")
 
 
 def dice(*values):
-    """Dice of two structures, the second 0.1 lower."""
+    """Dice of two structures; the second is 0.1 lower."""
     return {p: {"x": v, "y": v - 0.1} for p, v in zip(PATIENTS, values, strict=True)}
 
 
-def test_what_is_claimed_is_claimed_of_the_better_pooled_model():
+def test_the_target_applies_to_the_better_centralised_model():
     scores = {
         FEDERATED: dice(0.80, 0.84, 0.78, 0.86),
         PASSES: dice(0.81, 0.84, 0.79, 0.90),
         STEPS: dice(0.70, 0.75, 0.71, 0.80),
     }
     assert means(scores[FEDERATED]) == pytest.approx({"x": 0.82, "y": 0.72, "mean": 0.77})
-    found = {(each.model, each.structure): each for each in compare(scores, -0.02)}
-    assert set(found) == {(m, s) for m in (PASSES, STEPS) for s in ("x", "y", "mean")}
-    best = found[PASSES, "mean"]
+    compared = {(row.model, row.structure): row for row in compare(scores, -0.02)}
+    assert set(compared) == {(m, s) for m in (PASSES, STEPS) for s in ("x", "y", "mean")}
+    best = compared[PASSES, "mean"]
     assert (best.difference, best.target, best.met) == (pytest.approx(-0.015), -0.02, True)
     assert best.interval[0] < -0.015 < best.interval[1] <= 0
-    assert [each for each in found.values() if each.target is not None] == [best]
-    assert found[STEPS, "mean"].difference == pytest.approx(0.08)
-    [worse] = [each for each in compare(scores, -0.01) if each.target is not None]
+    assert [row for row in compared.values() if row.target is not None] == [best]
+    assert compared[STEPS, "mean"].difference == pytest.approx(0.08)
+    [worse] = [row for row in compare(scores, -0.01) if row.target is not None]
     assert worse.met is False
-    assert all(each.met is None for each in compare(scores, None))
+    assert all(row.met is None for row in compare(scores, None))
 
 
 def test_every_patient_is_in_the_test_or_at_one_hospital(generated, tmp_path):
@@ -53,42 +53,42 @@ def test_every_patient_is_in_the_test_or_at_one_hospital(generated, tmp_path):
         assert all(case.image.is_file() for case in read_datalist(folder).cases)
 
 
-def test_the_settings_are_the_variants_and_nobody_is_put_aside():
+def test_the_settings_are_the_variants_without_validation_patients():
     settings = Plan(JOB).settings
     variant = load_settings(JOB / "variants" / "hippocampus.json")
-    aside = variant.data.model_copy(update={"validation_fraction": 0.0})
-    assert settings == variant.model_copy(update={"data": aside})
+    data = variant.data.model_copy(update={"validation_fraction": 0.0})
+    assert settings == variant.model_copy(update={"data": data})
 
 
-def test_a_missed_target_is_told_and_the_table_is_written(monkeypatch, capsys, tmp_path):
+def test_a_missed_target_is_reported_and_the_table_is_written(monkeypatch, capsys, tmp_path):
     from scripts.benchmarks.__main__ import app
 
     scores = {FEDERATED: dice(0.7, 0.7, 0.7, 0.8)}
     scores |= {name: dice(0.8, 0.8, 0.8, 0.8) for name in (PASSES, STEPS)}
-    models = [hippocampus.Model(name, 4, means(said), 1.0) for name, said in scores.items()]
+    models = [hippocampus.Model(name, 4, means(dices), 1.0) for name, dices in scores.items()]
     monkeypatch.setattr(hippocampus, "measure", lambda plan, place: (models, scores))
     monkeypatch.setattr(hippocampus, "find_data", lambda name: tmp_path)
     file = tmp_path / "scores.json"
     with pytest.raises(SystemExit, match="1"):
         run_app(app, ["hippocampus", "--json", str(file)])
-    told = capsys.readouterr()
-    assert told.err.startswith("error target-missed: federated less pooled, equal passes: -0.075")
-    assert told.err.count("\n") == 1
-    assert "NO" in told.out
+    out, err = capsys.readouterr()
+    assert err.startswith("error target-missed: federated less pooled, equal passes: -0.075")
+    assert err.count("\n") == 1
+    assert "NO" in out
     written = json.loads(file.read_text())
     assert [model["name"] for model in written["models"]] == [FEDERATED, PASSES, STEPS]
-    assert [each["met"] for each in written["differences"]].count(False) == 1
+    assert [row["met"] for row in written["differences"]].count(False) == 1
 
 
-def test_without_the_scans_one_line_says_so(tmp_path, monkeypatch, capsys):
+def test_without_the_scans_the_error_is_one_line(tmp_path, monkeypatch, capsys):
     from scripts.benchmarks.__main__ import app
 
     monkeypatch.setenv("CONSORTIUM_REAL_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
         run_app(app, ["hippocampus"])
-    told = capsys.readouterr().err
-    assert told.startswith(f"error no-real-data: the scans are not there, {tmp_path}/hippocampus, ")
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error no-real-data: no such folder, {tmp_path}/hippocampus, ")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.flare
@@ -104,4 +104,4 @@ def test_a_quick_run_trains_and_scores_all_three_models_on_generated_scans(tmp_p
     for model in written["models"]:
         assert model["patients"] == 3
         assert all(0 <= value <= 1 for value in model["dice"].values())
-    assert {(each["target"], each["met"]) for each in written["differences"]} == {(None, None)}
+    assert {(row["target"], row["met"]) for row in written["differences"]} == {(None, None)}

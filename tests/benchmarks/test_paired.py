@@ -14,32 +14,32 @@ def scores(seed, mean, spread=0.1):
 def test_a_constant_difference_has_no_width():
     first = scores(0, 0.5)
     second = {patient: value - 0.1 for patient, value in first.items()}
-    found = paired_difference(first, second, WHERE)
-    assert found.mean == pytest.approx(0.1)
-    assert found.interval() == (pytest.approx(0.1), pytest.approx(0.1))
-    assert found.patients == 40
-    assert found.p < 0.001
+    result = paired_difference(first, second, WHERE)
+    assert result.mean == pytest.approx(0.1)
+    assert result.interval() == (pytest.approx(0.1), pytest.approx(0.1))
+    assert result.patients == 40
+    assert result.p < 0.001
 
 
 def test_the_interval_is_that_of_the_paired_mean():
     first, second = scores(1, 0.6), scores(2, 0.5)
-    found = paired_difference(first, second, WHERE)
+    result = paired_difference(first, second, WHERE)
     changes = np.array([first[p] - second[p] for p in PATIENTS])
     groups = [changes[:30], changes[30:]]
     error = np.sqrt(sum(len(g) ** 2 * g.var() / len(g) for g in groups)) / 40
-    low, high = found.interval()
+    low, high = result.interval()
     assert (low, high) == pytest.approx(
-        (found.mean - 1.96 * error, found.mean + 1.96 * error), abs=0.15 * error
+        (result.mean - 1.96 * error, result.mean + 1.96 * error), abs=0.15 * error
     )
-    assert found.lower() == pytest.approx(found.mean - 1.645 * error, abs=0.15 * error)
+    assert result.lower() == pytest.approx(result.mean - 1.645 * error, abs=0.15 * error)
 
 
 def test_hospitals_keep_their_number_of_patients_in_every_resample():
-    """With strata, a difference between the hospitals alone gives no width."""
+    """With strata, an interval has no width if only the hospitals differ."""
     zero = dict.fromkeys(PATIENTS, 0.0)
     first = {patient: 1.0 if WHERE[patient] == "north" else 0.0 for patient in PATIENTS}
-    found = paired_difference(first, zero, WHERE)
-    assert found.interval() == (0.75, 0.75)
+    result = paired_difference(first, zero, WHERE)
+    assert result.interval() == (0.75, 0.75)
 
 
 def test_other_patients_are_not_compared():
@@ -54,7 +54,7 @@ def difference(mean, error):
     return Difference(mean, 40, draws)
 
 
-def test_holm_asks_most_of_the_clearest_difference_and_stops_at_the_first_that_fails():
+def test_holm_is_strictest_for_the_clearest_difference_and_stops_at_the_first_that_fails():
     clear, middle, unclear = difference(0.5, 0.1), difference(0.21, 0.1), difference(0.1, 0.1)
     intervals = holm_intervals([middle, unclear, clear])
     # m = 3: the clearest gets 1 - 0.05 / 3. The middle one, p 0.036, fails at 1 - 0.05 / 2, so the

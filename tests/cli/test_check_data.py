@@ -21,7 +21,7 @@ JOB = CHECKOUT / "jobs/tumor_segmentation"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six sound patients with the channels and the label of the job tumor_segmentation."""
+    """Six valid patients with the channels and the label of the job tumor_segmentation."""
     folder = tmp_path / "hospital"
     entries = []
     for number in range(6):
@@ -79,16 +79,16 @@ def test_warnings_alone_are_no_failure(consortium, folder, tmp_path):
     content = json.loads((folder / "dataset.json").read_text())
     del content["training"][2]
     (folder / "dataset.json").write_text(json.dumps(content))
-    code, out, err = consortium("check-data", folder, "--json", tmp_path / "found.json")
+    code, out, err = consortium("check-data", folder, "--json", tmp_path / "findings.json")
     assert (code, err) == (0, "")
     assert out.endswith("5 cases, 5 patients: 0 errors, 1 warning\n")
-    assert json.loads((tmp_path / "found.json").read_text())["ok"] is True
+    assert json.loads((tmp_path / "findings.json").read_text())["ok"] is True
 
 
 def test_the_json_file_holds_ok_and_the_findings(consortium, folder, tmp_path):
     damage(folder)
-    assert consortium("check-data", folder, "--json", tmp_path / "new/found.json")[0] == 1
-    assert json.loads((tmp_path / "new/found.json").read_text()) == {
+    assert consortium("check-data", folder, "--json", tmp_path / "new/findings.json")[0] == 1
+    assert json.loads((tmp_path / "new/findings.json").read_text()) == {
         "ok": False,
         "findings": [
             {
@@ -107,20 +107,18 @@ def test_the_json_file_holds_ok_and_the_findings(consortium, folder, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["found.json", "imagesTr/../found.json"])
+@pytest.mark.parametrize("name", ["findings.json", "imagesTr/../findings.json"])
 def test_a_json_file_inside_the_data_is_refused(consortium, folder, name):
     code, out, err = consortium("check-data", folder, "--json", folder / name)
     assert (code, out) == (3, "")
     where = folder / name
-    assert err == (
-        f"error inside-data: nothing is written into DIR, {where}, choose a file elsewhere\n"
-    )
-    assert not (folder / "found.json").exists()
+    assert err == (f"error inside-data: the file is inside DIR, {where}, choose a file elsewhere\n")
+    assert not (folder / "findings.json").exists()
 
 
 def test_a_json_file_behind_a_link_into_the_data_is_refused(consortium, folder, tmp_path):
     (tmp_path / "elsewhere").symlink_to(folder)
-    code, _, _ = consortium("check-data", folder, "--json", tmp_path / "elsewhere/found.json")
+    code, _, _ = consortium("check-data", folder, "--json", tmp_path / "elsewhere/findings.json")
     assert code == 3
 
 
@@ -221,7 +219,7 @@ def test_a_traceback_is_shown_with_debug_alone(consortium, tmp_path, where):
 
 
 def ends(capsys, argv=(), raises=None):
-    """Exit code and stderr of an application whose one command raises what is given."""
+    """Returns exit code and stderr of an application whose only command raises an exception."""
     small = typer.Typer(add_completion=False)
 
     @small.command()

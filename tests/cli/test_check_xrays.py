@@ -1,4 +1,4 @@
-"""`consortium check-data` of X-rays."""
+"""`consortium check-data` for X-ray images."""
 
 import numpy as np
 from tests.xrays import radiograph, rows, write_radiographs

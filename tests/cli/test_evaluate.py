@@ -71,8 +71,14 @@ def test_every_labelled_patient_of_every_hospital_is_scored(consortium, model, t
     )
     assert (code, errors) == (0, "")
     scores = json.loads(out.read_text())
-    found = {(case["hospital"], case["patient"]) for case in scores["cases"]}
-    assert found == {("east", "p0"), ("east", "p1"), ("west", "p0"), ("west", "p1"), ("west", "p2")}
+    scored = {(case["hospital"], case["patient"]) for case in scores["cases"]}
+    assert scored == {
+        ("east", "p0"),
+        ("east", "p1"),
+        ("west", "p0"),
+        ("west", "p1"),
+        ("west", "p2"),
+    }
     for word in ("east", "west", "all", "tumour", "Dice mean [95 %]", "HD95"):
         assert word in printed
     dice = [case["dice"]["tumour"] for case in scores["cases"]]

@@ -16,7 +16,7 @@ from consortium.tasks.registry import parse_settings
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A model that finds the structure in a part of the voxels."""
+    """A model that segments some of the voxels."""
     job = parse_settings(
         {
             "data": {
@@ -83,7 +83,7 @@ def test_an_unreadable_image_is_one_line(consortium, model, tmp_path):
     assert one_line(errors, "missing-file")
 
 
-def test_an_output_that_cannot_be_is_said_before_any_work(consortium, model, tmp_path):
+def test_an_impossible_output_is_refused_before_any_work(consortium, model, tmp_path):
     image = save(tmp_path / "scan.nii.gz", (20, 18, 6, 2))
     before = image.read_bytes()
     for output, code, exit_code in [
@@ -151,10 +151,10 @@ def test_a_dicom_segmentation_holds_the_voxels_of_the_nifti_mask(
     segmentation = highdicom.seg.segread(tmp_path / "mask.dcm")
     volume = segmentation.get_volume(combine_segments=True)
     to_mask = np.linalg.inv(mask.affine) @ np.diag([-1, -1, 1, 1]) @ volume.affine
-    where = np.argwhere(volume.array)
-    found = np.rint(where @ to_mask[:3, :3].T + to_mask[:3, 3]).astype(int)
+    indices = np.argwhere(volume.array)
+    segmented = np.rint(indices @ to_mask[:3, :3].T + to_mask[:3, 3]).astype(int)
     expected = np.argwhere(np.asarray(mask.dataobj) == 7)
-    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
+    assert sorted(map(tuple, segmented)) == sorted(map(tuple, expected))
     [algorithm] = segmentation.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
     assert algorithm.AlgorithmName == "Consortium segmentation"
     weights = (model / "models/model.safetensors").read_bytes()
@@ -168,20 +168,22 @@ def test_a_dicom_segmentation_holds_the_voxels_of_the_nifti_mask(
 def test_a_segmentation_of_nifti_or_inside_its_series_is_refused(
     consortium, model, tmp_path, series
 ):
-    for images, output, told, exit_code in [
+    for images, output, refusal, exit_code in [
         ([tmp_path / "scan.nii.gz"], tmp_path / "mask.dcm", "bad-output", 2),
         (series, series[1] / "mask.dcm", "inside-series", 3),
     ]:
         code, _, errors = consortium("predict", model, *images, "-o", output)
         assert code == exit_code
-        assert one_line(errors, told)
+        assert one_line(errors, refusal)
         assert not output.exists()
 
 
 def test_a_series_that_is_none_is_one_line(consortium, model, tmp_path, series, write_series):
     affine = np.eye(4)
     other = write_series(tmp_path / "other", np.ones((20, 18, 6), np.int16), affine)
-    lost = sorted(series[1].iterdir(), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])[2]
+    missing = sorted(series[1].iterdir(), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])[
+        2
+    ]
     mask = tmp_path / "mask.nii.gz"
     code, _, errors = consortium("predict", model, series[0], other, "-o", mask)
     assert code == 2
@@ -189,12 +191,12 @@ def test_a_series_that_is_none_is_one_line(consortium, model, tmp_path, series, 
     code, _, errors = consortium("predict", model, series[0], "-o", mask)
     assert code == 3
     assert one_line(errors, "wrong-channels")
-    lost.write_bytes(lost.read_bytes()[:-9])
+    missing.write_bytes(missing.read_bytes()[:-9])
     code, _, errors = consortium("predict", model, *series, "-o", mask)
     assert code == 2
     assert one_line(errors, "unreadable-file")
-    assert lost.name in errors
-    lost.unlink()
+    assert missing.name in errors
+    missing.unlink()
     code, _, errors = consortium("predict", model, *series, "-o", mask)
     assert code == 2
     assert one_line(errors, "missing-slices")

@@ -1,4 +1,4 @@
-"""What a person sees while a simulation runs, on no terminal: a line a round."""
+"""The progress of a run without a terminal: one line for each round."""
 
 import io
 
@@ -11,7 +11,7 @@ from consortium.runs.base import View
 
 @pytest.fixture
 def watch(tiny, monkeypatch):
-    """Shows the progress states, ten seconds apart; returns the lines that were told."""
+    """Shows the states, ten seconds apart; returns the printed lines."""
     now = iter(range(0, 10_000, 10))
     monkeypatch.setattr("consortium.cli.progress.time.monotonic", lambda: next(now))
 
@@ -42,7 +42,7 @@ def both(state):
     return {"east": state, "west": state}
 
 
-def test_a_round_is_told_with_its_hospitals_its_score_and_the_time_left(watch):
+def test_a_round_is_shown_with_its_hospitals_its_score_and_the_time_left(watch):
     lines = watch(
         ([], {}),
         ([], both(at("train", 0, 0))),
@@ -67,13 +67,13 @@ def test_a_missing_hospital_is_named(watch):
     assert lines == ["round 1 of 4, 1 of 2 hospitals, without west"]
 
 
-def test_the_baseline_is_told_and_counts_as_much_as_the_rounds(watch):
+def test_the_baseline_is_shown_and_counts_as_much_as_the_rounds(watch):
     lines = watch(
         ([], both(at("train", 0, 0))),
         ([closed(k) for k in range(4)], both(at("local", 0, 0))),
         settings=["baseline=true"],
     )
-    assert lines[-1] == "each hospital trains a model alone, for comparison, about 0:10 left"
+    assert lines[-1] == "each hospital trains a local model, for comparison, about 0:10 left"
 
 
 def test_a_resumed_run_says_where_it_goes_on(watch):

@@ -1,4 +1,4 @@
-"""What a person sees of `scripts/simulate` when the input is wrong: nothing is started then."""
+"""Errors of `scripts/simulate` for wrong input: nothing is started then."""
 
 import json
 import subprocess
@@ -37,27 +37,27 @@ def simulate(request, capsys, tmp_path, monkeypatch):
 
 
 def test_a_missing_folder(simulate, tmp_path):
-    code, told = simulate("--data", tmp_path / "none")
+    code, error = simulate("--data", tmp_path / "none")
     assert code == 2
-    assert told == f"error missing-folder: no such folder, {tmp_path / 'none'}, check --data\n"
+    assert error == f"error missing-folder: no such folder, {tmp_path / 'none'}, check --data\n"
 
 
 def test_an_empty_hospital(simulate, hospitals):
     (hospitals / "new").mkdir()
-    code, told = simulate("--data", hospitals)
+    code, error = simulate("--data", hospitals)
     assert code == 2
-    assert told.startswith("error missing-file: no such file, ")
-    assert f"{hospitals / 'new' / 'dataset.json'}" in told
-    assert told.count("\n") == 1
+    assert error.startswith("error missing-file: no such file, ")
+    assert f"{hospitals / 'new' / 'dataset.json'}" in error
+    assert error.count("\n") == 1
 
 
 def test_one_hospital_with_other_channels(simulate, hospitals):
     raw = json.loads((hospitals / "valley" / "dataset.json").read_text())
     raw["modality"] = {"0": "CT"}
     (hospitals / "valley" / "dataset.json").write_text(json.dumps(raw))
-    code, told = simulate("--data", hospitals)
+    code, error = simulate("--data", hospitals)
     assert code == 3
-    assert told.startswith(
+    assert error.startswith(
         "error wrong-channels: hospital valley has the channels CT and the job takes pre-contrast, "
         "FLAIR, post-contrast, "
     )
@@ -81,9 +81,9 @@ def test_one_hospital_with_other_channels(simulate, hospitals):
     ],
 )
 def test_a_wrong_setting_or_option(simulate, generated, tmp_path, arguments, code, message):
-    ended, told = simulate("--data", generated, *arguments)
-    assert (ended, told[: len(message)]) == (code, message)
-    assert told.count("\n") == 1
+    ended, error = simulate("--data", generated, *arguments)
+    assert (ended, error[: len(message)]) == (code, message)
+    assert error.count("\n") == 1
     assert not (tmp_path / "workspace").exists()
 
 
@@ -91,10 +91,10 @@ def test_a_setting_of_a_settings_file_that_cannot_be_names_the_file(simulate, ge
     file = tmp_path / "mine.json"
     raw = json.loads((JOB / "app" / "config" / "settings.json").read_text())
     file.write_text(json.dumps(raw | {"rounds": 0}))
-    code, told = simulate("--data", generated, "--settings", file)
+    code, error = simulate("--data", generated, "--settings", file)
     assert code == 2
-    assert told.startswith("error bad-setting: setting rounds: ")
-    assert told.endswith(f", {file}, correct the value\n")
+    assert error.startswith("error bad-setting: setting rounds: ")
+    assert error.endswith(f", {file}, correct the value\n")
 
 
 def test_a_settings_file_takes_the_place_of_the_jobs_and_set_changes_it(
@@ -120,17 +120,17 @@ def test_a_settings_file_takes_the_place_of_the_jobs_and_set_changes_it(
 
 def test_a_hospital_with_a_name_that_cannot_be(simulate, hospitals):
     (hospitals / "north").rename(hospitals / "north wing")
-    code, told = simulate("--data", hospitals)
-    assert (code, told.split(":")[0]) == (2, "error bad-hospital-name")
+    code, error = simulate("--data", hospitals)
+    assert (code, error.split(":")[0]) == (2, "error bad-hospital-name")
 
 
 def test_a_workspace_in_use_is_left_alone(simulate, generated, tmp_path):
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "thesis.txt").write_text("years of work")
-    code, told = simulate("--data", generated)
+    code, error = simulate("--data", generated)
     assert code == 3
-    assert told == (
+    assert error == (
         f"error workspace-in-use: the workspace is not empty, {workspace}, "
         "choose another one, or go on with --resume\n"
     )
@@ -160,10 +160,10 @@ def test_a_start_model_of_another_job_is_refused_before_anything_starts(
 ):
     other = tiny(*changes)
     write_bundle(tmp_path / "model", other, build_network(other).state_dict(), trained={})
-    exit_code, told = simulate("--data", generated, "--set", f"model.from={tmp_path / 'model'}")
+    exit_code, error = simulate("--data", generated, "--set", f"model.from={tmp_path / 'model'}")
     assert exit_code == 3
-    assert told.startswith(f"error {code}: ")
-    assert told.count("\n") == 1
+    assert error.startswith(f"error {code}: ")
+    assert error.count("\n") == 1
     assert not (tmp_path / "workspace").exists()
 
 
@@ -181,7 +181,7 @@ def test_two_runs_never_share_a_workspace(hospitals, tmp_path, monkeypatch):
         simulation.run()
 
 
-def test_the_reason_is_told_where_there_is_no_result(hospitals, tmp_path, monkeypatch):
+def test_without_a_result_the_reason_is_reported(hospitals, tmp_path, monkeypatch):
     workspace = tmp_path / "workspace"
 
     def start(*arguments, **more):

@@ -1,4 +1,4 @@
-"""The commands where the patients are rows of a table."""
+"""The commands for patients in tables."""
 
 import csv
 import json
@@ -38,8 +38,8 @@ def test_generated_tables_are_fit_for_the_job_and_the_same_again(consortium, tab
     assert result.exit_code == 0, result.output
     for clinic in CLINICS:
         file = f"{clinic.name}/patients.csv"
-        one, other = tables / file, tmp_path / "again" / file
-        assert one.read_bytes() == other.read_bytes()
+        first, second = tables / file, tmp_path / "again" / file
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_without_a_job_the_table_is_checked_by_itself(consortium, tables):
@@ -49,7 +49,7 @@ def test_without_a_job_the_table_is_checked_by_itself(consortium, tables):
     )
 
 
-def test_evaluate_says_accuracy_and_area_with_the_number_of_each_class(
+def test_evaluate_shows_accuracy_and_auroc_with_the_number_of_each_class(
     consortium, tables, model, tmp_path
 ):
     code, out, err = consortium(
@@ -60,7 +60,7 @@ def test_evaluate_says_accuracy_and_area_with_the_number_of_each_class(
         assert word in out
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["patients"] == len(scores["cases"])
-    assert sum(said["patients"] for said in scores["hospitals"].values()) == scores["patients"]
+    assert sum(row["patients"] for row in scores["hospitals"].values()) == scores["patients"]
 
 
 def test_predict_writes_a_probability_for_each_patient_with_no_outcome_known(
@@ -76,9 +76,9 @@ def test_predict_writes_a_probability_for_each_patient_with_no_outcome_known(
     assert (code, err) == (0, "")
     assert out == f"wrote {output}: 199 patients; 1 more lack a value\n"
     with output.open(newline="") as file:
-        found = list(csv.DictReader(file))
-    assert len(found) == 199
-    for row in found:
+        predicted = list(csv.DictReader(file))
+    assert len(predicted) == 199
+    for row in predicted:
         probability = float(row["probability of heart disease"])
         assert row["predicted"] == ("heart disease" if probability > 0.5 else "no heart disease")
 

@@ -1,4 +1,4 @@
-"""The commands where the patients have X-rays."""
+"""The commands for X-ray images."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ CLASSES = ["COVID-19", "pneumonia", "normal"]
 
 @pytest.fixture(scope="module")
 def radiographs(tmp_path_factory) -> Path:
-    """Of four hospitals; shared, so not to be written into."""
+    """X-ray images of four hospitals; shared by the tests, which do not write into it."""
     folder = tmp_path_factory.mktemp("xrays") / "hospitals"
     generate_radiographs(folder, seed=1, side=SIDE, clinics=FEW)
     return folder
@@ -48,12 +48,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def drawn(number: int) -> Sequence[tuple[str, np.ndarray]]:
-    """The views and X-rays of a patient of harbour, which keeps DICOM."""
+    """The views and X-ray images of a patient of harbour, whose files are DICOM."""
     return draw_patient(FEW[1], number, seed=1, shortcut=0.0, side=SIDE).radiographs
 
 
 def write_labels(folder: Path, labels: Sequence[str]) -> Path:
-    """A hospital of noise, one X-ray a patient."""
+    """Writes a hospital with images of noise, one for each patient."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["file,patient,label"]
@@ -79,7 +79,7 @@ def test_the_demo_knows_every_task():
     assert all(synthetic_of(task) is not None for task in TASKS)
 
 
-def test_evaluate_says_the_figures_of_each_class_at_each_hospital(
+def test_evaluate_shows_the_figures_of_each_class_at_each_hospital(
     consortium, radiographs, model, tmp_path
 ):
     code, out, err = consortium(
@@ -92,7 +92,7 @@ def test_evaluate_says_the_figures_of_each_class_at_each_hospital(
     scores = json.loads((tmp_path / "scores.json").read_text())
     patients = sum(clinic.patients + clinic.held_out for clinic in FEW)
     assert scores["patients"] == patients == sum(scores["support"].values())
-    assert sum(told["patients"] for told in scores["hospitals"].values()) == patients
+    assert sum(row["patients"] for row in scores["hospitals"].values()) == patients
     frontal = 0
     for clinic in FEW:
         numbers = range(clinic.patients + clinic.held_out)
@@ -105,7 +105,7 @@ def test_evaluate_says_the_figures_of_each_class_at_each_hospital(
         assert case["class"] in CLASSES
 
 
-def test_evaluate_says_what_cannot_be_estimated_and_what_is_descriptive(
+def test_evaluate_marks_what_cannot_be_estimated_and_what_is_descriptive(
     consortium, model, tmp_path
 ):
     hospital = write_labels(tmp_path / "west", ["covid", "pneumonia", "pneumonia"])
@@ -138,18 +138,18 @@ def test_evaluate_names_a_radiograph_that_cannot_be_read(consortium, model, tmp_
 def test_predict_writes_the_probability_of_each_class_for_each_radiograph(
     consortium, radiographs, model, tmp_path
 ):
-    one, folder = (
+    image, folder = (
         radiographs / "valley" / "images" / "valley-001-1.png",
         radiographs / "north" / "images",
     )
     output = tmp_path / "predicted.csv"
-    code, out, err = consortium("predict", model, one, folder, "-o", output)
-    files = [one, *sorted(folder.iterdir())]
+    code, out, err = consortium("predict", model, image, folder, "-o", output)
+    files = [image, *sorted(folder.iterdir())]
     assert (code, err) == (0, "")
     assert out == f"wrote {output}: {len(files)} X-rays\n"
-    found = rows(output)
-    assert [row["file"] for row in found] == [str(file) for file in files]
-    for row in found:
+    predicted = rows(output)
+    assert [row["file"] for row in predicted] == [str(file) for file in files]
+    for row in predicted:
         probabilities = {name: float(row[f"probability of {name}"]) for name in CLASSES}
         assert sum(probabilities.values()) == pytest.approx(1, abs=2e-4)
         assert probabilities[row["predicted"]] == max(probabilities.values())
@@ -165,14 +165,14 @@ def test_a_radiograph_is_the_same_to_the_model_as_dicom_png_or_jpeg(
     images = [tmp_path / name for name in ("X-ray.png", "X-ray.jpg", "IM0001")]
     code, _, err = consortium("predict", model, *images, "-o", tmp_path / "out.csv")
     assert (code, err) == (0, "")
-    found = [
+    predicted = [
         [float(row[f"probability of {c}"]) for c in CLASSES] for row in rows(tmp_path / "out.csv")
     ]
-    assert found[2] == found[0]
-    assert found[1] == pytest.approx(found[0], abs=0.005)
+    assert predicted[2] == predicted[0]
+    assert predicted[1] == pytest.approx(predicted[0], abs=0.005)
 
 
-def test_in_a_folder_dicom_is_told_by_its_content_and_what_is_no_radiograph_is_counted(
+def test_in_a_folder_dicom_is_recognised_by_content_and_other_files_are_counted(
     consortium, radiographs, model, tmp_path
 ):
     folder, output = tmp_path / "export", tmp_path / "out.csv"

@@ -158,7 +158,7 @@ def test_a_hospital_that_refuses_to_start_is_named_with_its_sentence(workspace):
         federation.up(workspace)
     assert raised.value.code == "not-up"
     assert raised.value.what == "north ended"
-    assert "error bad-kit: changed, not as the coordinator signed it" in raised.value.todo
+    assert "error bad-kit: changed, differs from the file that was signed" in raised.value.todo
     file.write_bytes(whole)
     assert all(machine.connected for machine in federation.up(workspace))
 

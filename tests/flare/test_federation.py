@@ -175,7 +175,9 @@ def test_a_second_process_with_a_kit_does_not_take_over(workspace):
         check=False,
     )
     assert ended.returncode == 78
-    assert ended.stderr.startswith("error kit-in-use: this kit runs already on this machine, ")
+    assert ended.stderr.startswith(
+        "error kit-in-use: this kit is already running on this machine, "
+    )
     assert all(machine.connected for machine in federation.status(workspace))
 
 
@@ -188,7 +190,7 @@ def test_the_guard_refuses_a_changed_kit_where_no_script_ran(workspace, tmp_path
     started += ["org=north", "config_folder=config"]
     ended = subprocess.run(started, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
-    assert "error bad-kit: changed, not as the coordinator signed it" in ended.stdout
+    assert "error bad-kit: changed, differs from the file that was signed" in ended.stdout
     assert "Successfully registered" not in ended.stdout
 
 
@@ -200,9 +202,9 @@ def test_down_leaves_no_process_and_no_socket(generated, tmp_path, capsys):
     with socket.create_connection(("127.0.0.1", port), timeout=5):
         pass
     assert run_command("down", "--workspace", place) == 0
-    assert capsys.readouterr().out == "ended: harbour, orchestrator\n"
+    assert capsys.readouterr().out == "stopped: harbour, orchestrator\n"
     assert processes_in(place) == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
     assert run_command("down", "--workspace", place) == 0
-    assert capsys.readouterr().out == "ended: nothing ran\n"
+    assert capsys.readouterr().out == "stopped: nothing was running\n"

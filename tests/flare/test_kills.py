@@ -43,7 +43,7 @@ def test_a_run_survives_four_kills_and_ends_with_the_same_bytes(place, job):
     draw = random.Random(3)
     undisturbed = chaos.run(place, job, [], draw)
     assert (undisturbed.complete, undisturbed.rounds, undisturbed.jobs) == (True, ROUNDS, 1)
-    kinds = [chaos.JOURNAL, chaos.TRAINING, chaos.ORCHESTRATOR, chaos.HOSPITAL]
+    kinds = [chaos.CHECKPOINTS, chaos.TRAINING, chaos.ORCHESTRATOR, chaos.HOSPITAL]
     killed = chaos.run(place, job, kinds, draw)
     assert [kind for kind, _ in killed.gaps] == kinds
     assert (killed.complete, killed.rounds) == (True, ROUNDS)

@@ -1,4 +1,4 @@
-"""A consortium, provisioned once; tests damage copies."""
+"""Provisions a consortium once; tests damage copies of its kits."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from consortium.membership.provisioning import create
 
 @pytest.fixture(scope="session")
 def provisioned(tmp_path_factory):
-    """The coordinator's folder of the project that is shipped; not to be written into."""
+    """The coordinator's folder of the shipped project; tests do not write into it."""
     folder = tmp_path_factory.mktemp("provisioned")
     create(ROOT / "provisioning" / "project.yml", folder / "out")
     return folder / "out"
@@ -22,7 +22,7 @@ def provisioned(tmp_path_factory):
 
 @pytest.fixture
 def kit(provisioned, tmp_path):
-    """A copy of the kit of a hospital to damage."""
+    """A copy of a hospital's kit, for a test to damage."""
     shutil.copytree(provisioned / "kits" / "north", tmp_path / "north")
     return tmp_path / "north"
 
@@ -34,12 +34,12 @@ def root_key(coordinator):
 
 def sign_again(kit, root):
     """Signs a changed kit, as only the coordinator can."""
-    said = verify_kit(kit).manifest
+    manifest = verify_kit(kit).manifest
     sign_kit(
         kit,
-        participant=said.participant,
-        role=said.role,
-        organisation=said.organisation,
-        project=said.project,
+        participant=manifest.participant,
+        role=manifest.role,
+        organisation=manifest.organisation,
+        project=manifest.project,
         key=root,
     )

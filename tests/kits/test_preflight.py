@@ -1,4 +1,4 @@
-"""What the table says; the orchestrator here is a bare TLS server with the kits' own keys."""
+"""The table of `preflight`; a bare TLS server with the kits' own keys stands in for FLARE."""
 
 import contextlib
 import shutil
@@ -28,7 +28,7 @@ def port():
 
 @pytest.fixture(scope="module")
 def consortia(port, tmp_path_factory):
-    """Two consortia that know nothing of each other, with the same names and port."""
+    """Two independent consortia with the same names and port."""
     folder = tmp_path_factory.mktemp("consortia")
     text = (ROOT / "provisioning" / "project.yml").read_text().replace("8002", str(port))
     (folder / "project.yml").write_text(text)
@@ -46,7 +46,7 @@ def kit(consortia, tmp_path):
 
 @contextlib.contextmanager
 def orchestrator(port, kit, name="server", trusts=None):
-    """A TLS server with a kit's certificate that admits clients of a root."""
+    """Runs a TLS server with a kit's certificate that admits clients of one root."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(kit / "startup" / f"{name}.crt", kit / "startup" / f"{name}.key")
     context.load_verify_locations((trusts or kit) / "startup" / "rootCA.pem")
@@ -81,26 +81,26 @@ def machine(gpus=(), driver="", data=(0, 0)):
     return Machine(lambda: list(gpus), lambda: driver, check)
 
 
-def table(kit, seen=None):
-    return {check.what: check for check in preflight(kit, seen or machine())}
+def table(kit, on=None):
+    return {check.name: check for check in preflight(kit, on or machine())}
 
 
 def test_a_kit_that_will_run(kit, consortia, port):
     with orchestrator(port, consortia / "ours" / "kits" / "orchestrator"):
-        found = table(kit)
+        checks = table(kit)
         admin = table(consortia / "ours" / "kits" / "researcher@north.example")
-    assert {check.what for check in found.values() if check.level != "ok"} == {"root"}
-    assert found["orchestrator"].found == "orchestrator, by its certificate; mutual TLS works"
-    assert found["certificate"].found.endswith("359 days")
+    assert {check.name for check in checks.values() if check.level != "ok"} == {"root"}
+    assert checks["orchestrator"].result == "orchestrator, by its certificate; mutual TLS works"
+    assert checks["certificate"].result.endswith("359 days")
     assert "gpus" not in admin
     assert admin["orchestrator"].level == "ok"
 
 
 def test_an_orchestrator_that_is_down(kit, port):
-    found = table(kit)
-    assert found["port"].level == "error"
-    assert found["port"].found == f"localhost:{port}: Connection refused"
-    assert "orchestrator" not in found
+    checks = table(kit)
+    assert checks["port"].level == "error"
+    assert checks["port"].result == f"localhost:{port}: Connection refused"
+    assert "orchestrator" not in checks
     check_orchestrator(kit, check_kit(kit))  # a site waits for it
 
 
@@ -112,15 +112,15 @@ def test_a_proxy_whose_orchestrator_is_down_is_waited_for_too(kit, port):
 
     with socket.create_server(("127.0.0.1", port)) as listener:
         threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
-        found = table(kit)
-        assert found["port"].found == "something answers, and breaks off before it says who it is"
-        assert "orchestrator" not in found
+        checks = table(kit)
+        assert checks["port"].result.endswith("but closes it before it identifies itself")
+        assert "orchestrator" not in checks
         check_orchestrator(kit, check_kit(kit))
         listener.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize(
-    ("who", "name", "trusts", "told"),
+    ("who", "name", "trusts", "result"),
     [
         (
             "theirs/kits/orchestrator",
@@ -135,27 +135,27 @@ def test_a_proxy_whose_orchestrator_is_down_is_waited_for_too(kit, port):
             "its certificate is not for this consortium (",
         ),
         ("ours/kits/valley", "client", None, "certificate is not valid for 'localhost'"),
-        ("ours/kits/orchestrator", "server", "theirs/kits/north", "does not take this kit's"),
+        ("ours/kits/orchestrator", "server", "theirs/kits/north", "refuses this kit's"),
     ],
 )
 def test_a_stranger_in_the_orchestrators_place_stops_the_start(
-    kit, consortia, port, who, name, trusts, told
+    kit, consortia, port, who, name, trusts, result
 ):
     with orchestrator(port, consortia / who, name, trusts and consortia / trusts):
-        found = table(kit)["orchestrator"]
-        assert (found.level, told in found.found) == ("error", True), found
+        check = table(kit)["orchestrator"]
+        assert (check.level, result in check.result) == ("error", True), check
         with pytest.raises(Refused, match="wrong-orchestrator"):
             check_orchestrator(kit, check_kit(kit))
 
 
-def test_a_name_that_is_not_known(kit, monkeypatch):
+def test_an_unknown_host_name(kit, monkeypatch):
     def unknown(*arguments, **more):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(module.socket, "getaddrinfo", unknown)
-    found = table(kit)
-    assert found["name"].found == "localhost is not known (Name or service not known)"
-    assert "port" not in found
+    checks = table(kit)
+    assert checks["name"].result == "localhost is unknown (Name or service not known)"
+    assert "port" not in checks
 
 
 def test_the_fingerprint_that_the_hospital_wrote_down(kit):
@@ -168,17 +168,18 @@ def test_another_version_a_full_disk_and_a_certificate_that_ends_soon(kit, monke
     monkeypatch.setattr(module, "__version__", "9.9")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2, 1, 1))
     monkeypatch.setattr(module, "_SOON", 400)
-    found = table(kit)
-    assert (found["package"].level, found["package"].todo) == ("error", "install consortium 0.1.0")
-    assert (found["disk"].level, found["disk"].found) == ("warning", "0 GB free")
-    assert found["certificate"].level == "warning"
+    checks = table(kit)
+    package = checks["package"]
+    assert (package.level, package.todo) == ("error", "install consortium 0.1.0")
+    assert (checks["disk"].level, checks["disk"].result) == ("warning", "0 GB free")
+    assert checks["certificate"].level == "warning"
 
 
 def test_gpus_that_are_stated_and_seen(kit):
     two = ["RTX, 24 GiB", "RTX, 24 GiB"]
-    assert table(kit)["gpus"].found == "0 stated; torch sees none"
+    assert table(kit)["gpus"].result == "0 stated; torch sees none"
     unstated = table(kit, machine(two, "550.1"))["gpus"]
-    assert (unstated.level, unstated.found) == (
+    assert (unstated.level, unstated.result) == (
         "warning",
         "RTX, 24 GiB, RTX, 24 GiB; driver 550.1; none is stated",
     )
@@ -186,7 +187,7 @@ def test_gpus_that_are_stated_and_seen(kit):
     write_json(kit / "local" / "hospital.json", own)
     assert table(kit, machine(two))["gpus"].level == "ok"
     missing = table(kit, machine(driver="550.1"))["gpus"]
-    assert (missing.level, missing.found) == (
+    assert (missing.level, missing.result) == (
         "error",
         "local/hospital.json states 2, torch sees none; driver 550.1",
     )
@@ -195,11 +196,11 @@ def test_gpus_that_are_stated_and_seen(kit):
 def test_the_data_folder(kit):
     assert table(kit, machine(data=(0, 2)))["data"].level == "warning"
     wrong = table(kit, machine(data=(3, 0)))["data"]
-    assert (wrong.level, wrong.found) == ("error", "/srv/tumours: 3 errors, 0 warnings")
+    assert (wrong.level, wrong.result) == ("error", "/srv/tumours: 3 errors, 0 warnings")
     error = UsageError("missing-folder", "no such folder", "/srv/tumours", "check --data")
-    assert table(kit, machine(data=error))["data"].found == "/srv/tumours: no such folder"
+    assert table(kit, machine(data=error))["data"].result == "/srv/tumours: no such folder"
     write_json(kit / "local" / "hospital.json", {})
-    assert table(kit)["data"].found == "no folder is named"
+    assert table(kit)["data"].result == "no folder is named"
 
 
 def test_the_orchestrators_own_port(consortia, port, tmp_path):
@@ -207,9 +208,9 @@ def test_the_orchestrators_own_port(consortia, port, tmp_path):
     shutil.copytree(consortia / "ours" / "kits" / "orchestrator", kit)
     assert table(kit)["port"].level == "ok"
     with socket.create_server(("127.0.0.1", port)):
-        assert table(kit)["port"].found == f"{port}: Address already in use"
+        assert table(kit)["port"].result == f"{port}: Address already in use"
         with hold_kit(kit):
-            assert table(kit)["port"].found == "this kit is running"
+            assert table(kit)["port"].result == "this kit is running"
 
 
 def test_the_command_prints_a_table_and_ends_with_what_is_red(consortium, kit, generated):

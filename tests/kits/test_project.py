@@ -1,4 +1,4 @@
-"""What a coordinator is told about a project file, before anything is made of it."""
+"""Errors and notes about a project file, before anything is provisioned."""
 
 import pytest
 from tests.conftest import ROOT
@@ -10,7 +10,7 @@ from consortium.runs.federation import describe_project
 TEXT = (ROOT / "provisioning" / "project.yml").read_text(encoding="utf-8")
 
 
-def told(text):
+def error_of(text):
     with pytest.raises(UsageError) as raised:
         parse_project(text, "project.yml")
     assert raised.value.where == "project.yml"
@@ -19,14 +19,14 @@ def told(text):
 
 def test_the_shipped_project_has_one_orchestrator_four_hospitals_and_every_role():
     project, raw = parse_project(TEXT, "project.yml")
-    kinds = [one.type for one in project.participants]
+    kinds = [entry.type for entry in project.participants]
     assert (kinds.count("server"), kinds.count("client")) == (1, 4)
-    assert len({one.org for one in project.participants if one.type == "client"}) == 4
-    roles = {one.role for one in project.participants if one.type == "admin"}
+    assert len({entry.org for entry in project.participants if entry.type == "client"}) == 4
+    roles = {entry.role for entry in project.participants if entry.type == "admin"}
     assert roles == {"project_admin", "org_admin", "lead", "member"}
     assert raw["builders"][1]["path"] == "consortium.flare.kit_builder.KitBuilder"
     assert project.notes() == [
-        "orchestrator is reached on this machine only; put its DNS name into default_host for"
+        "orchestrator can be reached only on this machine; put its DNS name into default_host for"
         " hospitals elsewhere"
     ]
 
@@ -34,19 +34,19 @@ def test_the_shipped_project_has_one_orchestrator_four_hospitals_and_every_role(
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("name: valley,", "name: north,", "two participants are called north"),
-        ("name: valley,", "name: North,", "two participants are called north"),
-        ("name: valley,", "name: server,", "participant server: a hospital's name is letters"),
-        ("name: valley,", "name: val ley,", "participant val ley: a hospital's name is letters"),
+        ("name: valley,", "name: north,", "two participants have the name north"),
+        ("name: valley,", "name: North,", "two participants have the name north"),
+        ("name: valley,", "name: server,", "participant server: a hospital's name must be"),
+        ("name: valley,", "name: val ley,", "participant val ley: a hospital's name must be"),
         ("name: valley,", "", "participant number 4 name: Field required"),
         ("org: valley_hospital}", "org: valley-hospital}", "participant valley: org 'valley-"),
-        ("org: valley_hospital}", "org: site}", "org 'site' would mean something else"),
+        ("org: valley_hospital}", "org: site}", "org 'site' has another meaning"),
         ("role: lead", "role: leader", "role must be one of project_admin, org_admin, lead,"),
         ("type: client, org: valley", "type: hospital, org: valley", "participant valley type: "),
-        ("type: client, org: valley", "type: server, org: valley", "there are 2"),
-        ("researcher@north.example", "researcher", "an admin's name is an e-mail address"),
-        ("default_host: localhost", "default_host: local host", "'local host' is no host name"),
-        ("[127.0.0.1]", "['::1']", "'::1' is no host name or address"),
+        ("type: client, org: valley", "type: server, org: valley", "type server, not 2"),
+        ("researcher@north.example", "researcher", "an admin's name must be an e-mail"),
+        ("default_host: localhost", "default_host: local host", "'local host' is not a host name"),
+        ("[127.0.0.1]", "['::1']", "'::1' is not a host name or address"),
         ("fed_learn_port: 8002", "fed_learn_port: 80020", "orchestrator fed_learn_port: "),
         ("fed_learn_port: 8002", "connection_security: clear", "connection_security: "),
         ("api_version: 3", "api_version: 4", "api_version: "),
@@ -54,9 +54,9 @@ def test_the_shipped_project_has_one_orchestrator_four_hospitals_and_every_role(
         ("  - path: consortium.flare.kit_builder.KitBuilder\n", "", "builders must begin with"),
     ],
 )
-def test_a_mistake_is_said_in_one_sentence_with_the_participant(old, new, what):
+def test_a_mistake_is_reported_in_one_sentence_with_the_participant(old, new, what):
     assert old in TEXT
-    sentence = told(TEXT.replace(old, new, 1))
+    sentence = error_of(TEXT.replace(old, new, 1))
     assert what in sentence
     assert "\n" not in sentence
 
@@ -66,9 +66,9 @@ def test_a_federation_on_one_machine_is_provisioned_as_the_shipped_project_is():
     assert describe_project(["north"], 8002)["builders"] == raw["builders"]
 
 
-def test_text_that_is_no_yaml_is_told_with_its_line():
-    assert told("api_version: 3\nname: [").startswith("line 2: ")
-    assert told("- 3") == "the top level is no mapping"
+def test_text_that_is_not_yaml_is_reported_with_its_line():
+    assert error_of("api_version: 3\nname: [").startswith("line 2: ")
+    assert error_of("- 3") == "the top level is not a mapping"
 
 
 def test_a_hospital_without_a_steward_is_noted():

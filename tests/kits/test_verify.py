@@ -1,4 +1,4 @@
-"""What a hospital is told about a kit that is not as the coordinator made it."""
+"""Findings about a kit that is not as the coordinator made it."""
 
 import base64
 import json
@@ -36,10 +36,10 @@ def test_every_kit_as_made_is_in_order(provisioned):
     kits = list((provisioned / "kits").iterdir())
     assert len(kits) == 12
     for kit in kits:
-        verdict = verify_kit(kit)
-        assert verdict.findings == []
-        assert verdict.manifest.participant == kit.name
-        assert not verdict.compared
+        report = verify_kit(kit)
+        assert report.findings == []
+        assert report.manifest.participant == kit.name
+        assert not report.compared
 
 
 def test_every_shipped_file_is_listed_and_nothing_of_the_hospitals_own(kit):
@@ -89,14 +89,14 @@ def test_a_hospital_may_edit_its_own_files(kit):
     assert codes(kit) == []
 
 
-def test_the_fingerprint_tells_a_forged_kit(provisioned, tmp_path):
+def test_the_fingerprint_reveals_a_forged_kit(provisioned, tmp_path):
     create(ROOT / "provisioning" / "project.yml", tmp_path / "forged")
     forged = tmp_path / "forged" / "kits" / "north"
     root = x509.load_pem_x509_certificate((provisioned / "kits/north" / verify.ROOT).read_bytes())
-    told = fingerprint(root)
+    expected = fingerprint(root)
     assert codes(forged) == []
-    assert codes(forged, told) == [("other-root", verify.ROOT)]
-    colons = ":".join(told[i : i + 2] for i in range(0, 64, 2)).upper()
+    assert codes(forged, expected) == [("other-root", verify.ROOT)]
+    colons = ":".join(expected[i : i + 2] for i in range(0, 64, 2)).upper()
     assert codes(provisioned / "kits" / "north", colons) == []
     assert verify_kit(provisioned / "kits" / "north", colons).compared
     (forged / "local" / "hospital.json").write_text(json.dumps({"root_sha256": colons}))
@@ -152,9 +152,9 @@ def test_a_kit_of_plain_flare_is_not_signed(kit):
 def test_the_certificate_of_another_hospital(kit, provisioned):
     for name in ("client.crt", "client.key"):
         shutil.copy(provisioned / "kits" / "valley" / "startup" / name, kit / "startup" / name)
-    found = verify_kit(kit).findings
-    assert ("wrong-certificate", "startup/client.crt") in [(f.code, f.file) for f in found]
-    assert any("belongs to valley and the kit to north" in finding.detail for finding in found)
+    findings = verify_kit(kit).findings
+    assert ("wrong-certificate", "startup/client.crt") in [(f.code, f.file) for f in findings]
+    assert any("issued to valley, but the kit is for north" in f.detail for f in findings)
 
 
 def test_a_key_that_is_not_the_certificates(kit, provisioned):
@@ -162,17 +162,19 @@ def test_a_key_that_is_not_the_certificates(kit, provisioned):
     assert ("wrong-key", "startup/client.key") in codes(kit)
 
 
-@pytest.mark.parametrize(("days", "told"), [(361, "it ended on"), (-1, "is the clock right")])
-def test_an_expired_certificate_and_a_wrong_clock(kit, monkeypatch, days, told):
+@pytest.mark.parametrize(
+    ("days", "detail"), [(361, "it ended on"), (-1, "check this machine's clock")]
+)
+def test_an_expired_certificate_and_a_wrong_clock(kit, monkeypatch, days, detail):
     class Clock(datetime):
         @classmethod
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(days=days)
 
     monkeypatch.setattr(verify, "datetime", Clock)
-    found = verify_kit(kit).findings
-    assert {finding.code for finding in found} == {"expired"}
-    assert all(told in finding.detail for finding in found)
+    findings = verify_kit(kit).findings
+    assert {finding.code for finding in findings} == {"expired"}
+    assert all(detail in finding.detail for finding in findings)
     assert verify_kit(kit).valid_until > datetime.now(UTC)
 
 
@@ -203,9 +205,9 @@ def test_a_kit_whose_certificate_has_expired_does_not_start(kit, provisioned):
         expired = expired.add_extension(extension.value, extension.critical)
     path.write_bytes(expired.sign(root, SHA256()).public_bytes(Encoding.PEM))
     sign_again(kit, root)
-    told = start(kit)
-    assert told.returncode == 78
-    assert told.stderr == (
+    process = start(kit)
+    assert process.returncode == 78
+    assert process.stderr == (
         f"error bad-kit: expired, it ended on {ended:%Y-%m-%d};"
         f" ask for a new kit, {path},"
         f" run consortium verify-kit {kit} and ask the coordinator\n"
@@ -246,7 +248,7 @@ def test_a_changed_kit_does_not_start_and_says_why(kit, script):
     ended = start(kit, script)
     assert ended.returncode == 78
     assert ended.stderr == (
-        f"error bad-kit: changed, not as the coordinator signed it, {path},"
+        f"error bad-kit: changed, differs from the file that was signed, {path},"
         f" run consortium verify-kit {kit} and ask the coordinator\n"
     )
     assert not (kit / "pid.fl").exists()
@@ -258,7 +260,7 @@ def test_a_kit_that_runs_does_not_start_again(kit):
         ended = start(kit)
     assert ended.returncode == 78
     assert ended.stderr == (
-        f"error kit-in-use: this kit runs already on this machine, {kit}, stop it first\n"
+        f"error kit-in-use: this kit is already running on this machine, {kit}, stop it first\n"
     )
 
 
@@ -278,11 +280,11 @@ def test_the_command_names_what_is_wrong(consortium, kit):
     code, printed, errors = consortium("verify-kit", kit)
     assert (code, errors) == (0, "")
     assert printed.startswith("north (client, north_university_hospital) in consortium, version ")
-    assert "compare it with what the coordinator tells you by telephone" in printed
+    assert "compare its fingerprint with the one that the coordinator gives you" in printed
     (kit / "startup" / "stop_fl.sh").write_text("")
     code, printed, errors = consortium("verify-kit", kit, "--root-sha256", "00" * 32)
     assert code == 1
-    assert "changed: startup/stop_fl.sh: not as the coordinator signed it" in printed
+    assert "changed: startup/stop_fl.sh: differs from the file that was signed" in printed
     assert "other-root: startup/rootCA.pem" in printed
     assert errors.startswith("error bad-kit: 2 findings, ")
     code, printed, errors = consortium("verify-kit", kit.parent)

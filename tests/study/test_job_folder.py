@@ -38,8 +38,8 @@ def test_a_prepared_job_declares_its_hospitals(tmp_path):
         "hospitals": ["east", "west"],
         "gpu": {"memory_in_GiB": 0, "cpu_instead": True},
     }
-    one = {"num_of_gpus": 1, "cpu_instead": True}
-    assert meta["resource_spec"] == {"east": one, "west": one}
+    request = {"num_of_gpus": 1, "cpu_instead": True}
+    assert meta["resource_spec"] == {"east": request, "west": request}
     assert (meta["mandatory_clients"], meta["min_clients"]) == (["east", "west"], 2)
     assert load_settings(tmp_path / "job" / "app" / "config" / "settings.json").rounds == 3
 

@@ -1,1 +1,1 @@
-"""What people call: the `consortium` command of a hospital, and what the scripts share with it."""
+"""The hospital's command `consortium`, and the code that the scripts share with it."""

@@ -1,7 +1,7 @@
-"""`consortium check-data`: is this hospital's folder fit for training?
+"""`consortium check-data`: checks whether a hospital's folder is fit for training.
 
-Reads a folder and writes nothing into it. What is wrong is printed by kind, with what to do about
-it; a line at the end counts. Colours and the progress bar appear on terminals only.
+Reads the folder and writes nothing into it. Prints the findings by kind, with advice, and a line
+that counts them. Colours and the progress bar appear only on terminals.
 """
 
 import sys
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from consortium.core.findings import Finding
 
 _SHOWN = 20
-"""Findings of one kind that are printed."""
+"""Number of findings of one kind that are printed."""
 
 
 def check_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="One hospital's folder.")],
     job: Annotated[
         str | None,
-        typer.Option(help="Job to check against: its folder, its name or a settings.json."),
+        typer.Option(help="Job to check for: its folder, its name or a settings.json."),
     ] = None,
     json_file: Annotated[
         Path | None,
@@ -37,11 +37,11 @@ def check_data(
 ) -> None:
     """Check one hospital's folder before it trains. Nothing is written into it.
 
-    Ends with 0 if there are no errors (warnings may remain) and with 1 if there are.
+    Exit code 0: no errors, though there may be warnings. Exit code 1: errors.
     """
     if json_file and json_file.resolve().is_relative_to(folder.resolve()):
         raise Refused(
-            "inside-data", "nothing is written into DIR", str(json_file), "choose a file elsewhere"
+            "inside-data", "the file is inside DIR", str(json_file), "choose a file elsewhere"
         )
     from consortium.core.files import write_json
     from consortium.study.job_folder import find_settings
@@ -108,7 +108,7 @@ def _print(findings: Sequence["Finding"]) -> None:
 
 
 def _wrap(text: str, width: int) -> str:
-    """Indented; a path is never broken, so that it can be copied."""
+    """Wraps and indents a text; a path is never broken, so that it can be copied."""
     return textwrap.fill(
         text,
         width,
@@ -120,7 +120,7 @@ def _wrap(text: str, width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what would steer a terminal: names come from a file that others may have written."""
+    """Replaces control characters: others may have chosen the names to steer the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

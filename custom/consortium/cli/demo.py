@@ -1,4 +1,4 @@
-"""`scripts/demo`: four generated hospitals train together, and what came out is shown."""
+"""`scripts/demo`: trains one model across four generated hospitals and shows the result."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from consortium.cli.models import open_model
-from consortium.cli.outcome import print_outcome
+from consortium.cli.outcome import print_result
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.core.errors import Incomplete, Refused, UsageError
@@ -31,32 +31,34 @@ _MARK = "made-by-demo"
 
 @app.command()
 def demo(
-    workspace: Annotated[Path, typer.Option(help="What the demo leaves; made anew each time.")],
-    seed: Annotated[int, typer.Option(help="Of the generated patients and the run.", min=0)] = 0,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.", min=1)] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder for the demo; replaced at each run.")],
+    seed: Annotated[int, typer.Option(help="Seed of the patients and the run.", min=0)] = 0,
+    rounds: Annotated[int | None, typer.Option(help="Number of rounds.", min=1)] = None,
     job: Annotated[
         str,
         typer.Option(
-            help="tumor_segmentation, on scans, heart_disease, on tables, or covid_detection, on"
-            " X-rays."
+            help="tumor_segmentation (scans), heart_disease (tables) or covid_detection (X-ray"
+            " images)."
         ),
     ] = "tumor_segmentation",
     shortcut: Annotated[
         float,
         typer.Option(
-            help="Of X-rays: how unlike the hospitals make X-rays, from 0 to 1.", min=0, max=1
+            help="X-ray images: how differently the hospitals acquire them, from 0 to 1.",
+            min=0,
+            max=1,
         ),
     ] = 0.6,
-    pooled: Annotated[
+    centralised: Annotated[
         bool,
         typer.Option(
             "--centralised",
-            help="Then train one model on all patients in one place, to compare with.",
+            help="Also train a centralised model, for comparison.",
         ),
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Generate the patients of four hospitals, train one model over them, show what came out."""
+    """Generate the patients of four hospitals, train one model across them, show the result."""
     console, started = stderr_console(), time.monotonic()
     folder = find_job(job)
     synthetic = _synthetic(load_settings(folder / SETTINGS).task, job)
@@ -68,7 +70,7 @@ def demo(
     rounds = rounds or synthetic.rounds
     assignments = [*synthetic.assignments, *([f"rounds={rounds}"] if rounds else [])]
     console.print(
-        "Training in NVIDIA FLARE: orchestrator and hospitals each start their own signed kit"
+        "Training in NVIDIA FLARE: the orchestrator and each hospital start their own signed kit"
     )
     federated = FederatedRun(
         job=folder,
@@ -78,30 +80,32 @@ def demo(
     )
     with RunProgress(console) as progress:
         result = federated.run(progress)
-    if pooled and result["complete"]:
-        console.print("One model is trained on all patients in one place, for comparison")
+    if centralised and result["complete"]:
+        console.print("Training a centralised model on all patients, for comparison")
         result = add_centralised(
             run, hospital_folders(data), smallest_group=federated.smallest_group
         )
     if (run / "model").is_dir() and synthetic.pictures is not None:
         folders = {row["name"]: data / row["name"] for row in result["hospitals"]}
         _add_pictures(result, synthetic.pictures(open_model(run / "model", "cpu"), folders), run)
-    print_outcome(result, run)
-    console.print(f"{time.monotonic() - started:.0f} s in all")
+    print_result(result, run)
+    console.print(f"Done in {time.monotonic() - started:.0f} s")
     if not result["complete"]:
-        action = "see errors.log below federation/machines/ there, then the logs beside"
+        action = "see errors.log and the logs in its folder federation/machines/"
         raise Incomplete("incomplete", result["reason"], str(run), action)
 
 
 def _synthetic(task: str, job: str) -> Synthetic:
     synthetic = synthetic_of(task)
     if synthetic is None:
-        raise UsageError("no-synthetic", f"no patients are made up for {task}", job, "name another")
+        raise UsageError(
+            "no-synthetic", f"no generated patients for {task}", job, "name another job"
+        )
     return synthetic
 
 
 def _add_pictures(result: dict[str, Any], pictures: Sequence[Picture], run: Path) -> None:
-    """Puts pictures into the page of a run and beside its curves."""
+    """Adds pictures to the page and the TensorBoard curves of a run."""
     lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     page = render_report(result, records, final=result["final"], pictures=pictures)
@@ -113,7 +117,7 @@ def _clear(workspace: Path) -> None:
     if workspace.exists() and any(workspace.iterdir()):
         if not (workspace / _MARK).exists():
             raise Refused(
-                "workspace-in-use", "not made by the demo", str(workspace), "choose another one"
+                "workspace-in-use", "the demo did not make it", str(workspace), "choose another one"
             )
         shutil.rmtree(workspace)
     workspace.mkdir(parents=True, exist_ok=True)

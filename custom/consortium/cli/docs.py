@@ -56,13 +56,13 @@ the hospital.
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the reference.
+    """One row of the settings reference.
 
     Attributes:
         key: dotted path in `settings.json`.
         values: type and range, in words.
         default: as JSON, or "required".
-        unit: of the number, or empty.
+        unit: the number's unit, or empty.
         meaning: from the docstring of the section.
     """
 
@@ -75,9 +75,9 @@ class Setting:
 
 @app.command()
 def docs(
-    root: Annotated[Path, typer.Option(help="The checkout whose files are written.")] = Path(),
+    root: Annotated[Path, typer.Option(help="The checkout to write into.")] = Path(),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; end with 1 if a file is out of date.")
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a file is outdated.")
     ] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -97,7 +97,7 @@ def docs(
 
 
 def generated(root: Path) -> dict[Path, str]:
-    """The generated files of a checkout and what they should hold."""
+    """Returns the generated files of a checkout with their content."""
     files = {root / "docs/settings.md": settings_reference(), root / "docs/findings.md": findings()}
     for path in sorted(root.glob("jobs/*/README.md")):
         files[path] = with_tables(path.read_text(encoding="utf-8"))
@@ -105,16 +105,16 @@ def generated(root: Path) -> dict[Path, str]:
 
 
 def with_tables(text: str) -> str:
-    """A document whose tables of finding codes, each between two marks, are renewed.
+    """Renews the tables of finding codes in a document; each stands between two marks.
 
     Raises:
-        ValueError: a mark names no kind of data.
+        ValueError: a mark names an unknown kind of data.
     """
     return _TABLE.sub(lambda m: m[1] + _codes_table(codes_of(DataKind(m[2]))) + m[3], text)
 
 
 def findings() -> str:
-    """The content of `docs/findings.md`."""
+    """Returns the content of `docs/findings.md`."""
     parts = [_FINDINGS_HEAD]
     for kind in DataKind:
         title = kind.value[0].upper() + kind.value[1:]
@@ -123,7 +123,7 @@ def findings() -> str:
 
 
 def settings_reference() -> str:
-    """The content of `docs/settings.md`."""
+    """Returns the content of `docs/settings.md`."""
     of_task = {task: list(_settings(settings_of(task))) for task in TASKS}
     first, *others = of_task.values()
     common = [row for row in first if all(row in rows for rows in others)]
@@ -135,7 +135,7 @@ def settings_reference() -> str:
 
 
 def _codes_table(codes: Sequence[FindingCode]) -> str:
-    rows = [(f"`{each.code}`", each.severity, each.when, each.advice) for each in codes]
+    rows = [(f"`{code.code}`", code.severity, code.when, code.advice) for code in codes]
     return _table(("code", "severity", "when", "what to do"), rows)
 
 
@@ -152,7 +152,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
-    """The rows of a section and of the sections in it, in the order of their declaration."""
+    """Yields the rows of a section and its subsections in the order of declaration."""
     schema = model.model_json_schema(by_alias=True)
     attributes = _attributes(model)
     for name, field in model.model_fields.items():
@@ -173,7 +173,7 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that an annotation names, however deep."""
+    """Yields the sections that an annotation names, at any depth."""
     if _is_section(annotation):
         yield annotation
     for part in get_args(annotation):
@@ -181,7 +181,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _attributes(model: type[BaseModel]) -> Mapping[str, tuple[str, str]]:
-    """Unit and meaning of each attribute, from the docstrings of a section and of its bases."""
+    """Returns unit and meaning of each attribute from the docstrings of a section and its bases."""
     result: dict[str, tuple[str, str]] = {}
     for base in reversed(model.__mro__):
         text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
@@ -199,7 +199,7 @@ def _required_or_default(plain: Mapping[str, Any], schema: Mapping[str, Any]) ->
 
 
 def _values(plain: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """Type and range of a JSON schema, in words."""
+    """Describes the type and range of a JSON schema."""
     branches = plain.get("anyOf") or plain.get("oneOf")
     if branches:
         return ", or ".join(_values(branch, schema) for branch in branches)

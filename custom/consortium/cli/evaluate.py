@@ -1,7 +1,7 @@
-"""`consortium evaluate`: how good a model is on the labelled patients of one or more hospitals.
+"""`consortium evaluate`: scores a model on the labelled patients of one or more hospitals.
 
-Every labelled patient is scored, those that the model was trained on included. A model of other
-inputs or outputs than the data is refused before any is read.
+Scores every labelled patient, including those that the model was trained on. Refuses a model whose
+inputs or outputs do not match the data, before any data is read.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ def evaluate(
 ) -> None:
     """Score a model on every labelled patient: Dice, HD95 in mm and volumes in mL.
 
-    A model of tables is scored by accuracy and AUROC; one of X-rays by AUROC, average precision,
+    Models for tables: accuracy and AUROC. Models for X-ray images: AUROC, average precision,
     sensitivity and calibration error of each class against the others.
-    Dice is 1 where neither mask has the structure and 0 where one has. HD95 is 0 where neither has
-    it; where only one has there is no distance (null), and the patient counts in Dice alone.
-    Intervals are 95 % bootstrap intervals of the mean over patients.
+    If neither mask has the structure, Dice is 1 and HD95 is 0. If only one mask has it, Dice is 0
+    and HD95 is not defined (null). Intervals are 95 % bootstrap intervals of the mean over
+    patients.
     """
     from consortium.cli.models import open_model
     from consortium.cli.scores import print_table, progress_bar

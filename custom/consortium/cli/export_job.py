@@ -1,4 +1,4 @@
-"""`scripts/export-job JOB OUT`: a job to submit, with the package in it or without."""
+"""`scripts/export-job JOB OUT`: writes a job to submit, with or without the package."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,38 +14,36 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def export(
     job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
-    out: Annotated[Path, typer.Argument(help="The job to write; must not exist.")],
+    out: Annotated[Path, typer.Argument(help="The job folder to write; must not exist.")],
     hospital: Annotated[
-        list[str] | None, typer.Option(help="A site that must take part; may be repeated.")
+        list[str] | None, typer.Option(help="A hospital that must take part; repeatable.")
     ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Takes the place of the job's settings.json."),
+        typer.Option(metavar="FILE", help="Replaces the job's settings.json."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
     ] = None,
     quorum: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="What a round needs: minimum, mandatory, ..."),
+        typer.Option(metavar="KEY=VALUE", help="Change the quorum: minimum, mandatory, ..."),
     ] = None,
     continue_: Annotated[
         str,
         typer.Option(
             "--continue",
             metavar="RUN",
-            help="Go on with this run of the orchestrator, to more rounds or with more hospitals.",
+            help="Continue this run of the orchestrator, for more rounds or with more hospitals.",
         ),
     ] = "",
     configuration_only: Annotated[
         bool,
-        typer.Option(
-            "--configuration-only", help="Without the package, for sites with our startup kits."
-        ),
+        typer.Option("--configuration-only", help="Without the package, for our startup kits."),
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write the job folder that is submitted; the package goes with it unless told otherwise."""
+    """Write the job folder to submit, by default with the package in it."""
     export_job(
         find_job(job),
         out,

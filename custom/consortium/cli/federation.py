@@ -1,4 +1,4 @@
-"""`scripts/federation up|status|down`: a real federation on this machine, for trying and tests."""
+"""`scripts/federation up|status|down`: a real federation on this machine, for trials and tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,28 +16,31 @@ from consortium.runs.federation import Machine
 
 app = typer.Typer(name="federation", add_completion=False, no_args_is_help=True)
 
-WorkspaceOption = Annotated[Path, typer.Option(metavar="DIR", help="Of the federation.")]
+WorkspaceOption = Annotated[Path, typer.Option(metavar="DIR", help="The federation's folder.")]
 
 
 @app.callback()
 def _options(debug: DebugOption = False) -> None:
-    """Run orchestrator and hospitals on this machine, each a process with a kit of its own."""
+    """Run the orchestrator and the hospitals on this machine, each from its own kit."""
 
 
 @app.command()
 def up(
     workspace: WorkspaceOption,
     hospitals: Annotated[
-        int | None, typer.Option(min=1, max=100, help="How many; all of --data, or four.")
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Number of hospitals; by default all of --data, or four."
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Holds one folder a hospital.")
+        Path | None, typer.Option(metavar="DIR", help="Folder with one folder for each hospital.")
     ] = None,
     smallest_group: Annotated[
-        int, typer.Option(help="A metric over fewer patients is not sent by a hospital.", min=1)
+        int, typer.Option(help="Hospitals send no metric over fewer patients.", min=1)
     ] = 5,
 ) -> None:
-    """Provision where nothing is, and start what does not run."""
+    """Provision the kits if there are none, and start what is not running."""
     console = stderr_console()
     machines = federation.up(
         workspace,
@@ -53,7 +56,7 @@ def up(
 
 @app.command()
 def status(workspace: WorkspaceOption) -> None:
-    """Show what runs. Ends with 1 if something does not."""
+    """Show the processes. Exit code 1 if one is not connected."""
     machines = federation.status(workspace)
     _print(machines)
     missing = [machine.name for machine in machines if not machine.connected]
@@ -65,9 +68,9 @@ def status(workspace: WorkspaceOption) -> None:
 
 @app.command()
 def down(workspace: WorkspaceOption) -> None:
-    """End every process of the federation; what it left stays."""
-    ended = federation.down(workspace)
-    print(f"ended: {', '.join(ended) or 'nothing ran'}")
+    """Stop every process of the federation; its files stay."""
+    stopped = federation.down(workspace)
+    print(f"stopped: {', '.join(stopped) or 'nothing was running'}")
 
 
 def _print(machines: Sequence[Machine]) -> None:

@@ -1,7 +1,7 @@
 """The command `consortium`, which is installed at a hospital.
 
-Each command is a function in a module of its own, which imports what is slow to import (torch,
-monai, nibabel) when it is called: `consortium --help` answers at once.
+Each command is a function in its own module. It imports slow packages (torch, monai, nibabel) only
+when it is called, so that `consortium --help` answers at once.
 """
 
 from typing import Annotated
@@ -41,7 +41,7 @@ def _options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Work with the models and the data of a consortium of hospitals, at one hospital."""
+    """Check data and kits, use models and follow runs at one hospital of a consortium."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A model's folder, opened for a command."""
+"""Opens a model's folder for a command."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,11 +14,11 @@ from consortium.tasks.registry import TASKS, task_of, text_of_task
 
 
 def open_model(folder: Path, device: str | None = None) -> TrainedModel:
-    """Opens a model without running anything that came with it; see `load_bundle`.
+    """Opens a model without running any code in its folder; see `load_bundle`.
 
     Args:
         folder: of the model.
-        device: where its network shall be; on a GPU where None and there is one.
+        device: of its network; if None, a GPU if there is one, else the CPU.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings, network = load_bundle(folder, chosen)
@@ -28,11 +28,11 @@ def open_model(folder: Path, device: str | None = None) -> TrainedModel:
 
 
 def require_inputs(settings: Settings, inputs: Sequence[Path], folder: Path) -> None:
-    """Refuses what a model of another task is given.
+    """Refuses inputs of another task than the model's.
 
     Args:
         settings: of the model.
-        inputs: what the model is given.
+        inputs: files or folders for the model.
         folder: of the model.
 
     Raises:
@@ -45,5 +45,5 @@ def require_inputs(settings: Settings, inputs: Sequence[Path], folder: Path) -> 
         "wrong-task",
         f"the model is of the task {settings.task}",
         str(folder),
-        f"give it what it was trained on: {', '.join(others)}, or {last}",
+        f"give it inputs of its task: {', '.join(others)}, or {last}",
     )

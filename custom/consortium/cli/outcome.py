@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""Prints the table at the end of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from consortium.report.figures import figures_of, value_of
 from consortium.settings.base import Settings
 from consortium.tasks.registry import parse_settings, text_of_task
 
-LEFT_BEHIND = {
+_RESULT_FILES = {
     "result.json": "result",
     "rounds.jsonl": "rounds",
     "report.html": "report",
@@ -21,18 +21,19 @@ LEFT_BEHIND = {
 }
 
 
-def print_outcome(result: dict[str, Any], workspace: Path) -> None:
-    """Prints per hospital its cases, the score of a model trained alone, of the shared model and,
-    where there is one, of the pooled model, and where everything is.
-    """  # noqa: D205
+def print_result(result: dict[str, Any], workspace: Path) -> None:
+    """Prints each hospital's cases and the scores of each model, and the paths of the results.
+
+    The models are the local, the federated and, if there is one, the centralised model.
+    """
     console = Console(highlight=False)
     settings = parse_settings(result["settings"], "result.json")
-    words = text_of_task(settings.task)
-    title = words.headline[0].upper() + words.headline[1:]
+    task_text = text_of_task(settings.task)
+    title = task_text.headline[0].upper() + task_text.headline[1:]
     table = Table(title=f"{title} on each hospital's own validation patients", title_justify="left")
     table.add_column("hospital")
-    pooled = any(row.get("centralised") for row in result["hospitals"])
-    for title in ("training", "validation", "local", "federated", *["centralised"] * pooled):
+    centralised = any(row.get("centralised") for row in result["hospitals"])
+    for title in ("training", "validation", "local", "federated", *["centralised"] * centralised):
         table.add_column(title, justify="right")
     for row in result["hospitals"]:
         cases = row["cases"]
@@ -42,33 +43,34 @@ def print_outcome(result: dict[str, Any], workspace: Path) -> None:
             _text(cases["validation"]),
             score_text(row["local"], settings),
             score_text(row["federated"], settings),
-            *[score_text(row.get("centralised"), settings)] * pooled,
+            *[score_text(row.get("centralised"), settings)] * centralised,
         )
     console.print(table)
     if "confounding" in result:
-        told = describe_verdict(result["confounding"])
-        console.print(f"disease or hospital: {told}", soft_wrap=True)
-    for one in result.get("flagged", []):
-        console.print(f"stands out: {describe_flagged(one)}", soft_wrap=True)
-    for name, meaning in LEFT_BEHIND.items():
+        verdict = describe_verdict(result["confounding"])
+        console.print(f"confounding probe: {verdict}", soft_wrap=True)
+    for hospital in result.get("flagged", []):
+        console.print(f"flagged: {describe_flagged(hospital)}", soft_wrap=True)
+    for name, meaning in _RESULT_FILES.items():
         if (workspace / name).exists():
             console.print(f"{meaning}: {workspace / name}", soft_wrap=True)
 
 
 def score_text(score: dict[str, Any] | None, settings: Settings) -> str:
-    """A score for a table: its figures, or why there is none.
+    """Formats a score for a table: its figures, or why there is none.
 
-    Where there are several figures of each class, the headline and what is of no class.
+    If several metrics have a figure for each class, only the headline and the metrics without
+    classes are shown.
     """
     if score is None:
         return "-"
     if score["withheld"] is not None:
         return "withheld"
     figures, metrics = figures_of(score), settings.scored.metrics
-    values = {one.name: figures.get(one.name) for one in metrics}
-    if any(one.of and not one.by_structure for one in metrics):
+    values = {metric.name: figures.get(metric.name) for metric in metrics}
+    if any(metric.of and not metric.by_structure for metric in metrics):
         headline = text_of_task(settings.task).headline
-        others = {one.name: figures.get(one.name) for one in metrics if not one.of}
+        others = {metric.name: figures.get(metric.name) for metric in metrics if not metric.of}
         values = {headline: value_of(score, settings.scored), **others}
     if len(values) == 1:
         return _figure(next(iter(values.values())))

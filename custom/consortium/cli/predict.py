@@ -1,4 +1,4 @@
-"""`consortium predict`: what a model says of files: a mask, or a table of probabilities."""
+"""`consortium predict`: applies a model to files; writes a mask or a table of probabilities."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ def predict(
         typer.Argument(
             metavar="IMAGE...",
             help="A NIfTI scan or the folder of a DICOM series; or one for each channel. For a"
-            " model of X-rays: X-rays as PNG, JPEG or DICOM, or folders of them; for one of tables:"
-            " a .csv file.",
+            " model of X-ray images: PNG, JPEG or DICOM files, or folders of them. For a model of"
+            " tables: a .csv file.",
         ),
     ],
     output: Annotated[
@@ -23,17 +23,17 @@ def predict(
             "--output",
             "-o",
             metavar="OUT",
-            help="What to write: NIfTI (.nii.gz), or DICOM (.dcm) of a DICOM series; a .csv file of"
-            " X-rays or a table.",
+            help="File to write: NIfTI (.nii.gz), or DICOM (.dcm) for a DICOM series; a .csv file"
+            " for X-ray images or a table.",
         ),
     ],
 ) -> None:
     """Segment one scan with a model; the mask has the scan's shape and affine.
 
-    Structures that exclude each other: a voxel is given to the most probable one above a half.
-    Structures that overlap: each is a segment of its own in DICOM; in NIfTI later ones are painted
-    over earlier ones. Of X-rays, what is written is the probability of each class for each X-ray;
-    of a table, that of the outcome for each patient. For research, not diagnosis.
+    Exclusive structures: a voxel gets the most probable structure, if its probability is above 0.5.
+    Overlapping structures: DICOM has a segment for each; in NIfTI later structures overwrite
+    earlier ones. X-ray images: the file lists the probability of each class for each image.
+    Tables: the probability of the outcome for each patient. For research, not diagnosis.
     """
     from consortium.cli.models import open_model, require_inputs
     from consortium.cli.scores import progress_bar

@@ -1,4 +1,4 @@
-"""`consortium preflight KIT`: will this kit run on this machine?"""
+"""`consortium preflight KIT`: checks whether a kit will run on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ def preflight(
 ) -> None:
     """Check certificate, network, orchestrator, GPUs, disk, data and package for a kit.
 
-    Nothing is started. Ends with 0 if no line is red, with 1 if one is.
+    Starts nothing. Exit code 0 if no line is red, 1 if one is.
     """
     from rich.console import Console
     from rich.table import Table
@@ -24,12 +24,12 @@ def preflight(
     from consortium.kits import preflight as checks
 
     machine = checks.Machine(describe_gpus, driver_version, _check_data)
-    found = list(checks.preflight(kit, machine))
-    table = Table("check", "", "found", "what to do")
-    for check in found:
-        table.add_row(check.what, check.level, check.found, check.todo, style=_STYLE[check.level])
+    results = list(checks.preflight(kit, machine))
+    table = Table("check", "", "result", "what to do")
+    for check in results:
+        table.add_row(check.name, check.level, check.result, check.todo, style=_STYLE[check.level])
     Console(highlight=False).print(table)
-    red = [check.what for check in found if check.level == "error"]
+    red = [check.name for check in results if check.level == "error"]
     if red:
         raise Incomplete("not-ready", ", ".join(red), str(kit), "see the table above")
 

@@ -1,4 +1,4 @@
-"""How far a simulation is: bars on a terminal, a line a round elsewhere."""
+"""Shows the progress of a run: bars on a terminal, elsewhere one line for each round."""
 
 import sys
 import time
@@ -15,16 +15,16 @@ from consortium.tasks.text import TaskText
 _STAGES = {
     "train": "trains",
     "validate": "scores the model: patient",
-    "again": "trains again, to compare",
-    "local": "trains alone",
+    "again": "trains again, for comparison",
+    "local": "trains a local model",
 }
 
 
 class RunProgress:
-    """Shows a running simulation; a context manager.
+    """Shows the progress of a run; a context manager.
 
     Args:
-        console: where to; stderr by default.
+        console: to print to; stderr by default.
     """
 
     def __init__(self, console: Console | None = None):
@@ -32,14 +32,14 @@ class RunProgress:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[message]}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._rounds_told: int | None = None
-        self._alone_told = self._again_told = False
+        self._rounds_shown: int | None = None
+        self._local_announced = self._again_announced = False
         self._clock = _TimeLeft()
 
     def __enter__(self) -> "RunProgress":
@@ -54,70 +54,74 @@ class RunProgress:
         self._bars.stop()
 
     def __call__(self, view: View) -> None:
-        """Takes a look at the simulation."""
-        # Not before: a thread of the bars' would be cut off in processes that the run forks.
+        """Shows a state of the run."""
+        # Not earlier: the thread that draws the bars would not survive in processes that the run
+        # forks.
         self._bars.start()
-        if self._rounds_told is None:
-            self._rounds_told = len(view.records)
+        if self._rounds_shown is None:
+            self._rounds_shown = len(view.records)
             if view.records:
-                self._say(f"going on after round {len(view.records)} of {view.settings.rounds}")
+                self._print(f"going on after round {len(view.records)} of {view.settings.rounds}")
         left = _clock(self._clock.left(view))
-        for record in view.records[self._rounds_told :]:
-            self._say_round(record, view, left)
-        self._rounds_told = len(view.records)
-        stages = {said["stage"] for said in view.hospitals.values()}
-        if "local" in stages and not self._alone_told:
-            self._alone_told = True
-            self._say("each hospital trains a model alone, for comparison" + (left and f", {left}"))
-        if "again" in stages and not self._again_told:
-            self._again_told = True
-            self._say("the model is trained again without each hospital, to see what it learned")
-        told = left if view.hospitals else "the hospitals start"
-        self._bar("", "rounds", len(view.records), view.settings.rounds, told)
-        for name, said in sorted(view.hospitals.items()):
-            told = {"check": self._words(view).reads, **_STAGES}.get(said["stage"], said["stage"])
-            if said["stage"] in ("train", "again", "local"):
-                told = f"{told}, round {said['round'] + 1}, step"
-            told = f"{told} {said['step']} of {said['steps']}"
-            self._bar(name, name, said["step"], max(1, said["steps"]), told)
+        for record in view.records[self._rounds_shown :]:
+            self._print_round(record, view, left)
+        self._rounds_shown = len(view.records)
+        stages = {progress["stage"] for progress in view.hospitals.values()}
+        if "local" in stages and not self._local_announced:
+            self._local_announced = True
+            self._print(
+                "each hospital trains a local model, for comparison" + (left and f", {left}")
+            )
+        if "again" in stages and not self._again_announced:
+            self._again_announced = True
+            self._print("the model is trained again without each hospital, for comparison")
+        message = left if view.hospitals else "the hospitals start"
+        self._bar("", "rounds", len(view.records), view.settings.rounds, message)
+        for name, progress in sorted(view.hospitals.items()):
+            stage, step, steps = progress["stage"], progress["step"], progress["steps"]
+            message = {"check": self._text(view).reads, **_STAGES}.get(stage, stage)
+            if stage in ("train", "again", "local"):
+                message = f"{message}, round {progress['round'] + 1}, step"
+            self._bar(name, name, step, max(1, steps), f"{message} {step} of {steps}")
 
-    def _words(self, view: View) -> TaskText:
+    def _text(self, view: View) -> TaskText:
         return text_of_task(view.settings.task)
 
-    def _bar(self, key: str, title: str, done: int, total: int, told: str) -> None:
+    def _bar(self, key: str, title: str, done: int, total: int, message: str) -> None:
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(title, total=total, told=told)
-        self._bars.update(self._tasks[key], completed=done, total=total, told=told)
+            self._tasks[key] = self._bars.add_task(title, total=total, message=message)
+        self._bars.update(self._tasks[key], completed=done, total=total, message=message)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
 
-    def _say_round(self, record: dict[str, Any], view: View, left: str) -> None:
+    def _print_round(self, record: dict[str, Any], view: View, left: str) -> None:
         answered, asked = record["answered"], record["asked"]
         parts = [f"round {record['round'] + 1} of {view.settings.rounds}"]
         parts.append(f"{len(answered)} of {len(asked)} hospitals")
         if record["score"] is not None:
-            parts.append(f"{self._words(view).headline} before it {record['score']:.3f}")
+            parts.append(f"{self._text(view).headline} before it {record['score']:.3f}")
         missing = sorted(set(asked) - set(answered))
         if missing:
             parts.append(f"without {', '.join(missing)}")
-        self._say(", ".join([*parts, left] if left else parts))
+        self._print(", ".join([*parts, left] if left else parts))
 
 
 class _TimeLeft:
-    """Estimates the time left from the slowest hospital's pace since the first look."""
+    """Estimates the time left from the slowest hospital's speed since the first estimate."""
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
         self._done: dict[str, float] = {}
 
     def left(self, view: View) -> float | None:
-        """Seconds, or None while too little is known."""
+        """Returns seconds, or None while too little is known."""
         rounds = view.settings.rounds
-        for name, said in view.hospitals.items():
-            if said["stage"] in ("train", "local"):
-                step = said["step"] / max(1, said["steps"])
-                self._done[name] = said["round"] + step + rounds * (said["stage"] == "local")
+        for name, progress in view.hospitals.items():
+            if progress["stage"] in ("train", "local"):
+                step = progress["step"] / max(1, progress["steps"])
+                is_local = progress["stage"] == "local"
+                self._done[name] = progress["round"] + step + rounds * is_local
         if not self._done or len(self._done) < len(view.hospitals):
             return None
         slowest, now = min(self._done.values()), time.monotonic()
@@ -138,5 +142,5 @@ def _clock(seconds: float | None) -> str:
 
 
 def stderr_console() -> Console:
-    """The console that progress goes to."""
+    """Returns the console that progress is printed to."""
     return Console(file=sys.stderr, highlight=False)

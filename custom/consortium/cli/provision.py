@@ -1,4 +1,4 @@
-"""`scripts/provision create|add|status`: signed startup kits from the project file."""
+"""`scripts/provision create|add|status`: makes signed startup kits from the project file."""
 
 import os
 import sys
@@ -11,13 +11,13 @@ from rich.table import Table
 
 from consortium.cli.run import DebugOption, run_app
 from consortium.core.errors import Incomplete, UsageError
-from consortium.membership.provisioning import KITS, Outcome
+from consortium.membership.provisioning import KITS, ProvisioningResult
 from consortium.membership.provisioning import add as add_participant
 from consortium.membership.provisioning import create as create_kits
 from consortium.membership.provisioning import status as kit_status
 
 PASSPHRASE = "CONSORTIUM_PASSPHRASE"
-"""Environment variable that saves the question."""
+"""Environment variable with the passphrase, instead of the prompt."""
 
 _SOON = 60  # days
 
@@ -32,7 +32,7 @@ OutOption = Annotated[
 SealOption = Annotated[
     bool,
     typer.Option(
-        "--passphrase", help=f"Seal the state; asks for the passphrase, or takes {PASSPHRASE}."
+        "--passphrase", help=f"Seal the state with a passphrase, from {PASSPHRASE} or a prompt."
     ),
 ]
 OrganisationOption = Annotated[str, typer.Option("--org", help="Its organisation.")]
@@ -41,7 +41,7 @@ DEFAULT_PROJECT = Path("provisioning/project.yml")
 
 @app.callback()
 def _options(debug: DebugOption = False) -> None:
-    """Turn the project file into signed startup kits."""
+    """Make signed startup kits from the project file."""
 
 
 @app.command()
@@ -50,14 +50,14 @@ def create(
     project: ProjectOption = DEFAULT_PROJECT,
     passphrase: SealOption = False,
 ) -> None:
-    """Make a signed kit for every participant; run again, make those that are missing."""
+    """Make a signed kit for every participant; a rerun makes only missing or changed kits."""
     sealing = _ask(confirm=True) if passphrase else ""
     _print(create_kits(project, out, passphrase=sealing, ask=_ask), out)
 
 
 @adding.command("hospital")
 def add_hospital(
-    name: Annotated[str, typer.Argument(help="Of its site.")],
+    name: Annotated[str, typer.Argument(help="Its name in jobs and reports.")],
     out: OutOption,
     org: OrganisationOption,
     project: ProjectOption = DEFAULT_PROJECT,
@@ -80,23 +80,26 @@ def add_admin(
 
 @app.command()
 def status(out: OutOption) -> None:
-    """Show every certificate with the days it has left.
+    """Show every certificate with its remaining days.
 
-    Ends with 1 if one has ended.
+    Exit code 1 if one has ended.
     """
-    held = kit_status(out)
+    certificates = kit_status(out)
     table = _table("valid until")
     table.add_column("days left", justify="right")
-    for one in held:
-        days = one.days_left()
+    for issued in certificates:
+        days = issued.days_left()
         style = "bold red" if days < 0 else "yellow" if days < _SOON else ""
-        until = f"{one.valid_until:%Y-%m-%d}"
-        table.add_row(one.participant, one.role, one.organisation, until, str(days), style=style)
+        owner = (issued.participant, issued.role, issued.organisation)
+        table.add_row(*owner, f"{issued.valid_until:%Y-%m-%d}", str(days), style=style)
     Console(highlight=False).print(table)
-    ended = [one.participant for one in held if one.days_left() < 0]
+    ended = [issued.participant for issued in certificates if issued.days_left() < 0]
     if ended:
         raise Incomplete(
-            "expired", f"{', '.join(ended)} ended", str(out), "provision into another folder"
+            "expired",
+            f"certificates that have ended: {', '.join(ended)}",
+            str(out),
+            "provision into another folder",
         )
 
 
@@ -110,7 +113,7 @@ def _ask(confirm: bool = False) -> str:
         return given
     if not sys.stdin.isatty():
         raise UsageError(
-            "no-passphrase", "the state is sealed by a passphrase", PASSPHRASE, "set it"
+            "no-passphrase", "the state is sealed with a passphrase", PASSPHRASE, "set it"
         )
     return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
@@ -124,23 +127,23 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _print(outcome: Outcome, out: Path) -> None:
+def _print(result: ProvisioningResult, out: Path) -> None:
     console = Console(highlight=False)
     table = _table("kit", "valid until")
-    for kit in outcome.kits:
-        one = kit.participant
+    for kit in result.kits:
+        owner = kit.participant
         table.add_row(
-            one.name, one.certified_role, one.org, kit.made, f"{kit.valid_until:%Y-%m-%d}"
+            owner.name, owner.certified_role, owner.org, kit.made, f"{kit.valid_until:%Y-%m-%d}"
         )
     console.print(table)
-    for note in outcome.notes:
+    for note in result.notes:
         console.print(f"note: {note}", soft_wrap=True)
     console.print(f"kits: {out / KITS}/PARTICIPANT", soft_wrap=True)
-    sealed = "sealed by your passphrase" if outcome.sealed else "not sealed; --passphrase does"
+    sealed = "sealed with your passphrase" if result.sealed else "not sealed; --passphrase seals it"
     console.print(f"state, with the root's key: {out / 'state.json'} ({sealed})", soft_wrap=True)
     console.print(
-        "fingerprint of the root, to be told to every participant by telephone or letter:\n"
-        f"  {outcome.root_sha256}",
+        "fingerprint of the root; give it to every participant by telephone or letter:\n"
+        f"  {result.root_sha256}",
         soft_wrap=True,
     )
 

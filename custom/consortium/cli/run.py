@@ -1,7 +1,7 @@
-"""How every command ends: an exit code and, where it failed, one line on stderr.
+"""Runs a command and ends it with an exit code and, if it failed, one line on stderr.
 
 * 0 done, 1 findings, 2 usage, 3 refused, 4 environment, 130 interrupted.
-* A traceback is shown with `--debug` alone, which may stand anywhere on the command line.
+* A traceback is shown only with `--debug`, anywhere on the command line.
 """
 
 import errno
@@ -17,10 +17,8 @@ from consortium.core.errors import ConsortiumError, EnvironmentProblem, UsageErr
 
 INTERRUPTED = 130
 
-DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
-]
-"""For the callback of an application, so that its help shows the option; `run_app` obeys it."""
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+"""Parameter of a command, so that its help shows the option; `run_app` handles it."""
 
 
 def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
@@ -29,8 +27,8 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
     Commands end by returning, by raising `typer.Exit(code)` or a `ConsortiumError`.
 
     Args:
-        app: the application; its name is shown in help, else that of the program.
-        argv: arguments without the program's name; those of the process by default.
+        app: the application; help shows its name, or else the program's.
+        argv: arguments without the program's name; by default those of the process.
 
     Raises:
         SystemExit: always.
@@ -41,7 +39,7 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
     arguments = [word for word in options if word != "--debug"] + given[len(options) :]
     name = app.info.name if isinstance(app.info.name, str) else None
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # Like Ctrl-C, so that whatever was started is ended and what was lent is cleared away.
+        # Like Ctrl-C, so that started processes are ended and temporary files are removed.
         signal.signal(number, signal.default_int_handler)
     try:
         result = typer.main.get_command(app).main(arguments, name, standalone_mode=False)
@@ -59,7 +57,7 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _readable(raised: Exception) -> ConsortiumError | None:
-    """What a person reads about an exception; None where the person broke off a question."""
+    """Turns an exception into a readable error; None if the user cancelled a prompt."""
     if isinstance(raised, ConsortiumError):
         return raised
     if isinstance(raised, typer.Abort):
@@ -72,5 +70,5 @@ def _readable(raised: Exception) -> ConsortiumError | None:
     if isinstance(raised, OSError) and raised.errno in (errno.ENOSPC, errno.EDQUOT):
         where = str(raised.filename or "")
         return EnvironmentProblem("disk-full", "no space left", where, "free some space")
-    told = f"{type(raised).__name__}: {raised}" if str(raised) else type(raised).__name__
-    return EnvironmentProblem("internal", told, "", "run again with --debug")
+    message = f"{type(raised).__name__}: {raised}" if str(raised) else type(raised).__name__
+    return EnvironmentProblem("internal", message, "", "run again with --debug")

@@ -1,4 +1,4 @@
-"""`consortium runs|status|explain|abort`: what runs at the orchestrator, what waits, and why."""
+"""`consortium runs|status|explain|abort`: shows and aborts the orchestrator's runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 KitOption = Annotated[Path, typer.Option("--kit", metavar="DIR", help="Your admin kit.")]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="The job's id, or as much of it as is clear.")
+    str, typer.Argument(metavar="RUN", help="The job's id, or its first characters.")
 ]
 
 
@@ -23,37 +23,37 @@ def runs(kit: KitOption) -> None:
     from consortium.runs.status import describe
 
     with open_session(kit) as session:
-        found = [describe(record) for record in session.jobs()]
+        listed = [describe(record) for record in session.jobs()]
     table = Table("run")
     for title in ("job", "state", "submitted (UTC)", "took", "by"):
         table.add_column(title, overflow="fold")
-    for run in found:
+    for run in listed:
         table.add_row(run.job[:8], run.name, run.state, run.submitted, run.duration, run.submitter)
-    Console(highlight=False).print(table if found else "no job was submitted yet")
+    Console(highlight=False).print(table if listed else "no job was submitted yet")
 
 
 def status(run: RunArgument, kit: KitOption) -> None:
-    """Say how a run stands, in a line."""
-    found = _find(run, kit)
-    print(f"{found.job} {found.state}" + (f" after {found.duration}" if found.duration else ""))
+    """Show the state of a run in one line."""
+    record = _find(run, kit)
+    print(f"{record.job} {record.state}" + (f" after {record.duration}" if record.duration else ""))
 
 
 def explain(run: RunArgument, kit: KitOption) -> None:
-    """Say why a run waits, who did not take part, and why it ended."""
-    found = _find(run, kit)
-    print(f"{found.name} ({found.job}) of {found.submitter}: {found.state}")
-    for reason in found.reasons:
+    """Show why a run waits or ended, and which hospitals did not take part."""
+    record = _find(run, kit)
+    print(f"{record.name} ({record.job}) of {record.submitter}: {record.state}")
+    for reason in record.reasons:
         print(f"- {reason}")
 
 
 def abort(run: RunArgument, kit: KitOption) -> None:
-    """End a run, or take it out of the queue."""
+    """Abort a run, or remove it from the queue."""
     from consortium.flare.session import open_session
 
     with open_session(kit) as session:
         job = session.find(run)
         session.abort(job)
-    print(f"{job} is told to end")
+    print(f"{job}: abort requested")
 
 
 def _find(run: str, kit: Path) -> "Run":

@@ -1,4 +1,4 @@
-"""How the commands show progress and tables of scores."""
+"""Progress bars and tables of scores for the commands."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; it takes what is done and how much there is."""
+    """Shows a bar on a terminal, nothing elsewhere; yields a function of steps done and total."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -46,7 +46,7 @@ def print_table(scores: "ScoreTable") -> None:
 
 
 def table_console() -> "Console":
-    """For a table of scores; as wide as such a table is where there is no terminal."""
+    """Returns the console for a table of scores; wide enough for it if there is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -54,5 +54,5 @@ def table_console() -> "Console":
 
 
 def plain(text: str) -> str:
-    """Without what would steer a terminal: names come from files that others wrote."""
+    """Replaces control characters: others may have chosen the names to steer the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,4 +1,4 @@
-"""`scripts/simulate JOB --data DIR --workspace DIR`: a job over a folder of hospitals."""
+"""`scripts/simulate JOB --data DIR --workspace DIR`: runs a job on a folder of hospitals."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortium.cli.outcome import print_outcome
+from consortium.cli.outcome import print_result
 from consortium.cli.progress import RunProgress, stderr_console
 from consortium.cli.run import DebugOption, run_app
 from consortium.core.errors import Incomplete
@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False)
 
 
 class Engine(StrEnum):
-    """Where a job runs."""
+    """The engine that runs a job."""
 
     IN_PROCESS = "in-process"
     FLARE = "flare"
@@ -37,11 +37,11 @@ _LOGS = {Engine.IN_PROCESS: "", Engine.FLARE: ", then federation.log"}
 @app.command()
 def simulate(
     job: Annotated[str, typer.Argument(help="A job's folder, or its name below jobs/.")],
-    data: Annotated[Path, typer.Option(help="Holds one folder a hospital.")],
-    workspace: Annotated[Path, typer.Option(help="What the run leaves; new or empty.")],
+    data: Annotated[Path, typer.Option(help="Folder with one folder for each hospital.")],
+    workspace: Annotated[Path, typer.Option(help="Folder for the run; new or empty.")],
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Takes the place of the job's settings.json."),
+        typer.Option(metavar="FILE", help="Replaces the job's settings.json."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Short for --set rounds=N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=S.")] = None,
@@ -50,37 +50,37 @@ def simulate(
     ] = None,
     quorum: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="What a round needs: minimum, mandatory, ..."),
+        typer.Option(metavar="KEY=VALUE", help="Change the quorum: minimum, mandatory, ..."),
     ] = None,
     smallest_group: Annotated[
-        int, typer.Option(help="A metric over fewer patients is not sent by a hospital.", min=1)
+        int, typer.Option(help="Hospitals send no metric over fewer patients.", min=1)
     ] = 5,
-    pooled: Annotated[
+    centralised: Annotated[
         bool,
         typer.Option(
             "--centralised",
-            help="Then train one model on all patients in one place, to compare with.",
+            help="Also train a centralised model, for comparison.",
         ),
     ] = False,
     engine: Annotated[
         Engine,
         typer.Option(
-            help="in-process: the same numbers as a federation, to the bit, in seconds; proves what"
-            " the model learns. flare: FLARE's simulator; proves besides that the very processes,"
+            help="in-process: takes seconds and gives exactly the numbers of a federation; proves"
+            " what the model learns. flare: FLARE's simulator; also proves that the processes,"
             " codecs and configuration of a federation run this job."
         ),
     ] = Engine.IN_PROCESS,
     resume: Annotated[
         bool,
-        typer.Option(help="Go on with the run in the workspace, with --rounds to more rounds."),
+        typer.Option(help="Continue the run in the workspace; with --rounds for more rounds."),
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run a job over the hospitals in DIR, on this machine.
+    """Run a job on this machine, with the hospitals in DIR.
 
-    By default in this process and one more a core, for trying settings is what it is for and
-    starting FLARE takes longer than training; run a job once with --engine flare before it is
-    submitted. Ends with 0 only if every hospital took part to the end.
+    The default engine needs no FLARE: starting FLARE takes longer than training, and simulations
+    are for trying settings. Run a job once with --engine flare before you submit it. Exit code 0
+    only if every hospital took part to the end.
     """
     assignments = list(set_ or [])
     assignments += [f"rounds={rounds}"] if rounds is not None else []
@@ -98,19 +98,19 @@ def simulate(
     with RunProgress() as progress:
         result = simulation.run(progress)
     try:
-        if pooled and result["complete"]:
+        if centralised and result["complete"]:
             console = stderr_console()
-            console.print("One model is trained on all patients in one place, for comparison")
+            console.print("Training a centralised model on all patients, for comparison")
             folders = hospital_folders(data.resolve())
             result = add_centralised(workspace.resolve(), folders, smallest_group=smallest_group)
     finally:
-        print_outcome(result, workspace)
+        print_result(result, workspace)
     if not result["complete"]:
         raise Incomplete(
             "incomplete",
             result["reason"],
             str(workspace),
-            "see errors.log below hospitals/ there" + _LOGS[engine],
+            "see errors.log in its folder hospitals/" + _LOGS[engine],
         )
 
 

@@ -1,4 +1,4 @@
-"""`consortium verify-kit`: is this startup kit what the coordinator made?"""
+"""`consortium verify-kit`: checks that a startup kit is as the coordinator made it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,34 +13,34 @@ def verify_kit(
     root_sha256: Annotated[
         str,
         typer.Option(
-            metavar="HEX", help="The root's fingerprint, as the coordinator told it by telephone."
+            metavar="HEX", help="The root's fingerprint, from the coordinator by telephone."
         ),
     ] = "",
 ) -> None:
     """Name every changed, missing or extra file of a startup kit.
 
-    Ends with 0 if there is none, with 1 if there is, and with 3 if the kit is not signed at all.
+    Exit code 0: none. 1: at least one. 3: the kit is not signed.
     """
     from consortium.kits import verify
 
-    verdict = verify.verify_kit(kit, root_sha256)
-    said = verdict.manifest
+    report = verify.verify_kit(kit, root_sha256)
+    manifest = report.manifest
     print(
-        f"{said.participant} ({said.role}, {said.organisation}) in {said.project},"
-        f" version {said.version}, valid until {verdict.valid_until:%Y-%m-%d}"
+        f"{manifest.participant} ({manifest.role}, {manifest.organisation}) in {manifest.project},"
+        f" version {manifest.version}, valid until {report.valid_until:%Y-%m-%d}"
     )
-    for finding in verdict.findings:
+    for finding in report.findings:
         print(f"{finding.code}: {finding.file}: {finding.detail}")
-    if verdict.findings:
+    if report.findings:
         raise Incomplete(
             "bad-kit",
-            f"{len(verdict.findings)} findings",
+            f"{len(report.findings)} findings",
             str(kit),
-            "do not start it, and ask the coordinator for the kit again",
+            "do not start it; ask the coordinator for the kit again",
         )
-    print(f"{len(said.files)} files are as the root {verdict.root_sha256} signed them")
-    if not verdict.compared:
+    print(f"{len(manifest.files)} files are as signed by the root {report.root_sha256}")
+    if not report.compared:
         print(
-            "whose root that is, only its fingerprint tells: compare it with what the coordinator"
-            " tells you by telephone (--root-sha256)"
+            "anyone can make such a root: compare its fingerprint with the one that the coordinator"
+            " gives you by telephone (--root-sha256)"
         )

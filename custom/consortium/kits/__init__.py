@@ -1,1 +1,1 @@
-"""Startup kits: what they hold, who signed them, and whether this machine can run one. No FLARE."""
+"""Startup kits: their content, their signature and the checks before a start. No FLARE."""

@@ -1,6 +1,6 @@
-"""`local/hospital.json`: what a hospital decides itself, in its own file of its own kit.
+"""`local/hospital.json`: the choices that a hospital makes itself, in its own file of its kit.
 
-It never leaves the hospital: the orchestrator has no command that reads it.
+The file never leaves the hospital: the orchestrator has no command that reads it.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ class HospitalFile(BaseModel):
     """A hospital's own choices.
 
     Attributes:
-        data: the folder with the hospital's `dataset.json`; absolute. None until it is filled in.
-        state: folder for what the hospital keeps of a run; by default in the kit.
+        data: absolute path of the data folder. None until the hospital fills it in.
+        state: folder for the hospital's own files of a run; by default in the kit.
         smallest_group: a metric over fewer patients is not sent.
         share_local_model: whether other hospitals may score the model trained here.
-        gpus: how many GPUs of this machine jobs may use.
-        gpu_memory: of each, GiB; needed where `gpus` is not 0.
-        share_gpus: whether two jobs may share one, as far as the memory goes that they ask for.
-        root_sha256: fingerprint of the consortium's root as the coordinator told it; the kit then
-            starts with no other.
+        gpus: number of this machine's GPUs that jobs may use.
+        gpu_memory: memory of each GPU in GiB; required if `gpus` is not 0.
+        share_gpus: whether jobs may share a GPU if the memory that they request fits.
+        root_sha256: fingerprint of the consortium's root, as received from the coordinator. If set,
+            the kit starts with no other root.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,14 +41,14 @@ class HospitalFile(BaseModel):
     root_sha256: str | None = Field(None, pattern=r"^(?:[0-9A-Fa-f]{2}:?){32}$")
 
     @model_validator(mode="after")
-    def _memory_is_told(self) -> Self:
+    def _require_memory(self) -> Self:
         if self.gpus and not self.gpu_memory:
-            raise ValueError("gpu_memory is needed where there are gpus")
+            raise ValueError("gpu_memory is required if gpus is not 0")
         return self
 
 
 def read_hospital(kit: Path) -> HospitalFile:
-    """The hospital's choices; all defaults where the file is missing, as in kits of others.
+    """Reads the hospital's choices; all defaults if the file is missing, as in other kits.
 
     Raises:
         UsageError: `bad-hospital-file`.
@@ -61,5 +61,6 @@ def read_hospital(kit: Path) -> HospitalFile:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
-        told = first["msg"].removeprefix("Value error, ")
-        raise UsageError("bad-hospital-file", f"{key}: {told}", str(path), "correct it") from None
+        message = first["msg"].removeprefix("Value error, ")
+        what = f"{key}: {message}"
+        raise UsageError("bad-hospital-file", what, str(path), "correct it") from None

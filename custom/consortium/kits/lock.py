@@ -1,6 +1,6 @@
-"""A kit runs once: on a machine by a lock, and on several by telling its copies apart.
+"""Ensures that a kit runs only once: by a lock on one machine, by an id of each copy on several.
 
-A second process would take the first one's place at the orchestrator without a word.
+A second process would replace the first at the orchestrator without any message.
 """
 
 import hashlib
@@ -13,36 +13,36 @@ from consortium.core.errors import Refused
 from consortium.core.files import lock_file
 
 LOCK = ".running"
-"""File at the top of a kit that the site's process holds for as long as it lives."""
+"""Lock file at the top of a kit. The site's process holds it as long as it runs."""
 
 
 def hold_kit(kit: Path) -> IO[str]:
-    """Holds a kit until the file is closed or this process ends.
+    """Locks a kit until the returned file is closed or this process ends.
 
     Raises:
-        Refused: `kit-in-use`, or `no-kit` where there is no such folder.
+        Refused: `kit-in-use`, or `no-kit` if the folder does not exist.
     """
     if not kit.is_dir():
-        raise Refused("no-kit", "no such folder", str(kit), "give the folder of a startup kit")
+        raise Refused("no-kit", "no such folder", str(kit), "name the folder of a startup kit")
     file = lock_file(kit / LOCK)
     if file is None:
         raise Refused(
-            "kit-in-use", "this kit runs already on this machine", str(kit), "stop it first"
+            "kit-in-use", "this kit is already running on this machine", str(kit), "stop it first"
         )
     return file
 
 
-def identify_copy(held: IO[str]) -> str:
-    """Which copy of a kit this is: the same at every start, and another one for every other copy.
+def identify_copy(file: IO[str]) -> str:
+    """Identifies this copy of a kit: the same at every start, different for every other copy.
 
     Args:
-        held: as `hold_kit` returned it.
+        file: the locked file that `hold_kit` returned.
     """
-    held.seek(0)
-    token = held.read()
+    file.seek(0)
+    token = file.read()
     if not token:
         token = secrets.token_hex(16)
-        held.write(token)
-        held.flush()
-    # A copy of the folder has the token, but in a file of its own.
-    return hashlib.sha256(f"{token} {os.fstat(held.fileno()).st_ino}".encode()).hexdigest()
+        file.write(token)
+        file.flush()
+    # A copy of the folder has the same token, but in another file.
+    return hashlib.sha256(f"{token} {os.fstat(file.fileno()).st_ino}".encode()).hexdigest()

@@ -1,12 +1,12 @@
 """The list of a kit's files, signed by the consortium's root.
 
-FLARE signs nothing in a startup kit. Here every shipped file of `startup/` and `local/` stands with
-its SHA-256 in an in-toto statement, in a DSSE envelope signed by the root that signed the kit's own
-certificate. What always holds:
+FLARE signs nothing in a startup kit. Here an in-toto statement lists every shipped file of
+`startup/` and `local/` with its SHA-256. It is in a DSSE envelope, signed by the root that signed
+the kit's own certificate. Invariants:
 
-* the signature is deterministic (PKCS#1 v1.5) and nothing in it depends on the time, so that the
-  same kit has the same bytes again;
-* a hospital's own files (`OWN_FILES`) are in no list: it may edit them.
+* The signature is deterministic (PKCS#1 v1.5) and contains no time, so the same kit has the same
+  bytes again.
+* A hospital's own files (`OWN_FILES`) are never listed: it may edit them.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ SHIPPED = ("startup", "local")
 """The folders of a kit whose files are listed."""
 
 OWN_FILES = ("local/hospital.json", "local/authorization.json")
-"""What a hospital decides itself; it stands beside the shipped files and is never listed."""
+"""Files in which a hospital makes its own choices; never listed."""
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -44,14 +44,14 @@ _SCHEME = "rsa-pkcs1v15-sha256"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the root says of a kit.
+    """The signed content of a kit's list.
 
     Attributes:
-        participant: whose kit it is: FLARE's name of the site, or the admin's.
+        participant: owner of the kit: FLARE's name of the site, or the admin's.
         role: `server`, `client`, or an admin's role.
-        organisation: that the participant belongs to.
+        organisation: the participant's.
         project: name of the consortium's project.
-        version: of this package that made the kit.
+        version: version of this package that made the kit.
         files: SHA-256 of each shipped file, by its path in the kit.
     """
 
@@ -64,7 +64,7 @@ class Manifest:
 
 
 def shipped_files(kit: Path) -> Iterator[str]:
-    """Paths in the kit of all that lies in its shipped folders, sorted; links and pipes too."""
+    """Yields the sorted paths of everything in a kit's shipped folders, links and pipes too."""
     for folder in SHIPPED:
         for path in sorted((kit / folder).rglob("*")):
             name = path.relative_to(kit).as_posix()
@@ -75,7 +75,7 @@ def shipped_files(kit: Path) -> Iterator[str]:
 def sign_kit(
     kit: Path, *, participant: str, role: str, organisation: str, project: str, key: RSAPrivateKey
 ) -> None:
-    """Lists a finished kit's files and signs the list; see `Manifest` for the arguments."""
+    """Lists the files of a finished kit and signs the list; see `Manifest` for the arguments."""
     files = [name for name in shipped_files(kit) if name not in OWN_FILES]
     statement: dict[str, Any] = {
         "_type": STATEMENT_TYPE,
@@ -95,7 +95,7 @@ def sign_kit(
 
 
 def read_manifest(kit: Path, root: x509.Certificate) -> Manifest:
-    """What the root says of a kit.
+    """Reads a kit's list and verifies its signature.
 
     Args:
         kit: the kit's folder.
@@ -109,7 +109,7 @@ def read_manifest(kit: Path, root: x509.Certificate) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refused(
-            "no-manifest", "the kit holds no signed list of its files", str(path), _ASK
+            "no-manifest", "the kit has no signed list of its files", str(path), _ASK
         ) from None
     except (OSError, ValueError):
         raise _bad(path) from None
@@ -123,7 +123,7 @@ def read_manifest(kit: Path, root: x509.Certificate) -> Manifest:
         raise Refused(
             "bad-signature", "the list of files is not signed by the kit's root", str(path), _ASK
         ) from None
-    except Exception:  # whatever stands in the file, it is no envelope
+    except Exception:  # whatever the file holds, it is no envelope
         raise _bad(path) from None
     try:
         return _parse(json.loads(envelope.payload))
@@ -135,16 +135,16 @@ _ASK = "ask the coordinator for the kit again"
 
 
 def _bad(path: Path) -> Refused:
-    return Refused("bad-manifest", "this is no signed list of a kit's files", str(path), _ASK)
+    return Refused("bad-manifest", "not a signed list of a kit's files", str(path), _ASK)
 
 
 def _parse(statement: Any) -> Manifest:
     if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, KIT_TYPE):
         raise ValueError
-    said = statement["predicate"]
+    predicate = statement["predicate"]
     return Manifest(
-        **{key: str(said[key]) for key in ("participant", "role", "organisation", "project")},
-        version=str(said["version"]),
+        **{key: str(predicate[key]) for key in ("participant", "role", "organisation", "project")},
+        version=str(predicate["version"]),
         files={str(file["name"]): str(file["digest"]["sha256"]) for file in statement["subject"]},
     )
 
@@ -154,12 +154,12 @@ def _public(key: RSAPublicKey) -> SSlibKey:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file's content, hexadecimal."""
+    """Returns the SHA-256 of a file's content, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(root: x509.Certificate) -> str:
-    """SHA-256 of a certificate's DER form, hexadecimal, as `openssl x509 -fingerprint` gives it."""
+    """Returns the SHA-256 of a certificate's DER form, as `openssl x509 -fingerprint` does."""
     from cryptography.hazmat.primitives.hashes import SHA256
 
     return root.fingerprint(SHA256()).hex()

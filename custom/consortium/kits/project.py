@@ -1,8 +1,8 @@
-"""`project.yml`: who takes part in the consortium, checked before FLARE sees it.
+"""`project.yml`: the participants of the consortium, checked before FLARE reads it.
 
-FLARE reports some of these mistakes with a traceback, and trips over others at the first start or
-never: two participants of one name in different case, a hospital called like FLARE's own site, a
-role that no policy knows, a changed organisation that an old certificate contradicts.
+FLARE reports some of these mistakes with a traceback, others only at the first start or never: two
+names that differ only in case, a hospital with the name of FLARE's own site, a role that no policy
+knows, a changed organisation that contradicts an old certificate.
 """
 
 import ipaddress
@@ -27,10 +27,10 @@ BUILDERS = (
     "nvflare.lighter.impl.workspace.WorkspaceBuilder",
     "consortium.flare.kit_builder.KitBuilder",
 )
-"""The first two, in this order; see `consortium.flare.kit_builder`."""
+"""The first two builders, in this order; see `consortium.flare.kit_builder`."""
 
 _TAKEN = ("server", "global", "all")  # FLARE's own site, the folder of common curves, a target
-_TARGETS = ("site", "submitter")  # what an organisation's name would mean in a policy
+_TARGETS = ("site", "submitter")  # words with a meaning of their own in FLARE's policies
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _ORGANISATION = re.compile(r"[A-Za-z0-9_]{1,64}")
 _ADMIN = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
@@ -38,19 +38,19 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 class Participant(BaseModel):
-    """One entry of `participants`; FLARE's further keys pass through.
+    """One entry of `participants`; FLARE's other keys are passed on.
 
     Attributes:
-        name: of the site, or the admin's e-mail address; at most 63 characters, as it becomes the
-            common name of a certificate.
-        type: the orchestrator is FLARE's `server`, a hospital its `client`.
+        name: name of the site, or the admin's e-mail address; at most 63 characters, as it becomes
+            the common name of a certificate.
+        type: the orchestrator is FLARE's `server`, a hospital is a `client`.
         org: organisation; letters, digits and `_`.
-        role: of an admin.
-        default_host: that hospitals and admins connect to, of the server; its name by default.
-        host_names: further names and addresses that the server is reached by.
-        fed_learn_port: port of the server, for hospitals.
-        admin_port: port of the server, for admins; the same by default.
-        connection_security: mutual TLS and nothing else.
+        role: an admin's role.
+        default_host: the server's host name for hospitals and admins; `name` by default.
+        host_names: further names and addresses of the server.
+        fed_learn_port: the server's port for hospitals.
+        admin_port: the server's port for admins; by default the same.
+        connection_security: only mutual TLS.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -67,7 +67,7 @@ class Participant(BaseModel):
 
     @property
     def certified_role(self) -> str:
-        """What a kit's manifest calls its role: `server`, `client`, or an admin's role."""
+        """The role in the kit's manifest: `server`, `client`, or an admin's role."""
         return self.role or self.type
 
     @property
@@ -81,7 +81,7 @@ class Project(BaseModel):
 
     Attributes:
         api_version: 3.
-        name: of the consortium; becomes the root's common name.
+        name: the consortium's; becomes the root's common name.
         participants: one server, hospitals and admins.
         builders: FLARE's and ours, each with its `path`.
     """
@@ -96,21 +96,21 @@ class Project(BaseModel):
     @property
     def server(self) -> Participant:
         """The orchestrator."""
-        return next(one for one in self.participants if one.type == "server")
+        return next(entry for entry in self.participants if entry.type == "server")
 
     def notes(self) -> list[str]:
-        """What works and may still not be meant, in words."""
+        """Warns of entries that are valid but may not be intended."""
         notes = []
         if self.server.hosts <= set(LOCALHOST):
             notes.append(
-                f"{self.server.name} is reached on this machine only; put its DNS name into"
+                f"{self.server.name} can be reached only on this machine; put its DNS name into"
                 " default_host for hospitals elsewhere"
             )
-        stewards = {one.org for one in self.participants if one.role == "org_admin"}
+        stewards = {entry.org for entry in self.participants if entry.role == "org_admin"}
         notes += [
-            f"hospital {one.name} has no org_admin of its organisation, {one.org}"
-            for one in self.participants
-            if one.type == "client" and one.org not in stewards
+            f"hospital {entry.name} has no org_admin of its organisation, {entry.org}"
+            for entry in self.participants
+            if entry.type == "client" and entry.org not in stewards
         ]
         return notes
 
@@ -119,7 +119,7 @@ def read_project(path: Path) -> tuple[Project, dict[str, Any]]:
     """Reads and checks a project file.
 
     Returns:
-        The project, and the plain content of the file as FLARE takes it.
+        The project, and the plain content of the file for FLARE.
 
     Raises:
         UsageError: `missing-file`, `bad-yaml` or `bad-project`.
@@ -140,21 +140,21 @@ def parse_project(text: str, where: str) -> tuple[Project, dict[str, Any]]:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        told = getattr(error, "problem", None) or "no YAML"
-        raise UsageError("bad-yaml", f"{line}{told}", where, "repair it") from None
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UsageError("bad-yaml", f"{line}{problem}", where, "repair it") from None
     if not isinstance(raw, dict):
-        raise UsageError("bad-yaml", "the top level is no mapping", where, "repair it")
+        raise UsageError("bad-yaml", "the top level is not a mapping", where, "repair it")
     try:
         project = Project.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise _bad(f"{_place(raw, first['loc'])}: {first['msg']}", where) from None
+        raise _bad(f"{_key(raw, first['loc'])}: {first['msg']}", where) from None
     _check(project, where)
     return project, raw
 
 
 def with_participant(text: str, entry: Mapping[str, str]) -> str:
-    """The text of a project file with one more participant; comments and order stay."""
+    """Adds a participant to the text of a project file; comments and order stay."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -172,8 +172,8 @@ def _bad(what: str, where: str) -> UsageError:
     return UsageError("bad-project", what, where, "correct it")
 
 
-def _place(raw: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
-    """Where in the file, with the participant's name rather than its number."""
+def _key(raw: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
+    """Names an entry of the file, with the participant's name rather than its number."""
     parts = [str(part) for part in loc]
     if len(loc) > 1 and loc[0] == "participants":
         entry = raw["participants"][loc[1]]
@@ -186,41 +186,42 @@ def _check(project: Project, where: str) -> None:
     paths = tuple(builder.get("path") for builder in project.builders)
     if paths[:2] != BUILDERS:
         raise _bad(f"builders must begin with {' and '.join(BUILDERS)}", where)
-    servers = [one.name for one in project.participants if one.type == "server"]
+    servers = [entry.name for entry in project.participants if entry.type == "server"]
     if len(servers) != 1:
-        raise _bad(f"one participant of type server is needed, and there are {len(servers)}", where)
-    names = Counter(one.name.lower() for one in project.participants)
+        raise _bad(f"exactly one participant must be of type server, not {len(servers)}", where)
+    names = Counter(entry.name.lower() for entry in project.participants)
     twice = [name for name, times in names.items() if times > 1]
     if twice:
-        raise _bad(f"two participants are called {twice[0]}", where)
-    for one in project.participants:
-        wrong = _wrong(one)
-        if wrong:
-            raise _bad(f"participant {one.name}: {wrong}", where)
+        raise _bad(f"two participants have the name {twice[0]}", where)
+    for participant in project.participants:
+        fault = _fault_of(participant)
+        if fault:
+            raise _bad(f"participant {participant.name}: {fault}", where)
 
 
-def _wrong(one: Participant) -> str:
-    if not _ORGANISATION.fullmatch(one.org):
-        return f"org {one.org!r} must be letters, digits and _"
-    if one.org.lower() in _TARGETS:
-        return f"org {one.org!r} would mean something else in FLARE's policies"
-    if one.type == "admin":
-        if len(one.name) > 63 or not _ADMIN.fullmatch(one.name):
-            return "an admin's name is an e-mail address of at most 63 characters"
-        if one.role not in ROLES:
+def _fault_of(participant: Participant) -> str:
+    name, org = participant.name, participant.org
+    if not _ORGANISATION.fullmatch(org):
+        return f"org {org!r} must be letters, digits and _"
+    if org.lower() in _TARGETS:
+        return f"org {org!r} has another meaning in FLARE's policies"
+    if participant.type == "admin":
+        if len(name) > 63 or not _ADMIN.fullmatch(name):
+            return "an admin's name must be an e-mail address of at most 63 characters"
+        if participant.role not in ROLES:
             return f"role must be one of {', '.join(ROLES)}"
         return ""
-    if one.role is not None:
+    if participant.role is not None:
         return "only an admin has a role"
-    if one.type == "client":
-        if not _SITE.fullmatch(one.name) or one.name.lower() in _TAKEN:
+    if participant.type == "client":
+        if not _SITE.fullmatch(name) or name.lower() in _TAKEN:
             return (
-                "a hospital's name is letters, digits, - and _, at most 63, and not"
+                "a hospital's name must be letters, digits, - and _, at most 63, and not"
                 f" {', '.join(_TAKEN)}"
             )
         return ""
-    wrong = [host for host in sorted({one.name, *one.hosts}) if not _is_host(host)]
-    return f"{wrong[0]!r} is no host name or address" if wrong else ""
+    wrong = [host for host in sorted({name, *participant.hosts}) if not _is_host(host)]
+    return f"{wrong[0]!r} is not a host name or address" if wrong else ""
 
 
 def _is_host(host: str) -> bool:
@@ -234,12 +235,12 @@ def _is_host(host: str) -> bool:
 def check_unchanged(
     project: Project, root: x509.Certificate, certificates: Mapping[str, x509.Certificate]
 ) -> None:
-    """Refuses a change that FLARE would ignore, because it keeps the old certificate.
+    """Refuses a change that FLARE would ignore because it keeps the old certificate.
 
     Args:
         project: the new project.
-        root: the consortium's.
-        certificates: that were issued so far, by participant.
+        root: the consortium's certificate.
+        certificates: the certificates issued so far, by participant.
 
     Raises:
         Refused: `changed-project` or `changed-participant`.
@@ -248,36 +249,37 @@ def check_unchanged(
     if was != project.name:
         raise Refused(
             "changed-project",
-            f"the root is that of {was} and the project is called {project.name}",
+            f"the root certificate is for {was}, but the project is called {project.name}",
             "name",
             "keep the name, or provision into another folder",
         )
-    for one in project.participants:
-        held = certificates.get(one.name)
-        if held is None:
+    for participant in project.participants:
+        issued = certificates.get(participant.name)
+        if issued is None:
             continue
         org, role = (
-            _attribute(held, oid) for oid in (NameOID.ORGANIZATION_NAME, NameOID.UNSTRUCTURED_NAME)
+            _attribute(issued, oid)
+            for oid in (NameOID.ORGANIZATION_NAME, NameOID.UNSTRUCTURED_NAME)
         )
         changes = {
-            "organisation": (org, one.org),
-            "role": (role, one.role),
+            "organisation": (org, participant.org),
+            "role": (role, participant.role),
         }
-        if one.type == "server":
-            changes["hosts"] = (_told(_hosts(held)), _told(one.hosts))
+        if participant.type == "server":
+            changes["hosts"] = (_joined(_hosts(issued)), _joined(participant.hosts))
         for what, (was, now) in changes.items():
             if was != now:
                 raise Refused(
                     "changed-participant",
-                    f"the certificate of {one.name} says {what} {was} and the project {now}",
-                    f"participant {one.name}",
+                    f"{what} of {participant.name}: {was} in the certificate, {now} in the project",
+                    f"participant {participant.name}",
                     "give it another name, or provision into another folder",
                 )
 
 
 def _attribute(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> str | None:
-    found = certificate.subject.get_attributes_for_oid(oid)
-    return str(found[0].value) if found else None
+    attributes = certificate.subject.get_attributes_for_oid(oid)
+    return str(attributes[0].value) if attributes else None
 
 
 def _hosts(certificate: x509.Certificate) -> set[str]:
@@ -285,5 +287,5 @@ def _hosts(certificate: x509.Certificate) -> set[str]:
     return {str(name.value) for name in names}
 
 
-def _told(hosts: set[str]) -> str:
+def _joined(hosts: set[str]) -> str:
     return ", ".join(sorted(hosts))

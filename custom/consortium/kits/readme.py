@@ -15,7 +15,7 @@ def write_readme(kit: Path, participant: str, role: str, project: str) -> None:
 
     Args:
         kit: the kit's folder.
-        participant: name.
+        participant: its name.
         role: `server`, `client` or an admin's role.
         project: name of the consortium's project.
     """
@@ -25,8 +25,8 @@ def write_readme(kit: Path, participant: str, role: str, project: str) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown, of names that were checked
+        autoescape=False,  # Markdown; the names in it were checked
     )
     page = pages.get_template(_TEMPLATES.get(role, "admin.md.j2"))
-    told = page.render(participant=participant, role=role, project=project, version=__version__)
-    (kit / README).write_text(told, encoding="utf-8")
+    text = page.render(participant=participant, role=role, project=project, version=__version__)
+    (kit / README).write_text(text, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""What the coordinator ships in a kit's `local/` beside FLARE's own files: safe defaults.
+"""Safe defaults that the coordinator puts into a kit's `local/`, next to FLARE's own files.
 
-* `byoc: none`: no job brings code. Its configuration may build `HOSPITAL_CLASSES` at a hospital,
-  `ORCHESTRATOR_CLASSES` at the orchestrator, and nothing else.
-* No shell command reads a hospital's files; only its own steward operates it, but for a shutdown.
-* A hospital's logs are not streamed; where its data lie stands in its own `local/hospital.json`.
+* `byoc: none`: no job brings code. Its configuration can build only `HOSPITAL_CLASSES` at a
+  hospital and `ORCHESTRATOR_CLASSES` at the orchestrator.
+* No shell command reads a hospital's files. Only its own steward operates it, shutdown excepted.
+* A hospital's logs are not streamed. Its data folder is named in its own `local/hospital.json`.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from consortium.kits.hospital import HOSPITAL, HospitalFile
 
 HOSPITAL_CLASSES = ["consortium.flare.client.components.HospitalExecutor"]
-"""All that a job's configuration may build at a hospital, by exact name. FLARE holds only jobs to
-this list: what a kit's own files name is not on it, `SiteData` least of all, for a job must not say
-where a hospital's data lie."""
+"""Everything that a job's configuration can build at a hospital, by exact name. FLARE applies the
+list to jobs only, not to the kit's own files. `SiteData` is not on it: a job must not choose a
+hospital's data folder."""
 ORCHESTRATOR_CLASSES = [
     f"consortium.flare.server.components.{name}"
     for name in (
@@ -25,7 +25,7 @@ ORCHESTRATOR_CLASSES = [
         "UpdateAggregator",
     )
 ]
-"""The same at the orchestrator."""
+"""Everything that a job's configuration can build at the orchestrator."""
 
 _NOTHING_MORE = {"byoc": "none", "server-predeployed-flwr": "none", "shell_commands": "none"}
 
@@ -64,8 +64,8 @@ AUTHORIZATION: dict[str, Any] = {
         "member": {"view": "any"},
     },
 }
-"""Rights of each role, at the orchestrator and at every hospital. A hospital that wants less writes
-its own `local/authorization.json`."""
+"""Rights of each role at the orchestrator and at every hospital. A hospital can grant fewer in its
+own `local/authorization.json`."""
 
 PRIVACY: dict[str, Any] = {
     "scopes": [{"name": "default"}],
@@ -74,7 +74,7 @@ PRIVACY: dict[str, Any] = {
         {"id": "site_data", "path": "consortium.flare.client.components.SiteData", "args": {}}
     ],
 }
-"""FLARE builds a site's components only where there is a scope."""
+"""FLARE builds a site's components only if a scope is defined."""
 
 _GUARD = {"id": "kit_guard", "path": "consortium.flare.parent.components.KitGuard", "args": {}}
 _OUTCOME = {"id": "outcome", "path": "consortium.flare.parent.components.OutcomeKeeper", "args": {}}
@@ -87,7 +87,7 @@ _ONE_COPY = {
 
 
 def _parent(*components: dict[str, Any]) -> dict[str, Any]:
-    """Components that the site's parent process loads, and no job's."""
+    """Components that only the site's parent process loads, not the jobs' processes."""
     return {"format_version": 2, "components": list(components)}
 
 
@@ -136,7 +136,7 @@ SERVER_RESOURCES: dict[str, Any] = {
             "admin_timeout": 10.0,
         }
     ],
-    # In the kit's own folder: by default all federations of a machine share two below /tmp.
+    # In the kit's own folder: by default all federations on a machine share two folders in /tmp.
     "snapshot_persistor": {
         "path": "nvflare.app_common.state_persistors.storage_state_persistor.StorageStatePersistor",
         "args": {
@@ -151,7 +151,7 @@ SERVER_RESOURCES: dict[str, Any] = {
         {
             "id": "job_scheduler",
             "path": "nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler",
-            # A job that waits for a hospital is tried again until it comes, not ten times.
+            # A job that waits for a hospital is retried until the hospital connects, not ten times.
             "args": {
                 "max_jobs": 4,
                 "max_schedule_count": 1000000,
@@ -176,7 +176,7 @@ SERVER_RESOURCES: dict[str, Any] = {
 
 
 def local_files(role: str) -> dict[str, Any]:
-    """Content of the JSON files that a kit gets in place of FLARE's, by their path in the kit.
+    """Returns the JSON files that replace FLARE's in a kit, by their path in the kit.
 
     Args:
         role: `server`, `client` or an admin's role.
@@ -208,20 +208,20 @@ fi
 python3 -P -m consortium.kits.start "$(dirname "$DIR")" || exit 78
 export WORKSPACE
 """
-"""Put into each starting script after it has found its folder `DIR`: the kit is looked at before
-anything of it is used, and `resources.json` finds the workspace in the environment."""
+"""Inserted into each starting script after it has set its folder `DIR`: the kit is checked before
+anything in it is used, and `resources.json` finds the workspace in the environment."""
 
 STARTING_SCRIPTS = ("startup/start.sh", "startup/sub_start.sh", "startup/fl_admin.sh")
 
 
 def with_check(script: str) -> str:
-    """A starting script of FLARE's with the check in it.
+    """Inserts the check into one of FLARE's starting scripts.
 
     Raises:
-        ValueError: it does not say `DIR=`, so this is no script that FLARE 2.9 writes.
+        ValueError: the script sets no `DIR=`, so FLARE 2.9 did not write it.
     """
-    head, found, rest = script.partition("\nDIR=")
+    head, marker, rest = script.partition("\nDIR=")
     line, newline, tail = rest.partition("\n")
-    if not found or not newline:
+    if not marker or not newline:
         raise ValueError("no line begins with DIR=")
     return f"{head}\nDIR={line}\n{START_CHECK}{tail}"

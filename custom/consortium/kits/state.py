@@ -1,7 +1,7 @@
 """The coordinator's secret: the root's key and all certificates, in one file of mode 0600.
 
-Where a passphrase is given the file is sealed: scrypt (RFC 7914; N = 2^17, r = 8, p = 1) makes the
-key, Fernet encrypts and authenticates.
+With a passphrase the file is sealed: scrypt (RFC 7914; N = 2^17, r = 8, p = 1) derives the key,
+Fernet encrypts and authenticates.
 """
 
 import base64
@@ -24,11 +24,11 @@ State = dict[str, Any]
 
 
 def read_state(path: Path, ask: Callable[[], str]) -> State | None:
-    """The state of earlier runs, None where there is none.
+    """Reads the state of earlier runs; None if there is no file.
 
     Args:
         path: of the file.
-        ask: gives the passphrase, called where the file is sealed.
+        ask: returns the passphrase; called only if the file is sealed.
 
     Raises:
         Refused: `wrong-passphrase`.
@@ -44,7 +44,7 @@ def read_state(path: Path, ask: Callable[[], str]) -> State | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise UsageError(
-            "bad-state", "this is no state of a consortium", str(path), "restore it from a copy"
+            "bad-state", "not the state of a consortium", str(path), "restore it from a backup"
         ) from None
     try:
         return dict(json.loads(_cipher(ask(), salt).decrypt(token)))
@@ -55,26 +55,26 @@ def read_state(path: Path, ask: Callable[[], str]) -> State | None:
 
 
 def write_state(path: Path, state: State, passphrase: str) -> None:
-    """Writes the state whole or not at all, sealed where the passphrase is not empty."""
+    """Writes the state whole or not at all; sealed if the passphrase is not empty."""
     content: State = state
     if passphrase:
         salt = secrets.token_bytes(16)
         token = _cipher(passphrase, salt).encrypt(json.dumps(state).encode())
         content = {"salt": base64.b64encode(salt).decode(), "sealed": token.decode()}
 
-    def write(beside: Path) -> None:
-        beside.touch(mode=0o600)
-        beside.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    def write(partial: Path) -> None:
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     replace_file(path, write)
 
 
 def certificates(state: State) -> dict[str, x509.Certificate]:
-    """Each participant's certificate."""
+    """Returns the certificate of each participant."""
     return {
-        name: x509.load_pem_x509_certificate(said["cert"].encode())
-        for name, said in state.items()
-        if isinstance(said, dict)
+        name: x509.load_pem_x509_certificate(entry["cert"].encode())
+        for name, entry in state.items()
+        if isinstance(entry, dict)
     }
 
 

@@ -1,1 +1,1 @@
-"""Who takes part: startup kits from the project file."""
+"""Provisioning: startup kits for the participants in the project file."""

@@ -1,13 +1,13 @@
-"""From a project file to signed startup kits, as the coordinator runs it.
+"""Makes signed startup kits from a project file; the coordinator runs it.
 
-The folder that this writes belongs to the coordinator:
+The output folder belongs to the coordinator:
 
-* `kits/NAME/`: a kit a participant, to be handed over; no run leaves anything here;
-* `state.json`: the root's key and all others, mode 0600, sealed where a passphrase is given.
+* `kits/NAME/`: one kit for each participant, to be handed over; runs write nothing here.
+* `state.json`: all keys, the root's included; mode 0600, sealed if a passphrase is given.
 
-What always holds: a rerun leaves every kit byte-identical whose participant did not change, keys
-never touch a disk outside this folder (where the machine has memory-backed storage), and the state
-is written before any kit that depends on it.
+Invariants: a rerun keeps the bytes of every kit whose participant did not change; on a machine with
+memory-backed storage keys are never written to a disk outside this folder; the state is written
+before any kit that depends on it.
 """
 
 import contextlib
@@ -48,9 +48,9 @@ class Kit:
     """A kit after provisioning.
 
     Attributes:
-        participant: from the project.
-        made: whether it is new, was made again because something changed, or stands as it was.
-        valid_until: when its certificate ends.
+        participant: its owner, from the project.
+        made: `new`, made `again` because something changed, or `unchanged`.
+        valid_until: end of its certificate.
     """
 
     participant: Participant
@@ -59,14 +59,14 @@ class Kit:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What provisioning left.
+class ProvisioningResult:
+    """Result of provisioning.
 
     Attributes:
         kits: in the project's order.
-        root_sha256: fingerprint that every participant is told by another way.
+        root_sha256: fingerprint of the root, to be given to every participant another way.
         sealed: whether the state is sealed by a passphrase.
-        notes: what a person should know, in words.
+        notes: warnings for the coordinator.
     """
 
     kits: list[Kit]
@@ -77,19 +77,19 @@ class Outcome:
 
 def create(
     project_file: Path, out: Path, *, passphrase: str = "", ask: Callable[[], str] = lambda: ""
-) -> Outcome:
-    """Makes the kits of a project, or those that are missing.
+) -> ProvisioningResult:
+    """Makes the kits of a project; a rerun makes those that are missing or changed.
 
     Args:
-        project_file: checked first.
+        project_file: the project; checked first.
         out: the coordinator's folder.
-        passphrase: seals the state; where it is sealed already, opens it.
-        ask: gives the passphrase where the state is sealed and none was given.
+        passphrase: seals the state; opens it if it is sealed already.
+        ask: returns the passphrase if the state is sealed and `passphrase` is empty.
 
     Raises:
         UsageError: the project file or the state is wrong; nothing was written.
-        Refused: a participant changed, a kit was used in place, the passphrase is wrong.
-        EnvironmentProblem: FLARE or the disk fails.
+        Refused: a participant changed, a kit was started in place, or the passphrase is wrong.
+        EnvironmentProblem: FLARE or the disk failed.
     """
     project, raw = read_project(project_file)
     with sole_user(out):
@@ -103,13 +103,13 @@ def add(
     *,
     passphrase: str = "",
     ask: Callable[[], str] = lambda: "",
-) -> Outcome:
-    """Adds a participant: its kit is made, and the project file gains it; nothing else changes.
+) -> ProvisioningResult:
+    """Adds a participant to the project file and makes its kit; nothing else changes.
 
     Args:
-        project_file: to be added to; its comments and order stay.
+        project_file: the project; its comments and order stay.
         out: the coordinator's folder.
-        entry: `name`, `type`, `org` and, of an admin, `role`.
+        entry: `name`, `type`, `org` and, for an admin, `role`.
         passphrase: see `create`.
         ask: see `create`.
 
@@ -121,22 +121,25 @@ def add(
         raise UsageError(
             "no-state", "nothing was provisioned here", str(out), "run scripts/provision create"
         )
-    if any(one.name == entry["name"] for one in project.participants):
+    if any(participant.name == entry["name"] for participant in project.participants):
         raise Refused(
-            "exists", f"{entry['name']} takes part already", str(project_file), "choose a name"
+            "exists",
+            f"{entry['name']} is already in the project",
+            str(project_file),
+            "choose another name",
         )
     text = with_participant(project_file.read_text(encoding="utf-8"), entry)
     project, raw = parse_project(text, str(project_file))
     with sole_user(out):
-        outcome = _create(project, raw, out, passphrase, ask)
+        result = _create(project, raw, out, passphrase, ask)
         # Last, so that the file never names a participant without a kit.
-        replace_file(project_file, lambda beside: _write_like(project_file, beside, text))
-        return outcome
+        replace_file(project_file, lambda partial: _write_like(project_file, partial, text))
+        return result
 
 
 def _create(
     project: Project, raw: dict[str, Any], out: Path, passphrase: str, ask: Callable[[], str]
-) -> Outcome:
+) -> ProvisioningResult:
     used = passphrase
 
     def open_with() -> str:
@@ -148,40 +151,44 @@ def _create(
     if before is not None:
         root = x509.load_pem_x509_certificate(before["root_cert"].encode())
         check_unchanged(project, root, certificates(before))
-    with _memory() as place:
+    with _private_folder() as folder:
         if before is not None:
-            path = place / project.name / STATE
+            path = folder / project.name / STATE
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(before), encoding="utf-8")
-        made = provision(raw, place)
-        state = json.loads((place / project.name / STATE).read_text(encoding="utf-8"))
-        kits = {
-            one.name: _what_changes(made / one.name, out / KITS / one.name)
-            for one in project.participants
+        made = provision(raw, folder)
+        state = json.loads((folder / project.name / STATE).read_text(encoding="utf-8"))
+        changes = {
+            participant.name: _change_of(made / participant.name, out / KITS / participant.name)
+            for participant in project.participants
         }
         if state != before or passphrase:
             write_state(out / STATE_FILE, state, used)
-        held = certificates(state)
-        for name, what in kits.items():
-            if what != "unchanged":
+        issued = certificates(state)
+        for name, change in changes.items():
+            if change != "unchanged":
                 _install(made / name, out / KITS / name)
     root = x509.load_pem_x509_certificate(state["root_cert"].encode())
-    return Outcome(
+    return ProvisioningResult(
         [
-            Kit(one, kits[one.name], held[one.name].not_valid_after_utc)
-            for one in project.participants
+            Kit(
+                participant,
+                changes[participant.name],
+                issued[participant.name].not_valid_after_utc,
+            )
+            for participant in project.participants
         ],
         fingerprint(root),
         bool(used),
-        [*project.notes(), *_left_out(project, held)],
+        [*project.notes(), *_former_participants(project, issued)],
     )
 
 
-def _what_changes(made: Path, target: Path) -> Literal["new", "again", "unchanged"]:
-    """Whether a kit is to be put to its place.
+def _change_of(made: Path, target: Path) -> Literal["new", "again", "unchanged"]:
+    """Compares a kit with the one in the coordinator's folder.
 
     Raises:
-        Refused: `kit-in-use`, where a kit to be replaced was started in place.
+        Refused: `kit-in-use`, if a kit that must be replaced was started in place.
     """
     if not target.exists():
         return "new"
@@ -193,7 +200,7 @@ def _what_changes(made: Path, target: Path) -> Literal["new", "again", "unchange
     if {path.name for path in target.iterdir()} - _PRISTINE:
         raise Refused(
             "kit-in-use",
-            "the kit must be made again and was started where it lies",
+            "the kit must be made again, but was started in this folder",
             str(target),
             "move it to the machine that runs it",
         )
@@ -201,35 +208,35 @@ def _what_changes(made: Path, target: Path) -> Literal["new", "again", "unchange
 
 
 def _install(made: Path, target: Path) -> None:
-    with whole_folder(target) as beside:
-        shutil.copytree(made, beside, dirs_exist_ok=True)
-        beside.chmod(0o700)
+    with whole_folder(target) as partial:
+        shutil.copytree(made, partial, dirs_exist_ok=True)
+        partial.chmod(0o700)
 
 
-def _left_out(project: Project, held: dict[str, x509.Certificate]) -> list[str]:
-    names = {one.name for one in project.participants}
+def _former_participants(project: Project, issued: dict[str, x509.Certificate]) -> list[str]:
+    names = {participant.name for participant in project.participants}
     return [
         f"{name} is no longer in the project, but its kit is valid until"
         f" {certificate.not_valid_after_utc:%Y-%m-%d}: FLARE cannot revoke it"
-        for name, certificate in held.items()
+        for name, certificate in issued.items()
         if name not in names
     ]
 
 
-def _write_like(old: Path, beside: Path, text: str) -> None:
-    beside.write_text(text, encoding="utf-8")
-    shutil.copymode(old, beside)
+def _write_like(old: Path, new: Path, text: str) -> None:
+    new.write_text(text, encoding="utf-8")
+    shutil.copymode(old, new)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class IssuedCertificate:
     """A certificate in a kit of the coordinator's folder.
 
     Attributes:
-        participant: whose; "root" for the consortium's own.
+        participant: its owner; "root" for the consortium's own.
         role: `server`, `client`, an admin's role, or "" for the root.
-        organisation: that it belongs to, "" for the root.
-        valid_until: when it ends.
+        organisation: the owner's; "" for the root.
+        valid_until: its end.
     """
 
     participant: str
@@ -238,16 +245,16 @@ class Held:
     valid_until: datetime
 
     def days_left(self, now: datetime | None = None) -> int:
-        """Whole days until it ends; negative where it has."""
+        """Whole days until it ends; negative if it has ended."""
         return (self.valid_until - (now or datetime.now(UTC))).days
 
 
-def status(out: Path) -> list[Held]:
-    """Every certificate of the consortium, the root's first; needs no passphrase.
+def status(out: Path) -> list[IssuedCertificate]:
+    """Lists every certificate of the consortium, the root's first; needs no passphrase.
 
     Raises:
         UsageError: `no-kits`.
-        Refused: a kit's list of files is missing or not the root's.
+        Refused: a kit's list of files is missing, or not signed by the root.
     """
     kits = sorted((out / KITS).glob("*/"))
     if not kits:
@@ -255,18 +262,20 @@ def status(out: Path) -> list[Held]:
             "no-kits", "nothing was provisioned here", str(out), "run scripts/provision create"
         )
     root = x509.load_pem_x509_certificate((kits[0] / ROOT).read_bytes())
-    held = [Held("root", "", "", root.not_valid_after_utc)]
+    issued = [IssuedCertificate("root", "", "", root.not_valid_after_utc)]
     for kit in kits:
-        verdict = verify_kit(kit)
-        said = verdict.manifest
-        held.append(Held(said.participant, said.role, said.organisation, verdict.valid_until))
-    return held
+        report = verify_kit(kit)
+        owner = report.manifest
+        issued.append(
+            IssuedCertificate(owner.participant, owner.role, owner.organisation, report.valid_until)
+        )
+    return issued
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[Path]:
-    """A private folder for keys in clear, in memory where the machine has such a place."""
+def _private_folder() -> Iterator[Path]:
+    """A private folder for unencrypted keys; in memory if the machine has memory-backed storage."""
     shared = Path("/dev/shm")
-    where = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=where) as place:
-        yield Path(place)
+    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)

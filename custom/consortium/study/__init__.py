@@ -1,1 +1,1 @@
-"""A job's folder, filled in for a study."""
+"""Job folders, completed for a study."""

@@ -1,8 +1,8 @@
-"""FLARE job folders: found, filled in for a study, and exported with the package.
+"""Finds FLARE job folders, completes them for a study and exports them with the package.
 
-A job of ours is configuration only. `prepare_job` makes the copy that is submitted: the hospitals
-that the study declares stand in its `meta.json`, the settings in its `settings.json`. The rest of
-FLARE's configuration is the same for every job; it lies here once and is added to the copy.
+Our jobs contain only configuration. `prepare_job` makes the copy that is submitted: its `meta.json`
+names the hospitals that the study declares, its `settings.json` holds the settings. The rest of
+FLARE's configuration is the same for every job; it is kept here once and added to the copy.
 """
 
 import re
@@ -25,8 +25,8 @@ SETTINGS = Path("app/config/settings.json")
 CLIENT_CONFIG = Path("app/config/config_fed_client.json")
 SERVER_CONFIG = Path("app/config/config_fed_server.json")
 STUDY = Path("app/config/study.json")
-"""What of `meta.json` the study rests on, once more where FLARE's signature of a job covers it:
-FLARE does not notice a `meta.json` that was altered after signing."""
+"""Repeats the keys of `meta.json` that the study depends on, in a file that FLARE's signature of a
+job covers: FLARE does not notice a `meta.json` that was altered after signing."""
 BOUND = ("consortium", "deploy_map", "mandatory_clients", "min_clients", "resource_spec")
 """Keys of `meta.json` that `study.json` repeats."""
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -34,11 +34,11 @@ _TAKEN_NAMES = ("server", "global")  # FLARE's own site, and the folder of the c
 
 
 def find_settings(job: str) -> Path:
-    """The `settings.json` that a user means.
+    """Finds the `settings.json` of a job.
 
     Args:
-        job: path of a `settings.json`, of a job's folder, or the name of a job in the folder
-            `jobs` here or further up, or in that of this package's checkout.
+        job: path of a `settings.json`, path of a job's folder, or name of a job in a folder `jobs`:
+            in the current folder, in one above it, or in this package's checkout.
 
     Raises:
         UsageError: `unknown-job`.
@@ -54,14 +54,14 @@ def find_settings(job: str) -> Path:
 
 
 def find_job(job: str) -> Path:
-    """The folder of the job that a user means, by its path or its name.
+    """Finds a job's folder by its path or its name.
 
     Raises:
         UsageError: `unknown-job`.
     """
     folder = find_settings(job).parents[2]
     if not (folder / "meta.json").is_file():
-        raise UsageError("unknown-job", "no meta.json", str(folder), "give a job's folder")
+        raise UsageError("unknown-job", "no meta.json", str(folder), "name a job's folder")
     return folder
 
 
@@ -78,11 +78,11 @@ def prepare_job(
 
     Args:
         source: a job's folder.
-        out: where the copy goes; appears whole or not at all.
-        run: id of the run; "" lets FLARE's job id be the run's.
-        hospitals: that must take part; their names are FLARE's names of the sites.
+        out: the copy; appears whole or not at all.
+        run: id of the run; "" uses FLARE's job id.
+        hospitals: names of the hospitals that must take part, which are FLARE's site names.
         settings: content of its `settings.json`.
-        quorum: `KEY=VALUE` changes of what the job's `meta.json` says of the quorum.
+        quorum: `KEY=VALUE` changes of the quorum in the job's `meta.json`.
 
     Raises:
         UsageError: a setting, a hospital's name or the quorum is refused.
@@ -94,37 +94,37 @@ def prepare_job(
         if not _SITE_NAME.fullmatch(hospital) or hospital.lower() in _TAKEN_NAMES:
             raise UsageError(
                 "bad-hospital-name",
-                "a hospital's name is letters, digits, '.', '_' and '-',"
+                "a hospital's name must be letters, digits, '.', '_' and '-',"
                 f" and not {' or '.join(_TAKEN_NAMES)}",
                 repr(hospital),
                 "rename its folder",
             )
     meta = read_json_object(source / "meta.json")
-    ours = meta.get("consortium", {})
-    ours |= {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
-    meta["consortium"] = ours
-    if "gpu" in ours:
-        meta["resource_spec"] = dict.fromkeys(sorted(hospitals), _gpu_request(ours["gpu"]))
-    declared = override(ours.get("quorum", {}), list(quorum))
+    study = meta.get("consortium", {})
+    study |= {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
+    meta["consortium"] = study
+    if "gpu" in study:
+        meta["resource_spec"] = dict.fromkeys(sorted(hospitals), _gpu_request(study["gpu"]))
+    declared = override(study.get("quorum", {}), list(quorum))
     if declared:
-        ours["quorum"] = declared
+        study["quorum"] = declared
     if hospitals:
-        needs = declare_quorum(hospitals, declared, "--quorum" if quorum else "meta.json")
-        meta["mandatory_clients"], meta["min_clients"] = list(needs.needed), needs.minimum
+        required = declare_quorum(hospitals, declared, "--quorum" if quorum else "meta.json")
+        meta["mandatory_clients"], meta["min_clients"] = list(required.needed), required.minimum
     else:
         meta["mandatory_clients"], meta["min_clients"] = [], 1
-    with whole_folder(out) as beside:
-        shutil.copytree(source, beside, dirs_exist_ok=True, ignore=_ignored)
-        add_configuration(beside)
-        write_json(beside / "meta.json", meta)
-        write_json(beside / STUDY, {key: meta[key] for key in BOUND if key in meta})
-        write_json(beside / SETTINGS, settings)
+    with whole_folder(out) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=_ignored)
+        add_configuration(partial)
+        write_json(partial / "meta.json", meta)
+        write_json(partial / STUDY, {key: meta[key] for key in BOUND if key in meta})
+        write_json(partial / SETTINGS, settings)
 
 
 def add_configuration(job: Path) -> None:
-    """Writes FLARE's configuration of a hospital and of the orchestrator into a job's folder.
+    """Adds FLARE's configuration of a hospital and of the orchestrator to a job's folder.
 
-    A file that the folder has already is left as it is.
+    An existing file is kept.
     """
     for path in (CLIENT_CONFIG, SERVER_CONFIG):
         if not (job / path).exists():
@@ -132,7 +132,7 @@ def add_configuration(job: Path) -> None:
 
 
 def _check_rule(rule: Aggregation, hospitals: int) -> None:
-    """Multi-Krum leaves nobody out where there are too few hospitals to tell who is apart.
+    """Refuses Multi-Krum with too few hospitals: it would exclude nobody.
 
     Raises:
         UsageError: `bad-setting`.
@@ -145,14 +145,14 @@ def _check_rule(rule: Aggregation, hospitals: int) -> None:
             f"setting aggregation: multi_krum with {attackers} attackers needs {least}"
             f" hospitals, the study has {hospitals}",
             "settings.json",
-            "take fewer attackers or another rule",
+            "choose fewer attackers or another rule",
         )
 
 
-def _gpu_request(asked: dict[str, Any]) -> dict[str, Any]:
-    """One GPU, as FLARE's `resource_spec` of a site says it."""
-    request = {"num_of_gpus": 1, "cpu_instead": bool(asked.get("cpu_instead", False))}
-    memory = asked.get("memory_in_GiB", 0)
+def _gpu_request(gpu: dict[str, Any]) -> dict[str, Any]:
+    """Requests one GPU, in the form of a site's entry in FLARE's `resource_spec`."""
+    request = {"num_of_gpus": 1, "cpu_instead": bool(gpu.get("cpu_instead", False))}
+    memory = gpu.get("memory_in_GiB", 0)
     return {**request, "mem_per_gpu_in_GiB": memory} if memory else request
 
 
@@ -169,25 +169,26 @@ def export_job(
 ) -> None:
     """Writes a job to submit.
 
-    With the package it runs in a federation where that is not installed, and the submitter needs
-    the right to bring code (FLARE's `byoc`) at every site; without, it is configuration only.
+    With the package the job runs in a federation where the package is not installed; the submitter
+    then needs the right to bring code (FLARE's `byoc`) at every site. Without it the job contains
+    only configuration.
 
     Args:
         source: a job's folder.
         out: the job to write; appears whole or not at all.
-        hospitals: that must take part; empty leaves it to the sites that are connected.
-        settings: a file that takes the place of the job's `settings.json`, or None.
+        hospitals: names of the hospitals that must take part; empty: any that are connected.
+        settings: a file that replaces the job's `settings.json`, or None.
         assignments: `KEY=VALUE` changes of the settings.
         quorum: see `prepare_job`.
-        run: id of a run that this job continues; "" begins one.
+        run: id of a run that this job continues; "" begins a new one.
         with_package: whether the job carries this package.
 
     Raises:
-        Refused: `exists`, where something is at `out` already.
-        UsageError: the file is missing or no JSON, or a setting or a hospital's name is refused.
+        Refused: `exists`, if `out` exists already.
+        UsageError: the file is missing or not JSON, or a setting or a hospital's name is refused.
     """
     if out.exists():
-        raise Refused("exists", "there is something already", str(out), "choose another folder")
+        raise Refused("exists", "the folder exists already", str(out), "choose another folder")
     file = settings or source / SETTINGS
     raw = read_json_object(file)
     parse_settings(raw, str(file))
@@ -200,17 +201,17 @@ def export_job(
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / source.name
         prepare_job(source, plain, run=run, hospitals=hospitals, settings=raw, quorum=quorum)
-        with whole_folder(out) as beside:
-            shutil.copytree(plain, beside, dirs_exist_ok=True)
+        with whole_folder(out) as partial:
+            shutil.copytree(plain, partial, dirs_exist_ok=True)
             shutil.copytree(
                 Path(consortium.__file__).parent,
-                beside / "app" / "custom" / "consortium",
+                partial / "app" / "custom" / "consortium",
                 ignore=_ignored,
             )
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
-    """What is for readers of the repository, or left by tools."""
+    """Names of files for readers of the repository, and of files that tools leave."""
     return {
         name
         for name in names
