@@ -277,7 +277,7 @@ def test_who_says_nothing_or_nonsense_is_named(radiographs, tmp_path):
         run.federation.ask(request, model, targets, spoil, **meta)
 
     run.evaluations.ask_all(ask)
-    run.evaluations.answer_without("harbour", None)
+    run.evaluations.record_without("harbour", None)
     result = run.finish()
     assert not result["complete"]
     assert (
