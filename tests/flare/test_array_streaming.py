@@ -1,4 +1,4 @@
-"""Arrays in pieces: what one side hands out, the other puts together, or refuses."""
+"""Arrays in chunks: the receiver assembles what the sender streams, or rejects it."""
 
 import copy
 import gc
@@ -11,7 +11,7 @@ import pytest
 from nvflare.fuel.f3.streaming.download_service import ProduceRC
 from nvflare.fuel.utils import fobs
 
-from consortium.flare import array_streaming as pieces
+from consortium.flare import array_streaming
 from consortium.flare.array_streaming import ArrayAssembler, ArrayChunk, ArrayStream, StreamedArray
 
 ARRAYS = {
@@ -38,11 +38,13 @@ def fetch(source, target):
 
 @pytest.fixture(autouse=True)
 def codec(monkeypatch):
-    pieces.register_arrays()
+    array_streaming.register_arrays()
     # Whatever a job in this process has left.
-    monkeypatch.setattr(pieces._StreamedArrayCodec, "turns", None)
-    monkeypatch.setattr(pieces._StreamedArrayCodec, "limit", float("inf"))
-    monkeypatch.setattr(pieces._StreamedArrayCodec, "make", staticmethod(pieces.make_arrays))
+    monkeypatch.setattr(array_streaming._StreamedArrayCodec, "turns", None)
+    monkeypatch.setattr(array_streaming._StreamedArrayCodec, "limit", float("inf"))
+    monkeypatch.setattr(
+        array_streaming._StreamedArrayCodec, "make", staticmethod(array_streaming.make_arrays)
+    )
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])
@@ -77,7 +79,7 @@ def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
 
 @pytest.mark.parametrize("array", [np.array([{}]), np.array(["a"]), np.zeros(2, "i4,i4")])
 def test_only_numbers_travel(array):
-    with pytest.raises(TypeError, match="numbers"):
+    with pytest.raises(TypeError, match="numeric"):
         ArrayStream({"T0": array}, 8)
 
 
@@ -119,7 +121,7 @@ def test_less_than_was_announced_is_an_error(sent):
     for piece in sent:
         target.consume("ref", {"next": 2}, [piece])
     target.download_completed("ref")
-    assert (target.error, target.arrays) == ("less than was announced", None)
+    assert (target.error, target.arrays) == ("fewer bytes than declared", None)
 
 
 def test_memory_that_is_given_is_filled():
@@ -144,7 +146,10 @@ def test_what_flare_leaves_is_freed_while_pieces_move():
     gc.disable()
     try:
         left = weakref.ref(Circle())
-        fetch(ArrayStream({"T0": np.zeros(pieces._OFTEN, np.uint8)}, 1), ArrayAssembler())
+        fetch(
+            ArrayStream({"T0": np.zeros(array_streaming._COLLECT_EVERY, np.uint8)}, 1),
+            ArrayAssembler(),
+        )
         assert left() is None
     finally:
         gc.enable()
@@ -165,10 +170,10 @@ def few(monkeypatch):
         except ValueError as error:  # FLARE catches it
             consumer.download_failed("ref", str(error))
 
-    monkeypatch.setattr(pieces, "download_object", download)
-    monkeypatch.setattr(pieces, "_PATIENCE", 0.2)
-    pieces.fetch_few_at_a_time()
-    return pieces._StreamedArrayCodec()
+    monkeypatch.setattr(array_streaming, "download_object", download)
+    monkeypatch.setattr(array_streaming, "_TURN_TIMEOUT", 0.2)
+    array_streaming.limit_senders()
+    return array_streaming._StreamedArrayCodec()
 
 
 def download(codec):
@@ -178,14 +183,14 @@ def download(codec):
 
 
 def test_a_sender_of_more_than_an_update_is_not_believed(few):
-    pieces.limit_arrays(2 * 72 - 1)
+    array_streaming.limit_arrays(2 * 72 - 1)
     error, flats = few.download("north", "ref")
     assert flats is None
-    assert "144 bytes where 143 are the most" in error
+    assert "144 bytes exceed the limit of 143" in error
 
 
 def test_a_turn_lasts_until_the_arrays_are_gone(few):
-    held = [download(few) for _ in range(pieces.AT_ONCE)]
+    held = [download(few) for _ in range(array_streaming.AT_ONCE)]
     fetched = threading.Event()
     waiting = threading.Thread(target=lambda: (download(few), fetched.set()))
     waiting.start()
@@ -198,11 +203,11 @@ def test_a_turn_lasts_until_the_arrays_are_gone(few):
 
 
 def test_a_turn_that_does_not_come_is_not_waited_for_without_end(few):
-    held = [download(few) for _ in range(pieces.AT_ONCE)]
+    held = [download(few) for _ in range(array_streaming.AT_ONCE)]
     held.append(download(few))
-    assert len(held) == pieces.AT_ONCE + 1
+    assert len(held) == array_streaming.AT_ONCE + 1
     held.clear()
-    assert few.turns.qsize() == pieces.AT_ONCE
+    assert few.turns.qsize() == array_streaming.AT_ONCE
 
 
 @pytest.mark.parametrize("failure", ["said", "raised"])
@@ -212,11 +217,11 @@ def test_a_download_that_fails_gives_its_turn_back(few, monkeypatch, failure):
             raise OSError("gone")
         consumer.download_failed("ref", "gone")
 
-    monkeypatch.setattr(pieces, "download_object", fail)
-    for _ in range(2 * pieces.AT_ONCE):
+    monkeypatch.setattr(array_streaming, "download_object", fail)
+    for _ in range(2 * array_streaming.AT_ONCE):
         if failure == "raised":
             with pytest.raises(OSError, match="gone"):
                 few.download("north", "ref")
         else:
             assert few.download("north", "ref") == ("gone", None)
-    assert few.turns.qsize() == pieces.AT_ONCE
+    assert few.turns.qsize() == array_streaming.AT_ONCE

@@ -85,16 +85,16 @@ def test_an_error_crosses_as_a_code_and_is_told_in_full_at_the_hospital_alone(as
     assert "Jane" not in json.dumps(answer, default=str)
     assert "Jane" not in caplog.text + "".join(capfd.readouterr())
     assert "error internal-error: see the hospital's own errors.log" in caplog.text
-    told = (ask.state / ERRORS).read_text()
-    assert "RuntimeError: patient Jane Doe in /srv/scans" in told
-    assert "Traceback" in told
+    log = (ask.state / ERRORS).read_text()
+    assert "RuntimeError: patient Jane Doe in /srv/scans" in log
+    assert "Traceback" in log
 
 
 def test_a_hospital_that_shows_its_model_to_nobody_says_so(ask):
     answer = answer_from_shareable(ask(LOCAL_MODEL), "north")
     assert answer == Failure("north", "not-shared")
     assert (
-        "error not-shared: this hospital shows its model to nobody"
+        "error not-shared: this hospital does not share its model"
         in (ask.state / ERRORS).read_text()
     )
 

@@ -150,7 +150,7 @@ def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_
     assert "- other-version: the job was made with version 9.9 and " in printed
     code, printed, errors = consortium("explain", lies, "--kit", kit)
     assert (code, errors) == (0, "")
-    assert "- altered-job: min_clients in meta.json is not as it was submitted" in printed
+    assert "- altered-job: min_clients in meta.json differs from what was submitted" in printed
     code, printed, errors = consortium("abort", waits, "--kit", kit)
     assert (code, errors) == (0, "")
     assert consortium("status", waits, "--kit", kit)[1].startswith(f"{waits} aborted")

@@ -44,7 +44,7 @@ def test_what_the_study_rests_on_cannot_be_altered_in_meta(submitted, key, value
     with pytest.raises(Refused) as refused:
         check_as_submitted({**meta, key: value}, config)
     assert refused.value.code == "altered-job"
-    assert refused.value.what == f"{key} in meta.json is not as it was submitted"
+    assert refused.value.what == f"{key} in meta.json differs from what was submitted"
 
 
 def test_the_orchestrator_may_leave_out_a_hospital_and_say_so(submitted):
@@ -60,7 +60,7 @@ def test_the_orchestrator_may_leave_out_a_hospital_and_say_so(submitted):
 def test_a_signed_file_that_was_removed_is_noticed(submitted, name):
     meta, config = submitted
     (config / name).unlink()
-    with pytest.raises(Refused, match=f"altered-job: {name} is not as it was submitted"):
+    with pytest.raises(Refused, match=f"altered-job: {name} differs from what was submitted"):
         check_as_submitted(meta, config)
 
 

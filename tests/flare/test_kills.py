@@ -80,7 +80,7 @@ def test_no_job_reads_running_when_nothing_runs_and_an_abort_ends_the_chain(plac
         second = session.job(first)[NEXT]
         assert state(session, first) == "continued"
         code, printed, _ = consortium("explain", first, "--kit", kit)
-        assert (code, f"- the run goes on as {second}\n" in printed) == (0, True)
+        assert (code, f"- the run continues as {second}\n" in printed) == (0, True)
         wait_for(lambda: state(session, second) == "running")
         session.abort(second)
         wait_for(lambda: state(session, second) == "aborted")
@@ -103,13 +103,13 @@ def test_a_hospital_that_keeps_breaking_a_run_is_named_and_left_out(
             chaos.kill(place, chaos.HOSPITAL_JOB, random.Random(0), place, machine="north")
             wait_for_state(session, newest, "continued")
             printed = consortium("explain", newest, "--kit", kit)[1]
-            assert "- the process of north ended it\n" in printed
+            assert "- the process of north failed and ended it\n" in printed
             newest = session.job(newest)[NEXT]
         assert wait_for_end(session, newest) == "FINISHED:COMPLETED"
         run = describe(session.job(newest))
         assert run.state == "incomplete"
-        told = f"it goes on without north, which broke {LEAVE_OUT} jobs in a row"
-        assert told in run.reasons
+        reason = f"the run continues without north, which broke {LEAVE_OUT} jobs in a row"
+        assert reason in run.reasons
         assert any(
             "north is missing from" in reason and "(left-out)" in reason for reason in run.reasons
         )

@@ -81,8 +81,8 @@ def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_
         assert gpus_seen_by(second) == {}
         code, printed, errors = consortium("explain", second, "--kit", kit)
         assert (code, errors) == (0, "")
-        assert "0 hospitals can give what it asks for, and it needs 2" in printed
-        assert "- it asks north for 1 GPU, or for its CPU where it has none" in printed
+        assert "0 hospitals have the resources it asks for, and it needs 2" in printed
+        assert "- it asks north for 1 GPU, or for its CPU if it has none" in printed
         assert f"- {first[:8]} of {federation.RESEARCHER} is running" in printed
         assert wait_for_end(session, first) == "FINISHED:COMPLETED"
         wait_for(lambda: len(gpus_seen_by(second)) == 2, lambda: session.job(second))

@@ -169,7 +169,7 @@ def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified
         resume=True,
         smallest_group=1,
     )
-    with pytest.raises(UsageError, match="fewer-rounds: 3 rounds are done, and 2 cannot be all"):
+    with pytest.raises(UsageError, match="fewer-rounds: 3 rounds are closed already, more than 2"):
         shorter.run()
     assert (workspace / "result.json").read_bytes() == result
 

@@ -118,5 +118,5 @@ def test_a_job_waits_for_what_a_hospital_lacks_and_says_so(kit, job):
             time.sleep(0.5)
         reasons = describe(session.job(job_id)).reasons
         session.abort(job_id)
-    assert re.match("2 hospitals can give what it asks for, and it needs 3", reasons[0])
+    assert re.match("2 hospitals have the resources it asks for, and it needs 3", reasons[0])
     assert "it asks north for 1 GPU of 8 GiB" in reasons
