@@ -23,7 +23,7 @@ ARRAYS = {
 
 
 def fetch(source, target):
-    """What FLARE's download service does, and the sizes of what went over."""
+    """Imitates FLARE's download service and returns the sizes of the transferred chunks."""
     state, sizes = None, []
     while True:
         code, data, new = source.produce(state, "north")
@@ -39,7 +39,7 @@ def fetch(source, target):
 @pytest.fixture(autouse=True)
 def codec(monkeypatch):
     array_streaming.register_arrays()
-    # Whatever a job in this process has left.
+    # Resets what a job in this process may have set.
     monkeypatch.setattr(array_streaming._StreamedArrayCodec, "turns", None)
     monkeypatch.setattr(array_streaming._StreamedArrayCodec, "limit", float("inf"))
     monkeypatch.setattr(
@@ -48,7 +48,7 @@ def codec(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])
-def test_what_is_put_together_is_what_was_handed_out(size):
+def test_assembled_arrays_equal_the_streamed_ones(size):
     source, target = ArrayStream(ARRAYS, size), ArrayAssembler()
     sizes = fetch(source, target)
     assert max(sizes[1:]) == {1: 1, 8: 12, 16: 20, 1000: 40}[size]
@@ -60,13 +60,13 @@ def test_what_is_put_together_is_what_was_handed_out(size):
         assert target.arrays[name].flags.writeable
 
 
-def test_a_piece_may_be_asked_for_again():
+def test_a_chunk_may_be_requested_again():
     source = ArrayStream(ARRAYS, 8)
     first = source.produce({"next": 2}, "north")
     assert bytes(first[1][0].view) == bytes(source.produce({"next": 2}, "south")[1][0].view)
 
 
-def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
+def test_a_chunk_is_no_copy_and_a_released_array_is_freed():
     array = np.zeros(8, np.uint8)
     source = ArrayStream({"T0": array}, 8)
     [piece] = source.produce({"next": 1}, "north")[1]
@@ -78,7 +78,7 @@ def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
 
 
 @pytest.mark.parametrize("array", [np.array([{}]), np.array(["a"]), np.zeros(2, "i4,i4")])
-def test_only_numbers_travel(array):
+def test_only_numeric_arrays_are_sent(array):
     with pytest.raises(TypeError, match="numeric"):
         ArrayStream({"T0": array}, 8)
 
@@ -99,12 +99,12 @@ def announce(*contents):
         ("T0", "<f4"),
     ],
 )
-def test_what_cannot_be_or_is_too_much_is_not_believed(contents):
+def test_impossible_or_too_large_declarations_are_rejected(contents):
     with pytest.raises((ValueError, TypeError)):
         ArrayAssembler(limit=32).consume("ref", {"next": 1}, announce(contents))
 
 
-def test_more_than_was_announced_is_not_taken():
+def test_more_bytes_than_declared_are_rejected():
     target = ArrayAssembler()
     target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
     with pytest.raises(ValueError, match="more"):
@@ -115,7 +115,7 @@ def test_more_than_was_announced_is_not_taken():
 
 
 @pytest.mark.parametrize("sent", [[], [ArrayChunk(bytes(4))]])
-def test_less_than_was_announced_is_an_error(sent):
+def test_fewer_bytes_than_declared_are_an_error(sent):
     target = ArrayAssembler()
     target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
     for piece in sent:
@@ -124,7 +124,7 @@ def test_less_than_was_announced_is_an_error(sent):
     assert (target.error, target.arrays) == ("fewer bytes than declared", None)
 
 
-def test_memory_that_is_given_is_filled():
+def test_arrays_are_written_into_the_allocated_memory():
     given = {}
 
     def make(sizes):
@@ -136,13 +136,13 @@ def test_memory_that_is_given_is_filled():
 
 
 class Circle:
-    """What FLARE leaves of a message that it sent."""
+    """A reference cycle like those that FLARE keeps of a sent message."""
 
     def __init__(self):
         self.itself = self
 
 
-def test_what_flare_leaves_is_freed_while_pieces_move():
+def test_reference_cycles_are_freed_while_chunks_are_sent():
     gc.disable()
     try:
         left = weakref.ref(Circle())
@@ -162,7 +162,7 @@ def test_flare_copies_no_array():
 
 @pytest.fixture
 def few(monkeypatch):
-    """Downloads that give new arrays, in turns."""
+    """A codec with limited turns, whose downloads return new arrays."""
 
     def download(consumer, **more):
         try:
@@ -182,14 +182,14 @@ def download(codec):
     return flats
 
 
-def test_a_sender_of_more_than_an_update_is_not_believed(few):
+def test_a_sender_of_more_than_an_update_is_rejected(few):
     array_streaming.limit_arrays(2 * 72 - 1)
     error, flats = few.download("north", "ref")
     assert flats is None
     assert "144 bytes exceed the limit of 143" in error
 
 
-def test_a_turn_lasts_until_the_arrays_are_gone(few):
+def test_a_turn_lasts_until_the_arrays_are_freed(few):
     held = [download(few) for _ in range(array_streaming.AT_ONCE)]
     fetched = threading.Event()
     waiting = threading.Thread(target=lambda: (download(few), fetched.set()))
@@ -202,7 +202,7 @@ def test_a_turn_lasts_until_the_arrays_are_gone(few):
     assert few.turns.qsize() == 1
 
 
-def test_a_turn_that_does_not_come_is_not_waited_for_without_end(few):
+def test_waiting_for_a_turn_has_a_timeout(few):
     held = [download(few) for _ in range(array_streaming.AT_ONCE)]
     held.append(download(few))
     assert len(held) == array_streaming.AT_ONCE + 1

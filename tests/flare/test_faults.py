@@ -1,4 +1,4 @@
-"""What goes wrong between hospitals, started for real: what is seen, and what must not happen."""
+"""Faults between hospitals, in a real federation: what people see, and what must not happen."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ NO_LEAD_OF_COORDINATION = {
 
 @pytest.fixture(scope="module")
 def workspace(generated, tmp_path_factory):
-    """A federation of two hospitals, of which north takes no job of coordination's people."""
+    """A federation of two hospitals; north refuses jobs of the coordination's people."""
     data = tmp_path_factory.mktemp("data")
     for name in HOSPITALS:
         shutil.copytree(generated / name, data / name)
@@ -55,7 +55,7 @@ def workspace(generated, tmp_path_factory):
 
 
 def stop(folder, name):
-    """Kills a machine's process and waits until it is gone."""
+    """Kills a machine's process and waits deadline it is gone."""
     [process] = [m.process for m in federation.status(folder) if m.name == name and m.process]
     killed = psutil.Process(process)
     killed.kill()
@@ -112,9 +112,9 @@ def test_a_hospital_that_is_added_late_joins_and_the_run_that_waited_for_it_star
     researcher, workspace, generated, tmp_path
 ):
     job_id = researcher.submit(job_for(tmp_path, "fen", "harbour"))
-    until = time.monotonic() + 40
+    deadline = time.monotonic() + 40
     while "hospital fen is not connected" not in "".join(describe(researcher.job(job_id)).reasons):
-        assert time.monotonic() < until, researcher.job(job_id)
+        assert time.monotonic() < deadline, researcher.job(job_id)
         time.sleep(0.5)
     coordinator = workspace / "coordinator"
     entry = {"name": "fen", "type": "client", "org": "fen"}

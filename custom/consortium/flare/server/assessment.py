@@ -45,9 +45,8 @@ class Assessment(StudyWorkflow):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Sends one request after the other."""
         study = self.study(fl_ctx)
-        answer_lock = (
-            threading.Lock()
-        )  # answers come in FLARE's threads and are taken one at a time
+        # Answers arrive in FLARE's threads and are recorded one at a time.
+        answer_lock = threading.Lock()
 
         def ask(
             request: str,
