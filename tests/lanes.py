@@ -11,10 +11,10 @@ from pathlib import PurePath
 
 import pytest
 
-DEAR = {"checkout", "finished", "place", "workspace"}
+DEAR = {"checkout", "finished", "federation_folder", "workspace"}
 """Fixtures, each a federation or a finished run, that one worker makes."""
 
-LONGEST = ("place", "checkout", "workspace", "finished")
+LONGEST = ("federation_folder", "checkout", "workspace", "finished")
 """Groups that start first, so that both workers end at about the same time."""
 
 _PROCESSES = ("nvflare", "sub_start.sh", "start.sh", "fl_admin.sh")

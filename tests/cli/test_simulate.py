@@ -75,7 +75,7 @@ def test_one_hospital_with_other_channels(simulate, hospitals):
         (["--set", "selection.patience=3"], 2, "error bad-setting: setting selection: patience"),
         (["--set", "data.size=[31,31]"], 2, "error bad-setting: setting data.size: "),
         (["--set", "model.from=/nowhere"], 2, "error missing-file: no such model, /nowhere"),
-        (["--resume"], 2, "error settings-on-resume: of the settings of a run only the rounds"),
+        (["--resume"], 2, "error settings-on-resume: only the number of rounds"),
         (["--settings", "/nowhere.json"], 2, "error missing-file: no such file, /nowhere.json, "),
         (["--settings", "/"], 2, "error bad-json: not a JSON file ("),
     ],
@@ -132,7 +132,7 @@ def test_a_workspace_in_use_is_left_alone(simulate, generated, tmp_path):
     assert code == 3
     assert error == (
         f"error workspace-in-use: the workspace is not empty, {workspace}, "
-        "choose another one, or go on with --resume\n"
+        "choose another one, or continue with --resume\n"
     )
     assert [path.name for path in workspace.iterdir()] == ["thesis.txt"]
 
@@ -144,7 +144,8 @@ def test_nothing_to_resume(generated, capsys, tmp_path):
             [str(JOB), "--data", str(generated), "--workspace", str(tmp_path / "w"), "--resume"],
         )
     assert ended.value.code == 3
-    assert capsys.readouterr().err.startswith("error nothing-to-resume: no run of this job is here")
+    printed = capsys.readouterr().err
+    assert printed.startswith("error nothing-to-resume: the workspace has no run of this job")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_two_runs_never_share_a_workspace(hospitals, tmp_path, monkeypatch):
     simulation = Simulation(job=JOB, data=hospitals, workspace=workspace, assignments=TINY)
 
     def start(*arguments, **more):
-        with pytest.raises(Refused, match="error workspace-busy: a run is writing"):
+        with pytest.raises(Refused, match="error workspace-busy: another run is using"):
             replace(simulation, resume=True, assignments=()).run()
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Hospitals that misbehave, for a process of its own to open."""
+"""Trainers that misbehave, for a trainer process to open."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from consortium.core.errors import UsageError
 
 
 def where(name):
-    """Where a class of this file is."""
+    """The path of a class in this file, as `module:name`."""
     return f"{__name__}:{name}"
 
 
@@ -29,7 +29,7 @@ class Doomed(LocalTrainer):
 
 
 class DoomedOnce(LocalTrainer):
-    """Dies in the middle of its first round, by memory that is not there."""
+    """Dies in the middle of its first round, by a segmentation fault."""
 
     def train(self, base, round_number):
         mark = self._site.state / "died"
@@ -40,7 +40,7 @@ class DoomedOnce(LocalTrainer):
 
 
 class Deaf(LocalTrainer):
-    """Does not hear that it shall stop."""
+    """Ignores a request to stop."""
 
     def train(self, base, round_number):
         (self._site.state / "deaf").touch()

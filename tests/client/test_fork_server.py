@@ -56,8 +56,8 @@ def open_trainer(site, settings):
         return opened[-1]
 
     yield open_trainer
-    for one in opened:
-        one.close()
+    for trainer in opened:
+        trainer.close()
 
 
 def never():
@@ -65,22 +65,22 @@ def never():
 
 
 def workers(site):
-    """The processes that train at a site, found as people find them."""
-    found = []
+    """The trainer processes of a site, identified by their command lines."""
+    processes = []
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
         except psutil.Error:
             continue
         if "consortium.client.worker" in words and str(site.state) in words:
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -102,7 +102,7 @@ def test_a_forked_trainer_gives_the_bytes_of_a_spawned_one(
         for timed in (plain, expected_plain):
             timed["metrics"].pop("seconds", None)
         assert plain == expected_plain
-    scores = [one.ask("validate", pack(base), never) for one in (forked, spawned)]
+    scores = [trainer.ask("validate", pack(base), never) for trainer in (forked, spawned)]
     assert scores[0].validation == scores[1].validation
 
 
@@ -124,12 +124,12 @@ def test_its_death_is_noticed_and_it_is_forked_again(address, open_trainer, site
     died = open_trainer(where("DoomedOnce")).ask("train", pack(base), never, round_number=0)
     assert died[1]["round"] == 0
     reported = (site.state / ERRORS).read_text()
-    assert "error training-died: the process that trains was ended by SIGSEGV" in reported
+    assert "error training-died: the trainer process ended (SIGSEGV)" in reported
 
 
 def test_what_dies_at_every_try_is_given_up_and_works_again_after(address, open_trainer, base):
     trainer = open_trainer(where("Doomed"))
-    with pytest.raises(Incomplete, match=r"error training-died: .* by SIGKILL, hospital north"):
+    with pytest.raises(Incomplete, match=r"error training-died: .* \(SIGKILL\), hospital north"):
         trainer.ask("train", pack(base), never, round_number=0)
     assert isinstance(trainer.ask("validate", pack(base), never), Metrics)
 

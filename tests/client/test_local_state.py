@@ -1,4 +1,4 @@
-"""What a hospital keeps between rounds, and what it makes of a damaged file."""
+"""The tensors that a hospital stores between rounds, and how it handles a damaged file."""
 
 import os
 
@@ -19,18 +19,18 @@ def tensors(value):
     return {"mean": torch.full((3,), float(value)), "count": torch.tensor(value)}
 
 
-def value_of(kept, before):
-    found = kept.load(before)
-    return int(found["count"]) if found else None
+def value_of(store, before):
+    loaded = store.load(before)
+    return int(loaded["count"]) if loaded else None
 
 
 def test_a_round_starts_from_what_the_round_before_it_left_also_when_it_is_asked_for_again(folder):
-    kept = LocalStateStore(folder)
-    assert kept.load(0) == {}
+    store = LocalStateStore(folder)
+    assert store.load(0) == {}
     for number in range(4):
-        assert value_of(kept, number) == (number - 1 if number else None)
-        kept.save(number, tensors(number))
-        assert value_of(kept, number) == (number - 1 if number else None)
+        assert value_of(store, number) == (number - 1 if number else None)
+        store.save(number, tensors(number))
+        assert value_of(store, number) == (number - 1 if number else None)
     assert sorted(path.name for path in folder.iterdir()) == [
         "kept-000002.safetensors",
         "kept-000003.safetensors",
@@ -48,15 +48,15 @@ def flip_a_bit(path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit])
-def test_a_damaged_file_is_left_out_for_the_round_before_it_and_it_is_said(folder, damage):
-    kept = LocalStateStore(folder)
-    kept.save(0, tensors(0))
-    kept.save(1, tensors(1))
+def test_a_damaged_file_is_reported_and_the_one_before_it_is_used(folder, damage):
+    store = LocalStateStore(folder)
+    store.save(0, tensors(0))
+    store.save(1, tensors(1))
     damage(folder / "kept-000001.safetensors")
-    assert value_of(kept, 2) == 0
-    told = (folder / ERRORS).read_text()
-    assert "error torn-file: it is not as it was written, and is left out" in told
-    assert "kept-000001.safetensors" in told
+    assert value_of(store, 2) == 0
+    log = (folder / ERRORS).read_text()
+    assert "error torn-file: the file is damaged; the one of the round before it is used" in log
+    assert "kept-000001.safetensors" in log
 
 
 def test_old_runs_keep_nothing_but_their_logs_and_models(tmp_path):

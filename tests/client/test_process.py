@@ -1,4 +1,4 @@
-"""A hospital in a process of its own: the same answers, and what becomes of it when it dies."""
+"""A hospital's trainer in its own process: the same answers, and its recovery when it dies."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.client.misbehaving import where
 
-from consortium.client import process as isolated_module
+from consortium.client import process as process_module
 from consortium.client.fork_server import ADDRESS
 from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.client.shared_memory import SharedBuffers, open_memory
@@ -30,7 +30,7 @@ OURS = "consortium.client.trainer:LocalTrainer"
 
 @pytest.fixture(autouse=True, scope="module")
 def spawned():
-    """What isolates a trainer is tested as at a hospital, where it is spawned."""
+    """Trainers are spawned, as at a hospital."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(ADDRESS, raising=False)
         yield
@@ -54,7 +54,7 @@ def base(settings):
 
 @pytest.fixture(scope="module")
 def calm(generated, settings, tmp_path_factory):
-    """A hospital to which nothing happens."""
+    """A trainer that is never disturbed."""
     state = tmp_path_factory.mktemp("calm")
     site = Site("north", generated / "north", state, smallest_group=1)
     trainer = TrainerProcess(OURS, site, settings)
@@ -63,16 +63,16 @@ def calm(generated, settings, tmp_path_factory):
 
 
 @pytest.fixture
-def open_isolated(site, settings):
+def open_trainer(site, settings):
     opened = []
 
-    def open_isolated(hospital):
+    def open_trainer(hospital):
         opened.append(TrainerProcess(hospital, site, settings))
         return opened[-1]
 
-    yield open_isolated
-    for one in opened:
-        one.close()
+    yield open_trainer
+    for trainer in opened:
+        trainer.close()
 
 
 def never():
@@ -80,28 +80,29 @@ def never():
 
 
 def children():
-    """The training processes of this one."""
-    found = psutil.Process().children()
-    return [one for one in found if "consortium.client.worker" in one.cmdline()]
+    """The trainer processes of this one."""
+    processes = psutil.Process().children()
+    return [process for process in processes if "consortium.client.worker" in process.cmdline()]
 
 
 def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    return all(torch.equal(one[name], other[name]) for name in one)
+def equal_tensors(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def alike(one, other):
-    """Whether buffers are the same, dtypes and all."""
-    assert one.keys() == other.keys()
+def equal_buffers(first, second):
+    """Whether buffers are equal, including their dtypes."""
+    assert first.keys() == second.keys()
     return all(
-        one[key].dtype == other[key].dtype and np.array_equal(one[key], other[key]) for key in one
+        first[key].dtype == second[key].dtype and np.array_equal(first[key], second[key])
+        for key in first
     )
 
 
@@ -110,21 +111,21 @@ def test_its_answers_are_those_of_a_hospital_in_this_process(calm, site, setting
     hospital = LocalTrainer(site, settings, device=torch.device("cpu"))
     trainer = calm.trainer
     for number in (0, 1):
-        here = hospital.train(base, number)
-        there = trainer.ask("train", pack(base), never, round_number=number)
-        told = update_from_wire(*there, "north")
-        assert same(told.tensors, here.tensors)
-        assert (told.base_sha256, told.cases, told.round) == (
-            here.base_sha256,
-            here.cases,
-            here.round,
+        expected = hospital.train(base, number)
+        answer = trainer.ask("train", pack(base), never, round_number=number)
+        update = update_from_wire(*answer, "north")
+        assert equal_tensors(update.tensors, expected.tensors)
+        assert (update.base_sha256, update.cases, update.round) == (
+            expected.base_sha256,
+            expected.cases,
+            expected.round,
         )
-        assert told.metrics.loss == here.metrics.loss
+        assert update.metrics.loss == expected.metrics.loss
     scored = trainer.ask("validate", pack(base), never)
     assert isinstance(scored, Metrics)
     assert scored.validation == hospital.validate(base).validation
-    alone = trainer.ask("train_local", pack(base), never, rounds=1)
-    assert alone.validation == hospital.train_local(base, 1).validation
+    local = trainer.ask("train_local", pack(base), never, rounds=1)
+    assert local.validation == hospital.train_local(base, 1).validation
 
 
 def test_an_answer_stands_when_the_next_one_has_come(calm, base):
@@ -135,13 +136,13 @@ def test_an_answer_stands_when_the_next_one_has_come(calm, base):
     assert np.array_equal(first, before)
 
 
-def test_a_crash_costs_a_second_try_and_changes_nothing(open_isolated, calm, site, base):
-    died = open_isolated(where("DoomedOnce")).ask("train", pack(base), never, round_number=0)
+def test_a_crash_costs_a_second_try_and_changes_nothing(open_trainer, calm, site, base):
+    died = open_trainer(where("DoomedOnce")).ask("train", pack(base), never, round_number=0)
     undisturbed = calm.trainer.ask("train", pack(base), never, round_number=0)
-    assert alike(died[0], undisturbed[0])
-    told = (site.state / ERRORS).read_text()
-    assert "error training-died: the process that trains was ended by SIGSEGV" in told
-    assert "it is started again" in told
+    assert equal_buffers(died[0], undisturbed[0])
+    log = (site.state / ERRORS).read_text()
+    assert "error training-died: the trainer process ended (SIGSEGV)" in log
+    assert "the process is restarted" in log
 
 
 def test_a_kill_between_two_rounds_is_not_felt(calm, base):
@@ -153,27 +154,27 @@ def test_a_kill_between_two_rounds_is_not_felt(calm, base):
     assert plain["round"] == 1
 
 
-def test_what_dies_at_every_try_is_given_up_and_works_again_after(open_isolated, site, base):
-    trainer = open_isolated(where("Doomed"))
-    with pytest.raises(Incomplete, match=r"error training-died: .* by SIGKILL, hospital north"):
+def test_what_dies_at_every_try_is_given_up_and_works_again_after(open_trainer, site, base):
+    trainer = open_trainer(where("Doomed"))
+    with pytest.raises(Incomplete, match=r"error training-died: .* \(SIGKILL\), hospital north"):
         trainer.ask("train", pack(base), never, round_number=0)
     assert len((site.state / ERRORS).read_text().splitlines()) == 2
     assert isinstance(trainer.ask("validate", pack(base), never), Metrics)
 
 
-def test_an_error_comes_back_as_its_code_alone(open_isolated, base):
+def test_an_error_comes_back_as_its_code_alone(open_trainer, base):
     with pytest.raises(Failed) as failed:
-        open_isolated(where("Careless")).ask("train", pack(base), never, round_number=0)
+        open_trainer(where("Careless")).ask("train", pack(base), never, round_number=0)
     assert failed.value.code == "internal-error"
     assert "Jane" not in str(failed.value)
 
 
 def test_a_stop_is_obeyed_and_the_process_stays(calm, base):
     progress = calm.state / "progress.json"
-    told = progress.read_text() if progress.exists() else ""
+    before = progress.read_text() if progress.exists() else ""
 
     def stop():
-        return progress.exists() and progress.read_text() != told
+        return progress.exists() and progress.read_text() != before
 
     with pytest.raises(Stopped):
         calm.trainer.ask("train_local", pack(base), stop, rounds=100_000)
@@ -182,9 +183,9 @@ def test_a_stop_is_obeyed_and_the_process_stays(calm, base):
     assert children() == [child]
 
 
-def test_what_does_not_hear_a_stop_is_killed(open_isolated, site, base, monkeypatch):
-    monkeypatch.setattr(isolated_module, "_GRACE", 0.5)
-    trainer = open_isolated(where("Deaf"))
+def test_what_does_not_hear_a_stop_is_killed(open_trainer, site, base, monkeypatch):
+    monkeypatch.setattr(process_module, "_GRACE", 0.5)
+    trainer = open_trainer(where("Deaf"))
     with pytest.raises(Stopped):
         trainer.ask("train", pack(base), (site.state / "deaf").exists, round_number=0)
     assert isinstance(trainer.ask("validate", pack(base), never), Metrics)
@@ -232,7 +233,7 @@ def test_buffers_come_through_shared_memory_as_they_are():
             "bfloat16": np.arange(3, dtype=np.int16),
             "float16": np.empty(0, np.float16),
         }
-        assert alike(theirs.get(ours.put(buffers)), buffers)
-        assert alike(ours.get(theirs.put(buffers)), buffers)
+        assert equal_buffers(theirs.get(ours.put(buffers)), buffers)
+        assert equal_buffers(ours.get(theirs.put(buffers)), buffers)
     ours.close()
     theirs.close()

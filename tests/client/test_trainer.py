@@ -24,7 +24,7 @@ def start_of(settings):
     return build_network(settings, seed=5).state_dict()
 
 
-def test_an_update_is_the_change_of_all_that_crosses(generated, tmp_path, tiny):
+def test_an_update_is_the_change_of_all_shared_tensors(generated, tmp_path, tiny):
     settings = tiny()
     base = start_of(settings)
     update = open_hospital(generated, tmp_path, settings).train(base, 0)
@@ -45,18 +45,18 @@ def test_the_same_seed_hospital_and_round_give_the_same_bytes(generated, tmp_pat
     first = open_hospital(generated, tmp_path / "a", settings)
     first.train(base, 1)  # what was done before must not matter
     torch.manual_seed(123)
-    one = first.train(base, 0)
+    update = first.train(base, 0)
     other = open_hospital(generated, tmp_path / "b", settings).train(base, 0)
-    assert digest(one.tensors) == digest(other.tensors)
-    assert one.metrics.loss == other.metrics.loss
-    assert digest(first.train(base, 1).tensors) != digest(one.tensors)
+    assert digest(update.tensors) == digest(other.tensors)
+    assert update.metrics.loss == other.metrics.loss
+    assert digest(first.train(base, 1).tensors) != digest(update.tensors)
 
 
 def test_another_seed_gives_other_bytes(generated, tmp_path, tiny):
     base = start_of(tiny())
-    one = open_hospital(generated, tmp_path / "a", tiny("seed=0")).train(base, 0)
+    update = open_hospital(generated, tmp_path / "a", tiny("seed=0")).train(base, 0)
     other = open_hospital(generated, tmp_path / "b", tiny("seed=1")).train(base, 0)
-    assert digest(one.tensors) != digest(other.tensors)
+    assert digest(update.tensors) != digest(other.tensors)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_local_buffers_never_leave_and_come_back_in_the_next_round(generated, tm
     update = hospital.train(base, 0)
     assert not any("running" in name for name in update.tensors)
     again = open_hospital(generated, tmp_path, settings)  # as after a restart of the hospital
-    one, other = hospital.train(base, 1), again.train(base, 1)
-    assert digest(one.tensors) == digest(other.tensors)
-    # A round that is asked for once more starts from the buffers it had started from.
-    assert digest(again.train(base, 1).tensors) == digest(one.tensors)
+    update, other = hospital.train(base, 1), again.train(base, 1)
+    assert digest(update.tensors) == digest(other.tensors)
+    # A repeated round starts from the same buffers as the first time.
+    assert digest(again.train(base, 1).tensors) == digest(update.tensors)
 
 
 def test_metrics_over_fewer_patients_than_the_hospital_lets_out_are_withheld(
@@ -110,18 +110,18 @@ def test_metrics_over_fewer_patients_than_the_hospital_lets_out_are_withheld(
     settings = tiny("baseline=true")
     hospital = open_hospital(generated, tmp_path, settings, smallest_group=6)
     base = start_of(settings)
-    said = hospital.train(base, 0).metrics
-    assert (said.loss, said.validation.figures) == (None, None)
-    assert said.validation.withheld == "fewer than 6 patients"
+    metrics = hospital.train(base, 0).metrics
+    assert (metrics.loss, metrics.validation.figures) == (None, None)
+    assert metrics.validation.withheld == "fewer than 6 patients"
     assert hospital.validate(base).validation.figures is None
     assert hospital.train_local(base, 1).validation.figures is None
 
 
-def test_a_hospital_alone_keeps_its_model_and_says_only_a_metric(generated, tmp_path, tiny):
+def test_a_local_model_stays_at_the_hospital_and_only_its_metrics_leave(generated, tmp_path, tiny):
     settings = tiny()
     hospital = open_hospital(generated, tmp_path, settings)
-    said = hospital.train_local(start_of(settings), settings.rounds)
-    assert 0 <= said.validation.figures["tumour"] <= 1
+    metrics = hospital.train_local(start_of(settings), settings.rounds)
+    assert 0 <= metrics.validation.figures["tumour"] <= 1
     assert (tmp_path / "state" / "north" / "local.safetensors").is_file()
 
 
@@ -149,10 +149,10 @@ def test_an_abort_is_obeyed_within_one_batch(generated, tmp_path, tiny, stage, s
 
 
 def steps_of(generated, tmp_path, settings):
-    told = []
-    hospital = open_hospital(generated, tmp_path, settings, report=told.append)
+    reports = []
+    hospital = open_hospital(generated, tmp_path, settings, report=reports.append)
     update = hospital.train(start_of(settings), 0)
-    assert told[-1].step == told[-1].steps == update.metrics.steps
+    assert reports[-1].step == reports[-1].steps == update.metrics.steps
     return update.metrics.steps
 
 

@@ -1,4 +1,4 @@
-"""A federation of three hospitals that runs, for all tests that need one."""
+"""A running federation of three hospitals, for all tests that need one."""
 
 import contextlib
 import time
@@ -26,7 +26,7 @@ def forked(fork_address):
 
 @pytest.fixture(scope="session")
 def workspace(generated, tmp_path_factory, fork_address):
-    """A federation of three hospitals that runs."""
+    """A running federation of three hospitals."""
     place = tmp_path_factory.mktemp("federation") / "run"
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -48,18 +48,18 @@ def job(tmp_path):
 
 
 def wait_for_end(session, job_id, seconds=120):
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not str(session.job(job_id)["status"]).startswith("FINISHED"):
-        assert time.monotonic() < until, session.job(job_id)
+        assert time.monotonic() < deadline, session.job(job_id)
         time.sleep(0.5)
     return session.job(job_id)["status"]
 
 
 def processes_in(folder):
-    """Numbers of the processes that name a folder on their command line."""
-    found = []
+    """Ids of the processes that name a folder on their command line."""
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one too
             if any(str(folder) in word for word in process.cmdline()):
-                found.append(process.pid)
-    return found
+                processes.append(process.pid)
+    return processes

@@ -1,4 +1,4 @@
-"""Executors whose hospital misbehaves by its name and the round; travel in a job's own code."""
+"""Executors that misbehave by hospital and round; a job brings them in its own code."""
 
 import os
 import time
@@ -45,7 +45,7 @@ class FaultyHospital(LocalTrainer):
 
 
 class FaultyExecutor(HospitalExecutor):
-    """Spoils what `HospitalExecutor` would send."""
+    """Corrupts the answer of `HospitalExecutor`."""
 
     hospital = "faulty_executor:FaultyHospital"
 
@@ -61,13 +61,13 @@ class FadingHospital(LocalTrainer):
 
 
 class FadingExecutor(HospitalExecutor):
-    """Says that every model is worse than the one before."""
+    """Scores every model lower than the one before."""
 
     hospital = "faulty_executor:FadingHospital"
 
 
 class AtValley(LocalTrainer):
-    """Does something more at valley, before or after it has trained."""
+    """Runs an additional step at valley, before or after its training."""
 
     def before(self, number):
         pass
@@ -120,6 +120,6 @@ class SlowHospital(AtValley):
 
 
 class SlowExecutor(HospitalExecutor):
-    """Answers at valley in round 2 only when that round has been closed without it."""
+    """Answers at valley in round 2 only after that round was closed without it."""
 
     hospital = "faulty_executor:SlowHospital"

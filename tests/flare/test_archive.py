@@ -1,4 +1,4 @@
-"""What the orchestrator does not keep of what it is sent."""
+"""Archives that the orchestrator refuses to store."""
 
 import io
 import stat
@@ -18,7 +18,7 @@ def archive(*entries):
     return content.getvalue()
 
 
-def test_a_job_as_flare_packs_it_is_taken(tmp_path):
+def test_a_job_as_flare_packs_it_is_accepted(tmp_path):
     whole = archive("job/meta.json", "job/app/config/settings.json", "job/..hidden")
     check_archive(whole)
     (tmp_path / "job.zip").write_bytes(whole)
@@ -26,25 +26,25 @@ def test_a_job_as_flare_packs_it_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc/out", "job/../../out", "job\\..\\..\\out"])
-def test_what_would_land_outside_is_refused(name):
-    with pytest.raises(Refused, match="unsafe-archive: this would land outside") as refused:
+def test_an_entry_that_would_land_outside_is_refused(name):
+    with pytest.raises(Refused, match="unsafe-archive: the entry would land outside") as refused:
         check_archive(archive("job/meta.json", name))
     assert refused.value.where == repr(name)
 
 
-def test_links_and_files_that_are_in_it_twice_are_refused():
+def test_links_and_duplicate_entries_are_refused():
     link = zipfile.ZipInfo("job/app")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with pytest.raises(Refused, match="this is a symbolic link, 'job/app'"):
+    with pytest.raises(Refused, match="the entry is a symbolic link, 'job/app'"):
         check_archive(archive("job/meta.json", link))
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = archive("job/meta.json", "job/meta.json")
-    with pytest.raises(Refused, match=r"this is in it 2 times, 'job/meta\.json'"):
+    with pytest.raises(Refused, match=r"the archive has this entry 2 times, 'job/meta\.json'"):
         check_archive(twice)
 
 
-def test_what_is_no_archive_is_refused(tmp_path):
-    with pytest.raises(Refused, match="unsafe-archive: it cannot be read"):
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
+    with pytest.raises(Refused, match="unsafe-archive: the archive cannot be read"):
         check_archive(b"rubbish")
-    with pytest.raises(Refused, match="unsafe-archive: it cannot be read"):
+    with pytest.raises(Refused, match="unsafe-archive: the archive cannot be read"):
         check_archive(str(tmp_path / "nothing"))

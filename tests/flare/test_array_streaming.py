@@ -1,4 +1,4 @@
-"""Arrays in pieces: what one side hands out, the other puts together, or refuses."""
+"""Arrays in chunks: the receiver assembles what the sender streams, or rejects it."""
 
 import copy
 import gc
@@ -11,7 +11,7 @@ import pytest
 from nvflare.fuel.f3.streaming.download_service import ProduceRC
 from nvflare.fuel.utils import fobs
 
-from consortium.flare import array_streaming as pieces
+from consortium.flare import array_streaming
 from consortium.flare.array_streaming import ArrayAssembler, ArrayChunk, ArrayStream, StreamedArray
 
 ARRAYS = {
@@ -23,7 +23,7 @@ ARRAYS = {
 
 
 def fetch(source, target):
-    """What FLARE's download service does, and the sizes of what went over."""
+    """Imitates FLARE's download service and returns the sizes of the transferred chunks."""
     state, sizes = None, []
     while True:
         code, data, new = source.produce(state, "north")
@@ -38,15 +38,17 @@ def fetch(source, target):
 
 @pytest.fixture(autouse=True)
 def codec(monkeypatch):
-    pieces.register_arrays()
-    # Whatever a job in this process has left.
-    monkeypatch.setattr(pieces._StreamedArrayCodec, "turns", None)
-    monkeypatch.setattr(pieces._StreamedArrayCodec, "limit", float("inf"))
-    monkeypatch.setattr(pieces._StreamedArrayCodec, "make", staticmethod(pieces.make_arrays))
+    array_streaming.register_arrays()
+    # Resets what a job in this process may have set.
+    monkeypatch.setattr(array_streaming._StreamedArrayCodec, "turns", None)
+    monkeypatch.setattr(array_streaming._StreamedArrayCodec, "limit", float("inf"))
+    monkeypatch.setattr(
+        array_streaming._StreamedArrayCodec, "make", staticmethod(array_streaming.make_arrays)
+    )
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])
-def test_what_is_put_together_is_what_was_handed_out(size):
+def test_assembled_arrays_equal_the_streamed_ones(size):
     source, target = ArrayStream(ARRAYS, size), ArrayAssembler()
     sizes = fetch(source, target)
     assert max(sizes[1:]) == {1: 1, 8: 12, 16: 20, 1000: 40}[size]
@@ -58,13 +60,13 @@ def test_what_is_put_together_is_what_was_handed_out(size):
         assert target.arrays[name].flags.writeable
 
 
-def test_a_piece_may_be_asked_for_again():
+def test_a_chunk_may_be_requested_again():
     source = ArrayStream(ARRAYS, 8)
     first = source.produce({"next": 2}, "north")
     assert bytes(first[1][0].view) == bytes(source.produce({"next": 2}, "south")[1][0].view)
 
 
-def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
+def test_a_chunk_is_no_copy_and_a_released_array_is_freed():
     array = np.zeros(8, np.uint8)
     source = ArrayStream({"T0": array}, 8)
     [piece] = source.produce({"next": 1}, "north")[1]
@@ -76,8 +78,8 @@ def test_a_piece_is_no_copy_and_an_array_that_is_released_is_gone():
 
 
 @pytest.mark.parametrize("array", [np.array([{}]), np.array(["a"]), np.zeros(2, "i4,i4")])
-def test_only_numbers_travel(array):
-    with pytest.raises(TypeError, match="numbers"):
+def test_only_numeric_arrays_are_sent(array):
+    with pytest.raises(TypeError, match="numeric"):
         ArrayStream({"T0": array}, 8)
 
 
@@ -97,12 +99,12 @@ def announce(*contents):
         ("T0", "<f4"),
     ],
 )
-def test_what_cannot_be_or_is_too_much_is_not_believed(contents):
+def test_impossible_or_too_large_declarations_are_rejected(contents):
     with pytest.raises((ValueError, TypeError)):
         ArrayAssembler(limit=32).consume("ref", {"next": 1}, announce(contents))
 
 
-def test_more_than_was_announced_is_not_taken():
+def test_more_bytes_than_declared_are_rejected():
     target = ArrayAssembler()
     target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
     with pytest.raises(ValueError, match="more"):
@@ -113,16 +115,16 @@ def test_more_than_was_announced_is_not_taken():
 
 
 @pytest.mark.parametrize("sent", [[], [ArrayChunk(bytes(4))]])
-def test_less_than_was_announced_is_an_error(sent):
+def test_fewer_bytes_than_declared_are_an_error(sent):
     target = ArrayAssembler()
     target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
     for piece in sent:
         target.consume("ref", {"next": 2}, [piece])
     target.download_completed("ref")
-    assert (target.error, target.arrays) == ("less than was announced", None)
+    assert (target.error, target.arrays) == ("fewer bytes than declared", None)
 
 
-def test_memory_that_is_given_is_filled():
+def test_arrays_are_written_into_the_allocated_memory():
     given = {}
 
     def make(sizes):
@@ -134,17 +136,20 @@ def test_memory_that_is_given_is_filled():
 
 
 class Circle:
-    """What FLARE leaves of a message that it sent."""
+    """A reference cycle like those that FLARE keeps of a sent message."""
 
     def __init__(self):
         self.itself = self
 
 
-def test_what_flare_leaves_is_freed_while_pieces_move():
+def test_reference_cycles_are_freed_while_chunks_are_sent():
     gc.disable()
     try:
         left = weakref.ref(Circle())
-        fetch(ArrayStream({"T0": np.zeros(pieces._OFTEN, np.uint8)}, 1), ArrayAssembler())
+        fetch(
+            ArrayStream({"T0": np.zeros(array_streaming._COLLECT_EVERY, np.uint8)}, 1),
+            ArrayAssembler(),
+        )
         assert left() is None
     finally:
         gc.enable()
@@ -157,7 +162,7 @@ def test_flare_copies_no_array():
 
 @pytest.fixture
 def few(monkeypatch):
-    """Downloads that give new arrays, in turns."""
+    """A codec with limited turns, whose downloads return new arrays."""
 
     def download(consumer, **more):
         try:
@@ -165,10 +170,10 @@ def few(monkeypatch):
         except ValueError as error:  # FLARE catches it
             consumer.download_failed("ref", str(error))
 
-    monkeypatch.setattr(pieces, "download_object", download)
-    monkeypatch.setattr(pieces, "_PATIENCE", 0.2)
-    pieces.fetch_few_at_a_time()
-    return pieces._StreamedArrayCodec()
+    monkeypatch.setattr(array_streaming, "download_object", download)
+    monkeypatch.setattr(array_streaming, "_TURN_TIMEOUT", 0.2)
+    array_streaming.limit_senders()
+    return array_streaming._StreamedArrayCodec()
 
 
 def download(codec):
@@ -177,15 +182,15 @@ def download(codec):
     return flats
 
 
-def test_a_sender_of_more_than_an_update_is_not_believed(few):
-    pieces.limit_arrays(2 * 72 - 1)
+def test_a_sender_of_more_than_an_update_is_rejected(few):
+    array_streaming.limit_arrays(2 * 72 - 1)
     error, flats = few.download("north", "ref")
     assert flats is None
-    assert "144 bytes where 143 are the most" in error
+    assert "144 bytes exceed the limit of 143" in error
 
 
-def test_a_turn_lasts_until_the_arrays_are_gone(few):
-    held = [download(few) for _ in range(pieces.AT_ONCE)]
+def test_a_turn_lasts_until_the_arrays_are_freed(few):
+    held = [download(few) for _ in range(array_streaming.AT_ONCE)]
     fetched = threading.Event()
     waiting = threading.Thread(target=lambda: (download(few), fetched.set()))
     waiting.start()
@@ -197,12 +202,12 @@ def test_a_turn_lasts_until_the_arrays_are_gone(few):
     assert few.turns.qsize() == 1
 
 
-def test_a_turn_that_does_not_come_is_not_waited_for_without_end(few):
-    held = [download(few) for _ in range(pieces.AT_ONCE)]
+def test_waiting_for_a_turn_has_a_timeout(few):
+    held = [download(few) for _ in range(array_streaming.AT_ONCE)]
     held.append(download(few))
-    assert len(held) == pieces.AT_ONCE + 1
+    assert len(held) == array_streaming.AT_ONCE + 1
     held.clear()
-    assert few.turns.qsize() == pieces.AT_ONCE
+    assert few.turns.qsize() == array_streaming.AT_ONCE
 
 
 @pytest.mark.parametrize("failure", ["said", "raised"])
@@ -212,11 +217,11 @@ def test_a_download_that_fails_gives_its_turn_back(few, monkeypatch, failure):
             raise OSError("gone")
         consumer.download_failed("ref", "gone")
 
-    monkeypatch.setattr(pieces, "download_object", fail)
-    for _ in range(2 * pieces.AT_ONCE):
+    monkeypatch.setattr(array_streaming, "download_object", fail)
+    for _ in range(2 * array_streaming.AT_ONCE):
         if failure == "raised":
             with pytest.raises(OSError, match="gone"):
                 few.download("north", "ref")
         else:
             assert few.download("north", "ref") == ("gone", None)
-    assert few.turns.qsize() == pieces.AT_ONCE
+    assert few.turns.qsize() == array_streaming.AT_ONCE

@@ -1,4 +1,4 @@
-"""What FLARE builds by name: the shells, at the process that needs them, and nothing else."""
+"""The components that FLARE builds by name: each in the process that needs it, and no others."""
 
 import importlib
 import json
@@ -22,15 +22,15 @@ ROLES = {"client": HOSPITAL_CLASSES, "server": ORCHESTRATOR_CLASSES}
 
 
 def paths_in(content):
-    """Every component of ours that a configuration names."""
+    """Paths of all our components in a configuration."""
     if isinstance(content, dict):
         path = content.get("path")
         if isinstance(path, str) and path.startswith(OURS):
             yield path
         content = list(content.values())
     if isinstance(content, list):
-        for each in content:
-            yield from paths_in(each)
+        for value in content:
+            yield from paths_in(value)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_hospital_builds_nothing_of_the_orchestrators_and_the_other_way_round(
             authorize(path)
 
 
-def test_a_module_that_a_configuration_names_holds_the_shells_and_nothing_else(job):
+def test_a_module_that_a_configuration_names_holds_only_its_components(job):
     configs = [read_json_object(job / CLIENT_CONFIG), read_json_object(job / SERVER_CONFIG)]
     named = {path for role in ROLES for path in paths_in(local_files(role))}
     named |= {path for config in configs for path in paths_in(config)}

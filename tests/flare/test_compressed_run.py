@@ -11,9 +11,7 @@ NAMES = ["harbour", "north", "valley"]
 
 
 @pytest.mark.flare
-def test_a_run_of_small_updates_is_complete_and_hospitals_keep_what_rounding_took(
-    generated, tmp_path
-):
+def test_a_run_of_compressed_updates_is_complete_and_hospitals_keep_residuals(generated, tmp_path):
     result = Simulation(
         job=JOB,
         data=generated,

@@ -58,7 +58,7 @@ def opened(generated, tmp_path, tiny, monkeypatch):
 
 @pytest.fixture
 def ask(opened):
-    """Hands a task to the executor."""
+    """Sends a task to the executor."""
     return opened()
 
 
@@ -78,23 +78,23 @@ def test_an_aborted_task_is_answered_as_such(ask):
     assert ask(TRAIN, abort=abort).get_return_code() == ReturnCode.TASK_ABORTED
 
 
-def test_an_error_crosses_as_a_code_and_is_told_in_full_at_the_hospital_alone(ask, caplog, capfd):
+def test_an_error_leaves_as_a_code_and_its_text_stays_at_the_hospital(ask, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
         answer = ask(TRAIN, hospital=where("Careless"))
     assert answer_from_shareable(answer, "north") == Failure("north", "internal-error")
     assert "Jane" not in json.dumps(answer, default=str)
     assert "Jane" not in caplog.text + "".join(capfd.readouterr())
     assert "error internal-error: see the hospital's own errors.log" in caplog.text
-    told = (ask.state / ERRORS).read_text()
-    assert "RuntimeError: patient Jane Doe in /srv/scans" in told
-    assert "Traceback" in told
+    log = (ask.state / ERRORS).read_text()
+    assert "RuntimeError: patient Jane Doe in /srv/scans" in log
+    assert "Traceback" in log
 
 
-def test_a_hospital_that_shows_its_model_to_nobody_says_so(ask):
+def test_a_hospital_that_does_not_share_its_model_answers_so(ask):
     answer = answer_from_shareable(ask(LOCAL_MODEL), "north")
     assert answer == Failure("north", "not-shared")
     assert (
-        "error not-shared: this hospital shows its model to nobody"
+        "error not-shared: this hospital does not share its model"
         in (ask.state / ERRORS).read_text()
     )
 
@@ -126,7 +126,7 @@ def test_a_process_that_dies_at_every_try_is_a_failure(ask):
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
-def test_what_a_round_sends_is_compressed_and_rounding_goes_with_the_next(kind, opened):
+def test_an_update_is_compressed_and_its_residual_is_added_to_the_next(kind, opened):
     ask = opened("network.features=[16, 32]", f"update.compression={kind}", share=True)
     pipeline = build_pipeline(UpdateSettings(compression=kind))
     for task, number in ((TRAIN, 0), (TRAIN, 1), (LOCAL_MODEL, 2)):

@@ -1,4 +1,4 @@
-"""What goes wrong between hospitals, started for real: what is seen, and what must not happen."""
+"""Faults between hospitals, in a real federation: what people see, and what must not happen."""
 
 import os
 import shutil
@@ -38,25 +38,25 @@ NO_LEAD_OF_COORDINATION = {
 
 @pytest.fixture(scope="module")
 def workspace(generated, tmp_path_factory):
-    """A federation of two hospitals, of which north takes no job of coordination's people."""
+    """A federation of two hospitals; north refuses jobs of the coordination's people."""
     data = tmp_path_factory.mktemp("data")
     for name in HOSPITALS:
         shutil.copytree(generated / name, data / name)
-    place = tmp_path_factory.mktemp("federation") / "run"
+    folder = tmp_path_factory.mktemp("federation") / "run"
     try:
-        federation.up(place, data=data)
-        stop(place, "north")
+        federation.up(folder, data=data)
+        stop(folder, "north")
         policy = {"format_version": "1.0", "permissions": NO_LEAD_OF_COORDINATION}
-        write_json(place / "machines" / "north" / "local" / "authorization.json", policy)
-        federation.up(place)
-        yield place
+        write_json(folder / "machines" / "north" / "local" / "authorization.json", policy)
+        federation.up(folder)
+        yield folder
     finally:
-        federation.down(place)
+        federation.down(folder)
 
 
-def stop(place, name):
-    """Kills a machine's process and waits until it is gone."""
-    [process] = [m.process for m in federation.status(place) if m.name == name and m.process]
+def stop(folder, name):
+    """Kills a machine's process and waits deadline it is gone."""
+    [process] = [m.process for m in federation.status(folder) if m.name == name and m.process]
     killed = psutil.Process(process)
     killed.kill()
     killed.wait(10)
@@ -88,7 +88,7 @@ def test_a_hospital_that_excludes_the_submitters_organisation_fails_the_run_that
     wait_for_end(researcher, job_id)
     run = describe(researcher.job(job_id))
     assert run.state == "failed"
-    assert any(told.startswith("north did not take the job: ") for told in run.reasons)
+    assert any(reason.startswith("north refused the job: ") for reason in run.reasons)
 
 
 def test_a_run_that_does_not_declare_it_goes_on_without_and_says_so(researcher, tmp_path):
@@ -96,7 +96,7 @@ def test_a_run_that_does_not_declare_it_goes_on_without_and_says_so(researcher, 
     wait_for_end(researcher, job_id)
     run = describe(researcher.job(job_id))
     assert run.state == "finished"
-    assert any(told.startswith("north did not take the job: ") for told in run.reasons)
+    assert any(reason.startswith("north refused the job: ") for reason in run.reasons)
 
 
 def test_a_job_that_brings_code_runs_nowhere(researcher, tmp_path, workspace):
@@ -112,9 +112,9 @@ def test_a_hospital_that_is_added_late_joins_and_the_run_that_waited_for_it_star
     researcher, workspace, generated, tmp_path
 ):
     job_id = researcher.submit(job_for(tmp_path, "fen", "harbour"))
-    until = time.monotonic() + 40
+    deadline = time.monotonic() + 40
     while "hospital fen is not connected" not in "".join(describe(researcher.job(job_id)).reasons):
-        assert time.monotonic() < until, researcher.job(job_id)
+        assert time.monotonic() < deadline, researcher.job(job_id)
         time.sleep(0.5)
     coordinator = workspace / "coordinator"
     entry = {"name": "fen", "type": "client", "org": "fen"}
@@ -122,10 +122,10 @@ def test_a_hospital_that_is_added_late_joins_and_the_run_that_waited_for_it_star
     machine = workspace / "machines" / "fen"
     shutil.copytree(coordinator / provisioning.KITS / "fen", machine)
     write_json(machine / HOSPITAL, {"data": str(generated / "valley")})
-    before = {one.name: one.process for one in federation.status(workspace) if one.name != "fen"}
+    before = {m.name: m.process for m in federation.status(workspace) if m.name != "fen"}
     federation.up(workspace)
     assert wait_for_end(researcher, job_id) == "FINISHED:COMPLETED"
-    after = {one.name: one.process for one in federation.status(workspace)}
+    after = {m.name: m.process for m in federation.status(workspace)}
     assert {name: after[name] for name in before} == before
 
 
@@ -146,7 +146,7 @@ def test_a_hospital_with_another_version_of_the_package_refuses_and_is_named(
     stop(workspace, "harbour")
     federation.up(workspace)
     assert run.state in ("incomplete", "failed")
-    assert any("harbour" in told and "other-version" in told for told in run.reasons), run
+    assert any("harbour" in reason and "other-version" in reason for reason in run.reasons), run
 
 
 def test_a_hospital_that_refuses_to_start_is_named_with_its_sentence(workspace):
@@ -179,15 +179,15 @@ def run_by_hand(kit, *, seconds=60):
 def test_a_copy_of_a_kit_that_runs_does_not_take_over(workspace, researcher, tmp_path):
     copy = tmp_path / "copy" / "harbour"
     shutil.copytree(workspace / "coordinator" / provisioning.KITS / "harbour", copy)
-    [running] = [one.process for one in federation.status(workspace) if one.name == "harbour"]
+    [running] = [m.process for m in federation.status(workspace) if m.name == "harbour"]
     ended = run_by_hand(copy)
     assert ended.returncode != 0
-    assert "error not-admitted: the orchestrator does not admit it; " in ended.stderr
-    told = "kit-in-use: a copy of harbour's kit wants in, and harbour is connected"
-    assert told in (workspace / "machines" / "orchestrator.log").read_text()
+    assert "error not-admitted: the orchestrator does not admit this kit; " in ended.stderr
+    message = "kit-in-use: harbour is connected and a copy of its kit tries to register"
+    assert message in (workspace / "machines" / "orchestrator.log").read_text()
     job_id = researcher.submit(job_for(tmp_path, "harbour"))
     assert wait_for_end(researcher, job_id) == "FINISHED:COMPLETED"
-    [after] = [one for one in federation.status(workspace) if one.name == "harbour"]
+    [after] = [m for m in federation.status(workspace) if m.name == "harbour"]
     assert (after.process, after.connected) == (running, True)
 
 
@@ -237,7 +237,7 @@ def test_a_hospital_whose_data_folder_is_missing_is_named_with_the_code(
     own.write_bytes(before)
     run = describe(researcher.job(job_id))
     assert run.state in ("incomplete", "failed")
-    assert any("harbour" in told and "missing-folder" in told for told in run.reasons), run
+    assert any("harbour" in reason and "missing-folder" in reason for reason in run.reasons), run
     assert str(tmp_path) not in str(researcher.job(job_id))
     errors = list((workspace / "machines" / "harbour" / "consortium").rglob("errors.log"))
     assert any(str(tmp_path / "gone") in path.read_text() for path in errors)
@@ -256,8 +256,8 @@ def test_an_archive_that_would_write_outside_never_runs_and_the_submitter_learns
     monkeypatch.setattr(file_transfer, "zip_directory_to_file", zip_with_more)
     job_id = researcher.submit(job_for(tmp_path, "harbour"))
     run = describe(researcher.job(job_id))
-    told = f"unsafe-archive: this would land outside of the job's folder, '{entry}', "
-    assert (run.state, [reason.startswith(told) for reason in run.reasons]) == ("failed", [True])
+    start = f"unsafe-archive: the entry would land outside of the job's folder, '{entry}', "
+    assert (run.state, [reason.startswith(start) for reason in run.reasons]) == ("failed", [True])
     time.sleep(3)
     assert describe(researcher.job(job_id)) == run
     assert not list(workspace.rglob("outside.txt"))
@@ -267,8 +267,8 @@ def test_hospitals_wait_for_an_orchestrator_that_is_down(workspace):
     stop(workspace, "orchestrator")
     stop(workspace, "north")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federation, "_known", lambda place: ["north"])
-        patch.setattr(federation, "_wait", lambda place, known: [])
+        patch.setattr(federation, "_known", lambda folder: ["north"])
+        patch.setattr(federation, "_wait", lambda folder, known: [])
         federation.up(workspace)
     running = {machine.name for machine in federation.status(workspace) if machine.process}
     assert "north" in running

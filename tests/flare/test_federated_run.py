@@ -1,4 +1,4 @@
-"""The whole way of a study on one machine: kits, processes, submission, download."""
+"""All steps of a study on one machine: kits, processes, submission, download."""
 
 import pytest
 from tests.conftest import JOB, TINY

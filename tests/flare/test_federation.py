@@ -1,4 +1,4 @@
-"""A real federation: kits, processes, mutual TLS on loopback, and what people see of it."""
+"""A real federation: kits, processes, mutual TLS on loopback, and its messages to people."""
 
 import json
 import os
@@ -34,15 +34,15 @@ def run_command(*arguments):
     return ended.value.code
 
 
-def test_up_starts_only_what_does_not_run_and_status_tells(workspace, capsys, generated):
+def test_up_starts_only_what_does_not_run_and_status_shows_it(workspace, capsys, generated):
     before = federation.status(workspace)
     assert [machine.name for machine in before] == ["orchestrator", *HOSPITALS]
     assert all(machine.connected for machine in before)
     killed = next(machine for machine in before if machine.name == "valley")
     psutil.Process(killed.process).kill()
-    until = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while any(m.name == "valley" and m.process for m in federation.status(workspace)):
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
     assert run_command("up", "--workspace", workspace, "--data", generated) == 0
     after = {machine.name: machine.process for machine in federation.status(workspace)}
     assert after["valley"] not in (None, killed.process)
@@ -103,10 +103,10 @@ def test_a_finished_run_goes_on_to_more_rounds_and_with_one_hospital_more(worksp
 
 
 def test_where_the_data_lie_never_reaches_the_orchestrator(workspace, generated):
-    place = str(generated).encode()
-    assert place in (workspace / "machines" / "north" / "local" / "hospital.json").read_bytes()
+    data_path = str(generated).encode()
+    assert data_path in (workspace / "machines" / "north" / "local" / "hospital.json").read_bytes()
     for path in (workspace / "machines" / "orchestrator").rglob("*"):
-        assert not path.is_file() or place not in path.read_bytes(), path
+        assert not path.is_file() or data_path not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("admin", [federation.OBSERVER, "steward@north.example"])
@@ -125,7 +125,7 @@ def change_meta(job, *, bound=True, **changes):
         write_json(job / file, {**read_json_object(job / file), **changes})
 
 
-def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_path, consortium):
+def test_the_submitter_learns_why_a_run_waits_or_failed(workspace, job, tmp_path, consortium):
     kit = federation.admin_kit(workspace, federation.RESEARCHER)
     waiting, failing, altered = (tmp_path / name for name in ("waiting", "failing", "altered"))
     for copy in (waiting, failing, altered):
@@ -137,9 +137,9 @@ def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_
         waits, fails, lies = (session.submit(folder) for folder in (waiting, failing, altered))
         wait_for_end(session, fails)
         wait_for_end(session, lies)
-        until = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while not session.job(waits).get("schedule_history"):
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.5)
     code, printed, errors = consortium("explain", waits[:8], "--kit", kit)
     assert (code, errors) == (0, "")
@@ -150,7 +150,7 @@ def test_why_a_run_waits_or_failed_is_told_to_the_submitter(workspace, job, tmp_
     assert "- other-version: the job was made with version 9.9 and " in printed
     code, printed, errors = consortium("explain", lies, "--kit", kit)
     assert (code, errors) == (0, "")
-    assert "- altered-job: min_clients in meta.json is not as it was submitted" in printed
+    assert "- altered-job: min_clients in meta.json differs from what was submitted" in printed
     code, printed, errors = consortium("abort", waits, "--kit", kit)
     assert (code, errors) == (0, "")
     assert consortium("status", waits, "--kit", kit)[1].startswith(f"{waits} aborted")
@@ -195,16 +195,16 @@ def test_the_guard_refuses_a_changed_kit_where_no_script_ran(workspace, tmp_path
 
 
 def test_down_leaves_no_process_and_no_socket(generated, tmp_path, capsys):
-    place = tmp_path / "other"
-    federation.up(place, hospitals=1, data=generated)
-    project, _ = read_project(place / "coordinator" / "project.yml")
+    other = tmp_path / "other"
+    federation.up(other, hospitals=1, data=generated)
+    project, _ = read_project(other / "coordinator" / "project.yml")
     port = project.server.fed_learn_port
     with socket.create_connection(("127.0.0.1", port), timeout=5):
         pass
-    assert run_command("down", "--workspace", place) == 0
+    assert run_command("down", "--workspace", other) == 0
     assert capsys.readouterr().out == "stopped: harbour, orchestrator\n"
-    assert processes_in(place) == []
+    assert processes_in(other) == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
-    assert run_command("down", "--workspace", place) == 0
+    assert run_command("down", "--workspace", other) == 0
     assert capsys.readouterr().out == "stopped: nothing was running\n"

@@ -1,4 +1,4 @@
-"""Who gets a hospital's GPUs. There is none here: `nvidia-smi` is a script that tells of two."""
+"""The assignment of a hospital's GPUs. There is none here: `nvidia-smi` is a script with two."""
 
 import os
 
@@ -18,7 +18,7 @@ esac
 
 @pytest.fixture
 def manager(tmp_path, monkeypatch):
-    """Makes the manager of a hospital that states what is given."""
+    """Makes the manager of a hospital with the given statements."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
@@ -34,7 +34,7 @@ def manager(tmp_path, monkeypatch):
 
 
 def start(manager, **asked):
-    """What a job that asks so sees; None where it has to wait."""
+    """The GPUs that a job with this request sees; None if it has to wait."""
     enough, token = manager.check_resources(asked, FLContext())
     if not enough:
         return None
@@ -58,7 +58,7 @@ def test_a_job_that_asks_for_none_sees_none_whatever_ran_before(manager):
     assert start(gpus) == ("", {})
 
 
-def test_jobs_share_a_gpu_only_where_the_hospital_says_so(manager):
+def test_jobs_share_a_gpu_only_if_the_hospital_allows_it(manager):
     gpus = manager(gpus=1, gpu_memory=16, share_gpus=True)
     half = {"num_of_gpus": 1, "mem_per_gpu_in_GiB": 8}
     assert [start(gpus, **half)[0], start(gpus, **half)[0]] == ["0", "0"]
@@ -77,7 +77,7 @@ def test_more_than_a_gpu_has_is_never_given(manager):
     assert start(manager(gpus=2, gpu_memory=16), num_of_gpus=3) is None
 
 
-def test_a_hospital_that_states_more_than_it_has_is_told_so(manager):
+def test_a_hospital_that_states_more_than_it_has_gets_an_error(manager):
     with pytest.raises(ValueError, match="exceeds available GPUs: 2"):
         manager(gpus=3, gpu_memory=16)
     with pytest.raises(ValueError, match="exceeds available GPU memory"):

@@ -41,20 +41,20 @@ def guide(reader):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the checkout whose project has a free port; all that runs in it is ended."""
-    place = tmp_path_factory.mktemp("guides") / "consortium"
+    copy = tmp_path_factory.mktemp("guides") / "consortium"
     kept = ("custom", "jobs", "provisioning", "scripts")
     for name in kept:
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, place / name, ignore=ignored)
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, place)
-    (place / ".venv").symlink_to(ROOT / ".venv")
-    project = place / "provisioning" / "project.yml"
+        shutil.copy(ROOT / name, copy)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    project = copy / "provisioning" / "project.yml"
     project.write_text(project.read_text().replace("8002", str(free_port())))
     try:
-        yield place
+        yield copy
     finally:
-        for number in processes_in(place):
+        for number in processes_in(copy):
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(number).kill()
 
@@ -65,7 +65,7 @@ def type_in(checkout):
 
     def run(line, again=True):
         path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
-        # Into a file: what is started goes on to print after its command has ended.
+        # Into a file: started processes still print after their command has ended.
         with tempfile.TemporaryFile("w+") as printed:
             done = subprocess.run(
                 ["bash", "-c", line],
@@ -78,14 +78,13 @@ def type_in(checkout):
                 check=False,
             )
             printed.seek(0)
-            told = printed.read()
+            output = printed.read()
         if done.returncode == 4 and line.startswith("nvflare ") and again:
-            # FLARE's command could not do its work with the orchestrator, which happens once in a
-            # while; a person types it again.
+            # FLARE's command sometimes fails to work with the orchestrator; a person repeats it.
             return run(line, again=False)
         if done.returncode:
-            pytest.fail(f"{line} ended with {done.returncode}:\n{told}")
-        return told
+            pytest.fail(f"{line} ended with {done.returncode}:\n{output}")
+        return output
 
     return run
 
@@ -122,9 +121,9 @@ def test_the_guides_lead_from_a_checkout_to_a_result(checkout, type_in, generate
         line = line.replace("/absolute/path/of/the/job", str(checkout / "job"))
         if line.startswith("nvflare job download"):
             status = f"consortium status {job_id} --kit {RESEARCHER}"
-            until = time.monotonic() + 120
+            deadline = time.monotonic() + 120
             while "finished" not in type_in(status):
-                assert time.monotonic() < until, type_in(f"consortium explain {job_id}")
+                assert time.monotonic() < deadline, type_in(f"consortium explain {job_id}")
                 time.sleep(1)
         printed = type_in(line.replace("RUN", job_id))
         if line.startswith("nvflare job submit"):

@@ -24,7 +24,7 @@ def submitted(tmp_path):
     return {**meta, "job_id": "7df7f2d5", "submitter_name": "researcher"}, config
 
 
-def test_a_job_as_submitted_is_taken(submitted):
+def test_a_job_as_submitted_is_accepted(submitted):
     check_as_submitted(*submitted)
 
 
@@ -38,13 +38,13 @@ def test_a_job_as_submitted_is_taken(submitted):
         ("consortium", {"version": "0.1.0", "run": "r1", "hospitals": ["east"]}),
     ],
 )
-def test_what_the_study_rests_on_cannot_be_altered_in_meta(submitted, key, value):
+def test_the_study_cannot_be_altered_in_meta(submitted, key, value):
     meta, config = submitted
     assert key in BOUND
     with pytest.raises(Refused) as refused:
         check_as_submitted({**meta, key: value}, config)
     assert refused.value.code == "altered-job"
-    assert refused.value.what == f"{key} in meta.json is not as it was submitted"
+    assert refused.value.what == f"{key} in meta.json differs from what was submitted"
 
 
 def test_the_orchestrator_may_leave_out_a_hospital_and_say_so(submitted):
@@ -60,9 +60,9 @@ def test_the_orchestrator_may_leave_out_a_hospital_and_say_so(submitted):
 def test_a_signed_file_that_was_removed_is_noticed(submitted, name):
     meta, config = submitted
     (config / name).unlink()
-    with pytest.raises(Refused, match=f"altered-job: {name} is not as it was submitted"):
+    with pytest.raises(Refused, match=f"altered-job: {name} differs from what was submitted"):
         check_as_submitted(meta, config)
 
 
-def test_a_job_that_was_never_prepared_rests_on_nothing(tmp_path):
+def test_a_job_that_was_never_prepared_is_not_compared(tmp_path):
     check_as_submitted({"name": "job", "min_clients": 1}, tmp_path)

@@ -1,6 +1,6 @@
-"""Two jobs and one GPU a hospital, in a real federation. `nvidia-smi` is a script that tells of it.
+"""Two jobs and one GPU per hospital, in a real federation. `nvidia-smi` is a script that shows it.
 
-Nothing trains on a GPU here: what is looked at is which job's process sees which one, and when.
+Nothing trains on a GPU here: the tests check which job's process sees which one, and when.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ pytestmark = pytest.mark.flare
 
 
 @pytest.fixture
-def place(generated, tmp_path, monkeypatch):
+def federation_folder(generated, tmp_path, monkeypatch):
     """A federation of two hospitals that state one GPU each, of the two that they show."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    place, own = tmp_path / "run", {"gpus": 1, "gpu_memory": 16}
+    federation_folder, own = tmp_path / "run", {"gpus": 1, "gpu_memory": 16}
     data = tmp_path / "data"
     data.mkdir()
     for name in ("harbour", "north"):
         (data / name).symlink_to(generated / name)
     try:
-        federation.up(place, data=data, own=own)
-        yield place
+        federation.up(federation_folder, data=data, own=own)
+        yield federation_folder
     finally:
-        federation.down(place)
+        federation.down(federation_folder)
 
 
 def processes_of(job_id):
@@ -51,7 +51,7 @@ def processes_of(job_id):
 
 
 def gpus_seen_by(job_id):
-    """What each hospital's process of a job sees, while it runs."""
+    """The GPUs that each hospital's process of a job sees, while it runs."""
     seen = {}
     for process in processes_of(job_id):
         with contextlib.suppress(psutil.Error):
@@ -59,18 +59,20 @@ def gpus_seen_by(job_id):
     return seen
 
 
-def wait_for(condition, told, seconds=60):
-    until = time.monotonic() + seconds
+def wait_for(condition, describe_state, seconds=60):
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, told()
+        assert time.monotonic() < deadline, describe_state()
         time.sleep(0.2)
 
 
-def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_path, consortium):
+def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(
+    federation_folder, tmp_path, consortium
+):
     folder, hospitals = tmp_path / "job", ["harbour", "north"]
     longer = [*TINY, "rounds=40"]
     export_job(JOB, folder, hospitals=hospitals, assignments=longer, with_package=False)
-    kit = federation.admin_kit(place, federation.RESEARCHER)
+    kit = federation.admin_kit(federation_folder, federation.RESEARCHER)
     with open_session(kit) as session:
         first = session.submit(folder)
         wait_for(lambda: len(gpus_seen_by(first)) == 2, lambda: session.job(first))
@@ -81,8 +83,8 @@ def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_
         assert gpus_seen_by(second) == {}
         code, printed, errors = consortium("explain", second, "--kit", kit)
         assert (code, errors) == (0, "")
-        assert "0 hospitals can give what it asks for, and it needs 2" in printed
-        assert "- it asks north for 1 GPU, or for its CPU where it has none" in printed
+        assert "0 hospitals have the resources it asks for, and it needs 2" in printed
+        assert "- it asks north for 1 GPU, or for its CPU if it has none" in printed
         assert f"- {first[:8]} of {federation.RESEARCHER} is running" in printed
         assert wait_for_end(session, first) == "FINISHED:COMPLETED"
         wait_for(lambda: len(gpus_seen_by(second)) == 2, lambda: session.job(second))
@@ -91,8 +93,11 @@ def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(place, tmp_
         assert wait_for_end(session, second) == "FINISHED:COMPLETED"
 
 
-def test_a_job_behind_one_that_dies_starts_and_that_run_goes_on_too(place, tmp_path):
-    hospitals, kit = ["harbour", "north"], federation.admin_kit(place, federation.RESEARCHER)
+def test_a_job_behind_one_that_dies_starts_and_that_run_goes_on_too(federation_folder, tmp_path):
+    hospitals, kit = (
+        ["harbour", "north"],
+        federation.admin_kit(federation_folder, federation.RESEARCHER),
+    )
     for name, rounds in (("long", 40), ("short", 2)):
         longer = [*TINY, f"rounds={rounds}"]
         where = tmp_path / name

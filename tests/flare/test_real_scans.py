@@ -1,4 +1,4 @@
-"""A few real scans, where they are there: see the figures of many in the job's README."""
+"""A run with a few real scans, if they are available; the job's README has figures of many."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def test_hospitals_learn_from_real_scans_together(few, tmp_path, consortium):
     assert (result["complete"], result["reason"]) == (True, "")
     assert [row["cases"] for row in result["hospitals"]] == [{"training": 5, "validation": 1}] * 2
     losses = [
-        [said["loss"] for said in json.loads(line)["metrics"].values()]
+        [metrics["loss"] for metrics in json.loads(line)["metrics"].values()]
         for line in (workspace / "rounds.jsonl").read_text().splitlines()
     ]
     assert sum(losses[1]) < sum(losses[0])

@@ -1,4 +1,4 @@
-"""The same bytes out of all three places, for every task."""
+"""The same bytes from all three engines, for every task."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def radiographs(folder, generated):
 
 
 def without_times(raw):
-    """Without what differs between two runs: the run's id, and how long things took."""
+    """A result without what differs between two runs: the run's id, durations and versions."""
     if isinstance(raw, dict):
         return {
             key: without_times(value)
@@ -50,13 +50,13 @@ def records(workspace):
 
 
 @pytest.mark.parametrize("task", [scans, tables, radiographs])
-def test_every_place_gives_the_same_bytes(task, generated, tmp_path):
+def test_every_engine_gives_the_same_bytes(task, generated, tmp_path):
     wanted = task(tmp_path, generated)
     wanted["job"] = ROOT / "jobs" / wanted["job"]
-    places = {"in-process": InProcessRun, "simulator": Simulation, "kits": FederatedRun}
+    engines = {"in-process": InProcessRun, "simulator": Simulation, "kits": FederatedRun}
     results = {
-        name: place(workspace=tmp_path / name, smallest_group=1, **wanted).run()
-        for name, place in places.items()
+        name: engine(workspace=tmp_path / name, smallest_group=1, **wanted).run()
+        for name, engine in engines.items()
     }
     first = results.pop("in-process")
     assert first["complete"], first["reason"]

@@ -1,4 +1,4 @@
-"""The job in FLARE's simulator, both ways it ships: every hospital is a process of its own."""
+"""The job in FLARE's simulator, as folder and as bundle; every hospital is its own process."""
 
 import json
 import os
@@ -35,7 +35,7 @@ PLANTED = "PLANTED-Jane-Doe"
 
 @pytest.fixture(scope="module")
 def identified(generated, tmp_path_factory):
-    """The hospitals, with what identifies a patient in paths, ids and headers."""
+    """The hospitals, with patients' identifiers in paths, ids and headers."""
     folder = tmp_path_factory.mktemp(PLANTED) / "hospitals"
     shutil.copytree(generated, folder)
     for hospital in folder.iterdir():
@@ -57,7 +57,7 @@ def identified(generated, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(identified, tmp_path_factory):
-    """A run with everything that a job can ask."""
+    """A run with all evaluations."""
     workspace = tmp_path_factory.mktemp("run") / "workspace"
     result = Simulation(
         job=JOB,
@@ -169,7 +169,7 @@ def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified
         resume=True,
         smallest_group=1,
     )
-    with pytest.raises(UsageError, match="fewer-rounds: 3 rounds are done, and 2 cannot be all"):
+    with pytest.raises(UsageError, match="fewer-rounds: 3 rounds are closed already, more than 2"):
         shorter.run()
     assert (workspace / "result.json").read_bytes() == result
 
@@ -219,7 +219,7 @@ def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(finished, identi
 
 
 def job_with(executor, tmp_path):
-    """The job, with an executor of `faulty_executor` that travels in its own code."""
+    """The job, with an executor of `faulty_executor` in its own code."""
     job = tmp_path / "changed"
     shutil.copytree(JOB, job)
     add_configuration(job)
@@ -241,12 +241,12 @@ def kill_all_below(process):
     for line in listing.splitlines()[1:]:
         pid, parent = map(int, line.split())
         children.setdefault(parent, []).append(pid)
-    waiting, found = [process.pid], []
+    waiting, pids = [process.pid], []
     while waiting:
         pid = waiting.pop()
-        found.append(pid)
+        pids.append(pid)
         waiting += children.get(pid, [])
-    for pid in found:
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
     process.wait()
 
@@ -400,8 +400,8 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     )
     for name in ("result.json", "federation.log"):
         assert PLANTED not in (workspace / name).read_text()
-    [told] = (workspace / "hospitals" / "valley").glob("*/errors.log")
-    assert image.name in told.read_text()
+    [log] = (workspace / "hospitals" / "valley").glob("*/errors.log")
+    assert image.name in log.read_text()
 
 
 def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, identified, tmp_path):
@@ -415,8 +415,8 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
     python = tmp_path / "venv" / "bin" / "python"
     [site_packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
     (site_packages / "all.pth").write_text(str(Path(torch.__file__).parents[1]))
-    found = subprocess.run([python, "-c", "import nvflare, consortium"], capture_output=True)
-    assert b"No module named 'consortium'" in found.stderr
+    ended = subprocess.run([python, "-c", "import nvflare, consortium"], capture_output=True)
+    assert b"No module named 'consortium'" in ended.stderr
     workspace = tmp_path / "workspace"
     subprocess.run(
         [
@@ -446,7 +446,7 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
     assert result["model_sha256"] == finished[0]["model_sha256"]
 
 
-def test_a_job_may_build_nothing_but_the_shells(identified, tmp_path):
+def test_a_job_may_build_only_the_listed_components(identified, tmp_path):
     job = tmp_path / "greedy"
     shutil.copytree(JOB, job)
     add_configuration(job)

@@ -1,4 +1,4 @@
-"""The second task in FLARE: nothing of rounds, checkpoints or page is its own."""
+"""The tabular task in FLARE; it uses the same rounds, checkpoints and page as the others."""
 
 import pytest
 from tests.conftest import ROOT

@@ -1,4 +1,4 @@
-"""The job's other settings files, made small, in FLARE's simulator and in use."""
+"""The job's other settings files, made small, in FLARE's simulator and in prediction."""
 
 from dataclasses import replace
 
@@ -82,7 +82,7 @@ def test_a_predicted_mask_has_each_region_over_the_one_it_is_part_of(
     with torch.no_grad():
         logits = network(prepared.image.as_tensor()[None])[0].flatten(1)
     wanted = zip(logits, (0.7, 0.8, 0.9), strict=True)
-    state[head] = state[head] - torch.stack([torch.quantile(one, share) for one, share in wanted])
+    state[head] = state[head] - torch.stack([torch.quantile(x, share) for x, share in wanted])
     write_bundle(tmp_path / "model", settings, state, trained={})
 
     mask = tmp_path / "mask.nii.gz"

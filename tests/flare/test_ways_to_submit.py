@@ -32,9 +32,9 @@ def ask(console, command, answer):
     """Types a command and returns what matches in the answer."""
     console.sendline(command)
     console.expect(answer)
-    found = console.match
+    match = console.match
     console.expect_exact("\n> ")
-    return found
+    return match
 
 
 def test_the_console_submits_lists_and_downloads(kit, job):
@@ -48,14 +48,14 @@ def test_the_console_submits_lists_and_downloads(kit, job):
     for name in HOSPITALS:
         ask(console, "check_status server", rf"{name}\b")
     job_id = ask(console, f"submit_job {job}", r"[Ss]ubmitted job:? (\S+)")[1]
-    until = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while True:
         status = ask(
             console, "list_jobs", rf"{job_id}.*?(RUNNING|DISPATCHED|SUBMITTED|FINISHED\S*)"
         )
         if status[1].startswith("FINISHED"):
             break
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(1)
     assert status[1] == "FINISHED:COMPLETED"
     ask(console, f"download_job {job_id}", "[Dd]one|downloaded|Download")
@@ -91,16 +91,16 @@ def test_flares_command_line_submits_and_downloads(kit, job, tmp_path):
 def test_two_jobs_train_at_once_and_do_not_mix(kit, job, tmp_path):
     with open_session(kit) as session:
         ids = [session.submit(job), session.submit(job)]
-        until = time.monotonic() + 60
-        while any(describe(session.job(one)).state in ("waiting", "starting") for one in ids):
-            assert time.monotonic() < until
+        deadline = time.monotonic() + 60
+        while any(describe(session.job(i)).state in ("waiting", "starting") for i in ids):
+            assert time.monotonic() < deadline
             time.sleep(0.2)
-        states = [describe(session.job(one)).state for one in ids]
+        states = [describe(session.job(i)).state for i in ids]
         assert "failed" not in states
-        assert [wait_for_end(session, one) for one in ids] == ["FINISHED:COMPLETED"] * 2
+        assert [wait_for_end(session, i) for i in ids] == ["FINISHED:COMPLETED"] * 2
         results = [
             json.loads((path / "workspace" / "consortium" / "result.json").read_text())
-            for path in (session.download(one, tmp_path / "down") for one in ids)
+            for path in (session.download(i, tmp_path / "down") for i in ids)
         ]
     assert [result["run"] for result in results] == ids
     assert results[0]["model_sha256"] == results[1]["model_sha256"]
@@ -112,11 +112,13 @@ def test_a_job_waits_for_what_a_hospital_lacks_and_says_so(kit, job):
     (job / "meta.json").write_text(json.dumps(meta))
     with open_session(kit) as session:
         job_id = session.submit(job)
-        until = time.monotonic() + 60
-        while not any("1 GPU of 8 GiB" in told for told in describe(session.job(job_id)).reasons):
-            assert time.monotonic() < until
+        deadline = time.monotonic() + 60
+        while not any(
+            "1 GPU of 8 GiB" in reason for reason in describe(session.job(job_id)).reasons
+        ):
+            assert time.monotonic() < deadline
             time.sleep(0.5)
         reasons = describe(session.job(job_id)).reasons
         session.abort(job_id)
-    assert re.match("2 hospitals can give what it asks for, and it needs 3", reasons[0])
+    assert re.match("2 hospitals have the resources it asks for, and it needs 3", reasons[0])
     assert "it asks north for 1 GPU of 8 GiB" in reasons

@@ -38,7 +38,7 @@ def state(side):
 
 
 @pytest.mark.parametrize("side", [4, 600])
-def test_what_was_sent_is_what_comes(side):
+def test_received_models_and_updates_equal_the_sent_ones(side):
     model = state(side)
     sent = model_to_shareable(model, round=3)
     (contents, buffers), meta = model_from_shareable(fobs.loads(fobs.dumps(sent)))
@@ -53,7 +53,7 @@ def test_what_was_sent_is_what_comes(side):
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.parametrize("side", [40, 1200])  # in one message, and fetched
-def test_a_compressed_update_is_rebuilt_from_what_comes(kind, side, tmp_path):
+def test_a_compressed_update_is_decoded(kind, side, tmp_path):
     pipeline = build_pipeline(UpdateSettings(compression=kind))
     update = Update("north", 3, "a" * 64, 5, state(side), Metrics())
     sent = update_to_shareable(*pipeline.client(*update_to_wire(update), tmp_path))
@@ -78,7 +78,7 @@ def test_few_bytes_travel_in_the_message_and_many_are_fetched():
 
 
 @pytest.mark.parametrize("carried", ["O", ("O", bytes(8)), ("<f4", bytes(7)), ("V8", bytes(8)), 5])
-def test_what_is_no_array_is_refused(carried):
+def test_values_that_are_no_arrays_are_refused(carried):
     update = Update("north", 3, "a" * 64, 5, {"weight": torch.zeros(2)}, Metrics())
     plain = update_to_wire(update)[1]
     sent = DXO(DataKind.WEIGHT_DIFF, {"float32": carried}, {"update": plain}).to_shareable()
@@ -87,10 +87,10 @@ def test_what_is_no_array_is_refused(carried):
     assert refusal.code == "malformed"
 
 
-def test_arrays_are_let_go_of_and_what_has_none_stays():
+def test_arrays_are_released_and_a_message_without_any_stays():
     model = state(600)
     sent = model_to_shareable(model)
     drop_arrays(sent)
     (_, buffers), _ = model_from_shareable(sent)
-    assert {key: len(one) for key, one in buffers.items()}["float32"] == 0
+    assert {key: len(flat) for key, flat in buffers.items()}["float32"] == 0
     drop_arrays(metrics_to_shareable(Metrics(loss=0.5)))

@@ -14,7 +14,7 @@ PLANTED = "PLANTED-Jane-Doe"
 
 
 def plant(data):
-    """What identifies a patient in ids and in the names of files."""
+    """Patients' identifiers in ids and in the names of files."""
     for hospital in data.iterdir():
         table = (hospital / "labels.csv").read_text().splitlines()
         lines = [table[0]]
@@ -25,9 +25,7 @@ def plant(data):
         (hospital / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_three_hospitals_with_radiographs_train_one_model_and_say_what_it_learned(
-    tmp_path, consortium
-):
+def test_three_hospitals_train_one_model_on_radiographs_and_probe_it(tmp_path, consortium):
     clinics = [replace(clinic, patients=24, held_out=20) for clinic in CLINICS[:3]]
     generate_radiographs(tmp_path / "data", seed=0, side=48, shortcut=1.0, clinics=clinics)
     plant(tmp_path / "data")
@@ -51,7 +49,7 @@ def test_three_hospitals_with_radiographs_train_one_model_and_say_what_it_learne
             f'"asked": {[other for other in names if other != name]}'.replace("'", '"')
             in (rounds[0])
         )
-    # What the orchestrator holds, and what a run leaves, knows no patient and no file.
+    # The orchestrator's files and the run's results name no patient and no file.
     run = tmp_path / "run"
     kept = [
         path for path in run.rglob("*") if path.is_file() and run / "hospitals" not in path.parents

@@ -61,9 +61,9 @@ def test_its_scores_stand_beside_the_others_in_result_and_page(generated, tmp_pa
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
     (tmp_path / "rounds.jsonl").write_text("")
-    told = add_centralised(tmp_path, folders, smallest_group=1)
-    assert json.loads((tmp_path / "result.json").read_text()) == told
-    scores = [row["centralised"]["figures"]["tumour"] for row in told["hospitals"]]
+    updated = add_centralised(tmp_path, folders, smallest_group=1)
+    assert json.loads((tmp_path / "result.json").read_text()) == updated
+    scores = [row["centralised"]["figures"]["tumour"] for row in updated["hospitals"]]
     assert all(0 <= value <= 1 for value in scores)
     assert "centralised" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "tensorboard" / names[0] / "centralised").is_dir()

@@ -54,7 +54,7 @@ def digests(workspace):
 
 
 def without_times(raw):
-    """Without what differs between two runs: the run's id, and how long things took."""
+    """A result without what differs between two runs: the run's id, durations and versions."""
     if isinstance(raw, dict):
         return {
             key: without_times(value)
@@ -68,13 +68,13 @@ ALL = ["baseline=true", "cross_site=true"]
 
 
 def test_any_number_of_processes_gives_the_same_bytes(start):
-    one, three = start("one", *ALL), start("three", *ALL, workers=3)
-    results = [run.run() for run in (one, three)]
+    serial, forked = start("serial", *ALL), start("forked", *ALL, workers=3)
+    results = [run.run() for run in (serial, forked)]
     assert results[0]["complete"], results[0]["reason"]
     assert all(row["local"] for row in results[0]["hospitals"])
     assert all(set(scores) == set(NAMES) for scores in results[0]["cross_site"].values())
     assert without_times(results[0]) == without_times(results[1])
-    assert digests(one.workspace) == digests(three.workspace)
+    assert digests(serial.workspace) == digests(forked.workspace)
 
 
 def test_compressed_updates_give_the_same_bytes_after_a_break(start, generated):
@@ -114,7 +114,7 @@ def children(process):
     return [pid for pid, parent in pairs if parent == process]
 
 
-def lives(process):
+def is_running(process):
     try:
         return bool(Path(f"/proc/{process}/cmdline").read_bytes())
     except OSError:
@@ -130,18 +130,18 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bytes_and_leaves_no_process(
     workspace = tmp_path / "b"
     settings = [word for assignment in rounds for word in ("--set", assignment)]
     running = subprocess.Popen(command(tables, workspace, *settings), stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while not (workspace / "rounds.jsonl").exists() or len(digests(workspace)) < 3:
         assert running.poll() is None
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.002)
     processes = children(running.pid)
     assert processes
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert not (workspace / "result.json").exists()
-    while any(map(lives, processes)):
-        assert time.monotonic() < until
+    while any(map(is_running, processes)):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     resumed = subprocess.run(
         command(tables, workspace, "--resume"), capture_output=True, text=True, check=False
@@ -155,7 +155,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bytes_and_leaves_no_process(
 
 
 def fail_at(failing_round, name="north", times=1):
-    """Opens trainers of which one fails in a round, so many times."""
+    """Returns an `open_trainer` whose trainer for `name` fails in a round, so many times."""
     left = [times]
 
     class Failing(LocalTrainer):
@@ -200,7 +200,7 @@ def test_a_run_goes_on_without_a_hospital_where_the_quorum_says_so(start):
 
 
 def dying(tmp_path, times):
-    """Opens trainers of which one ends its process in round 1, so many times."""
+    """Returns an `open_trainer` whose trainer for north kills its process in round 1."""
     marks = tmp_path / "deaths"
 
     class Dying(LocalTrainer):
@@ -261,4 +261,5 @@ def test_a_run_is_seen_while_it_goes_on(start, monkeypatch):
     assert len(views[-1].records) == 4
     assert {len(view.records) for view in views} == {0, 1, 2, 3, 4}
     assert views[-1].hospitals.keys() == set(NAMES)
-    assert any("train" in {said["stage"] for said in v.hospitals.values()} for v in views)
+    stages = {progress["stage"] for view in views for progress in view.hospitals.values()}
+    assert "train" in stages

@@ -1,4 +1,4 @@
-"""FLARE's record of a job, told to a person. The records were taken from a running federation."""
+"""The description of FLARE's record of a job. The records were taken from a running federation."""
 
 import pytest
 
@@ -19,30 +19,30 @@ RECORD = {
 }
 
 
-def told(**changes):
+def describe_changed(**changes):
     return describe({**RECORD, **changes})
 
 
 def test_a_run_that_was_submitted_just_now():
-    run = told()
+    run = describe_changed()
     assert (run.state, run.name, run.duration) == ("waiting", "tumor_segmentation", "")
     assert run.submitted == "2026-11-25 09:37"
     assert run.hospitals == ["harbour", "north"]
-    assert run.reasons == ["it was submitted just now, or the jobs before it are still running"]
+    assert run.reasons == ["it was just submitted, or the jobs before it are still running"]
 
 
 def test_why_a_run_waits():
     history = ["2026-11-25 09:37:42: missing required site fen"]
     history.append("2026-11-25 09:37:52: missing required site fen")
-    assert told(schedule_history=history).reasons == [
+    assert describe_changed(schedule_history=history).reasons == [
         "hospital fen is not connected (tried 2 times, last at 2026-11-25 09:37:52 UTC)"
     ]
     scarce = (
         "2026-11-25 09:37:42: not enough sites have enough resources (ok sites 3 < min sites 4)"
     )
     asked = {"north": {"num_of_gpus": 1, "mem_per_gpu_in_GiB": 16}, "harbour": {}}
-    assert told(schedule_history=[scarce], resource_spec=asked).reasons == [
-        "3 hospitals can give what it asks for, and it needs 4"
+    assert describe_changed(schedule_history=[scarce], resource_spec=asked).reasons == [
+        "3 hospitals have the resources it asks for, and it needs 4"
         " (tried 1 times, last at 2026-11-25 09:37:42 UTC)",
         "it asks north for 1 GPU of 16 GiB",
     ]
@@ -63,16 +63,16 @@ def test_what_runs_before_a_run_that_waits():
         {**RECORD, "job_id": "bbbbbbbb-1", "status": "FINISHED:COMPLETED"},
     ]
     assert describe(waiting, others).reasons[1:] == [
-        "it asks north for 1 GPU, or for its CPU where it has none",
+        "it asks north for 1 GPU, or for its CPU if it has none",
         f"aaaaaaaa of {RECORD['submitter_name']} is running",
     ]
     assert describe(others[1], others).reasons == []
 
 
-def test_a_hospital_that_did_not_take_the_job_is_named():
+def test_a_hospital_that_refused_the_job_is_named():
     detail = ["server: OK", "harbour: OK", "north: ERROR: Not authorized: byoc"]
-    run = told(status="FINISHED:COMPLETED", job_deploy_detail=detail)
-    assert run.reasons == ["north did not take the job: Not authorized: byoc"]
+    run = describe_changed(status="FINISHED:COMPLETED", job_deploy_detail=detail)
+    assert run.reasons == ["north refused the job: Not authorized: byoc"]
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,18 @@ def test_a_hospital_that_did_not_take_the_job_is_named():
             "FINISHED:ABNORMAL",
             None,
             "interrupted",
-            ["the run goes on as soon as its hospitals are there"],
+            ["the run continues as soon as its hospitals are connected"],
         ),
         (
             "FINISHED:FAILED_TO_RUN",
             None,
             "failed",
-            ["FLARE ended it as FINISHED:FAILED_TO_RUN and says no more"],
+            ["FLARE ended it as FINISHED:FAILED_TO_RUN without a reason"],
         ),
     ],
 )
 def test_how_a_run_stands(status, outcome, state, reasons):
-    run = told(status=status, duration="0:00:24.937928", **({OUTCOME: outcome} if outcome else {}))
+    run = describe_changed(
+        status=status, duration="0:00:24.937928", **({OUTCOME: outcome} if outcome else {})
+    )
     assert (run.state, run.duration, run.reasons) == (state, "0:00:24", reasons)

@@ -1,4 +1,4 @@
-"""What survives a kill."""
+"""The state of a run that survives a kill."""
 
 import errno
 
@@ -45,8 +45,8 @@ def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypa
     replace_file = files.replace_file
 
     def full(path, write, **more):
-        def write_half(beside):
-            beside.write_bytes(b"half")
+        def write_half(partial_path):
+            partial_path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
         replace_file(path, write_half if path.suffix == ".safetensors" else write, **more)
@@ -61,7 +61,7 @@ def test_a_full_disk_stops_the_run_with_the_last_round_safe(federation, monkeypa
     assert federation.rest()["complete"]
 
 
-def test_a_round_that_could_not_be_checkpointled_is_not_claimed(federation, monkeypatch):
+def test_a_round_that_could_not_be_saved_does_not_count(federation, monkeypatch):
     federation.round()
 
     def full(path, write, **more):

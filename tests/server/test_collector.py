@@ -9,7 +9,7 @@ from consortium.protocol.update import Update, UpdateRefused
 from consortium.server.collector import UpdateCollector
 from consortium.tasks.segmentation.settings import SegmentationSettings
 
-LAYOUT = {"w": TensorSpec(torch.float32, (2,), Reduction.MEAN)}
+SCHEMA = {"w": TensorSpec(torch.float32, (2,), Reduction.MEAN)}
 SETTINGS = SegmentationSettings.model_validate(
     {"data": {"channels": ["FLAIR"], "labels": {"tumour": [1]}, "size": [8, 8]}}
 )
@@ -30,7 +30,7 @@ def make_update(hospital, value=1.0, **changes):
 
 @pytest.fixture
 def collector():
-    opened = UpdateCollector(SETTINGS, LAYOUT)
+    opened = UpdateCollector(SETTINGS, SCHEMA)
     opened.open(0, "base", NAMES)
     return opened
 
@@ -89,7 +89,7 @@ def test_an_answer_to_an_earlier_round_is_late(collector):
 def test_an_update_that_is_not_sent_any_more_is_on_record_as_late(collector):
     collector.submit(make_update("north"))
     collector.close()
-    collector.late("west")
+    collector.record_late("west")
     collector.open(1, "next", NAMES)
     collector.submit(make_update("north", round=1, base_sha256="next"))
     _, report = collector.close()
@@ -116,9 +116,11 @@ def test_a_round_without_any_update_ends_with_the_reasons(collector):
 
 def test_a_round_is_not_closed_below_its_quorum_and_stays_open(collector):
     collector.submit(make_update("north", 1.0))
-    with pytest.raises(Incomplete, match="no-quorum: 1 updates were taken and the round needs 2"):
+    with pytest.raises(
+        Incomplete, match="no-quorum: 1 updates were accepted and the round needs 2"
+    ):
         collector.close(2)
-    with pytest.raises(Incomplete, match="needs 1, of west among them"):
+    with pytest.raises(Incomplete, match="needs 1, including west"):
         collector.close(1, ["west"])
     collector.submit(make_update("west", 3.0))
     change, report = collector.close(2, ["west"])

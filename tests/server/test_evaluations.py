@@ -10,8 +10,7 @@ from consortium.server.evaluations import BASELINE, FINAL
 def test_a_metric_that_is_not_the_jobs_is_no_answer(federation):
     federation.round()
     strange = Metrics(validation=Score(patients=7, figures={"Jane Doe": 0.5}))
-    told = federation.evaluations.answer(FINAL, {"north": strange})
-    assert told == {}
+    assert federation.evaluations.record(FINAL, {"north": strange}) == {}
     result = federation.finish()
     assert "north (wrong-metrics)" in result["reason"]
     assert "Jane" not in json.dumps(result)
@@ -26,8 +25,8 @@ def test_a_model_of_a_site_that_the_study_does_not_declare_is_not_taken(federati
     assert federation.evaluations.local_model(dataclasses.replace(update, hospital="x")) is None
 
 
-def test_a_missing_answer_to_the_baseline_is_told(federation):
-    federation.evaluations.answer(BASELINE, {"north": Failure("north", "internal-error")})
+def test_a_missing_answer_to_the_baseline_is_reported(federation):
+    federation.evaluations.record(BASELINE, {"north": Failure("north", "internal-error")})
     result = federation.rest()
     assert (
         "no answer to the baseline from harbour (no answer), north (internal-error)"

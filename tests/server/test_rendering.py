@@ -17,6 +17,6 @@ def test_a_page_that_cannot_be_made_is_a_note_and_not_an_error(tmp_path):
 
 def test_a_renderer_that_died_is_a_note_too(tmp_path, tiny):
     renderer = Renderer(tmp_path, tiny())
-    [process] = [each for each in psutil.Process().children() if str(tmp_path) in each.cmdline()]
+    [process] = [p for p in psutil.Process().children() if str(tmp_path) in p.cmdline()]
     process.kill()
     assert renderer.finish() == "the page could not be made: exit code -9"

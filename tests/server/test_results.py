@@ -1,4 +1,4 @@
-"""What a run leaves."""
+"""The results of a run."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_a_run_in_which_all_take_part_is_complete_and_leaves_everything(federati
     ]
     assert [record["round"] for record in records] == [0, 1, 2]
     assert all(record["answered"] == list(NAMES) for record in records)
-    # Each round starts from what the one before left.
+    # Each round starts from the result of the one before.
     assert [r["base_sha256"] for r in records[1:]] == [r["result_sha256"] for r in records[:-1]]
     rows = {row["name"]: row for row in result["hospitals"]}
     assert set(rows) == set(NAMES)
@@ -47,7 +47,7 @@ def test_the_run_leaves_the_mean_of_its_last_models(generated, tmp_path, tiny):
         else:
             assert torch.equal(tensor, fourth)
     assert any(not torch.equal(tensor, models[3][name]) for name, tensor in left.items())
-    # What the hospitals scored is what the run leaves.
+    # The hospitals scored the model that is in the results.
     scored = federation.answers(VALIDATE, left, ["north"])["north"].validation
     assert result["final"]["metrics"]["north"]["validation"]["figures"] == scored.figures
 

@@ -90,22 +90,21 @@ def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
     federation = Federation(generated, tmp_path, settings)
     scores = iter([0.5, 0.4, 0.3])
 
-    def say(update):
+    def set_score(update):
         if update.hospital == NAMES[0]:
             federation.value = next(scores)
-        said = update.metrics.validation.model_copy(
-            update={"figures": {"tumour": federation.value}}
-        )
-        metrics = update.metrics.model_copy(update={"validation": said})
+        figures = {"tumour": federation.value}
+        score = update.metrics.validation.model_copy(update={"figures": figures})
+        metrics = update.metrics.model_copy(update={"validation": score})
         return type(update)(
             **{name: getattr(update, name) for name in update.__slots__} | {"metrics": metrics}
         )
 
-    federation.round(spoil=say)
+    federation.round(spoil=set_score)
     assert not federation.state.run.stopped_early
-    federation.round(spoil=say)
+    federation.round(spoil=set_score)
     assert federation.state.run.stopped_early
     answers = federation.answers(VALIDATE, federation.state.model)
-    federation.evaluations.answer(FINAL, answers)
+    federation.evaluations.record(FINAL, answers)
     result = federation.finish()
     assert (result["complete"], result["rounds"]) == (True, 2)

@@ -47,7 +47,7 @@ def up(
         hospitals=hospitals,
         data=data,
         own={"smallest_group": smallest_group},
-        tell=console.print,
+        report=console.print,
     )
     _print(machines)
     kit = federation.admin_kit(workspace, federation.RESEARCHER)

@@ -1,1 +1,1 @@
-"""What a hospital does with its data: networks, inference, scores and the model's bundle."""
+"""A hospital's local training: the trainer, its process and the tensors it keeps."""

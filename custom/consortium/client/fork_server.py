@@ -1,16 +1,16 @@
-"""Trainer processes that are forked from one that has torch and MONAI imported; CPU only.
+"""Forks trainer processes from one that has torch and MONAI imported; CPU only.
 
-    python -P -m consortium.client.fork_server LISTENER FOLDER [MARK] ROOM
+    python -P -m consortium.client.fork_server LISTENER FOLDER [MARK] PADDING
 
-One import serves all hospitals of a machine: a trainer costs a tenth of a second instead of seven.
-For tests, the simulator and a federation on one machine; a hospital's own machine has one trainer,
-which `consortium.client.process` spawns. Nothing at the top of this module imports torch, for the
-process that asks does without. What always holds:
+One import serves all hospitals of a machine: a trainer starts in a tenth of a second, not in seven.
+Used by tests, the simulator and a federation on one machine. A hospital's own machine has one
+trainer, which `consortium.client.process` spawns. The top of this module does not import torch,
+because the requesting process does without it. Invariants:
 
-* only processes of the same user can ask: the socket has mode 0600 in a folder of mode 0700;
+* only processes of the same user can send requests: the socket has mode 0600 in a folder of 0700;
 * the server has one thread when it forks, and has computed nothing;
-* it ends when the other end of its standard input is closed, so it never outlives who started it;
-* a trainer ends when the process that asked for it does, as a spawned one.
+* it ends when the other end of its standard input is closed, so it never outlives its parent;
+* a trainer ends when the process that requested it does, like a spawned one.
 """
 
 import contextlib
@@ -37,29 +37,30 @@ import consortium
 from consortium.tasks.registry import TASKS
 
 ADDRESS = "CONSORTIUM_FORK_SERVER"
-"""The environment variable that names the server's socket; empty or not set: spawn."""
+"""Environment variable with the path of the server's socket; trainers are spawned if it is empty or
+unset."""
 
 PRELOADED = (
-    "torch._inductor",  # of every optimiser's first step, and of deterministic algorithms
+    "torch._inductor",  # needed by an optimiser's first step and by deterministic algorithms
     "consortium.client.worker",
     *(f"{package}.task" for package in TASKS.values()),
     "monai.metrics",
 )
-"""What a trainer imports, and what it would import at its first step."""
+"""Modules that a trainer imports at its start or at its first step."""
 _WORKER = "consortium.client.worker"
-_ROOM = 4096  # bytes of the command line, over which a child writes its own
-_TIMEOUT = 120.0  # seconds until an answer; the server may still be importing
-_MOST = 1 << 20  # bytes of a request
-_MOST_FILES = 16
+_PADDING = 4096  # bytes reserved on the command line, which a child overwrites with its own
+_TIMEOUT = 120.0  # seconds to wait for an answer; the server may still be importing
+_MAX_REQUEST = 1 << 20  # bytes
+_MAX_FILES = 16
 
 
 class ForkedProcess:
-    """A child of the fork server, with the methods of `subprocess.Popen` that are needed.
+    """A child of the fork server, with the needed methods of `subprocess.Popen`.
 
     Args:
-        connection: to the server, on which it sends how the child ended.
-        pid: of the child.
-        handle: the child's pidfd, which means this child and no later one of its number.
+        connection: to the server, which sends the child's exit code on it.
+        pid: the child's process id.
+        handle: the child's pidfd, which never refers to a later process with the same id.
     """
 
     def __init__(self, connection: socket.socket, pid: int, handle: int):
@@ -68,10 +69,12 @@ class ForkedProcess:
         self._code: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for the end; its code, negative for a signal, or 1 where the server is gone.
+        """Waits for the end and returns the exit code.
+
+        It is negative for a signal, and 1 if the server is gone.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            subprocess.TimeoutExpired: the child still runs.
         """
         if self._code is None:
             if not select.select([self._handle], [], [], timeout)[0]:
@@ -86,22 +89,22 @@ class ForkedProcess:
         return self._code
 
     def kill(self) -> None:
-        """Kills it, where it still runs."""
+        """Kills the child if it still runs."""
         if self._code is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
 
 def fork_worker(arguments: Sequence[str], files: Sequence[int]) -> ForkedProcess | None:
-    """Asks the server that the environment names for a trainer process.
+    """Requests a trainer process from the server that the environment names.
 
     Args:
         arguments: of `consortium.client.worker`, without the file descriptors.
-        files: descriptors that the worker takes.
+        files: descriptors that the worker inherits.
 
     Returns:
-        The process, or None where a new one must be spawned: no server is named, it is gone, it
-        has another version of this package, or torch would find a GPU.
+        The process, or None if one must be spawned: no server is named, it is gone, it has another
+        version of this package, or torch would find a GPU.
     """
     address = os.environ.get(ADDRESS)
     if not address or _may_have_gpu(os.environ):
@@ -118,7 +121,7 @@ def fork_worker(arguments: Sequence[str], files: Sequence[int]) -> ForkedProcess
     try:
         connection.settimeout(_TIMEOUT)
         connection.connect(address)
-        # Standard output and error are those of who asks, as with a spawned process.
+        # Standard output and error are those of this process, as with a spawned one.
         socket.send_fds(connection, [b"+"], [1, 2, *files])
         connection.sendall(json.dumps(request).encode())
         connection.shutdown(socket.SHUT_WR)
@@ -132,10 +135,10 @@ def fork_worker(arguments: Sequence[str], files: Sequence[int]) -> ForkedProcess
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
-    """Whether a server is to be started for processes of this environment.
+    """Returns whether to start a server for processes with this environment.
 
-    Not where it names one, or an empty one; not where torch would find a GPU, nor where the system
-    has no handles of processes (Linux has).
+    It is not started if the environment already sets the address, even to an empty one, if torch
+    would find a GPU, or if the system has no process handles (Linux has them).
     """
     return (
         ADDRESS not in environment and hasattr(os, "pidfd_open") and not _may_have_gpu(environment)
@@ -144,13 +147,13 @@ def can_fork(environment: Mapping[str, str]) -> bool:
 
 @contextlib.contextmanager
 def fork_server(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """A server for as long as the context is open.
+    """Runs a server for as long as the context is open.
 
     Args:
-        environment: of the processes that will ask. Where it names a server, or an empty one, it
-            stands.
+        environment: of the processes that will send requests. If it already sets the address, even
+            to an empty one, it is left unchanged.
 
-    Returns:
+    Yields:
         The environment that names the server.
     """
     if not can_fork(environment):
@@ -165,18 +168,18 @@ def fork_server(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
         yield {**environment, ADDRESS: server.address}
     finally:
         os.close(theirs)
-        server.process.kill()  # it may still import, for nobody
+        server.process.kill()  # it may still be importing
         server.process.wait()
         shutil.rmtree(Path(server.address).parent, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that was started.
+    """A running fork server.
 
     Attributes:
-        address: of its socket.
-        process: the server.
+        address: path of its socket.
+        process: the server's process.
     """
 
     address: str
@@ -190,12 +193,12 @@ def start_server(
     mark: str = "",
     log: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Server:
-    """Starts a server, which takes requests at once and answers when it has imported all.
+    """Starts a server, which accepts requests at once and answers once its imports are done.
 
     Args:
-        life: the end of a pipe to read from. The server ends when all other ends are closed.
-        environment: to start it with.
-        mark: a word on its command line by which it is recognised.
+        life: read end of a pipe. The server ends when all other ends are closed.
+        environment: of the server's process.
+        mark: a word on its command line that identifies it.
         log: where its errors go.
     """
     # A socket's path is limited to 107 bytes, so it is not in the workspace of a run.
@@ -209,7 +212,7 @@ def start_server(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "consortium.client.fork_server"),
-                *(str(number), str(folder), *filter(None, [mark]), " " * _ROOM),
+                *(str(number), str(folder), *filter(None, [mark]), " " * _PADDING),
             ],
             stdin=life,
             stdout=log,
@@ -224,14 +227,14 @@ def start_server(
                 "OMP_WAIT_POLICY": "PASSIVE",
             },
             pass_fds=(number,),
-            # A person's Ctrl-C is for the run, which then ends this one.
+            # Ctrl-C is meant for the run, which then ends the server.
             start_new_session=True,
         )
     return Server(address, process)
 
 
 def _may_have_gpu(environment: Mapping[str, str]) -> bool:
-    """Whether torch might use CUDA, as far as can be seen without torch."""
+    """Returns whether torch might use CUDA, judged without importing torch."""
     if environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
@@ -254,7 +257,7 @@ class _Server:
     """Forks a trainer for each request.
 
     Args:
-        listener: takes requests.
+        listener: socket that accepts requests.
     """
 
     def __init__(self, listener: socket.socket):
@@ -265,17 +268,17 @@ class _Server:
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Forks until nobody is left who could ask."""
+        """Handles requests until the other end of standard input is closed."""
         while True:
             for key, _ in self._selector.select():
                 if key.fd == sys.stdin.fileno():
                     return
                 if key.fd == self._listener.fileno():
-                    self._take(self._listener.accept()[0])
+                    self._accept(self._listener.accept()[0])
                 else:
-                    self._bury(key.fd)
+                    self._reap(key.fd)
 
-    def _take(self, connection: socket.socket) -> None:
+    def _accept(self, connection: socket.socket) -> None:
         files: list[int] = []
         try:
             connection.settimeout(_TIMEOUT)
@@ -290,7 +293,7 @@ class _Server:
             self._children[handle] = _Child(pid, connection)
             self._selector.register(handle, selectors.EVENT_READ)
             socket.send_fds(connection, [str(pid).encode()], [handle])
-        except (OSError, ValueError, KeyError):  # who asked is gone, or spawns
+        except (OSError, ValueError, KeyError):  # the requester is gone, or spawns instead
             traceback.print_exc()
             if connection not in [child.connection for child in self._children.values()]:
                 connection.close()
@@ -298,7 +301,7 @@ class _Server:
             for file in files:
                 os.close(file)
 
-    def _bury(self, handle: int) -> None:
+    def _reap(self, handle: int) -> None:
         self._selector.unregister(handle)
         child = self._children.pop(handle)
         _, status = os.waitpid(child.pid, 0)
@@ -328,26 +331,26 @@ class _Server:
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A request and its file descriptors."""
-    _, files, _, _ = socket.recv_fds(connection, 1, _MOST_FILES)
+    """Receives a request and its file descriptors."""
+    _, files, _, _ = socket.recv_fds(connection, 1, _MAX_FILES)
     content = b""
     while part := connection.recv(1 << 16):
         content += part
-        if len(content) > _MOST:
-            raise ValueError("too long a request")
+        if len(content) > _MAX_REQUEST:
+            raise ValueError("the request is too long")
     return json.loads(content), files
 
 
 def _adopt(request: Mapping[str, Any], outputs: Sequence[int]) -> None:
-    """Makes a child what it were had it been spawned by who asked."""
+    """Gives this child the state that the requester would have given a spawned process."""
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     os.umask(request["umask"])
     sys.path[:] = request["path"]
     sys.argv = [_WORKER, *request["arguments"]]
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in zip((nothing, *outputs), range(3), strict=True):
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in zip((null, *outputs), range(3), strict=True):
         os.dup2(source, target)
         os.close(source)
     _write_command_line([sys.executable, "-P", "-m", *sys.argv])
@@ -358,7 +361,7 @@ def _run_worker(files: Sequence[int]) -> None:
 
     from consortium.client.worker import run_worker
 
-    # Read from the environment at import, which was the server's.
+    # torch read the number of threads at its import, from the server's environment.
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     else:
@@ -367,7 +370,7 @@ def _run_worker(files: Sequence[int]) -> None:
 
 
 def _write_command_line(words: Sequence[str]) -> None:
-    """Writes over this process's arguments, by which people and `down` recognise a process."""
+    """Overwrites this process's arguments, by which people and `down` recognise it."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, see proc(5)
     if 0 < start < end:
@@ -376,14 +379,14 @@ def _write_command_line(words: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Imports, then forks trainers until the other end of standard input is closed."""
+    """Imports `PRELOADED`, then forks trainers until the parent process ends."""
     number, folder = int(sys.argv[1]), Path(sys.argv[2])
     try:
         with socket.socket(fileno=number) as listener:
             for name in PRELOADED:
                 import_module(name)
             gc.collect()
-            gc.freeze()  # so that no child writes into the memory that all share
+            gc.freeze()  # so that no child writes into the shared memory
             _Server(listener).serve()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

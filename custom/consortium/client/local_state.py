@@ -1,8 +1,8 @@
-"""What a hospital keeps between the rounds of a run: the tensors that stay local.
+"""Stores the tensors that stay at a hospital between the rounds of a run.
 
-What always holds: a file is whole before it has its name, and carries its digest; those of the last
-two rounds are there, for a run that goes on after a kill may ask for a round again; a damaged one
-is left out for the one before it, and the hospital's `errors.log` says so.
+Invariants: a file gets its name once it is complete, and carries its digest. The files of the last
+two rounds are kept, because a resumed run may ask for a round again. A damaged file is noted in the
+hospital's `errors.log`, and the one before it is used.
 """
 
 from contextlib import suppress
@@ -22,32 +22,32 @@ _DIGEST = "sha256"
 
 
 class LocalStateStore:
-    """The files of one run in a folder of its own.
+    """The tensor files of one run.
 
     Args:
-        folder: of the run, beside those of the hospital's other runs.
-        runs: of the other runs, the newest whose files are left alone.
+        folder: of the run, next to those of the hospital's other runs.
+        runs: how many of the hospital's other runs keep their files; older ones are deleted.
     """
 
     def __init__(self, folder: Path, runs: int = 50):
         self._folder, self._runs = folder, runs
 
     def save(self, round_number: int, tensors: State) -> None:
-        """Keeps tensors of a round, and of those before it the last.
+        """Saves the tensors of a round and deletes those older than the round before it.
 
         Raises:
-            EnvironmentProblem: `disk-full` or `cannot-write`; what was kept before stands.
+            EnvironmentProblem: `disk-full` or `cannot-write`; the earlier files are unchanged.
         """
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {_DIGEST: digest(plain)}
         path = self._folder / _name(round_number)
-        replace_file(path, lambda beside: save_file(plain, beside, metadata))
-        for stale in [kept for kept in self._files() if kept.name <= path.name][:-2]:
+        replace_file(path, lambda partial_path: save_file(plain, partial_path, metadata))
+        for stale in [file for file in self._files() if file.name <= path.name][:-2]:
             stale.unlink()
         self._prune()
 
     def load(self, before_round: int) -> dict[str, Tensor]:
-        """The tensors of the last round before one; empty where there is none."""
+        """Loads the tensors of the last round before `before_round`; empty if there are none."""
         for path in reversed(self._files()):
             if path.name >= _name(before_round):
                 continue
@@ -56,8 +56,8 @@ class LocalStateStore:
                 with safe_open(path, "pt") as file:
                     if (file.metadata() or {}).get(_DIGEST) == digest(tensors):
                         return tensors
-            told = "it is not as it was written, and is left out for the round before it"
-            note_error(self._folder, EnvironmentProblem("torn-file", told, str(path)))
+            message = "the file is damaged; the one of the round before it is used"
+            note_error(self._folder, EnvironmentProblem("torn-file", message, str(path)))
         return {}
 
     def _files(self) -> list[Path]:

@@ -1,8 +1,8 @@
-"""A hospital whose training runs in a process of its own; see `consortium.client.worker`.
+"""Runs a hospital's training in a process of its own; see `consortium.client.worker`.
 
 Nothing here needs torch, so that the process of FLARE's job at the hospital stays small.
-What always holds: a request is answered, or ends with an error that has a code. Where the process
-dies, by a crash or for want of memory, it is started again and the request is made once more.
+Invariants: a request is answered, or ends with an error that has a code. If the process dies, by a
+crash or for lack of memory, it is restarted and the request is sent once more.
 """
 
 import contextlib
@@ -25,29 +25,29 @@ from consortium.core.site_policy import Site, note_error
 from consortium.protocol.metrics import Metrics
 from consortium.settings.base import Settings
 
-_POLL = 0.2  # seconds between two looks whether the work is to stop
-_GRACE = 10.0  # seconds that the process may take to obey
+_POLL = 0.2  # seconds between two checks whether to stop the work
+_GRACE = 10.0  # seconds that the process may take to stop
 _RETRIES = 1
-_SLOTS = 2  # memory for answers, of which one may still be on its way
+_SLOTS = 2  # memories for answers; one answer may still be on its way
 
 
 class Stopped(Exception):
-    """The work was told to stop; not an error."""
+    """The caller stopped the work; not an error."""
 
 
 class Failed(ConsortiumError):
-    """The hospital's own error, of which only the code is known here."""
+    """An error in the trainer process, of which only the code is known here."""
 
 
 class _Died(Exception):
-    """The process is gone."""
+    """The process has ended."""
 
 
 class TrainerProcess:
-    """Asks a hospital in a process of its own, which is started at once and answers one at a time.
+    """A hospital's trainer in its own process, which starts at once and answers one at a time.
 
     Args:
-        hospital: where its class is, as `module:name`; see
+        hospital: the trainer's class as `module:name`; see
             `consortium.client.trainer.LocalTrainer`.
         site: the hospital's own choices.
         settings: the job's.
@@ -65,41 +65,42 @@ class TrainerProcess:
         stop: Callable[[], bool],
         **arguments: Any,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | Metrics:
-        """Calls a method of the hospital with a model.
+        """Calls a method of the trainer with a model.
 
         Args:
             method: of `LocalTrainer`.
-            model: as `consortium.protocol.codec.pack` gives it.
-            stop: whether the work is to stop.
-            arguments: of the method, beside the model.
+            model: as returned by `consortium.protocol.codec.pack`.
+            stop: returns whether to stop the work.
+            arguments: of the method, besides the model.
 
         Returns:
-            An update as `consortium.protocol.update.update_to_wire` gives it, or metrics.
+            An update as returned by `consortium.protocol.update.update_to_wire`, or metrics.
 
         Raises:
-            Stopped: the work was told to stop.
-            Failed: with the code of what went wrong in the hospital's process.
-            Incomplete: `training-died`, where the process died at every try.
+            Stopped: the work was stopped.
+            Failed: with the code of the error in the trainer process.
+            Incomplete: `training-died`, if the process died at every attempt.
         """
-        for tries in range(_RETRIES, -1, -1):
+        for retries_left in range(_RETRIES, -1, -1):
             try:
                 return self._ask(method, model, stop, arguments)
             except _Died:
                 died = Incomplete(
                     "training-died",
-                    f"the process that trains was ended {self._end()}",
+                    f"the trainer process ended ({self._end()})",
                     f"hospital {self._site.name}",
-                    "see whether memory ran out" + ("; it is started again" if tries else ""),
+                    "check whether memory ran out"
+                    + ("; the process is restarted" if retries_left else ""),
                 )
                 note_error(self._site.state, died)
                 self._start()
         raise died
 
     def make(self, sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
-        """Buffers for a model that `ask` need not copy; those of the model before are no more.
+        """Allocates buffers for a model that `ask` need not copy; earlier ones become invalid.
 
         Args:
-            sizes: of each numpy's name of its dtype and its elements.
+            sizes: numpy's name of the dtype and the number of elements, by key.
         """
         return self._memory.make(sizes)
 
@@ -115,11 +116,11 @@ class TrainerProcess:
         self._channel = Connection(ours.detach())
         self._memory, *self._slots = map(SharedBuffers, files)
         self._lent: list[list[weakref.ref[NDArray[Any]]]] = [[] for _ in self._slots]
-        with contextlib.suppress(OSError):  # it is missed when it is asked
+        with contextlib.suppress(OSError):  # `ask` notices that the process is gone
             self._channel.send(self._opening)
 
     def _start_worker(self, files: Sequence[int]) -> "subprocess.Popen[bytes] | ForkedProcess":
-        """A worker with these file descriptors, forked where a server is named, else spawned."""
+        """Forks a worker with these file descriptors, or spawns it if there is no fork server."""
         arguments = ("--site", self._site.name, "--state", str(self._site.state))
         return fork_worker(arguments, files) or subprocess.Popen(
             [
@@ -142,14 +143,14 @@ class TrainerProcess:
         contents, buffers = model
         try:
             slot = [self._is_free(number) for number in range(_SLOTS)].index(True)
-            places = self._memory.put(buffers)
-            self._channel.send((method, dict(arguments), contents, places, slot))
+            locations = self._memory.put(buffers)
+            self._channel.send((method, dict(arguments), contents, locations, slot))
             answer = self._wait(stop)
         except (EOFError, OSError):
             raise _Died from None
         match answer:
-            case ("update", plain, places):
-                return self._lend(slot, places), plain
+            case ("update", plain, locations):
+                return self._lend(slot, locations), plain
             case ("metrics", plain):
                 return Metrics.model_validate(plain)
             case ("failed", code):
@@ -157,16 +158,16 @@ class TrainerProcess:
             case _:
                 raise Stopped
 
-    def _lend(self, slot: int, places: Any) -> dict[str, NDArray[Any]]:
-        """An answer where it lies, for what is sent may be under way when the next one is made.
+    def _lend(self, slot: int, locations: Any) -> dict[str, NDArray[Any]]:
+        """Returns an answer's buffers in place, or copies if no slot is free for the next answer.
 
-        A copy, where that would leave no memory for the next one.
+        An answer may still be on its way when the next one is made.
         """
-        found = self._slots[slot].get(places)
+        buffers = self._slots[slot].get(locations)
         if not any(self._is_free(other) for other in range(_SLOTS) if other != slot):
-            return {key: flat.copy() for key, flat in found.items()}
-        self._lent[slot] = [weakref.ref(flat) for flat in found.values()]
-        return found
+            return {key: flat.copy() for key, flat in buffers.items()}
+        self._lent[slot] = [weakref.ref(flat) for flat in buffers.values()]
+        return buffers
 
     def _is_free(self, slot: int) -> bool:
         return not any(lent() is not None for lent in self._lent[slot])
@@ -186,7 +187,7 @@ class TrainerProcess:
         return self._channel.recv()
 
     def _end(self) -> str:
-        """Makes sure that the process is gone; how it ended, in words."""
+        """Ends the process and returns its signal or exit code, in words."""
         self._channel.close()
         for memory in (self._memory, *self._slots):
             memory.close()
@@ -194,4 +195,4 @@ class TrainerProcess:
             self._process.wait(1.0)
         self._process.kill()
         code = self._process.wait()
-        return f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,7 +1,7 @@
-"""Between a hospital's job and its process that trains: memory that both share, and one message.
+"""Memory that a hospital's job and its trainer process share, and one message.
 
-Flat buffers cross from one to the other with one copy. Nothing here needs torch, so that
-the job's own process does without.
+Passing flat buffers costs one copy. Nothing here needs torch, so that the job's own process does
+without it.
 """
 
 import mmap
@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 STOP = "stop"
-"""Ends the work on a request, but not the process."""
+"""Message that ends the work on a request, but not the process."""
 _ALIGNED = 64  # bytes
-Places = list[tuple[str, str, int, int]]
-"""Of each buffer its key, numpy's name of its dtype, where it begins in bytes, and its elements."""
+Locations = list[tuple[str, str, int, int]]
+"""For each buffer its key, numpy's name of its dtype, its offset in bytes, its number of elements.
+"""
 
 
 def open_memory() -> int:
-    """A file descriptor of memory that grows, for a process to inherit; gone with the last user."""
+    """Opens growable memory as a file descriptor to inherit; it is freed with its last user."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("consortium")
     with tempfile.TemporaryFile() as file:
@@ -31,67 +32,70 @@ def open_memory() -> int:
 class SharedBuffers:
     """Flat buffers in memory that another process maps too.
 
-    What is in it stands until either side puts something else there; the two take turns.
+    The content stays until either side puts something else there; the two take turns.
 
     Args:
         file: descriptor of the memory.
+
+    Attributes:
+        locations: of the buffers last put or made.
     """
 
     def __init__(self, file: int):
         self._file = file
         self._map: mmap.mmap | None = None
-        self.places: Places = []
+        self.locations: Locations = []
 
-    def put(self, buffers: Mapping[str, NDArray[Any]]) -> Places:
-        """Copies buffers into the memory, but for those that `make` gave and that lie there.
+    def put(self, buffers: Mapping[str, NDArray[Any]]) -> Locations:
+        """Copies buffers into the memory, except those from `make`, which are already there.
 
         Args:
             buffers: one-dimensional, by any key.
 
         Returns:
-            Where they lie, for the other side's `get`.
+            Their locations, for the other side's `get`.
         """
-        there = [
+        present = [
             (key, flat.dtype.str, start, len(flat))
             for key, flat in buffers.items()
             if (start := self._find(flat)) is not None
         ]
-        here = {place[0] for place in there}
-        others = {key: flat for key, flat in buffers.items() if key not in here}
-        end = max((start + buffers[key].nbytes for key, _, start, _ in there), default=0)
-        sizes = {key: (flat.dtype.str, len(flat)) for key, flat in others.items()}
+        present_keys = {key for key, *_ in present}
+        absent = {key: flat for key, flat in buffers.items() if key not in present_keys}
+        end = max((start + buffers[key].nbytes for key, _, start, _ in present), default=0)
+        sizes = {key: (flat.dtype.str, len(flat)) for key, flat in absent.items()}
         for key, view in self.make(sizes, _align(end)).items():
-            view[:] = others[key]
-        self.places += there
-        return self.places
+            view[:] = absent[key]
+        self.locations += present
+        return self.locations
 
     def make(self, sizes: Mapping[str, tuple[str, int]], start: int = 0) -> dict[str, NDArray[Any]]:
-        """Buffers in the memory to be filled; `places` is for the other side's `get`.
+        """Makes buffers in the memory to be filled; `locations` is for the other side's `get`.
 
         Args:
-            sizes: of each numpy's name of its dtype and its elements.
-            start: in bytes, where they begin.
+            sizes: numpy's name of the dtype and the number of elements, by key.
+            start: offset in bytes of the first one.
         """
-        self.places, end = [], start
+        self.locations, end = [], start
         for key, (dtype, count) in sizes.items():
-            self.places.append((key, dtype, end, count))
+            self.locations.append((key, dtype, end, count))
             end += _align(np.dtype(dtype).itemsize * count)
         if os.fstat(self._file).st_size < end:
             os.ftruncate(self._file, end)
-        return self.get(self.places)
+        return self.get(self.locations)
 
-    def get(self, places: Places) -> dict[str, NDArray[Any]]:
-        """The buffers that the other side put; views, to be read before it puts others."""
-        return {key: self._view(dtype, start, count) for key, dtype, start, count in places}
+    def get(self, locations: Locations) -> dict[str, NDArray[Any]]:
+        """Returns views of the buffers that the other side put; read them before it puts others."""
+        return {key: self._view(dtype, start, count) for key, dtype, start, count in locations}
 
     def close(self) -> None:
-        """Lets go of the memory; views of it stand. Safe to call twice."""
+        """Closes the memory; views of it stay valid. Safe to call twice."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _find(self, flat: NDArray[Any]) -> int | None:
-        """Where in the memory a buffer begins; None where it is elsewhere."""
+        """Returns a buffer's offset in the memory, or None if it is elsewhere."""
         if self._map is None or flat.nbytes == 0:
             return None
         origin = np.frombuffer(self._map, np.uint8)
@@ -103,7 +107,7 @@ class SharedBuffers:
             return np.empty(0, dtype)
         size = os.fstat(self._file).st_size
         if self._map is None or len(self._map) < size:
-            self._map = mmap.mmap(self._file, size)  # views of the one before keep that alive
+            self._map = mmap.mmap(self._file, size)  # views keep the previous map alive
         return np.frombuffer(self._map, dtype, count, start)
 
 

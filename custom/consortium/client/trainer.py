@@ -1,10 +1,10 @@
-"""What a hospital does in a round, from its folder to the update it sends.
+"""A hospital's work in a round, from its folder to the update it sends.
 
 Read top to bottom: `LocalTrainer` opens the folder, `train` answers a round, `_fit` is the loop.
-What differs between tasks (batches, loss, score) is in the modules named like them. Nothing here
-knows of FLARE. What always holds: the update is a function of the settings, the folder's content,
-the base and (seed, hospital, round); and what is said about patients is withheld where it would be
-about fewer than the hospital lets out.
+The differences between tasks (batches, loss, score) are in `consortium.tasks`. Nothing here depends
+on FLARE. Invariants: the update is a function of the settings, the folder's content, the base and
+(seed, hospital, round); metrics over fewer patients than the hospital's smallest group are
+withheld.
 """
 
 import time
@@ -37,12 +37,12 @@ from consortium.tasks.registry import task_of
 
 
 class Aborted(Exception):
-    """The work was told to stop; not an error."""
+    """The caller stopped the work; not an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the local work is: `stage` is `check`, `train`, `validate`, `again` or `local`."""
+    """Progress of the local work: `stage` is `check`, `train`, `validate`, `again` or `local`."""
 
     stage: str
     round: int
@@ -52,16 +52,17 @@ class Progress:
 
 
 class LocalTrainer:
-    """One hospital's local compute.
+    """Trains and evaluates at one hospital.
 
     Args:
         site: the hospital's own choices.
         settings: the job's.
         device: where to train.
-        report: is told of progress; raises `Aborted` to stop the work within one batch.
+        report: receives the progress; raises `Aborted` to stop the work within one batch.
+        make: allocates the buffers of an update.
 
     Raises:
-        UsageError: the folder is not fit for the job; the code is that of the first finding.
+        UsageError: the folder does not pass the job's checks; the code is the first error's.
     """
 
     def __init__(
@@ -76,44 +77,44 @@ class LocalTrainer:
         self._site, self._settings, self._device = site, settings, device
         self._report, self._make = report, make
         self._make_deterministic()
-        for finding in check_folder(site.data, settings, self._tell_check):
+        for finding in check_folder(site.data, settings, self._report_check):
             if finding.severity == "error":
                 raise UsageError(
                     finding.code, finding.detail, finding.file, "see consortium check-data"
                 )
-        self._work = task_of(settings).open(site, settings, device, self._tell_check)
+        self._work = task_of(settings).open(site, settings, device, self._report_check)
         self._network = build_network(settings).to(device)
         self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]
         self._schema = schema_of(self._network, local_buffers=settings.update.buffers == "local")
-        self._kept = LocalStateStore(site.state)
-        self._local = [
-            name for name, entry in self._schema.items() if entry.reduction is Reduction.LOCAL
+        self._local_state = LocalStateStore(site.state)
+        self._local_names = [
+            name for name, spec in self._schema.items() if spec.reduction is Reduction.LOCAL
         ]
 
     @property
     def own_model(self) -> Path:
-        """Where the model that the hospital trained alone lies."""
+        """File of the hospital's local model."""
         return self._site.state / "local.safetensors"
 
     def train(self, base: State, round_number: int, *, keep: bool = True) -> Update:
-        """Answers a round: scores the base, trains from it, and returns the change.
+        """Answers a round: scores the base, trains from it, and returns the update.
 
         Args:
-            base: the model handed out, with every tensor of the network.
+            base: the model that the orchestrator sent, with every tensor of the network.
             round_number: from 0.
-            keep: whether what stays local counts for the rounds that follow.
+            keep: whether to save the local tensors for the rounds that follow.
         """
         started = time.monotonic()
-        with ThreadPoolExecutor(1) as beside:  # of a large model it takes a while
-            base_sha256 = beside.submit(digest, base)
+        with ThreadPoolExecutor(1) as executor:  # hashing a large model takes a while
+            base_sha256 = executor.submit(digest, base)
             self._load(base, round_number)
             validation = self._score(round_number)
-            self._place(self._work.statistics(base, round_number))
+            self._load_statistics(self._work.statistics(base, round_number))
             stage = "train" if keep else "again"
             loss, steps = self._fit(round_number, stage, self._site.name, round_number)
             local = self._network.state_dict()
             if keep:
-                self._keep(local, round_number)
+                self._save_local(local, round_number)
             return Update(
                 hospital=self._site.name,
                 round=round_number,
@@ -136,27 +137,26 @@ class LocalTrainer:
         return Metrics(seconds=time.monotonic() - started, validation=score)
 
     def probe_statistics(self, model: State) -> Metrics:
-        """What the confounding probe needs to know of a model; asked once a run."""
+        """Computes a model's statistics for the confounding probe; asked once a run."""
         started = time.monotonic()
         self._load(model, self._settings.rounds)
-        told = self._work.probe_statistics(self._network)
-        return Metrics(seconds=time.monotonic() - started, confounding=told)
+        statistics = self._work.probe_statistics(self._network)
+        return Metrics(seconds=time.monotonic() - started, confounding=statistics)
 
     def train_local(self, start: State, rounds: int) -> Metrics:
-        """Trains a model by itself with as many steps, and scores the one it would have kept.
+        """Trains the local model with as many steps as the federated one, and scores it.
 
-        The same rule chooses it as chooses the shared model: the average of the last rounds, the
-        last round, or the best one by the hospital's own validation patients. The model stays at
-        the hospital, at `own_model`.
+        The same rule selects both: the average of the last rounds, the last round, or the best one
+        by the hospital's own validation patients. The model stays at the hospital, at `own_model`.
 
         Args:
-            start: the model that the shared one started from too.
-            rounds: that the shared model was trained for.
+            start: the model that the federated one started from too.
+            rounds: number of rounds that the federated model was trained for.
         """
         started = time.monotonic()
         self._network.load_state_dict(start)
-        self._place(self._work.own_statistics())
-        self._place(self._work.statistics(start, None))
+        self._load_statistics(self._work.own_statistics())
+        self._load_statistics(self._work.statistics(start, None))
         keep, average = self._settings.selection.keep, ModelAverage()
         best: tuple[float, Score | None] = (-1.0, None)
         for round_number in range(rounds):
@@ -176,14 +176,14 @@ class LocalTrainer:
         return Metrics(seconds=time.monotonic() - started, validation=best[1])
 
     def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
-        """Takes the round's optimiser steps on the network in place.
+        """Takes the round's optimiser steps, in place.
 
         Returns:
-            The mean loss, and how many steps were taken.
+            The mean loss and the number of steps taken.
         """
         plan, planned = self._settings.training, self._steps()
         steps = planned
-        until = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
+        deadline = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
         seed = derive_seed(self._settings.seed, *randomness)
         torch.manual_seed(seed)
         batches = self._work.batches(plan.batch, seed)
@@ -191,10 +191,10 @@ class LocalTrainer:
         total = torch.zeros((), device=self._device)
         self._network.train(self._work.moving_statistics)
         for step in range(steps):
-            if until is not None and step and time.monotonic() >= until:
+            if deadline is not None and step and time.monotonic() >= deadline:
                 steps = step
                 break
-            self._tell(stage, round_number, step, steps)
+            self._report_progress(stage, round_number, step, steps)
             inputs, targets = (part.to(self._device, non_blocking=True) for part in next(batches))
             for group in optimiser.param_groups:
                 group["lr"] = self._learning_rate(round_number * planned + step, planned)
@@ -206,11 +206,11 @@ class LocalTrainer:
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
             optimiser.step()
             total += loss.detach()
-        self._tell(stage, round_number, steps, steps)
+        self._report_progress(stage, round_number, steps, steps)
         return float(total) / steps, steps
 
     def _steps(self) -> int:
-        """How many optimiser steps a round has, where no time ends it before."""
+        """Returns the number of optimiser steps of a round that no time limit ends earlier."""
         plan = self._settings.training
         if plan.local_epochs is None:
             return plan.local_steps
@@ -229,38 +229,38 @@ class LocalTrainer:
         return self._measure(round_number, "validate")[1]
 
     def _measure(self, round_number: int, stage: str) -> tuple[float, Score | None]:
-        """The score, for the hospital's own use, and what of it may leave."""
+        """Returns the score for the hospital's own use, and the part of it that may leave."""
         return self._work.measure(
             self._network,
-            lambda done, cases: self._tell(stage, round_number, done, cases),
-            self._tell_batch,
+            lambda done, cases: self._report_progress(stage, round_number, done, cases),
+            self._report_batch,
         )
 
     def _enough_to_train_on(self) -> bool:
         return self._work.patients >= self._site.smallest_group
 
     def with_own_buffers(self, model: State, before_round: int | None = None) -> dict[str, Tensor]:
-        """A model with what the hospital keeps local, from its last round before the one given."""
+        """Returns a model with the local tensors of the hospital's last round before this one."""
         before_round = self._settings.rounds if before_round is None else before_round
-        kept = self._kept.load(before_round) if self._local else {}
-        return {**model, **kept, **self._work.own_statistics()}
+        local = self._local_state.load(before_round) if self._local_names else {}
+        return {**model, **local, **self._work.own_statistics()}
 
     def _load(self, model: State, before_round: int) -> None:
         self._network.load_state_dict(self.with_own_buffers(model, before_round))
 
-    def _place(self, statistics: State) -> None:
+    def _load_statistics(self, statistics: State) -> None:
         self._network.load_state_dict({**self._network.state_dict(), **statistics})
 
-    def _keep(self, local: State, round_number: int) -> None:
-        if self._local:
-            self._kept.save(round_number, {tensor: local[tensor] for tensor in self._local})
+    def _save_local(self, state: State, round_number: int) -> None:
+        if self._local_names:
+            self._local_state.save(round_number, {name: state[name] for name in self._local_names})
 
     def _save(self, name: str, state: State) -> None:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-        replace_file(self._site.state / name, lambda beside: save_file(tensors, beside))
+        replace_file(self._site.state / name, lambda partial_path: save_file(tensors, partial_path))
 
     def _precision(self) -> AbstractContextManager[object]:
-        """Mixed precision in bfloat16, which needs no loss scaling, on a GPU that has it."""
+        """Returns mixed precision in bfloat16, which needs no loss scaling, if the GPU has it."""
         wanted = self._settings.training.mixed_precision and self._device.type == "cuda"
         if wanted and torch.cuda.is_bf16_supported():
             return torch.autocast("cuda", dtype=torch.bfloat16)
@@ -268,31 +268,31 @@ class LocalTrainer:
 
     def _make_deterministic(self) -> None:
         on_cpu = self._device.type == "cpu"
-        # Some 3-D kernels have no deterministic form on a GPU; the same bytes are promised on CPUs.
+        # Some 3-D kernels have no deterministic form on a GPU; only CPUs promise the same bytes.
         torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
-        # Filling fresh memory finds reads of what was never written, and costs 5 % of a step.
+        # Filling fresh memory exposes reads of uninitialised values, and costs 5 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
 
-    def _tell(self, stage: str, round_number: int, step: int, steps: int) -> None:
-        self._told = Progress(stage, round_number, self._settings.rounds, step, steps)
-        self._report(self._told)
+    def _report_progress(self, stage: str, round_number: int, step: int, steps: int) -> None:
+        self._progress = Progress(stage, round_number, self._settings.rounds, step, steps)
+        self._report(self._progress)
 
-    def _tell_batch(self) -> None:
-        """Nothing new, but a chance to stop the work."""
-        self._report(self._told)
+    def _report_batch(self) -> None:
+        """Repeats the last report, which is a chance to stop the work."""
+        self._report(self._progress)
 
-    def _tell_check(self, done: int, cases: int) -> None:
-        self._tell("check", 0, done, cases)
+    def _report_check(self, done: int, cases: int) -> None:
+        self._report_progress("check", 0, done, cases)
 
 
 def _build_optimiser(parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
-    """A fresh one."""
+    """Builds a fresh optimiser."""
     if plan.optimiser == "sgd":
         return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     return torch.optim.AdamW(
         parameters,
         lr=plan.learning_rate,
         weight_decay=plan.weight_decay,
-        fused=True,  # a third of the time, which small networks feel
+        fused=True,  # a third of the time, which matters for small networks
     )

@@ -1,11 +1,11 @@
-"""The process in which a hospital trains, asked for by `consortium.client.process`.
+"""The process in which a hospital trains, started by `consortium.client.process`.
 
     python -P -m consortium.client.worker --site NAME --state FOLDER CHANNEL MEMORY SLOT ...
 
-CHANNEL and what follows are file descriptors that it inherits: requests, memory for their models,
-and memory for answers, of which a request names the one to use. What always holds: it ends when the
-one that started it does, however that ends; nothing but an answer or a failure's code goes back,
-and the text of an error is written to the hospital's own `errors.log`.
+CHANNEL and the arguments after it are inherited file descriptors: the channel for requests, memory
+for their models, and memories for answers. A request names the one to use for its answer.
+Invariants: the process ends when its parent does, however the parent ends. It sends back only an
+answer or a failure's code, and writes the text of an error to the hospital's own `errors.log`.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ class _Worker:
     """Answers requests, one after the other.
 
     Args:
-        channel: to the process that started this one.
-        memory: shared with it, for models.
-        slots: the same for answers.
+        channel: to the parent process.
+        memory: shared with the parent process, for models.
+        slots: shared with the parent process, for answers.
     """
 
     def __init__(self, channel: Connection, memory: SharedBuffers, slots: list[SharedBuffers]):
@@ -57,7 +57,7 @@ class _Worker:
             try:
                 message = self._channel.recv()
             except (EOFError, OSError):
-                os._exit(0)  # who asked is gone, and nobody waits for what is under way
+                os._exit(0)  # the parent is gone, and nobody waits for the answer
             if message == STOP:
                 self._stop.set()
             else:
@@ -65,17 +65,17 @@ class _Worker:
                 self._requests.put(message)
 
     def work(self) -> None:
-        """Opens the hospital at the first request, and answers."""
-        hospital_path, site, settings, job = self._requests.get()
+        """Opens the trainer at the first request, then answers requests."""
+        class_path, site, settings, job = self._requests.get()
         self._site: Site = site
         self._job: int = job
-        hospital: LocalTrainer | None = None
+        trainer: LocalTrainer | None = None
         while True:
             request = self._requests.get()
             try:
-                if hospital is None:
-                    hospital = self._open(hospital_path, settings)
-                answer = self._answer(hospital, *request)
+                if trainer is None:
+                    trainer = self._open(class_path, settings)
+                answer = self._answer(trainer, *request)
             except Aborted:
                 answer = ("aborted",)
             except Exception as error:  # every request is answered
@@ -83,9 +83,9 @@ class _Worker:
                 answer = ("failed", failure_of(error, site.name).code)
             self._channel.send(answer)
 
-    def _open(self, hospital_path: str, settings: Settings) -> LocalTrainer:
+    def _open(self, class_path: str, settings: Settings) -> LocalTrainer:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        opened: LocalTrainer = resolve_name(hospital_path)(
+        opened: LocalTrainer = resolve_name(class_path)(
             self._site,
             settings,
             device=device,
@@ -96,20 +96,20 @@ class _Worker:
 
     def _answer(
         self,
-        hospital: LocalTrainer,
+        trainer: LocalTrainer,
         method: str,
         arguments: dict[str, Any],
         contents: Any,
-        places: Any,
+        locations: Any,
         slot: int,
     ) -> tuple[Any, ...]:
         self._slot = self._slots[slot]
-        model = unpack(contents, self._memory.get(places))
-        found = getattr(hospital, method)(model, **arguments)
-        if isinstance(found, Update):
-            _, plain = update_to_wire(found, self._slot.make)
-            return ("update", plain, self._slot.places)
-        return ("metrics", found.model_dump())
+        model = unpack(contents, self._memory.get(locations))
+        result = getattr(trainer, method)(model, **arguments)
+        if isinstance(result, Update):
+            _, plain = update_to_wire(result, self._slot.make)
+            return ("update", plain, self._slot.locations)
+        return ("metrics", result.model_dump())
 
     def _report(self, progress: Progress) -> None:
         if self._stop.is_set():
@@ -122,12 +122,12 @@ class _Worker:
 
 
 def write_progress(path: Path, progress: Progress, job: int) -> None:
-    """Writes how far a hospital is, for the people at the hospital.
+    """Writes a hospital's progress, for the people there.
 
     Args:
         path: of the file.
-        progress: how far.
-        job: id of the job's process at the hospital, which starts this one again where it dies.
+        progress: to write.
+        job: id of the job's process at the hospital, which restarts this process if it dies.
     """
     write_text(
         path,
@@ -145,15 +145,15 @@ def write_progress(path: Path, progress: Progress, job: int) -> None:
 
 
 def run_worker(channel: int, *files: int) -> None:
-    """Answers until the process that asked for this one ends.
+    """Answers requests until the parent process ends.
 
     Args:
-        channel: file descriptor of requests.
-        files: of memory, for models and then for answers.
+        channel: file descriptor of the channel for requests.
+        files: file descriptors of the memory for models, then of those for answers.
     """
-    # A person's Ctrl-C is for that one.
+    # Ctrl-C is meant for the parent process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Where memory runs out the kernel ends this process first, and the job goes on.
+    # If memory runs out the kernel ends this process first, and the job goes on.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     memory, *slots = map(SharedBuffers, files)

@@ -1,6 +1,6 @@
-"""The shells that NVIDIA FLARE loads; nothing outside this folder imports nvflare.
+"""The adapters that NVIDIA FLARE loads; nothing outside this folder imports nvflare.
 
-They translate between FLARE's types and the package's own and hold no mathematics. The classes that
-FLARE builds by name stand in `server.components`, `client.components` and `parent.components`,
-without anything else; a kit lists by exact name those that a job's configuration may build.
+They translate between FLARE's types and the package's own, without any mathematics. The classes
+that FLARE builds by name are in `server.components`, `client.components` and `parent.components`,
+with nothing else. A kit lists the exact names of those that a job's configuration may build.
 """

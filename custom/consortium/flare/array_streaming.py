@@ -1,9 +1,9 @@
-"""How arrays travel: in pieces that the receiver asks for, without a copy at the sender.
+"""Streams arrays in chunks that the receiver requests, without a copy at the sender.
 
-FLARE's own codec hands out an array whole, as a zipped copy for every receiver, so that a model of
-one flat buffer costs the orchestrator several times its size for every hospital that fetches it at
-the moment. Here a piece is a view until it is on the wire, and the receiver writes it where it
-belongs. FLARE's download service does the rest: requests, tries, ends.
+FLARE's own codec sends an array whole, as a zipped copy for every receiver, so that a model of one
+flat buffer costs the orchestrator several times its size for every hospital that is fetching it.
+Here a chunk is a view until it is on the wire, and the receiver writes it to its final location.
+FLARE's download service does the rest: requests, retries, ends.
 """
 
 import gc
@@ -29,19 +29,19 @@ from nvflare.fuel.utils.fobs.decomposers.via_downloader import ViaDownloaderDeco
 from nvflare.fuel.utils.memory_utils import try_malloc_trim
 
 AT_ONCE = 4
-"""Senders whose arrays are fetched at a time, where that is limited."""
-_PATIENCE = 60.0  # seconds that a sender waits for its turn at most
+"""Senders whose arrays are fetched at a time, if that is limited."""
+_TURN_TIMEOUT = 60.0  # seconds that a sender waits for its turn at most
 _NEXT = "next"
-_PIECE = 10 << 20  # bytes, where the job's configuration does not say
-_OFTEN, _SELDOM = 16, 64  # pieces
-_DOT = 77  # FLARE's number of what arrays become in a message; its own are below 10
+_CHUNK = 10 << 20  # bytes, unless the job's configuration sets it
+_COLLECT_EVERY, _TRIM_EVERY = 16, 64  # chunks
+_DOT = 77  # FLARE's number for the type of arrays in a message; its own are below 10
 
 
 Make = Callable[[Mapping[str, tuple[str, int]]], dict[str, NDArray[Any]]]
 
 
 def make_arrays(sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
-    """Arrays in memory of their own."""
+    """Allocates arrays in new memory."""
     return {name: np.empty(count, dtype) for name, (dtype, count) in sizes.items()}
 
 
@@ -49,23 +49,23 @@ _moved = itertools.count(1)
 
 
 def _tidy_up() -> None:
-    """Frees what FLARE keeps of every message that it sent: 1 MiB, and what it sent it from.
+    """Frees what FLARE keeps of every message that it sent: 1 MiB, and the sent buffer.
 
-    It lies in circles of references, which the garbage collector ends much too late by itself. The
-    C library gives back what it holds in small parts, at the price of fetching it again: seldom.
+    It lies in reference cycles, which the garbage collector by itself frees much too late. Trimming
+    the C library's heap is done more rarely, because the memory must be allocated again.
     """
     moved = next(_moved)
-    if moved % _OFTEN == 0:
+    if moved % _COLLECT_EVERY == 0:
         gc.collect()
-    if moved % _SELDOM == 0:
+    if moved % _TRIM_EVERY == 0:
         try_malloc_trim()
 
 
 class ArrayChunk:
-    """Bytes of an array.
+    """A chunk of an array.
 
     Args:
-        view: of them.
+        view: of its bytes.
     """
 
     def __init__(self, view: memoryview | bytes):
@@ -76,7 +76,7 @@ class ArrayChunk:
 
 
 class _ChunkCodec(fobs.Decomposer):
-    """Lets FLARE send a piece from where it lies, if it is one of 10 MiB or more."""
+    """Lets FLARE send a chunk without a copy, if it has 10 MiB or more."""
 
     def supported_type(self) -> type:
         return ArrayChunk
@@ -89,58 +89,58 @@ class _ChunkCodec(fobs.Decomposer):
 
 
 class ArrayStream(Downloadable):
-    """A message's arrays for one receiver or more: what they are, then piece by piece.
+    """A message's arrays for one or more receivers: first their names and shapes, then the chunks.
 
     Args:
-        arrays: of numbers, by FLARE's name of them in the message; not changed while they are sent.
-        size: bytes of a piece; more, below twice as many, where they do not go up evenly.
+        arrays: numeric, by FLARE's name of them in the message; not changed while they are sent.
+        size: bytes of a chunk; up to twice as many if an array does not divide evenly.
 
     Raises:
-        TypeError: an array is not of numbers.
+        TypeError: an array is not numeric.
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], size: int):
         super().__init__(arrays)
         if any(array.dtype.kind not in "biufc" for array in arrays.values()):
-            raise TypeError("only arrays of numbers travel")
+            raise TypeError("only numeric arrays can be sent")
         self._contents = json.dumps(
             [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
         ).encode()
         self._views: list[memoryview] | None = []
         for array in arrays.values():
             flat = _bytes_of(np.ascontiguousarray(array)).data
-            # Alike, so that none is below what FLARE sends without a copy.
+            # Chunks of equal size, so that none is below what FLARE sends without a copy.
             step = -(-len(flat) // max(1, len(flat) // size))
             self._views += [flat[start : start + step] for start in range(0, len(flat), step or 1)]
 
     def produce(
         self, state: dict[str, int] | None, requester: str
     ) -> tuple[str, list[ArrayChunk] | None, dict[str, int]]:
-        """The contents at first, and then a piece; see `Downloadable`."""
+        """Returns the contents at first, then a chunk each time; see `Downloadable`."""
         number = state[_NEXT] if state else 0
         views = self._views
         if views is None:
-            raise RuntimeError("the arrays are gone")
+            raise RuntimeError("the arrays were released")
         _tidy_up()
         if number > len(views):
             return ProduceRC.EOF, None, {}
-        piece = ArrayChunk(views[number - 1] if number else self._contents)
-        return ProduceRC.OK, [piece], {_NEXT: number + 1}
+        chunk = ArrayChunk(views[number - 1] if number else self._contents)
+        return ProduceRC.OK, [chunk], {_NEXT: number + 1}
 
     def release(self) -> None:
-        """Lets go of the arrays."""
+        """Releases the arrays."""
         self.base_obj = self._views = None
 
 
 class ArrayAssembler(Consumer):
-    """Puts pieces together.
+    """Assembles arrays from chunks.
 
     Args:
-        limit: bytes that all arrays may take together; whoever sends more is not believed.
-        make: gives flat arrays by name, for a dtype and a number of elements of each.
+        limit: bytes that all arrays may take together; transfers that declare more are rejected.
+        make: allocates flat arrays by name, given the dtype and number of elements of each.
 
     Attributes:
-        arrays: by name; whole once the download has completed without an error.
+        arrays: by name; complete once the download has completed without an error.
         error: what went wrong, or empty.
     """
 
@@ -155,44 +155,44 @@ class ArrayAssembler(Consumer):
         self._rest: list[NDArray[np.uint8]] = []
 
     def consume(self, ref_id: str, state: dict[str, int], data: list[ArrayChunk]) -> dict[str, int]:
-        """Takes what `ArrayStream.produce` gave.
+        """Consumes what `ArrayStream.produce` returned.
 
         Raises:
-            ValueError: it does not fit what was announced, or is more than the limit.
+            ValueError: it does not match the declaration, or exceeds the limit.
         """
-        [piece] = data
+        [chunk] = data
         _tidy_up()
         if self.arrays is None:
-            self._announce(json.loads(bytes(piece.view)))
+            self._allocate(json.loads(bytes(chunk.view)))
             return state
-        if not self._rest or len(piece) > len(self._rest[0]):
-            raise ValueError("more than was announced")
-        # By numpy, which lets other threads run meanwhile, as a memoryview does not.
-        self._rest[0][: len(piece)] = np.frombuffer(piece.view, np.uint8)
-        self._rest[0] = self._rest[0][len(piece) :]
+        if not self._rest or len(chunk) > len(self._rest[0]):
+            raise ValueError("more bytes than declared")
+        # numpy lets other threads run during the copy; a memoryview does not.
+        self._rest[0][: len(chunk)] = np.frombuffer(chunk.view, np.uint8)
+        self._rest[0] = self._rest[0][len(chunk) :]
         self._rest = self._rest[not len(self._rest[0]) :]
         return state
 
-    def _announce(self, contents: list[tuple[str, str, list[int]]]) -> None:
-        kinds = {name: (np.dtype(dtype), tuple(shape)) for name, dtype, shape in contents}
-        if any(dtype.kind not in "biufc" for dtype, _ in kinds.values()):
-            raise ValueError("not of numbers")
-        total = sum(dtype.itemsize * _count(shape) for dtype, shape in kinds.values())
+    def _allocate(self, contents: list[tuple[str, str, list[int]]]) -> None:
+        specs = {name: (np.dtype(dtype), tuple(shape)) for name, dtype, shape in contents}
+        if any(dtype.kind not in "biufc" for dtype, _ in specs.values()):
+            raise ValueError("the arrays are not numeric")
+        total = sum(dtype.itemsize * _count(shape) for dtype, shape in specs.values())
         if total > self._limit:
-            raise ValueError(f"{total} bytes where {self._limit:.0f} are the most")
+            raise ValueError(f"{total} bytes exceed the limit of {self._limit:.0f}")
         flats = self._make(
-            {name: (dtype.str, _count(shape)) for name, (dtype, shape) in kinds.items()}
+            {name: (dtype.str, _count(shape)) for name, (dtype, shape) in specs.items()}
         )
-        self.arrays = {name: flats[name].reshape(kinds[name][1]) for name in kinds}
+        self.arrays = {name: flats[name].reshape(specs[name][1]) for name in specs}
         self._rest = [flat for flat in map(_bytes_of, self.arrays.values()) if len(flat)]
 
     def download_completed(self, ref_id: str) -> None:
-        """Sees whether all has come."""
+        """Checks that all declared bytes have arrived."""
         if self.arrays is None or self._rest:
-            self.download_failed(ref_id, "less than was announced")
+            self.download_failed(ref_id, "fewer bytes than declared")
 
     def download_failed(self, ref_id: str, reason: str) -> None:
-        """Nothing is left of it but the reason."""
+        """Discards the arrays and keeps the reason."""
         self.error, self.arrays, self._rest = reason, None, []
 
 
@@ -204,16 +204,16 @@ def _count(shape: tuple[int, ...]) -> int:
     count = 1
     for side in shape:
         if type(side) is not int or side < 0:
-            raise ValueError("no shape")
+            raise ValueError("not a shape")
         count *= side
     return count
 
 
 class StreamedArray:
-    """An array as it stands in a message; FLARE does not copy it, so that nobody may change it.
+    """An array in a message. FLARE does not copy it, so it must not be changed.
 
     Attributes:
-        array: of numbers.
+        array: numeric.
     """
 
     def __init__(self, array: NDArray[Any]):
@@ -224,9 +224,9 @@ class StreamedArray:
 
 
 class _StreamedArrayCodec(ViaDownloaderDecomposer):
-    """Lets a receiver fetch arrays, and fetches them from only so many senders at a time.
+    """Lets a receiver fetch arrays, from a limited number of senders at a time.
 
-    A sender's turn lasts until its arrays are gone from memory here.
+    A sender's turn lasts until its arrays are freed here.
     """
 
     turns: SimpleQueue[None] | None = None
@@ -234,7 +234,7 @@ class _StreamedArrayCodec(ViaDownloaderDecomposer):
     make: Make = make_arrays
 
     def __init__(self) -> None:
-        super().__init__(_PIECE, "np_")
+        super().__init__(_CHUNK, "np_")
 
     def supported_type(self) -> type:
         return StreamedArray
@@ -251,9 +251,9 @@ class _StreamedArrayCodec(ViaDownloaderDecomposer):
         self, from_fqcn: str, ref_id: str, **more: Any
     ) -> tuple[str, dict[str, StreamedArray] | None]:
         def fetch() -> tuple[str, dict[str, NDArray[Any]] | None]:
-            found = ArrayAssembler(self.limit, type(self).make)
-            download_object(from_fqcn=from_fqcn, ref_id=ref_id, consumer=found, **more)
-            return found.error, found.arrays
+            assembler = ArrayAssembler(self.limit, type(self).make)
+            download_object(from_fqcn=from_fqcn, ref_id=ref_id, consumer=assembler, **more)
+            return assembler.error, assembler.arrays
 
         error, arrays = fetch() if self.turns is None else _in_turn(fetch, self.turns)
         if arrays is None:
@@ -274,49 +274,52 @@ def _in_turn(
 ) -> tuple[str, dict[str, NDArray[Any]] | None]:
     give_back: Callable[[None], None] = turns.put
     try:
-        turns.get(timeout=_PATIENCE)
-    except Empty:  # those whose turn it is are stuck: rather more memory than no round
-        give_back = _keep
-    left = [None]
+        turns.get(timeout=_TURN_TIMEOUT)
+    except Empty:  # the other senders are stuck: more memory is better than no round
+        give_back = _give_back_nothing
+    references = [None]
     try:
         error, arrays = fetch()
         for array in (arrays or {}).values():
-            left.append(None)
-            weakref.finalize(array, _one_less, left, give_back)
+            references.append(None)
+            weakref.finalize(array, _drop_reference, references, give_back)
         return error, arrays
     finally:
-        _one_less(left, give_back)
+        _drop_reference(references, give_back)
 
 
-def _one_less(left: list[None], give_back: Callable[[None], None]) -> None:
-    left.pop()
-    if not left:
+def _drop_reference(references: list[None], give_back: Callable[[None], None]) -> None:
+    references.pop()
+    if not references:
         give_back(None)
 
 
-def _keep(turn: None) -> None:
-    """There is no turn to give back."""
+def _give_back_nothing(turn: None) -> None:
+    """Does nothing: there is no turn to give back."""
 
 
 def register_arrays() -> None:
-    """Lets FLARE carry numpy arrays in pieces; both ends of a job's channel need it."""
+    """Lets FLARE send numpy arrays in chunks; both ends of a job's channel need it."""
     fobs.register(_ChunkCodec)
     fobs.register(_StreamedArrayCodec)
 
 
-def fetch_few_at_a_time() -> None:
-    """Fetches the arrays of `AT_ONCE` senders at a time, for who lets go of each after a look."""
+def limit_senders() -> None:
+    """Limits concurrent downloads to `AT_ONCE` senders.
+
+    It is for rules that release each update once it is summed.
+    """
     turns: SimpleQueue[None] = SimpleQueue()
     for _ in range(AT_ONCE):
         turns.put(None)
     _StreamedArrayCodec.turns = turns
 
 
-def place_arrays(make: Make) -> None:
-    """Puts what is fetched into memory that is given, from one message to the next."""
+def allocate_arrays_by(make: Make) -> None:
+    """Sets the allocator of the memory that arrays of later messages are fetched into."""
     _StreamedArrayCodec.make = staticmethod(make)
 
 
 def limit_arrays(limit: int) -> None:
-    """Believes no sender that announces more bytes than this."""
+    """Rejects transfers that declare more than `limit` bytes."""
     _StreamedArrayCodec.limit = limit

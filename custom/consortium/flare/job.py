@@ -1,4 +1,4 @@
-"""What a process of FLARE knows of its job: `meta.json`, `settings.json`, and its own folders."""
+"""Reads a FLARE process's job: `meta.json`, `settings.json`, and its own folders."""
 
 import os
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from consortium.study.job_folder import BOUND, SETTINGS, STUDY
 from consortium.tasks.registry import load_settings
 
 RUN_FOLDER = "CONSORTIUM_RUN"
-"""Environment variable of the orchestrator: the folder that a run's results go to."""
+"""Environment variable of the orchestrator: the folder for a run's results."""
 
 
 TROUBLE = "trouble.txt"
-"""File beside a run's results that says why there are none."""
+"""File next to a run's results with the reason why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Job:
     Attributes:
         run: id of the run; the same for all jobs that continue it.
         name: of the job.
-        hospitals: that the study declares, sorted; empty where `meta.json` names none.
-        quorum: what the study declares of its rounds; see `consortium.orchestration.quorum`.
-        left_out: hospitals that broke the jobs before it, which it does without.
+        hospitals: that the study declares, sorted; empty if `meta.json` names none.
+        quorum: the study's declaration; see `consortium.orchestration.quorum`.
+        left_out: hospitals that it excludes, because they broke the jobs before it.
         settings: the job's.
         root: the workspace of this server or site.
         folder: this job's folder in it.
@@ -57,17 +57,17 @@ def read_job(fl_ctx: FLContext) -> Job:
 
     Raises:
         UsageError: a setting is refused.
-        Refused: `other-version`, where the job was made with another version of this package;
-            `altered-job`, where it is not as it was submitted.
+        Refused: `other-version`, if the job was made with another version of this package;
+            `altered-job`, if it differs from what was submitted.
     """
     workspace: Workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
     job_id: str = fl_ctx.get_job_id()
     meta = read_json_object(Path(workspace.get_job_meta_path(job_id)))
     config = Path(workspace.get_app_config_dir(job_id))
     check_as_submitted(meta, config)
-    ours = meta.get("consortium", {})
+    declared = meta.get("consortium", {})
     attempt = attempt_of({**meta, "job_id": job_id})
-    made_with = ours.get("version", __version__)
+    made_with = declared.get("version", __version__)
     if made_with != __version__:
         raise Refused(
             "other-version",
@@ -78,8 +78,8 @@ def read_job(fl_ctx: FLContext) -> Job:
     return Job(
         run=attempt.run if attempt is not None else job_id,
         name=str(meta.get("name", "job")),
-        hospitals=tuple(sorted(ours.get("hospitals", []))),
-        quorum=ours.get("quorum", {}),
+        hospitals=tuple(sorted(declared.get("hospitals", []))),
+        quorum=declared.get("quorum", {}),
         left_out=attempt.left_out if attempt is not None else (),
         settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
@@ -88,13 +88,13 @@ def read_job(fl_ctx: FLContext) -> Job:
 
 
 def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
-    """Compares a job's `meta.json` with the copy of it that the submitter's signature covers.
+    """Compares a job's `meta.json` with the copy that the submitter's signature covers.
 
-    FLARE verifies every file that is there against that signature; it misses one that was removed.
+    FLARE verifies every existing file against that signature, but misses one that was removed.
 
     Args:
-        meta: as this process was given it.
-        config: the deployed folder of configuration.
+        meta: as this process received it.
+        config: the deployed configuration folder.
 
     Raises:
         Refused: `altered-job`.
@@ -106,24 +106,24 @@ def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
         study = read_json_object(config / STUDY.name)
         attempt = attempt_of({"job_id": "", **meta})
         if attempt is not None and attempt.left_out:
-            # The orchestrator may do without a hospital; what it may not is ask another one.
+            # The orchestrator may exclude a hospital, but not add one.
             hospitals = study["consortium"]["hospitals"]
             study["deploy_map"] = exclude_sites(study["deploy_map"], hospitals, attempt.left_out)
         altered += [f"{key} in meta.json" for key in BOUND if meta.get(key) != study.get(key)]
     if altered:
         raise Refused(
             "altered-job",
-            f"{altered[0]} is not as it was submitted",
+            f"{altered[0]} differs from what was submitted",
             "the job",
-            "tell the submitter; somebody changed it on its way",
+            "inform the submitter: the job was changed in transit",
         )
 
 
 def result_folders(job: Job) -> tuple[Path, Path]:
-    """Where the orchestrator puts what a run leaves, and its checkpoints.
+    """Returns the orchestrator's folders for a run's results and for its checkpoints.
 
-    By default the results lie in the job's own folder, which FLARE's download brings, and the
-    checkpoints outside of it, so that the next job of the same run finds it.
+    By default the results are in the job's own folder, which FLARE's download fetches. The
+    checkpoints are outside of it, so that the next job of the same run finds them.
     """
     override = os.environ.get(RUN_FOLDER)
     if override:
@@ -132,5 +132,5 @@ def result_folders(job: Job) -> tuple[Path, Path]:
 
 
 def checkpoint_folder(root: Path, run: str) -> Path:
-    """Where the orchestrator with this workspace keeps the checkpoints of a run."""
+    """Returns the folder of a run's checkpoints in the orchestrator's workspace."""
     return root / "consortium" / run / "checkpoints"

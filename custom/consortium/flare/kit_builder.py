@@ -1,7 +1,7 @@
-"""The builder that makes FLARE's kits ours: safe defaults, a check at the start, a signature.
+"""The builder that completes FLARE's kits: safe defaults, a check at the start, a signature.
 
-Listed second in `project.yml`, right after FLARE's `WorkspaceBuilder`: FLARE calls `finalize` in
-reverse order, so this one sees finished kits before they are moved to their place.
+It stands second in `project.yml`, right after FLARE's `WorkspaceBuilder`: FLARE calls `finalize` in
+reverse order, so this one sees finished kits before they are moved to their final folder.
 """
 
 import json
@@ -20,14 +20,14 @@ _REPLACED = {
     ParticipantType.CLIENT: ("local/resources.json.default", "local/privacy.json.sample"),
     ParticipantType.ADMIN: ("startup/readme.txt",),
 }
-"""What FLARE writes and ours stands for; besides, its `readme.txt`."""
+"""Files of FLARE's that ours replace, in addition to its `readme.txt`."""
 
 
 class KitBuilder(Builder):
     """Completes and signs every participant's kit."""
 
     def finalize(self, project: Project, ctx: ProvisionContext) -> None:
-        """Writes our files, puts the check into the scripts, then lists and signs all."""
+        """Writes our files, adds the check to the scripts, then lists and signs all files."""
         for participant in project.get_all_participants():
             kit = Path(ctx.get_ws_dir(participant))
             role = _role(participant)
@@ -36,7 +36,7 @@ class KitBuilder(Builder):
             for name, content in local_files(role).items():
                 (kit / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if participant.type == ParticipantType.SERVER:
-                _keep_local(kit / "startup" / "fed_server.json", participant)
+                _listen_locally(kit / "startup" / "fed_server.json", participant)
             for name in STARTING_SCRIPTS:
                 if (kit / name).is_file():
                     script = (kit / name).read_text(encoding="utf-8")
@@ -55,8 +55,8 @@ class KitBuilder(Builder):
             path.chmod(0o600)
 
 
-def _keep_local(file: Path, server: Participant) -> None:
-    """Has an orchestrator that is reached over loopback alone listen there, and nowhere else."""
+def _listen_locally(file: Path, server: Participant) -> None:
+    """Makes an orchestrator listen on loopback only, if all its names are loopback names."""
     hosts = [server.get_default_host(), *(server.get_prop("host_names") or [])]
     if all(host == "localhost" or str(host).startswith("127.") for host in hosts):
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""FLARE's provisioning, run in this process without what it prints."""
+"""Runs FLARE's provisioning in this process, without its output."""
 
 import contextlib
 import copy
@@ -14,18 +14,18 @@ from nvflare.lighter.provisioner import Provisioner
 from consortium.core.errors import EnvironmentProblem
 
 STATE = "state/cert.json"
-"""Path of FLARE's state in a project's workspace: the root's key, all keys and certificates."""
+"""Path of FLARE's state in a project's workspace: the root key, all keys and certificates."""
 
 
 def provision(project: dict[str, Any], workspace: Path) -> Path:
     """Makes all kits of a project.
 
     Args:
-        project: content of a project file, checked before.
-        workspace: FLARE's; holds a folder called like the project with the state of earlier runs.
+        project: content of a checked project file.
+        workspace: FLARE's; holds a folder named like the project with the state of earlier runs.
 
     Returns:
-        The folder that holds a kit a participant.
+        The folder that holds one kit per participant.
 
     Raises:
         EnvironmentProblem: `provisioning-failed`.
@@ -42,6 +42,6 @@ def provision(project: dict[str, Any], workspace: Path) -> Path:
                 "provisioning-failed", str(error), "", "see --debug"
             ) from error
     if context.get(CtxKey.BUILD_ERROR):
-        told = "; ".join(context.get_errors()) or printed.getvalue()[-300:]
-        raise EnvironmentProblem("provisioning-failed", told, "", "correct the project file")
+        message = "; ".join(context.get_errors()) or printed.getvalue()[-300:]
+        raise EnvironmentProblem("provisioning-failed", message, "", "correct the project file")
     return Path(context.get_result_location())

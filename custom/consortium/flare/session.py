@@ -23,77 +23,80 @@ from consortium.core.json_files import read_json_object
 
 
 class Session:
-    """What an admin may ask of the orchestrator; opened by `open_session`."""
+    """An admin's requests to the orchestrator; opened by `open_session`."""
 
     def __init__(self, flare: FlareSession, admin: str):
         self._flare, self._admin = flare, admin
 
     def hospitals(self) -> list[str]:
-        """Names of the sites that are connected, sorted."""
-        with self._told("check_status"):
+        """Returns the names of the connected hospitals, sorted."""
+        with self._translate_errors("check_status"):
             return sorted(client.name for client in self._flare.get_system_info().client_info)
 
     def submit(self, job: Path) -> str:
-        """Submits a job's folder and returns FLARE's id of the job.
+        """Submits a copy of a job's folder and returns FLARE's id of the job.
 
-        A copy is submitted, because FLARE signs in place.
+        FLARE signs the folder in place, so the original is not submitted.
 
         Raises:
             Refused: `not-authorized`, `bad-job` or `refused`.
         """
-        with tempfile.TemporaryDirectory() as place, self._told("submit_job"):
-            copy = Path(place) / job.name
+        with tempfile.TemporaryDirectory() as folder, self._translate_errors("submit_job"):
+            copy = Path(folder) / job.name
             shutil.copytree(job, copy)
             return str(self._flare.submit_job(str(copy)))
 
     def jobs(self) -> list[dict[str, Any]]:
-        """All jobs, newest first; each with `job_id`, `job_name`, `status` and more of FLARE's."""
-        with self._told("list_jobs"):
+        """Returns FLARE's records of all jobs, newest first: `job_id`, `job_name`, `status` etc."""
+        with self._translate_errors("list_jobs"):
             listed = [dict(job) for job in self._flare.list_jobs(detailed=True)]
         return sorted(listed, key=lambda job: str(job.get("submit_time", "")), reverse=True)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """FLARE's record of a job, with what it keeps of its deployment and scheduling.
+        """Returns FLARE's record of a job, including its deployment and scheduling.
 
         Raises:
             UsageError: `unknown-run`.
         """
-        with self._told("get_job_meta"):
+        with self._translate_errors("get_job_meta"):
             return dict(self._flare.get_job_meta(job_id))
 
-    def find(self, beginning: str) -> str:
-        """The id of the one job whose id begins so.
+    def find(self, prefix: str) -> str:
+        """Returns the id of the one job whose id begins with `prefix`.
 
         Raises:
             UsageError: `unknown-run` or `several-runs`.
         """
-        found = [str(job["job_id"]) for job in self.jobs() if job["job_id"].startswith(beginning)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matches = [str(job["job_id"]) for job in self.jobs() if job["job_id"].startswith(prefix)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise UsageError(
-                "several-runs", f"{len(found)} runs begin so", beginning, "give more of the id"
+                "several-runs",
+                f"{len(matches)} runs have ids that begin like this",
+                prefix,
+                "give more of the id",
             )
-        raise UsageError("unknown-run", "there is no such run", beginning, "see consortium runs")
+        raise UsageError("unknown-run", "there is no such run", prefix, "see consortium runs")
 
     def abort(self, job_id: str) -> None:
-        """Ends a job, or takes it out of the queue."""
-        with self._told("abort_job"):
+        """Ends a job, or removes it from the queue."""
+        with self._translate_errors("abort_job"):
             self._flare.abort_job(job_id)
 
     def download(self, job_id: str, into: Path) -> Path:
-        """Fetches what a finished job left and returns its folder."""
-        with self._told("download_job"):
+        """Downloads the results of a finished job and returns their folder."""
+        with self._translate_errors("download_job"):
             return Path(self._flare.download_job_result(job_id, str(into)))
 
     def shutdown(self) -> None:
-        """Ends all sites and the orchestrator, without waiting for it."""
-        with self._told("shutdown"):
+        """Ends all hospitals and the orchestrator, without waiting."""
+        with self._translate_errors("shutdown"):
             self._flare.shutdown("all", wait=False)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Turns FLARE's errors into sentences, and keeps what it prints from the terminal."""
+    def _translate_errors(self, command: str) -> Iterator[None]:
+        """Translates FLARE's errors into ours, and keeps its output from the terminal."""
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 yield
@@ -102,20 +105,22 @@ class Session:
             except AuthorizationError:
                 raise Refused(
                     "not-authorized",
-                    f"{self._admin} has no right to {what}",
+                    f"{self._admin} has no right to {command}",
                     "",
                     "ask somebody whose role has it",
                 ) from None
             except JobNotFound:
                 raise UsageError(
-                    "unknown-run", "there is no such job", what, "see consortium runs"
+                    "unknown-run", "there is no such job", command, "see consortium runs"
                 ) from None
             except InvalidJobDefinition as error:
-                raise Refused("bad-job", str(error), what, "correct the job's folder") from None
+                raise Refused("bad-job", str(error), command, "correct the job's folder") from None
             except NoConnection as error:
                 raise _unreachable(str(error)) from None
             except Exception as error:
-                raise Refused("refused", str(error), what, "see the orchestrator's log") from error
+                raise Refused(
+                    "refused", str(error), command, "see the orchestrator's log"
+                ) from error
 
 
 @contextlib.contextmanager
@@ -124,7 +129,7 @@ def open_session(kit: Path, timeout: float = 10.0) -> Iterator[Session]:
 
     Args:
         kit: the kit's folder.
-        timeout: seconds to try for.
+        timeout: seconds to try.
 
     Raises:
         UsageError: `no-admin-kit`.
@@ -133,10 +138,12 @@ def open_session(kit: Path, timeout: float = 10.0) -> Iterator[Session]:
     """
     file = kit / "startup" / "fed_admin.json"
     if not file.is_file():
-        raise UsageError("no-admin-kit", "no admin's kit", str(kit), "give the kit of an admin")
+        raise UsageError(
+            "no-admin-kit", "this is not an admin's kit", str(kit), "give the kit of an admin"
+        )
     admin = str(read_json_object(file)["admin"]["username"])
     try:
-        # FLARE tells on the terminal that it connects.
+        # FLARE prints to the terminal that it connects.
         with contextlib.redirect_stdout(io.StringIO()):
             flare = new_secure_session(admin, str(kit.resolve()), timeout=timeout)
     except NoConnection as error:
@@ -147,10 +154,13 @@ def open_session(kit: Path, timeout: float = 10.0) -> Iterator[Session]:
         yield Session(flare, admin)
     finally:
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-            flare.close()  # or FLARE's threads keep this process from ending
+            flare.close()  # otherwise FLARE's threads keep this process from ending
 
 
-def _unreachable(told: str) -> EnvironmentProblem:
+def _unreachable(message: str) -> EnvironmentProblem:
     return EnvironmentProblem(
-        "no-connection", f"the orchestrator does not answer ({told})", "", "is it running?"
+        "no-connection",
+        f"the orchestrator does not answer ({message})",
+        "",
+        "check that it is running",
     )

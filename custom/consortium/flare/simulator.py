@@ -1,4 +1,4 @@
-"""FLARE's simulator as a process of its own, and every hospital as a further one."""
+"""Starts FLARE's simulator in its own process, and every hospital in another one."""
 
 import os
 import subprocess
@@ -27,18 +27,17 @@ def start_simulator(
 
     Args:
         job: the prepared job.
-        hospitals: names of the sites.
-        data: holds one folder a hospital.
-        workspace: of the run. FLARE's own files go to `federation/` (wiped at the start), what it
-            prints to `federation.log`, results to the workspace, what hospitals keep to
-            `hospitals/`.
+        hospitals: their names.
+        data: holds one folder per hospital.
+        workspace: of the run. FLARE's own files go to `federation/` (wiped at the start), its
+            output to `federation.log`, results to the workspace, hospitals' state to `hospitals/`.
         smallest_group: see `consortium.core.site_policy.Site`.
         share_models: whether hospitals let others score their models.
-        environment: to start it with.
-        lock: a file descriptor that it shall hold.
+        environment: of the process.
+        lock: a file descriptor that it inherits.
 
     Returns:
-        The running process, leader of a process group of its own.
+        The running process, which leads its own process group.
     """
     own = {
         site.DATA: str(data / "{site}"),
@@ -48,15 +47,15 @@ def start_simulator(
         flare_job.RUN_FOLDER: str(workspace),
     }
     threads = str(max(1, (os.cpu_count() or 1) // len(hospitals)))
-    # Threads of several processes that spin against each other cost far more than they bring. Every
-    # thread of FLARE's, of which there are dozens in a site, may have a heap of its own.
+    # Busy-waiting threads of several processes cost far more than they gain. Each of FLARE's
+    # threads, of which a site has dozens, may have a heap of its own.
     quiet = {
         "OMP_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": "PASSIVE",
         "MKL_NUM_THREADS": threads,
         "MALLOC_ARENA_MAX": "2",
     }
-    # FLARE wipes its workspace and keeps `local/`, from which it serves every site.
+    # FLARE wipes its workspace except `local/`, which it uses for every site.
     write_json(
         workspace / "federation" / "local" / "resources.json",
         {"format_version": 2, "class_allow_list": HOSPITAL_CLASSES + ORCHESTRATOR_CLASSES},

@@ -21,12 +21,12 @@ FAILURE, METRICS = "consortium_failure", "consortium_metrics"
 
 
 _IN_THE_MESSAGE = 2**20
-"""Bytes of an array up to which it travels in the message itself. FLARE has the receiver fetch any
-array by itself, in requests that take longer than so few bytes."""
+"""Arrays of up to so many bytes are part of the message itself. The receiver fetches larger ones in
+requests of their own, which would take longer than so few bytes."""
 
 
 def put_arrays(buffers: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Arrays as they travel."""
+    """Encodes arrays for a message."""
     return {
         key: (flat.dtype.str, flat.tobytes())
         if flat.nbytes <= _IN_THE_MESSAGE
@@ -35,35 +35,35 @@ def put_arrays(buffers: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     }
 
 
-def take_arrays(carried: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Undoes `put_arrays`.
+def take_arrays(encoded: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Decodes what `put_arrays` encoded.
 
     Raises:
-        ValueError, TypeError: these are no arrays.
+        ValueError, TypeError: the values are no arrays.
     """
     return {
-        key: one.array
-        if isinstance(one, StreamedArray)
-        else np.frombuffer(bytearray(one[1]), one[0])
-        for key, one in carried.items()
+        key: value.array
+        if isinstance(value, StreamedArray)
+        else np.frombuffer(bytearray(value[1]), value[0])
+        for key, value in encoded.items()
     }
 
 
 def drop_arrays(shareable: Shareable) -> None:
-    """Lets go of the arrays of what was sent, if it has any; what is on its way still arrives.
+    """Releases the arrays of a sent message, if it has any; a transfer that has begun still ends.
 
     FLARE holds on to a task until garbage is collected, and to an answer for longer.
     """
     with suppress(ValueError):
-        for one in from_shareable(shareable).data.values():
-            if isinstance(one, StreamedArray):
-                one.array = np.empty(0)
+        for value in from_shareable(shareable).data.values():
+            if isinstance(value, StreamedArray):
+                value.array = np.empty(0)
 
 
 def model_from_shareable(
     shareable: Shareable,
 ) -> tuple[tuple[Any, dict[str, NDArray[Any]]], dict[str, Any]]:
-    """The model as `consortium.protocol.codec.pack` gave it, and what goes with it.
+    """Decodes a model, as returned by `consortium.protocol.codec.pack`, and its other values.
 
     Raises:
         ValueError: it holds no model.
@@ -74,20 +74,20 @@ def model_from_shareable(
 
 
 def update_to_shareable(buffers: Mapping[str, NDArray[Any]], plain: Mapping[str, Any]) -> Shareable:
-    """An update as a hospital sends it, from `consortium.protocol.update.update_to_wire`."""
-    carried = put_arrays(buffers)
-    return DXO(DataKind.WEIGHT_DIFF, carried, {"update": dict(plain)}).to_shareable()
+    """Encodes an update, as returned by `consortium.protocol.update.update_to_wire`."""
+    encoded = put_arrays(buffers)
+    return DXO(DataKind.WEIGHT_DIFF, encoded, {"update": dict(plain)}).to_shareable()
 
 
 def failure_to_shareable(failure: Failure) -> Shareable:
-    """A failure; its return code is OK, or FLARE would drop it without telling anyone."""
+    """Encodes a failure; its return code is OK, because FLARE drops others without notice."""
     shareable = Shareable()
     shareable.set_header(FAILURE, {"code": failure.code})
     return shareable
 
 
 def metrics_to_shareable(metrics: Metrics) -> Shareable:
-    """Metrics without tensors."""
+    """Encodes metrics, without tensors."""
     shareable = Shareable()
     shareable.set_header(METRICS, metrics.model_dump())
     return shareable

@@ -1,1 +1,1 @@
-"""One job over a folder of hospitals on one machine, in one of several places."""
+"""Runs a job over a folder of hospitals on one machine: in process, simulated or federated."""

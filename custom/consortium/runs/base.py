@@ -1,9 +1,9 @@
-"""A job over a folder of hospitals on one machine: what is run, and how far it is.
+"""A run of a job over a folder of hospitals on one machine, and its progress.
 
-There are three places to run it, with one interface and the same bytes out of all three:
-`in_process` (the same numbers, in seconds), `simulator` (FLARE's own processes, codecs and
-configuration) and `local_federation` (signed kits besides). What always holds: what does not go
-together is said before anything is started, and a workspace belongs to one run.
+There are three engines with one interface and the same bytes as results: `in_process` (the same
+numbers, in seconds), `simulator` (FLARE's own processes, codecs and configuration) and
+`local_federation` (signed kits in addition). Invariants: inputs that do not match are reported
+before anything is started, and a workspace belongs to one run.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from consortium.tasks.folders import hospital_folders
 from consortium.tasks.registry import load_settings, parse_settings, task_of
 
 POLL = 0.3
-"""Seconds between two looks at the progress."""
+"""Seconds between two reads of the progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What can be seen of a running job.
+    """The progress of a running job.
 
     Attributes:
         settings: of the job.
         records: lines of `rounds.jsonl` so far.
-        hospitals: what each hospital's progress file says; empty before it starts.
+        hospitals: content of each hospital's progress file, once it has one.
     """
 
     settings: Settings
@@ -48,16 +48,16 @@ class View:
 
 
 Watch = Callable[[View], None]
-"""Is shown the state of a run from time to time."""
+"""Receives the progress of a run from time to time."""
 
 
-def look(settings: Settings, rounds: Path, states: Mapping[str, Path]) -> View:
-    """Takes a look at a running job.
+def read_view(settings: Settings, rounds: Path, states: Mapping[str, Path]) -> View:
+    """Reads the progress of a running job.
 
     Args:
         settings: of the job.
         rounds: its `rounds.jsonl`.
-        states: of each hospital, the folder that holds a folder a run.
+        states: for each hospital, the folder that holds one folder per run.
     """
     records = []
     with contextlib.suppress(OSError, ValueError):
@@ -67,7 +67,7 @@ def look(settings: Settings, rounds: Path, states: Mapping[str, Path]) -> View:
 
 
 def read_progress(states: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """What the progress files say, by hospital; see `look`."""
+    """Reads the hospitals' progress files; see `read_view`."""
     progress = {}
     for name, folder in states.items():
         for path in folder.glob("*/progress.json"):
@@ -78,16 +78,16 @@ def read_progress(states: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRun(ABC):
-    """What to run.
+    """A run of a job on one machine.
 
     Attributes:
         job: the job's folder.
-        data: holds one folder a hospital.
+        data: holds one folder per hospital.
         workspace: of the run.
-        settings: a file that takes the place of the job's `settings.json`, or None.
+        settings: a file that replaces the job's `settings.json`, or None.
         assignments: `KEY=VALUE` changes of the settings.
         quorum: `KEY=VALUE` changes of the quorum; see `consortium.orchestration.quorum`.
-        smallest_group: a metric over fewer patients is not sent by a hospital.
+        smallest_group: a hospital sends no metric over fewer patients.
     """
 
     job: Path
@@ -103,7 +103,7 @@ class LocalRun(ABC):
         """Runs the job to its end.
 
         Args:
-            watch: is shown the state from time to time.
+            watch: receives the progress from time to time.
 
         Returns:
             The content of `result.json`.
@@ -116,16 +116,16 @@ class LocalRun(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumableRun(LocalRun):
-    """A run that goes on in its workspace after a kill.
+    """A run that can be resumed in its workspace after a kill.
 
     Attributes:
-        resume: go on with the run in the workspace, where `assignments` say so to more rounds.
+        resume: whether to resume the run in the workspace; `assignments` may give it more rounds.
     """
 
     resume: bool = False
 
     def prepare(self) -> Settings:
-        """Puts the job to be run into the workspace, or finds it there.
+        """Prepares the job in the workspace, or finds it there to resume.
 
         Raises:
             UsageError: see `prepare_run`; `settings-on-resume`; `fewer-rounds`.
@@ -135,13 +135,11 @@ class ResumableRun(LocalRun):
 
 
 def prepare_run(wanted: LocalRun) -> Settings:
-    """Puts the job to be submitted into a new workspace, at `job/NAME`.
-
-    What does not go together is said before anything is started.
+    """Prepares the job to submit in a new workspace, at `job/NAME`.
 
     Raises:
         UsageError: a folder, a hospital or a setting is wrong; nothing was written.
-        Refused: `workspace-in-use`, or a hospital's folder is another job's.
+        Refused: `workspace-in-use`, or a hospital's folder belongs to another job.
     """
     job, workspace = wanted.job, wanted.workspace.resolve()
     if workspace.exists() and any(workspace.iterdir()):
@@ -149,7 +147,7 @@ def prepare_run(wanted: LocalRun) -> Settings:
             "workspace-in-use",
             "the workspace is not empty",
             str(workspace),
-            "choose another one, or go on with --resume",
+            "choose another one, or continue with --resume",
         )
     folders = hospital_folders(wanted.data)
     file = wanted.settings or job / SETTINGS
@@ -181,56 +179,59 @@ def prepare_run(wanted: LocalRun) -> Settings:
 
 
 def resume_run(wanted: LocalRun) -> Settings:
-    """Finds the job of the run in the workspace, and extends it where more rounds are wanted.
+    """Finds the job of the run in the workspace, and changes its number of rounds if asked to.
 
     Raises:
-        UsageError: `settings-on-resume`, where more than the rounds would change; `fewer-rounds`.
+        UsageError: `settings-on-resume`, if more than the rounds would change; `fewer-rounds`.
         Refused: `nothing-to-resume`; `other-hospitals`.
     """
     workspace = wanted.workspace.resolve()
     prepared = workspace / "job" / wanted.job.name
-    more = [word for word in wanted.assignments if not word.startswith("rounds=")]
-    if more or wanted.settings or wanted.quorum:
+    others = [item for item in wanted.assignments if not item.startswith("rounds=")]
+    if others or wanted.settings or wanted.quorum:
         raise UsageError(
             "settings-on-resume",
-            "of the settings of a run only the rounds can change",
+            "only the number of rounds of a run can change",
             "--resume",
             "leave out --settings, --set, --quorum and --seed",
         )
     if not prepared.is_dir():
         raise Refused(
-            "nothing-to-resume", "no run of this job is here", str(workspace), "start one"
+            "nothing-to-resume",
+            "the workspace has no run of this job",
+            str(workspace),
+            "start one without --resume",
         )
     declared = read_json_object(prepared / "meta.json")["consortium"]["hospitals"]
     if declared != sorted(hospital_folders(wanted.data.resolve())):
         raise Refused(
             "other-hospitals",
-            f"the run declares {', '.join(declared)}",
+            f"the run has the hospitals {', '.join(declared)}",
             str(wanted.data),
             "resume with the same folders",
         )
     if wanted.assignments:
         raw = override(read_json_object(prepared / SETTINGS), list(wanted.assignments))
         extended = parse_settings(raw, "--rounds")
-        done = len(look(extended, workspace / "rounds.jsonl", {}).records)
+        done = len(read_view(extended, workspace / "rounds.jsonl", {}).records)
         if extended.rounds < done:
             raise UsageError(
                 "fewer-rounds",
-                f"{done} rounds are done, and {extended.rounds} cannot be all",
+                f"{done} rounds are closed already, more than {extended.rounds}",
                 "--rounds",
-                "name as many or more",
+                f"give {done} or more",
             )
         write_json(prepared / SETTINGS, raw)
     return load_settings(prepared / SETTINGS)
 
 
 @contextlib.contextmanager
-def hold_workspace(workspace: Path, patience: float = 0.0) -> Iterator[int]:
-    """Holds the workspace, in this process and those that it starts, as long as one of them lives.
+def hold_workspace(workspace: Path, timeout: float = 0.0) -> Iterator[int]:
+    """Locks the workspace for this process and those that it starts, until the last one ends.
 
     Args:
         workspace: of the run.
-        patience: seconds to wait for the processes of a run that was killed.
+        timeout: seconds to wait for the processes of a run that was killed.
 
     Yields:
         The file descriptor of the lock.
@@ -238,12 +239,12 @@ def hold_workspace(workspace: Path, patience: float = 0.0) -> Iterator[int]:
     Raises:
         Refused: `workspace-busy`.
     """
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while (lock := lock_file(workspace / ".lock")) is None:
-        if time.monotonic() >= until:
+        if time.monotonic() >= deadline:
             raise Refused(
                 "workspace-busy",
-                "a run is writing into the workspace",
+                "another run is using the workspace",
                 str(workspace),
                 "wait for its end, or end it",
             )
@@ -252,5 +253,5 @@ def hold_workspace(workspace: Path, patience: float = 0.0) -> Iterator[int]:
         try:
             yield file.fileno()
         finally:
-            # Processes that were started share the lock, and some take a moment to go.
+            # Processes that were started share the lock, and some take a moment to end.
             fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,7 +1,7 @@
-"""The reference that no federation has: one model trained on all hospitals' patients in one place.
+"""Trains the centralised model: one model on all hospitals' patients in one place.
 
-Only where all folders lie on one machine, in a simulation or a benchmark. The centralised model has
-the same settings, starts from the same weights and is kept by the same rule as the shared one.
+It is a reference for simulations and benchmarks, where all folders lie on one machine. It has the
+same settings, the same start weights and the same model selection as the federated model.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def pool_hospitals(folders: Mapping[str, Path], out: Path, settings: Settings) -> None:
     """Writes a folder that holds the cases of all hospitals.
 
-    A patient is on the side of the split that its own hospital puts it on.
+    A patient stays in the part, training or validation, that its own hospital assigns it to.
 
     Args:
         folders: of the hospitals, by name.
@@ -57,8 +57,8 @@ def train_centralised(
         settings: of the job.
         workspace: for the joined folder and the model.
         steps: optimiser steps a round; by default as many as all hospitals take together, so that
-            as many samples are seen as in the federation. Passes over the patients
-            (`local_epochs`) are as many as there anyway.
+            the model sees as many samples as in the federation. Passes over the patients
+            (`local_epochs`) need no such change.
         device: where to train.
         report: see `LocalTrainer`.
 
@@ -67,18 +67,18 @@ def train_centralised(
     """
     work: dict[str, Any] = {"local_steps": steps, "local_epochs": None, "local_minutes": None}
     if steps is None:
-        each, count = settings.training, len(folders)
-        work = {"local_steps": each.local_steps * count}
-        if each.local_minutes is not None:
-            work["local_minutes"] = each.local_minutes * count
+        local, count = settings.training, len(folders)
+        work = {"local_steps": local.local_steps * count}
+        if local.local_minutes is not None:
+            work["local_minutes"] = local.local_minutes * count
     training = settings.training.model_copy(update=work)
     settings = settings.model_copy(update={"training": training})
     pool_hospitals(folders, workspace / "data", settings)
     site = Site(_SITE, workspace / "data", workspace / "state")
-    hospital = LocalTrainer(site, settings, device=device, report=report)
+    trainer = LocalTrainer(site, settings, device=device, report=report)
     start = build_network(settings, seed=derive_seed(settings.seed, "model")).state_dict()
-    hospital.train_local(start, settings.rounds)
-    return load_file(hospital.own_model)
+    trainer.train_local(start, settings.rounds)
+    return load_file(trainer.own_model)
 
 
 def score_at_hospitals(
@@ -105,7 +105,7 @@ def add_centralised(
     smallest_group: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Trains the centralised model of a finished run; its scores go to result, page and curves.
+    """Trains the centralised model of a finished run; adds its scores to result, page and curves.
 
     Args:
         run: the workspace of the run; the model goes to `centralised/` in it.

@@ -1,14 +1,15 @@
-"""A real federation on one machine: every participant a process of its own, with its own kit.
+"""Starts and stops a real federation on one machine: one process and one kit per participant.
 
-For trying, for demonstrations and for tests; hospitals elsewhere start their kits themselves. The
+It is for trials, demonstrations and tests; in a study each hospital starts its own kit. The
 workspace belongs to one federation:
 
-* `coordinator/`: what `consortium.membership.provisioning` makes;
+* `coordinator/`: the output of `consortium.membership.provisioning`;
 * `machines/NAME/`: the running copy of a kit, as on a machine of its own;
-* `admins/NAME/`: kits to log in with; `NAME.log` beside a machine: what its process printed.
+* `machines/NAME.log`: the output of its process;
+* `admins/NAME/`: kits to log in with.
 
-What always holds: whatever runs here carries its machine's folder on its command line, by which
-`down` finds it, also when its parent is gone; `up` starts only what does not run.
+Invariants: every process here has its machine's folder on its command line, so that `down` finds it
+even if its parent is gone; `up` starts only what does not run.
 """
 
 import contextlib
@@ -41,12 +42,12 @@ COORDINATOR = "coordinator@consortium.example"
 RESEARCHER = "researcher@consortium.example"
 OBSERVER = "board@consortium.example"
 UP_TIMEOUT = 60.0
-"""Seconds until all hospitals must have registered."""
+"""Seconds within which all hospitals must register."""
 _PARENTS = (
     "nvflare.private.fed.app.server.server_train",
     "nvflare.private.fed.app.client.client_train",
 )
-_PATIENCE = 5.0  # seconds that a process may take to end before it is killed
+_END_TIMEOUT = 5.0  # seconds that a process may take to end before it is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class Machine:
     """A participant's process.
 
     Attributes:
-        name: of the site.
-        process: id of its parent process; None where it does not run.
-        connected: whether the orchestrator knows it; always so for the orchestrator itself.
+        name: of the participant.
+        process: id of its parent process; None if it does not run.
+        connected: whether it is connected to the orchestrator, or is the running orchestrator.
     """
 
     name: str
@@ -71,26 +72,26 @@ def up(
     data: Path | None = None,
     own: Mapping[str, Any] | None = None,
     fork: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Machine]:
-    """Provisions where nothing is, and starts what does not run.
+    """Provisions the federation if it is new, and starts every machine that does not run.
 
     Args:
         workspace: of the federation.
         hospitals: how many; by default all of `data`, or four.
-        data: holds one folder a hospital, whose names become the hospitals'.
-        own: what every hospital decides for itself; see `consortium.kits.hospital`.
-        fork: whether one fork server makes the processes that train; see
-            `consortium.client.fork_server`. Where it is false each is spawned, as at a hospital.
-        tell: is told what happens.
+        data: holds one folder per hospital, named like it.
+        own: settings of every hospital's own file; see `consortium.kits.hospital`.
+        fork: whether trainer processes are forked; see `consortium.client.fork_server`. If false,
+            each is spawned, as at a hospital.
+        report: receives a line for each step.
 
     Returns:
-        What runs, the orchestrator first.
+        The running machines, the orchestrator first.
 
     Raises:
         UsageError: the folder of data is wrong.
-        Refused: the federation there has other hospitals.
-        EnvironmentProblem: `not-up`, where a process ended or a hospital did not register.
+        Refused: the federation in the workspace has other hospitals.
+        EnvironmentProblem: `not-up`, if a process ended or a hospital did not register.
     """
     workspace = workspace.resolve()
     folders = hospital_folders(data.resolve()) if data else {}
@@ -100,27 +101,27 @@ def up(
         if known and (data or hospitals) and sorted(known[1:]) != sorted(names):
             raise Refused(
                 "other-hospitals",
-                f"the federation here has the hospitals {', '.join(known[1:])}",
+                f"the federation in the workspace has the hospitals {', '.join(known[1:])}",
                 str(workspace),
                 "choose another workspace",
             )
         if not known:
-            tell("Provisioning")
+            report("Provisioning")
             _provision(workspace, names)
             known = _known(workspace)
         for name, folder in folders.items():
             if name in known:
                 file = workspace / "machines" / name / HOSPITAL
-                stated = {**read_json_object(file), **(own or {}), "data": str(folder)}
-                write_json(file, HospitalFile.model_validate(stated).model_dump())
+                content = {**read_json_object(file), **(own or {}), "data": str(folder)}
+                write_json(file, HospitalFile.model_validate(content).model_dump())
         running = _running(workspace)
         _start(workspace, [name for name in known if name not in running], fork=fork)
-        tell("Starting")
+        report("Starting")
         return _wait(workspace, known)
 
 
 def status(workspace: Path) -> list[Machine]:
-    """What runs of a federation, the orchestrator first.
+    """Returns the state of a federation's machines, the orchestrator first.
 
     Raises:
         UsageError: `no-federation`.
@@ -129,7 +130,10 @@ def status(workspace: Path) -> list[Machine]:
     known = _known(workspace)
     if not known:
         raise UsageError(
-            "no-federation", "there is none here", str(workspace), "run scripts/federation up"
+            "no-federation",
+            "the workspace has no federation",
+            str(workspace),
+            "run scripts/federation up",
         )
     running = _running(workspace)
     connected: Sequence[str] = ()
@@ -143,7 +147,7 @@ def status(workspace: Path) -> list[Machine]:
 
 
 def down(workspace: Path) -> list[str]:
-    """Ends every process of a federation; what it left stays. Safe to run twice.
+    """Ends every process of a federation and keeps its files. Safe to run twice.
 
     Returns:
         Names of the machines that ran.
@@ -157,22 +161,22 @@ def down(workspace: Path) -> list[str]:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        _, alive = psutil.wait_procs(processes, timeout=_PATIENCE)
-        # What was started meanwhile, and what does not listen.
+        _, alive = psutil.wait_procs(processes, timeout=_END_TIMEOUT)
+        # Processes that were started meanwhile, and those that ignore SIGTERM.
         for process in {*alive, *_processes(workspace)}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(_processes(workspace), timeout=_PATIENCE)
+        psutil.wait_procs(_processes(workspace), timeout=_END_TIMEOUT)
         return names
 
 
 def admin_kit(workspace: Path, name: str) -> Path:
-    """The kit of an admin of a federation."""
+    """Returns the folder of an admin's kit."""
     return workspace / "admins" / name
 
 
 def _known(workspace: Path) -> list[str]:
-    """The machines of a federation, the orchestrator first."""
+    """Returns the names of a federation's machines, the orchestrator first."""
     names = {path.name for path in (workspace / "machines").glob("*/")}
     return [ORCHESTRATOR, *sorted(names - {ORCHESTRATOR})] if names else []
 
@@ -183,18 +187,18 @@ def _provision(workspace: Path, names: Sequence[str]) -> None:
     replace_file(
         coordinator / "project.yml", lambda path: YAML(typ="safe", pure=True).dump(project, path)
     )
-    made = create(coordinator / "project.yml", coordinator).kits
-    # The machines appear last and together: a federation is there whole or not at all.
-    for kit in sorted(made, key=lambda kit: kit.participant.type != "admin"):
+    kits = create(coordinator / "project.yml", coordinator).kits
+    # The machines appear last and together: a federation is complete or does not exist.
+    for kit in sorted(kits, key=lambda kit: kit.participant.type != "admin"):
         name = kit.participant.name
-        place = workspace / ("admins" if kit.participant.type == "admin" else "starting") / name
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(coordinator / KITS / name, place)
+        folder = workspace / ("admins" if kit.participant.type == "admin" else "starting") / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(coordinator / KITS / name, folder)
     (workspace / "starting").rename(workspace / "machines")
 
 
 def describe_project(names: Sequence[str], port: int) -> dict[str, Any]:
-    """The content of a project file for a federation on this machine.
+    """Returns the content of a project file for a federation on this machine.
 
     Args:
         names: of the hospitals.
@@ -245,15 +249,15 @@ def _organisation(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Returns a port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _start(workspace: Path, names: Sequence[str], *, fork: bool) -> None:
-    """Starts machines. One fork server serves them, and ends when the last of them does."""
-    # Threads of several processes that spin against each other cost far more than they bring.
+    """Starts machines and one fork server for them, which ends when the last of them does."""
+    # Busy-waiting threads of several processes cost far more than they gain.
     quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**quiet, **os.environ, "PATH": path}
@@ -282,7 +286,7 @@ def _start_machine(
     """Starts one machine, which holds file descriptors for as long as it runs."""
     kit = workspace / "machines" / name
     with kit.with_suffix(".log").open("ab") as log:
-        # By a shell that ends at once, so that the process is nobody's child here.
+        # A shell starts it and ends at once, so that it is no child of this process.
         subprocess.run(
             ["sh", "-c", '"$@" &', "sh", str(kit / "startup" / "sub_start.sh"), "--once"],
             stdin=subprocess.DEVNULL,
@@ -296,7 +300,7 @@ def _start_machine(
 
 
 def _wait(workspace: Path, known: Sequence[str]) -> list[Machine]:
-    """Waits until every hospital has registered, as long as all of them run."""
+    """Waits until every hospital has registered, while all machines run."""
     started = time.monotonic()
     dead: list[str] = []
     connected: list[str] = []
@@ -309,43 +313,43 @@ def _wait(workspace: Path, known: Sequence[str]) -> list[Machine]:
         running = _running(workspace)
         if set(known) <= {ORCHESTRATOR, *connected} and set(known) <= set(running):
             return [Machine(name, running[name], True) for name in known]
-        # A process takes a moment to carry its folder on its command line.
-        if time.monotonic() - started > _PATIENCE:
+        # It takes a moment until a process has its folder on its command line.
+        if time.monotonic() - started > _END_TIMEOUT:
             dead = [name for name in known if name not in running]
         time.sleep(0.3)
     missing = dead or [name for name in known[1:] if name not in connected] or [ORCHESTRATOR]
-    where = workspace / "machines" / f"{missing[0]}.log"
+    log = workspace / "machines" / f"{missing[0]}.log"
     raise EnvironmentProblem(
         "not-up",
         f"{', '.join(missing)} {'ended' if dead else 'did not register'}",
-        str(where),
-        f"see this log ({_last_error(where)})",
+        str(log),
+        f"see this log ({_last_error(log)})",
     )
 
 
 def _last_error(log: Path) -> str:
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [line for line in lines if "error" in line.lower()]
-        return (told or lines or [""])[-1][:300]
+        errors = [line for line in lines if "error" in line.lower()]
+        return (errors or lines or [""])[-1][:300]
     return ""
 
 
 def _processes(workspace: Path) -> list[psutil.Process]:
-    """Whatever runs in a machine's folder: parents, jobs, and what lost its parent."""
-    inside = f"{workspace / 'machines'}{os.sep}"
-    found = []
+    """Returns all processes with a machine's folder on their command line, orphans included."""
+    prefix = f"{workspace / 'machines'}{os.sep}"
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and any(
-                word.startswith(inside) for word in process.cmdline()
+                word.startswith(prefix) for word in process.cmdline()
             ):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def _running(workspace: Path) -> dict[str, int]:
-    """The machines whose parent process runs, with its number."""
+    """Returns the machines whose parent process runs, with its id."""
     running = {}
     for process in _processes(workspace):
         with contextlib.suppress(psutil.Error):

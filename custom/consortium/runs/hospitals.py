@@ -1,9 +1,9 @@
 """Hospitals that answer in this process, or in a few processes that are forked from it.
 
-What crosses between a hospital and the run is what crosses in a federation: flat buffers and plain
-values, compressed where the job asks for it, or a failure's code. What always holds: a request is
-answered, whatever goes wrong at the hospital, where `errors.log` has the text; the answers are the
-same bytes for any number of processes; and no process outlives the one that forked it.
+A hospital and the run exchange what they exchange in a federation: flat buffers and plain values,
+compressed if the job asks for it, or a failure's code. Invariants: every request is answered; an
+error's text is only in the hospital's `errors.log`; the answers are the same bytes for any number
+of processes; no process outlives the one that forked it.
 """
 
 import contextlib
@@ -51,20 +51,20 @@ Take = Callable[[str, Any], object]
 OpenTrainer = Callable[[Site, Settings, Callable[[Progress], None]], LocalTrainer]
 
 _INTERVAL = 0.5  # seconds between two writes of a progress file
-_ATTEMPTS = 2  # of a request whose process dies
+_MAX_ATTEMPTS = 2  # of a request whose process dies
 _PR_SET_PDEATHSIG = 1
 
 
 def open_trainer(
     site: Site, settings: Settings, report: Callable[[Progress], None]
 ) -> LocalTrainer:
-    """The trainer of a hospital, on this machine's GPU where it has one."""
+    """Opens the trainer of a hospital, on this machine's GPU if it has one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return LocalTrainer(site, settings, device=device, report=report)
 
 
 class HospitalPool(Protocol):
-    """Asks hospitals and takes their answers."""
+    """Sends requests to hospitals and receives their answers."""
 
     def ask(
         self,
@@ -74,7 +74,7 @@ class HospitalPool(Protocol):
         take: Take,
         **meta: int,
     ) -> None:
-        """Asks once; see `consortium.server.evaluations.Ask`."""
+        """Sends one request; see `consortium.server.evaluations.Ask`."""
 
     def close(self) -> None:
         """Ends the processes, if any; safe to call twice."""
@@ -93,10 +93,10 @@ def open_pool(
     Args:
         sites: the hospitals' own choices.
         settings: the job's.
-        workers: processes that they share; 1 is this one. By default one a core, and this one
-            where a GPU is used, for a forked process cannot use a GPU.
-        open_trainer: opens a hospital.
-        tick: is called from time to time while hospitals work.
+        workers: number of processes; 1 means this one. The default is one per core, but this one if
+            a GPU is used, because a forked process cannot use a GPU.
+        open_trainer: opens a hospital's trainer.
+        tick: called from time to time while hospitals work.
     """
     if workers is None:
         workers = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
@@ -108,7 +108,7 @@ def open_pool(
 
 
 class _Hospital:
-    """Answers for one hospital, which is opened at the first request."""
+    """Answers for one hospital, whose trainer is opened at the first request."""
 
     def __init__(self, site: Site, settings: Settings, open_trainer: OpenTrainer):
         self.site, self._settings, self._open_trainer = site, settings, open_trainer
@@ -117,10 +117,10 @@ class _Hospital:
         self.tick: Callable[[], None] = lambda: None
 
     def answer(self, request: str, model: Mapping[str, Tensor], meta: Mapping[str, int]) -> Message:
-        """Answers; what goes wrong is an answer too."""
+        """Answers a request; an error is answered with its code."""
         try:
             return self._answer(request, model, meta)
-        except Exception as error:  # as in a federation, where no round waits for this hospital
+        except Exception as error:  # as in a federation, so that no round waits for this hospital
             note_error(self.site.state, error)
             return ("failure", {"code": failure_of(error, self.site.name).code})
 
@@ -129,7 +129,7 @@ class _Hospital:
     ) -> Message:
         if request == requests.LOCAL_MODEL and not self.site.share_local_model:
             raise Refused(
-                "not-shared", "this hospital shows its model to nobody", request, "ask it"
+                "not-shared", "this hospital does not share its model", request, "ask the hospital"
             )
         call = call_of(request, meta)
         if call is None:
@@ -149,7 +149,7 @@ class _Hospital:
 
 
 class _ProgressFile:
-    """How far a hospital is, for people to look at; written at most every `_INTERVAL` a stage."""
+    """Progress of a hospital, for people; written at every new stage and every `_INTERVAL`."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -169,17 +169,17 @@ class _ProgressFile:
             "process": os.getpid(),
         }
         text = json.dumps(content)
-        replace_file(self._path, lambda beside: beside.write_text(text), flush=False)
+        replace_file(self._path, lambda partial_path: partial_path.write_text(text), flush=False)
 
 
 def _pipeline_of(settings: Settings, request: str) -> Pipeline:
-    """The steps that an update goes through; a hospital keeps no state of a training next to it."""
+    """Returns the steps of an update's pipeline; the training without a hospital keeps no state."""
     pipeline = build_pipeline(settings.update)
     return pipeline.without_state() if request == requests.WITHOUT else pipeline
 
 
 def _receive(settings: Settings, request: str, name: str, message: Message) -> Answer:
-    """What a hospital sent, as the orchestrator takes it."""
+    """Decodes a hospital's message as the orchestrator does."""
     match message:
         case ("update", buffers, plain):
             try:
@@ -198,15 +198,15 @@ def _receive(settings: Settings, request: str, name: str, message: Message) -> A
 
 
 class _SerialPool:
-    """Every hospital in this process, one after the other."""
+    """Runs every hospital in this process, one after the other."""
 
     def __init__(
         self, hospitals: Sequence[_Hospital], settings: Settings, tick: Callable[[], None]
     ):
         self._settings, self._tick = settings, tick
-        self._hospitals = {each.site.name: each for each in hospitals}
-        for each in hospitals:
-            each.tick = tick
+        self._hospitals = {hospital.site.name: hospital for hospital in hospitals}
+        for hospital in hospitals:
+            hospital.tick = tick
         self._threads = torch.get_num_threads()
 
     def ask(
@@ -232,7 +232,7 @@ class _SerialPool:
 
 @dataclass(slots=True)
 class _Worker:
-    """A forked process, its hospitals, and those of them that have not answered."""
+    """A forked process, its hospitals, and those that have not answered yet."""
 
     hospitals: Mapping[str, _Hospital]
     process: BaseProcess
@@ -241,10 +241,10 @@ class _Worker:
 
 
 class _ForkedPool:
-    """Hospitals in processes that are forked at once, each serving several of them.
+    """Runs hospitals in processes that are forked at once, each for several of them.
 
-    A fork has torch and MONAI imported already. Nothing is trained in this process, for threads of
-    torch's would not be there in a process that is forked later.
+    A fork has torch and MONAI imported already. This process trains nothing, because torch's
+    threads would be missing in a process that is forked later.
     """
 
     def __init__(
@@ -258,8 +258,8 @@ class _ForkedPool:
         self._context = multiprocessing.get_context("fork")
         self._workers: list[_Worker] = []
         for number in range(workers):
-            mine = {each.site.name: each for each in hospitals[number::workers]}
-            self._workers.append(self._fork(mine))
+            share = {hospital.site.name: hospital for hospital in hospitals[number::workers]}
+            self._workers.append(self._fork(share))
 
     def _fork(self, hospitals: Mapping[str, _Hospital]) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -279,11 +279,11 @@ class _ForkedPool:
         take: Take,
         **meta: int,
     ) -> None:
-        job = (request, meta, *pack(model))
+        task = (request, meta, *pack(model))
         deaths = dict.fromkeys(targets, 0)
         for worker in self._workers:
             worker.waiting = [name for name in targets if name in worker.hospitals]
-            self._send(worker, job)
+            self._send(worker, task)
         while any(worker.waiting for worker in self._workers):
             busy = {worker.connection: worker for worker in self._workers if worker.waiting}
             for ready in wait(list(busy), POLL):
@@ -291,28 +291,28 @@ class _ForkedPool:
                 try:
                     name, message = worker.connection.recv()
                 except (EOFError, OSError):
-                    self._replace(worker, job, deaths, take)
+                    self._replace(worker, task, deaths, take)
                     continue
                 worker.waiting.remove(name)
                 take(name, _receive(self._settings, request, name, message))
             self._tick()
 
-    def _send(self, worker: _Worker, job: Message) -> None:
+    def _send(self, worker: _Worker, task: Message) -> None:
         if worker.waiting:
-            with contextlib.suppress(OSError):  # it is missed when its answer is read
-                worker.connection.send((worker.waiting, *job))
+            with contextlib.suppress(OSError):  # reading its answer shows that it is gone
+                worker.connection.send((worker.waiting, *task))
 
-    def _replace(self, worker: _Worker, job: Message, deaths: dict[str, int], take: Take) -> None:
-        """Forks a process for one that died, by want of memory say, and asks once more."""
+    def _replace(self, worker: _Worker, task: Message, deaths: dict[str, int], take: Take) -> None:
+        """Forks a process in place of one that died, and sends the request once more."""
         self._end(worker)
         name = worker.waiting[0]
         deaths[name] += 1
-        last = deaths[name] >= _ATTEMPTS
+        last = deaths[name] >= _MAX_ATTEMPTS
         died = Incomplete(
             "training-died",
-            f"the process that trains ended with code {worker.process.exitcode}",
+            f"the trainer process ended (exit code {worker.process.exitcode})",
             f"hospital {name}",
-            "see whether memory ran out" + ("" if last else "; it is started again"),
+            "check whether memory ran out" + ("" if last else "; the process is restarted"),
         )
         note_error(worker.hospitals[name].site.state, died)
         self._workers.remove(worker)
@@ -321,7 +321,7 @@ class _ForkedPool:
         self._workers.append(fresh)
         if last:
             take(name, Failure(name, died.code))
-        self._send(fresh, job)
+        self._send(fresh, task)
 
     def _end(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -341,14 +341,14 @@ def _serve(
     parent: int,
 ) -> None:
     """Answers for some hospitals until the process that forked this one ends."""
-    # The parent's ends of the pipes, which keep other processes waiting after its end.
+    # Open copies of the parent's pipe ends would keep other processes waiting after its end.
     for other in others:
         other.close()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the parent
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         while True:

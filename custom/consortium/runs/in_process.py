@@ -1,10 +1,10 @@
-"""A job over a folder of hospitals in this process and a few forked ones, without FLARE.
+"""Runs a job over a folder of hospitals in this process and a few forked ones, without FLARE.
 
-The same rounds, trainers, wire format, validation and aggregation as in a federation, and so the
-same bytes; FLARE's processes, codecs and configuration have no part in it. When to use it: to try
-settings, to compare methods, to test rounds and rules. What always holds: a run that was killed at
-any point goes on from its last closed round and ends with the same bytes. Where the machine itself
-stops, at most the rounds of the last second before its last checkpoint on the disk are run again.
+Rounds, trainers, wire format, validation and aggregation are those of a federation, and so are the
+resulting bytes; FLARE's processes, codecs and configuration are not used. When to use it: to try
+settings, to compare methods, to test rounds and rules. Invariant: a run that was killed at any
+point resumes from its last closed round and ends with the same bytes. If the machine itself stops,
+it resumes from the last checkpoint on the disk, which may be about a second older.
 """
 
 import time
@@ -34,14 +34,14 @@ from consortium.server.state import Study
 from consortium.settings.base import Settings
 from consortium.tasks.folders import hospital_folders
 
-_FLUSH = 1.0  # seconds between two checkpoints that are brought to the disk
-_PATIENCE = 5.0  # seconds that the processes of a killed run may take to go
+_FLUSH = 1.0  # seconds between two checkpoints that are flushed to the disk
+_END_TIMEOUT = 5.0  # seconds that the processes of a killed run may take to end
 
 Tamper = Callable[[str, Answer], Answer]
 
 
 def study_of(settings: Settings, hospitals: Sequence[str], **quorum: Any) -> Study:
-    """A study of a job without a folder, for benchmarks and tests."""
+    """Declares a study without a job folder, for benchmarks and tests."""
     return Study("in-process", settings.task, declare_quorum(hospitals, quorum), settings)
 
 
@@ -49,19 +49,19 @@ class InProcessFederation:
     """The orchestrator of a run and its hospitals; a context manager.
 
     Args:
-        study: what the job declares.
+        study: the job's declaration.
         sites: the hospitals' own choices.
-        results: folder for what the run leaves.
-        checkpoints: folder for what survives a kill; a run that is there is continued.
+        results: folder for the results.
+        checkpoints: folder for the checkpoints; a run that is there is continued.
         workers: see `consortium.runs.hospitals.open_pool`.
-        open_trainer: the same.
-        tamper: is given every hospital's name and answer, and returns the answer that counts: for
-            benchmarks and tests of hospitals that misbehave.
-        watch: is called from time to time while hospitals work.
+        open_trainer: see `consortium.runs.hospitals.open_pool`.
+        tamper: replaces a hospital's answer, given its name: for benchmarks and tests of hospitals
+            that misbehave.
+        watch: called from time to time while hospitals work.
 
     Attributes:
-        run: its rounds.
-        evaluations: what is asked beside them.
+        run: the rounds.
+        evaluations: the evaluations after the rounds.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class InProcessFederation:
         tamper: Tamper = lambda name, answer: answer,
         watch: Callable[[], None] = lambda: None,
     ):
-        # The hospitals first: a process that is forked now holds no model.
+        # The pool comes first: a process that is forked now holds no model.
         self._pool = open_pool(
             sites, study.settings, workers=workers, open_trainer=open_trainer, tick=watch
         )
@@ -105,10 +105,10 @@ class InProcessFederation:
         self._pool.close()
 
     def train(self, until: int | None = None) -> None:
-        """Runs the rounds that are not done.
+        """Runs the remaining rounds.
 
         Args:
-            until: stop once so many are; by default all.
+            until: stop after so many closed rounds; by default after all.
 
         Raises:
             Incomplete: `no-quorum`, with the hospitals and their codes.
@@ -124,7 +124,7 @@ class InProcessFederation:
         timer: int | None = None
         opened = -1
         while actions or timer is not None:
-            if not actions:  # nothing is under way, so that waiting would bring nothing
+            if not actions:  # no request is running, so that waiting would change nothing
                 assert timer is not None
                 actions.extend(rounds.time_up(timer))
                 timer = None
@@ -157,7 +157,7 @@ class InProcessFederation:
             elif refusal is not None:
                 following.extend(rounds.failed(number, name, refusal.code))
             else:
-                # Nothing is late here, so that no deadline follows from how long it took.
+                # No answer is late here, so that no deadline may follow from its duration.
                 following.extend(rounds.answered(number, name, 0.0))
 
         self.ask(requests.TRAIN, self.run.state.model, hospitals, take, round=number)
@@ -178,7 +178,7 @@ class InProcessFederation:
         take: Callable[[str, Any], object],
         **meta: int,
     ) -> None:
-        """Asks hospitals; see `consortium.server.evaluations.Ask`."""
+        """Sends one request; see `consortium.server.evaluations.Ask`."""
 
         def take_tampered(name: str, answer: Any) -> None:
             take(name, self._tamper(name, answer))
@@ -186,11 +186,11 @@ class InProcessFederation:
         self._pool.ask(request, model, targets, take_tampered, **meta)
 
     def evaluate(self) -> None:
-        """Asks what the job wants to know after its rounds."""
+        """Runs the job's evaluations."""
         self.evaluations.ask_all(self.ask)
 
     def finish(self, trouble: str = "") -> dict[str, Any]:
-        """Writes what the run leaves; see `consortium.server.results.write_results`."""
+        """Writes the results; see `consortium.server.results.write_results`."""
         return write_results(self.run, self.evaluations, trouble)
 
 
@@ -200,9 +200,9 @@ class InProcessRun(ResumableRun):
 
     Attributes:
         workers: see `consortium.runs.hospitals.open_pool`.
-        open_trainer: the same.
+        open_trainer: see `consortium.runs.hospitals.open_pool`.
         tamper: see `InProcessFederation`.
-        render: whether the page and the curves are made.
+        render: whether to render the page and the curves.
     """
 
     workers: int | None = None
@@ -211,7 +211,7 @@ class InProcessRun(ResumableRun):
     render: bool = True
 
     def run(self, watch: Watch = lambda view: None) -> dict[str, Any]:
-        """See `LocalRun.run`; a refusal of a start model or of a checkpoint is raised too."""
+        """See `LocalRun.run`; also raises the refusal of a start model or of a checkpoint."""
         workspace = self.workspace.resolve()
         settings = self.prepare()
         study = read_study(workspace / "job" / self.job.name, settings)
@@ -228,7 +228,7 @@ class InProcessRun(ResumableRun):
             for name in study.hospitals
         ]
         with ExitStack() as stack:
-            stack.enter_context(hold_workspace(workspace, _PATIENCE))
+            stack.enter_context(hold_workspace(workspace, _END_TIMEOUT))
             for name in ("result.json", "hospitals/*/*/progress.json"):
                 for stale in workspace.glob(name):
                     stale.unlink()
@@ -246,23 +246,23 @@ class InProcessRun(ResumableRun):
                 )
             )
             watcher.run = federation.run
-            watcher.look()
+            watcher.report()
             renderer = Renderer(workspace, settings) if self.render else None
             if renderer is not None:
                 stack.callback(renderer.stop)
             result = _run_to_end(federation)
             federation.close()
             note = renderer.finish() if renderer is not None else ""
-            watcher.look()
+            watcher.report()
         return add_note(workspace, note) if note else result
 
 
 def read_study(job: Path, settings: Settings) -> Study:
-    """The study that a prepared job declares."""
+    """Reads the study that a prepared job declares."""
     meta = read_json_object(job / "meta.json")
-    ours = meta["consortium"]
-    quorum = declare_quorum(ours["hospitals"], ours.get("quorum", {}))
-    return Study(ours["run"], str(meta["name"]), quorum, settings)
+    declared = meta["consortium"]
+    quorum = declare_quorum(declared["hospitals"], declared.get("quorum", {}))
+    return Study(declared["run"], str(meta["name"]), quorum, settings)
 
 
 def _run_to_end(federation: InProcessFederation) -> dict[str, Any]:
@@ -276,21 +276,21 @@ def _run_to_end(federation: InProcessFederation) -> dict[str, Any]:
 
 
 class _Watcher:
-    """Shows a run from time to time."""
+    """Reports the progress of a run from time to time."""
 
     def __init__(self, watch: Watch, settings: Settings, states: Mapping[str, Path]):
         self._watch, self._settings, self._states = watch, settings, states
-        self._looked = time.monotonic()
+        self._reported = time.monotonic()
         self.run: TrainingRun | None = None
 
     def tick(self) -> None:
-        """Takes a look, unless the last one was a moment ago."""
-        if time.monotonic() - self._looked >= POLL:
-            self.look()
+        """Reports the progress, unless the last report was a moment ago."""
+        if time.monotonic() - self._reported >= POLL:
+            self.report()
 
-    def look(self) -> None:
-        """Takes a look."""
+    def report(self) -> None:
+        """Reports the progress."""
         records = self.run.state.run.records if self.run is not None else []
         progress = read_progress(self._states)
         self._watch(View(self._settings, [record.to_dict() for record in records], progress))
-        self._looked = time.monotonic()
+        self._reported = time.monotonic()

@@ -1,7 +1,7 @@
-"""A job over a folder of hospitals on one machine, in FLARE's simulator.
+"""Runs a job over a folder of hospitals on one machine, in FLARE's simulator.
 
-The workspace belongs to one run. What always holds: a workspace in use is never written into by
-another run, and a run that was killed goes on from its last closed round.
+The workspace belongs to one run. Invariants: no run writes into a workspace that another one uses;
+a run that was killed resumes from its last closed round.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from consortium.runs.base import (
     View,
     Watch,
     hold_workspace,
-    look,
+    read_view,
 )
 from consortium.settings.base import Settings
 from consortium.tasks.folders import hospital_folders
 
 GRACE = 20.0
-"""Seconds that a hospital's process may be gone before the run is given up."""
+"""Seconds that a hospital's process may be gone before the run is ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Simulation(ResumableRun):
         """Runs the job to its end.
 
         Args:
-            watch: is shown the state from time to time.
+            watch: receives the progress from time to time.
 
         Returns:
             The content of `result.json`.
@@ -56,7 +56,7 @@ class Simulation(ResumableRun):
         Raises:
             UsageError: a folder, a hospital or a setting is wrong; nothing was started.
             Refused: the workspace is in use, or there is nothing to resume.
-            Incomplete: a hospital's process died; the closed rounds can be resumed.
+            Incomplete: a hospital's process died; the run can be resumed after its closed rounds.
             EnvironmentProblem: FLARE ended without a result.
         """
         workspace = self.workspace.resolve()
@@ -76,79 +76,79 @@ class Simulation(ResumableRun):
                 environment=environment,
                 lock=lock,
             )
-            deaths = _Deaths(workspace)
+            watchdog = _Watchdog(workspace)
             try:
                 while process.poll() is None:
-                    view = _look(workspace, settings, list(folders))
+                    view = _read_view(workspace, settings, list(folders))
                     watch(view)
-                    deaths.look(view)
+                    watchdog.check(view)
                     time.sleep(POLL)
             finally:
-                _end(process, _look(workspace, settings, list(folders)))
-        watch(_look(workspace, settings, list(folders)))
+                _end(process, _read_view(workspace, settings, list(folders)))
+        watch(_read_view(workspace, settings, list(folders)))
         if not (workspace / "result.json").is_file():
             raise _no_result(workspace, process.returncode)
         return read_json_object(workspace / "result.json")
 
 
-def _look(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:
+def _read_view(workspace: Path, settings: Settings, hospitals: Sequence[str]) -> View:
     states = {name: workspace / "hospitals" / name for name in hospitals}
-    return look(settings, workspace / "rounds.jsonl", states)
+    return read_view(settings, workspace / "rounds.jsonl", states)
 
 
-class _Deaths:
+class _Watchdog:
     """Notices a hospital whose process is gone, for which FLARE would wait without end."""
 
     def __init__(self, workspace: Path):
         self._workspace = workspace
         self._missed: dict[str, float] = {}
 
-    def look(self, view: View) -> None:
-        """Takes a look.
+    def check(self, view: View) -> None:
+        """Checks that every hospital's process runs.
 
         Raises:
-            Incomplete: `hospital-died`, some time after it did: at the end of a run hospitals end
-                before the orchestrator has written the result.
+            Incomplete: `hospital-died`, `GRACE` seconds after it did, because at the end of a run
+                hospitals end before the orchestrator has written the result.
         """
         if (self._workspace / "result.json").is_file():
             return
         now = time.monotonic()
-        for name, said in view.hospitals.items():
-            if _lives(said["process"]):
+        for name, progress in view.hospitals.items():
+            if _is_running(progress["process"]):
                 self._missed.pop(name, None)
             elif now - self._missed.setdefault(name, now) > GRACE:
                 raise Incomplete(
                     "hospital-died",
-                    f"the process of {name} ended without a word after"
+                    f"the process of {name} ended without a reason after"
                     f" {len(view.records)} closed rounds",
                     str(self._workspace),
-                    "see whether memory ran out, then go on with --resume",
+                    "check whether memory ran out, then continue with --resume",
                 )
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
-        # A process that ended and was not waited for has no command line any more.
+        # A process that has ended but was not waited for has no command line any more.
         return bool(Path(f"/proc/{process}/cmdline").read_bytes())
     except OSError:
         return not Path("/proc/self").exists()
 
 
 def _no_result(workspace: Path, exit_code: int) -> EnvironmentProblem:
-    told = f"FLARE ended without a result (exit code {exit_code})"
+    message = f"FLARE ended without a result (exit code {exit_code})"
     with contextlib.suppress(OSError):
-        told = (workspace / TROUBLE).read_text(encoding="utf-8").strip() or told
+        message = (workspace / TROUBLE).read_text(encoding="utf-8").strip() or message
     log = str(workspace / "federation.log")
-    return EnvironmentProblem("no-result", told, log, "see the end of this log")
+    return EnvironmentProblem("no-result", message, log, "see the end of this log")
 
 
 def _end(process: subprocess.Popen[bytes], view: View) -> None:
-    """Ends FLARE's processes and the hospitals', which are leaders of groups of their own."""
+    """Ends FLARE's processes and the hospitals', which lead process groups of their own."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for said in view.hospitals.values():
-            if _lives(said["process"]):
+        for progress in view.hospitals.values():
+            if _is_running(progress["process"]):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(said["process"], signal.SIGKILL)
+                    os.kill(progress["process"], signal.SIGKILL)

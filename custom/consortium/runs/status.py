@@ -1,8 +1,8 @@
-"""What FLARE keeps of a job, as people ask for it: what runs, what waits, and why.
+"""Describes FLARE's record of a job for people: what runs, what waits, and why.
 
-FLARE writes its reasons where no one looks: `schedule_history` for a job that waits,
-`job_deploy_detail` for a hospital that did not take it, and nothing for a run that broke off, whose
-reason our own orchestrator adds (`OUTCOME`).
+FLARE writes its reasons where nobody looks: `schedule_history` for a job that waits,
+`job_deploy_detail` for a hospital that refused it, and nothing for a run that broke off. Our own
+orchestrator adds the reason of the last (`OUTCOME`).
 """
 
 import re
@@ -44,13 +44,12 @@ class Run:
         job: FLARE's id of it.
         name: the job's.
         state: `waiting`, `starting`, `running`, `finished`, `incomplete`, `aborted` or `failed`;
-            `interrupted` where another job is to go on with the run, and `continued` where one
-            does.
+            `interrupted` if another job will continue the run, and `continued` if one does.
         submitter: the admin's name.
         submitted: date and time, UTC.
-        duration: as FLARE tells it, "" before it starts.
+        duration: as reported by FLARE, "" before it starts.
         hospitals: that the study declares.
-        reasons: why it is in that state, in words; empty where that says all.
+        reasons: why it is in that state, in words; empty if the state needs no reason.
     """
 
     job: str
@@ -64,11 +63,11 @@ class Run:
 
 
 def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Run:
-    """Reads FLARE's record of a job.
+    """Describes FLARE's record of a job.
 
     Args:
         record: of the job.
-        others: records of all jobs; a job that waits may wait for one of them.
+        others: records of all jobs; a waiting job may wait for one of them.
     """
     outcome = record.get(OUTCOME) or {}
     status = str(record.get("status", ""))
@@ -88,18 +87,18 @@ def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()
         hospitals=list((record.get("consortium") or {}).get("hospitals", [])),
         reasons=[
             *_reasons(record, state, outcome),
-            *(_before(others) if state == "waiting" else ()),
+            *(_jobs_before(others) if state == "waiting" else ()),
         ],
     )
 
 
 def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) -> list[str]:
     reasons = [
-        f"{site} did not take the job: {told.removeprefix('ERROR: ')}"
-        for site, _, told in (
+        f"{site} refused the job: {message.removeprefix('ERROR: ')}"
+        for site, _, message in (
             str(line).partition(": ") for line in record.get("job_deploy_detail") or []
         )
-        if told != "OK"
+        if message != "OK"
     ]
     if state == "waiting":
         reasons += _waiting(record)
@@ -107,53 +106,53 @@ def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) 
         reasons.append(str(outcome["reason"]))
     attempt = attempt_of(record)
     if record.get(FAILED_SITE):
-        reasons.append(f"the process of {record[FAILED_SITE]} ended it")
+        reasons.append(f"the process of {record[FAILED_SITE]} failed and ended it")
     if attempt is not None and attempt.left_out:
         reasons.append(
-            f"it goes on without {', '.join(attempt.left_out)}, which broke {LEAVE_OUT} jobs"
-            " in a row"
+            f"the run continues without {', '.join(attempt.left_out)}, which broke {LEAVE_OUT}"
+            " jobs in a row"
         )
     if state == "continued":
-        reasons.append(f"the run goes on as {record[NEXT]}")
+        reasons.append(f"the run continues as {record[NEXT]}")
     elif state == "interrupted":
-        reasons.append("the run goes on as soon as its hospitals are there")
+        reasons.append("the run continues as soon as its hospitals are connected")
     elif state == "failed" and not reasons:
-        reasons.append(f"FLARE ended it as {record.get('status')} and says no more")
+        reasons.append(f"FLARE ended it as {record.get('status')} without a reason")
     return reasons
 
 
 def _waiting(record: Mapping[str, Any]) -> list[str]:
     history = [str(line) for line in record.get("schedule_history") or []]
     if not history:
-        return ["it was submitted just now, or the jobs before it are still running"]
+        return ["it was just submitted, or the jobs before it are still running"]
     # "2026-11-25 09:37:52: missing required site fen"
-    when, _, told = history[-1].partition(": ")
-    absent = _ABSENT.fullmatch(told)
-    scarce = _SCARCE.search(told)
+    when, _, reason = history[-1].partition(": ")
+    absent = _ABSENT.fullmatch(reason)
+    scarce = _SCARCE.search(reason)
     if absent:
-        told = f"hospital {absent[1]} is not connected"
+        reason = f"hospital {absent[1]} is not connected"
     elif scarce:
-        told = f"{scarce[1]} hospitals can give what it asks for, and it needs {scarce[2]}"
-    reasons = [f"{told} (tried {len(history)} times, last at {when} UTC)"]
+        reason = f"{scarce[1]} hospitals have the resources it asks for, and it needs {scarce[2]}"
+    reasons = [f"{reason} (tried {len(history)} times, last at {when} UTC)"]
     if scarce:
         reasons += [
-            f"it asks {site} for {_asked(spec)}"
+            f"it asks {site} for {_describe_resources(spec)}"
             for site, spec in (record.get("resource_spec") or {}).items()
             if spec
         ]
     return reasons
 
 
-def _before(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _jobs_before(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for other in others:
         run = describe(other)
         if run.state in ("starting", "running"):
             yield f"{run.job[:8]} of {run.submitter} is {run.state}"
 
 
-def _asked(spec: Mapping[str, Any]) -> str:
+def _describe_resources(spec: Mapping[str, Any]) -> str:
     gpus, memory = spec.get("num_of_gpus"), spec.get("mem_per_gpu_in_GiB")
     if gpus is None:
         return ", ".join(f"{key} {value}" for key, value in spec.items())
-    told = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" of {memory} GiB" if memory else "")
-    return f"{told}, or for its CPU where it has none" if spec.get("cpu_instead") else told
+    text = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" of {memory} GiB" if memory else "")
+    return f"{text}, or for its CPU if it has none" if spec.get("cpu_instead") else text

@@ -1,6 +1,6 @@
 """Saves and loads a run's state: tensors as safetensors files, the rest in the checkpoint's record.
 
-What always holds: a run that is loaded ends with the same bytes as one that never stopped.
+Invariant: a run that is loaded ends with the same bytes as one that never stopped.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class RunCheckpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: holds them; what is there is continued.
+        folder: holds them; a run that is there is continued.
     """
 
     def __init__(self, folder: Path):
@@ -37,14 +37,14 @@ class RunCheckpoints:
 
     @property
     def notes(self) -> list[str]:
-        """What was wrong in the folder and did not stop the run, in words."""
+        """Problems in the folder that did not stop the run, in words."""
         return list(self._store.notes)
 
     def load(self, study: Study) -> RunState:
-        """The state after the last checkpoint; that of a new run where there is none.
+        """Loads the state after the last checkpoint, or that of a new run if there is none.
 
         Raises:
-            Refused: the checkpoints are of another run or of other settings, or the start model
+            Refused: the checkpoints belong to another run or to other settings, or the start model
                 does not fit.
         """
         settings = study.settings
@@ -74,15 +74,15 @@ class RunCheckpoints:
         if checkpoint.run != state.study.run or not same:
             raise Refused(
                 "other-run",
-                "the workspace holds a run of other settings",
+                "the workspace holds a run with other settings",
                 str(self.folder),
-                "resume with the same settings (but for the rounds) or use a new workspace",
+                "resume with the same settings (except the rounds) or use a new workspace",
             )
         state.model = self.load_tensors(checkpoint.model, state.model)
         if digest(state.model) != checkpoint.model_sha256:
             raise Refused(
                 "torn-model",
-                "the checkpoint's model is not the one that its record names",
+                "the checkpoint's model differs from the one in its record",
                 str(self.folder / checkpoint.model),
                 "use a new workspace",
             )
@@ -93,19 +93,19 @@ class RunCheckpoints:
             checkpoint.stopped_early and rounds <= checkpoint.settings["rounds"]
         )
         state.more = dict(checkpoint.more)
-        # A run that is extended until all of its last rounds are ahead starts its average anew.
+        # If none of an extended run's averaged rounds is closed yet, its average starts anew.
         if AVERAGE in checkpoint.more and state.rounds_done > state.first_averaged:
             state.averaged = checkpoint.averaged
 
     def save(self, state: RunState, *, flush: bool = True) -> None:
-        """Writes the checkpoint of a state whose files are all there; see `keep`.
+        """Writes the checkpoint of a state whose files `keep` has written.
 
         Args:
             state: to save.
             flush: see `CheckpointStore.write`.
 
         Raises:
-            EnvironmentProblem: the disk is full; the checkpoint before stands.
+            EnvironmentProblem: the disk is full; the last checkpoint stays valid.
         """
         self._store.write(
             Checkpoint(
@@ -133,7 +133,7 @@ class RunCheckpoints:
             flush: see `CheckpointStore.write`.
 
         Raises:
-            EnvironmentProblem: the disk is full; the last checkpoint stands.
+            EnvironmentProblem: the disk is full; the last checkpoint stays valid.
         """
         self._store.write_file(name, lambda path: save_file(dict(tensors), path), flush=flush)
 
@@ -142,7 +142,7 @@ class RunCheckpoints:
         return load_state(self.folder / name, like)
 
     def load_optimiser(self, state: RunState) -> ServerMomentum | AdaptiveServer:
-        """The server optimiser, restored from the last checkpoint."""
+        """Restores the server optimiser from the last checkpoint."""
         optimiser = _new_optimiser(state)
         if OPTIMISER in state.more:
             blank = optimiser.blank(state.model)
@@ -150,27 +150,27 @@ class RunCheckpoints:
         return optimiser
 
     def load_average(self, state: RunState) -> ModelAverage:
-        """The average of the last models, restored from the last checkpoint."""
+        """Restores the average of the last models from the last checkpoint."""
         if not state.averaged:
             return ModelAverage()
         sums = self.load_tensors(state.more[AVERAGE], ModelAverage.blank(state.model))
         return ModelAverage(state.averaged, sums)
 
     def start_model(self, state: RunState) -> Mapping[str, Tensor]:
-        """The model that the first round started from."""
+        """Returns the model that the first round started from."""
         return (
             self.load_tensors(state.start_file, state.model) if state.rounds_done else state.model
         )
 
     def final_model(self, state: RunState) -> Mapping[str, Tensor]:
-        """The model that is scored at the end: the average where the job keeps it, else the last.
+        """Returns the model to score at the end: the average if the job keeps it, else the last.
 
-        A run that is broken off before the rounds that are averaged has only its last model.
+        A run that ends before its averaged rounds has only its last model.
         """
         return self.load_average(state).mean(state.model) if state.averaged else state.model
 
     def kept_model(self, state: RunState) -> Mapping[str, Tensor]:
-        """The model that the run leaves."""
+        """Returns the model that goes to the results."""
         if state.settings.selection.keep == "best":
             return self.load_tensors(state.best_file, state.model)
         return self.final_model(state)

@@ -1,7 +1,7 @@
-"""The orchestrator's side of the border: one round's updates are taken, refused, or missed.
+"""Collects one round's updates at the orchestrator: each is accepted, refused or missing.
 
-What always holds: an update is validated once and taken whole or not at all; each hospital counts
-at most once a round; and every hospital that was asked is accounted for when the round closes.
+Invariants: an update is validated once and accepted whole or not at all; each hospital counts at
+most once a round; every hospital that was asked is accounted for when the round closes.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from consortium.settings.base import Settings
 
 @dataclass(slots=True)
 class Report:
-    """Who did what in one round.
+    """The outcome of one round, by hospital.
 
     Attributes:
         answered: hospitals whose update is in the aggregate, sorted.
         refused: refusals, sorted by hospital.
         late: hospitals that answered an earlier round, in this one or before it opened, sorted.
-        lost: hospitals that were asked and whose work is missing, sorted.
-        failures: code of each hospital that said it failed.
+        lost: hospitals that were asked and sent no update, sorted.
+        failures: code of each hospital that reported a failure.
         cases: training cases of each hospital that answered.
         metrics: of each hospital that answered.
-        treatment: what the rule made of each hospital's update, where it looks at single ones.
+        treatment: how the rule treated each hospital's update, if it examines single updates.
     """
 
     answered: list[str] = field(default_factory=list)
@@ -45,10 +45,10 @@ class Report:
 
 
 class UpdateCollector:
-    """Takes the updates of a round and gives their aggregate.
+    """Collects the updates of a round and aggregates them.
 
     Args:
-        settings: rule and bounds.
+        settings: aggregation rule and bounds.
         schema: of the model.
     """
 
@@ -71,7 +71,7 @@ class UpdateCollector:
         return self._rule.buffers_updates
 
     def open(self, round_number: int, base_sha256: str, asked: Sequence[str]) -> None:
-        """Starts a round; what an unclosed one had taken is forgotten."""
+        """Opens a round; discards the updates of one that was not closed."""
         if self._expected is not None:
             self._report = Report()
         self._rule.reset()
@@ -87,10 +87,10 @@ class UpdateCollector:
         )
 
     def submit(self, update: Update) -> None:
-        """Takes an update.
+        """Accepts an update.
 
         Raises:
-            UpdateRefused: it is not taken, and is recorded as refused. Beside the codes of
+            UpdateRefused: the update is refused, and recorded as such. Besides the codes of
                 `validate`: `late`, `not-asked`, `duplicate`, `out-of-range`.
         """
         try:
@@ -106,16 +106,16 @@ class UpdateCollector:
             validate(update, self._expected, values=False)
             try:
                 self._rule.add(update.hospital, update.tensors, update.cases)
-            except InvalidUpdate as unfit:
-                raise UpdateRefused(update.hospital, unfit.code, unfit.tensor) from None
+            except InvalidUpdate as invalid:
+                raise UpdateRefused(update.hospital, invalid.code, invalid.tensor) from None
         except UpdateRefused as refusal:
             self.refuse(refusal)
             raise
         self._report.cases[update.hospital] = update.cases
         self._report.metrics[update.hospital] = update.metrics
 
-    def late(self, hospital: str) -> None:
-        """Records that a hospital has an update for a round that has closed, unseen."""
+    def record_late(self, hospital: str) -> None:
+        """Records that a hospital has an update for a closed round, without receiving it."""
         self._note_late(hospital)
         self.refuse(UpdateRefused(hospital, "late"))
 
@@ -123,38 +123,38 @@ class UpdateCollector:
         self._report.late = sorted({*self._report.late, hospital})
 
     def refuse(self, refusal: UpdateRefused) -> None:
-        """Records a refusal that was decided before an update could be rebuilt."""
+        """Records a refusal that was decided before the update could be decoded."""
         self._report.refused.append(Refusal(refusal.hospital, refusal.tensor, refusal.code))
 
     def fail(self, failure: Failure) -> None:
-        """Records that a hospital says it cannot answer."""
+        """Records that a hospital reported a failure."""
         self._report.failures[failure.hospital] = failure.code
 
     def close(
         self, minimum: int = 1, mandatory: Sequence[str] = ()
     ) -> tuple[dict[str, Tensor], Report]:
-        """Ends the round.
+        """Closes the round.
 
         Args:
-            minimum: updates that must have been taken.
-            mandatory: hospitals whose update must have been.
+            minimum: number of updates that the round needs.
+            mandatory: hospitals whose update the round needs.
 
         Returns:
-            The aggregate change, and who did what.
+            The aggregated change, and the outcome of the round.
 
         Raises:
-            Incomplete: `no-quorum`, where they were not; the round stays open.
+            Incomplete: `no-quorum`, if one of these is missing; the round stays open.
         """
         report = self._report
         if len(report.cases) < minimum or not set(mandatory) <= report.cases.keys():
             reasons = {refusal.hospital: refusal.code for refusal in report.refused}
             reasons |= report.failures
-            told = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
+            listed = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
             raise Incomplete(
                 "no-quorum",
-                f"{len(report.cases)} updates were taken and the round needs {minimum}"
-                + (f", of {', '.join(mandatory)} among them" if mandatory else ""),
-                told or "the others did not answer",
+                f"{len(report.cases)} updates were accepted and the round needs {minimum}"
+                + (f", including {', '.join(mandatory)}" if mandatory else ""),
+                listed or "the others did not answer",
                 "see errors.log at the hospitals",
             )
         self._report = Report()
@@ -165,7 +165,7 @@ class UpdateCollector:
         report.metrics = dict(sorted(report.metrics.items()))
         report.refused.sort(key=lambda refusal: (refusal.hospital, refusal.code, refusal.tensor))
         self._expected = None
-        found = self._rule.aggregate()
+        aggregate = self._rule.aggregate()
         self._rule.reset()
-        report.treatment = found.treatment
-        return found.change, report
+        report.treatment = aggregate.treatment
+        return aggregate.change, report

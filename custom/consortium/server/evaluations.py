@@ -1,9 +1,9 @@
-"""What hospitals are asked beside the rounds, in which order, and what came of it.
+"""Evaluations after the rounds: their requests, their order and their results.
 
-The final model is scored at every hospital; then, where the job asks, follow the confounding probe,
-the trainings without one hospital, the baseline and the cross-site evaluation. How a question
-reaches a hospital is the caller's: FLARE's workflow and the in-process runner ask the same ones.
-What always holds: every hospital of the study is asked, and who does not answer is on record.
+Every hospital scores the final model. If the job asks for them, the confounding probe, the
+trainings without one hospital, the baseline and the cross-site evaluation follow. The caller
+delivers the requests: FLARE's workflow and the in-process runner send the same ones.
+Invariant: every hospital of the study is asked, and missing answers are recorded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +24,11 @@ FINAL, BASELINE, CROSS_SITE = "the final scoring", "the baseline", "the cross-si
 CONFOUNDING, WITHOUT = "the confounding probe", "the training without one hospital"
 
 Answer = Update | UpdateRefused | Metrics | Failure
-"""An update or why there is none for `requests.ANSWERED_BY_UPDATES`, else metrics or a failure."""
+"""For `requests.ANSWERED_BY_UPDATES` an update or why there is none, else metrics or a failure."""
 
 
 class Ask(Protocol):
-    """Hands out a model with a request, and waits until every hospital has answered or cannot."""
+    """Sends a model with a request, and waits until every hospital has answered or cannot."""
 
     def __call__(
         self,
@@ -38,29 +38,29 @@ class Ask(Protocol):
         take: Callable[[str, Any], object],
         **meta: int,
     ) -> None:
-        """Asks once.
+        """Sends one request.
 
         Args:
             request: one of `consortium.protocol.requests`.
-            model: goes with it.
-            targets: hospitals that are asked.
-            take: is given each hospital's `Answer` as it comes, one at a time.
-            meta: goes with the model.
+            model: to send with it.
+            targets: hospitals to ask.
+            take: receives each hospital's name and `Answer` as it arrives, one at a time.
+            meta: values to send with the model.
 
         Raises:
-            Exception: the run is to end; what was not asked yet is not asked.
+            Exception: the run is ending; no further request is sent.
         """
 
 
 class Evaluations:
-    """The questions of one run beside its rounds.
+    """The evaluations of one run after its rounds.
 
     Args:
-        run: whose models are asked about.
+        run: whose models are evaluated.
 
     Attributes:
-        cross_site: by hospital whose model it is, the score at each hospital.
-        final_score: of the final model over all patients; None where unknown.
+        cross_site: for each hospital's model, its score at each hospital.
+        final_score: of the final model over all patients; None if unknown.
     """
 
     def __init__(self, run: TrainingRun):
@@ -71,12 +71,12 @@ class Evaluations:
         self._without: dict[str, dict[str, Any] | None] = {}
 
     def ask_all(self, ask: Ask) -> None:
-        """Asks everything that the job wants to know after its rounds."""
+        """Sends all requests of the job's evaluations."""
         settings, run = self._run.settings, self._run
         final = run.checkpoints.final_model(run.state)
-        self.answer(FINAL, self._ask_metrics(ask, requests.VALIDATE, final))
+        self.record(FINAL, self._ask_metrics(ask, requests.VALIDATE, final))
         if settings.probe is not None:
-            self.answer_confounding(self._ask_metrics(ask, requests.CONFOUNDING, final))
+            self.record_confounding(self._ask_metrics(ask, requests.CONFOUNDING, final))
         del final
         for hospital in self.to_leave_out:
             self._train_without(ask, hospital)
@@ -84,7 +84,7 @@ class Evaluations:
             start = run.checkpoints.start_model(run.state)
             rounds = run.state.rounds_done
             answers = self._ask_metrics(ask, requests.BASELINE, start, rounds=rounds)
-            self.answer(BASELINE, answers)
+            self.record(BASELINE, answers)
         if settings.cross_site:
             self._evaluate_across(ask)
 
@@ -96,7 +96,7 @@ class Evaluations:
         return answers
 
     def _train_without(self, ask: Ask, hospital: str) -> None:
-        """Trains the model again without a hospital, and has it scored there."""
+        """Trains another model without a hospital, and has it scored there."""
         other = self._run.without(hospital)
         try:
             while not other.state.is_done:
@@ -108,15 +108,15 @@ class Evaluations:
                 ask(requests.WITHOUT, other.state.model, other.asked, take, round=number)
                 other.close_round()
         except Incomplete as incomplete:
-            self.answer_without(hospital, incomplete.code)
+            self.record_without(hospital, incomplete.code)
             return
         answers: dict[str, Metrics | Failure] = {}
         final = other.checkpoints.final_model(other.state)
         ask(requests.VALIDATE, final, [hospital], answers.__setitem__)
-        self.answer_without(hospital, answers.get(hospital))
+        self.record_without(hospital, answers.get(hospital))
 
     def _evaluate_across(self, ask: Ask) -> None:
-        """Has every hospital train the last model on, and each of these models scored by all."""
+        """Has every hospital train the last model further, and all hospitals score each result."""
         state = self._run.state
         trained: dict[str, Mapping[str, Tensor]] = {}
 
@@ -134,57 +134,57 @@ class Evaluations:
         )
         for hospital in sorted(trained):
             answers = self._ask_metrics(ask, requests.VALIDATE, trained.pop(hospital))
-            self.answer_cross_site(hospital, answers)
+            self.record_cross_site(hospital, answers)
 
-    def answer(
-        self, question: str, answers: Mapping[str, Metrics | Failure | None]
+    def record(
+        self, evaluation: str, answers: Mapping[str, Metrics | Failure | None]
     ) -> dict[str, Metrics]:
-        """Takes the hospitals' answers to a question beside the rounds.
+        """Records the hospitals' answers to one evaluation.
 
         Args:
-            question: `FINAL`, `BASELINE` or, by model, `CROSS_SITE`.
-            answers: by hospital; None or absent where there was none.
+            evaluation: `FINAL`, `CONFOUNDING`, `BASELINE` or, for each model, `CROSS_SITE`.
+            answers: by hospital; None or absent if there was none.
 
         Returns:
             The answers that are metrics of the job.
         """
         state = self._run.state
-        taken: dict[str, Metrics] = {}
-        missing = state.run.missing.setdefault(question, {})
+        valid: dict[str, Metrics] = {}
+        missing = state.run.missing.setdefault(evaluation, {})
         for hospital in state.study.hospitals:
             answer = answers.get(hospital)
             if isinstance(answer, Metrics):
                 if self._fits(answer):
-                    taken[hospital] = answer
+                    valid[hospital] = answer
                 else:
                     missing[hospital] = "wrong-metrics"
             else:
                 missing[hospital] = answer.code if answer is not None else "no answer"
-        plain = {name: metrics.model_dump() for name, metrics in taken.items()}
-        if question == FINAL:
+        plain = {name: metrics.model_dump() for name, metrics in valid.items()}
+        if evaluation == FINAL:
             decision = state.selection.observe(
-                state.rounds_done, scores_of(taken, state.settings.scored)
+                state.rounds_done, scores_of(valid, state.settings.scored)
             )
             state.run.final = plain
             self.final_score = decision.score
             if decision.best:
                 state.best_file = model_file(state.rounds_done)
-        elif question == BASELINE:
+        elif evaluation == BASELINE:
             state.run.local = plain
-        return taken
+        return valid
 
     def _fits(self, answer: Metrics) -> bool:
         settings = self._run.settings
         return answer.fits(settings.scored, settings.update.max_cases)
 
     def local_model(self, answer: Update | UpdateRefused | Failure) -> Mapping[str, Tensor] | None:
-        """The model a hospital trained from the last one, for the cross-site evaluation.
+        """Returns the model that a hospital trained from the last one, for `CROSS_SITE`.
 
         Args:
-            answer: its update of the last model; the same checks as in a round.
+            answer: its update of the last model; it is checked as in a round.
 
         Returns:
-            None where there is none; the reason is then in the run's `missing`.
+            The model, or None if there is none; the reason is then in the run's `missing`.
         """
         state = self._run.state
         if isinstance(answer, Update):
@@ -209,29 +209,29 @@ class Evaluations:
             state.settings.scored,
         )
 
-    def answer_cross_site(
+    def record_cross_site(
         self, trained_at: str, answers: Mapping[str, Metrics | Failure | None]
     ) -> None:
-        """Takes the scores of one hospital's model at every hospital."""
-        taken = self.answer(CROSS_SITE, answers)
+        """Records the scores of one hospital's model at every hospital."""
+        valid = self.record(CROSS_SITE, answers)
         self.cross_site[trained_at] = {
-            name: metrics.model_dump()["validation"] for name, metrics in taken.items()
+            name: metrics.model_dump()["validation"] for name, metrics in valid.items()
         }
 
     @property
     def to_leave_out(self) -> tuple[str, ...]:
-        """Hospitals without each of which another model is trained."""
+        """Hospitals for each of which another model is trained without it."""
         probe = self._run.settings.probe
         hospitals = self._run.state.study.hospitals
         wanted = probe is not None and probe.leave_one_out and 1 < len(hospitals) <= probe.most
         return hospitals if wanted else ()
 
-    def answer_without(self, hospital: str, answer: Metrics | Failure | str | None) -> None:
-        """Takes a hospital's score of the model that was trained without it.
+    def record_without(self, hospital: str, answer: Metrics | Failure | str | None) -> None:
+        """Records a hospital's score of the model that was trained without it.
 
         Args:
             hospital: that was left out.
-            answer: its metrics, or what went wrong, as a code.
+            answer: its metrics, or the code of what went wrong.
         """
         if isinstance(answer, Metrics) and self._fits(answer):
             self._without[hospital] = answer.model_dump()["validation"]
@@ -240,11 +240,11 @@ class Evaluations:
         code = code.code if isinstance(code, Failure) else code
         self._run.state.run.missing.setdefault(WITHOUT, {})[hospital] = code
 
-    def answer_confounding(self, answers: Mapping[str, Metrics | Failure | None]) -> None:
-        """Takes the hospitals' statistics for the confounding probe."""
+    def record_confounding(self, answers: Mapping[str, Metrics | Failure | None]) -> None:
+        """Records the hospitals' statistics for the confounding probe."""
         probe, labels = self._run.settings.probe, self._run.settings.scored.classes
         assert probe is not None
-        for name, metrics in self.answer(CONFOUNDING, answers).items():
+        for name, metrics in self.record(CONFOUNDING, answers).items():
             statistics = metrics.confounding
             if statistics is not None and statistics.fits(labels, probe.dimensions):
                 self._statistics[name] = statistics
@@ -252,6 +252,6 @@ class Evaluations:
                 self._run.state.run.missing[CONFOUNDING][name] = "wrong-metrics"
 
     def describe_confounding(self) -> dict[str, Any]:
-        """Whether the model learned the disease or the hospital, as JSON types."""
-        judged = run_probe(self._statistics, self._run.settings.scored.classes)
-        return {**judged, "told": sorted(self._statistics), "without": self._without}
+        """Describes whether the model learned the disease or the hospital, as JSON types."""
+        result = run_probe(self._statistics, self._run.settings.scored.classes)
+        return {**result, "told": sorted(self._statistics), "without": self._without}

@@ -1,7 +1,7 @@
-"""Starts the process that makes the page and the curves of what lies in a results folder.
+"""Starts the process that renders the page and the curves of a results folder.
 
 `python -m consortium.report` reads `rounds.jsonl` and `result.json` and holds no models; see
-`consortium.report.__main__`. A failure there costs the page and not the run: it becomes a note.
+`consortium.report.__main__`. If it fails, the run goes on without a page and gets a note.
 """
 
 import contextlib
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from consortium.settings.base import Settings
 
-_PATIENCE = 120.0  # seconds that rendering may take once the run has ended
+_TIMEOUT = 120.0  # seconds that rendering may take after the run has ended
 
 
 class Renderer:
-    """Keeps the curves of a run up to date, in a process of its own, and at the end its page.
+    """Updates the curves of a run in a process of its own, and renders the page at the end.
 
     The process ends by itself when this one does.
 
@@ -35,7 +35,7 @@ class Renderer:
             text=True,
         )
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # `finish` says what went wrong
+        with contextlib.suppress(OSError):  # `finish` returns what went wrong
             self._process.stdin.write(settings.model_dump_json(by_alias=True) + "\n")
             self._process.stdin.flush()
 
@@ -43,7 +43,7 @@ class Renderer:
         """Waits for the page and the last points of the curves.
 
         Returns:
-            What went wrong, in one line; "" where nothing did.
+            What went wrong, in one line, or "".
         """
         return _outcome(self._process, "finish\n")
 
@@ -54,7 +54,7 @@ class Renderer:
 
 
 def render(results: Path) -> str:
-    """Makes the page and the curves of a run that has ended; see `Renderer.finish`."""
+    """Renders the page and the curves of a run that has ended; see `Renderer.finish`."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "consortium.report", str(results)],
         stdin=subprocess.DEVNULL,
@@ -71,13 +71,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def _outcome(process: subprocess.Popen[str], word: str | None = None) -> str:
+def _outcome(process: subprocess.Popen[str], command: str | None = None) -> str:
     try:
-        _, errors = process.communicate(word, timeout=_PATIENCE)
+        _, errors = process.communicate(command, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return f"the page could not be made within {_PATIENCE:.0f} seconds"
+        return f"the page could not be made within {_TIMEOUT:.0f} seconds"
     if process.returncode == 0:
         return ""
     last = (errors or "").strip().splitlines()[-1:]

@@ -1,7 +1,7 @@
-"""What a run leaves: `rounds.jsonl`, `result.json` and the model's bundle.
+"""Writes a run's results: `rounds.jsonl`, `result.json` and the model's bundle.
 
-What people look at, the page and the curves, is made of the first two by `consortium.report`, in a
-process that holds no models; see `consortium.server.rendering`.
+`consortium.report` renders the page and the curves from the first two, in a process that holds no
+models; see `consortium.server.rendering`.
 """
 
 import json
@@ -27,12 +27,12 @@ RESULT, ROUNDS = "result.json", "rounds.jsonl"
 
 
 def write_rounds(results: Path, records: Sequence[RoundRecord]) -> None:
-    """Writes `rounds.jsonl` whole."""
+    """Writes all of `rounds.jsonl`."""
     write_text(results / ROUNDS, "".join(map(_line, records)))
 
 
 def append_round(results: Path, record: RoundRecord) -> None:
-    """Adds a line to `rounds.jsonl`; the checkpoint is what counts where it is torn by a kill."""
+    """Appends a line to `rounds.jsonl`; if a kill tears it, the checkpoint still has the round."""
     with (results / ROUNDS).open("a", encoding="utf-8") as file:
         file.write(_line(record))
 
@@ -44,12 +44,12 @@ def _line(record: RoundRecord) -> str:
 def write_results(
     run: "TrainingRun", evaluations: "Evaluations", trouble: str = ""
 ) -> dict[str, Any]:
-    """Writes what the run leaves, complete or not.
+    """Writes the results of a run, complete or not.
 
     Args:
-        run: to its last closed round.
+        run: up to its last closed round.
         evaluations: as far as they went.
-        trouble: why the run was ended, where something ended it; one line.
+        trouble: why the run ended early, in one line; empty if it did not.
 
     Returns:
         The content of `result.json`.
@@ -78,7 +78,7 @@ def write_results(
     }
     if state.settings.cross_site:
         result["cross_site"] = evaluations.cross_site
-    result["flagged"] = [asdict(one) for one in find_flagged(state.run.records)]
+    result["flagged"] = [asdict(flag) for flag in find_flagged(state.run.records)]
     result["final"] = {"metrics": state.run.final or {}, "score": evaluations.final_score}
     write_rounds(run.results, state.run.records)
     write_json(run.results / RESULT, result)
@@ -86,7 +86,7 @@ def write_results(
 
 
 def add_note(results: Path, note: str) -> dict[str, Any]:
-    """Adds to the notes of `result.json`; returns its new content."""
+    """Adds a note to `result.json` and returns its new content."""
     result: dict[str, Any] = json.loads((results / RESULT).read_text(encoding="utf-8"))
     result["notes"].append(note)
     write_json(results / RESULT, result)
@@ -116,7 +116,7 @@ def _hospital_rows(state: RunState) -> list[dict[str, Any]]:
 
 def _write_model(run: "TrainingRun", probe: Mapping[str, Any]) -> str:
     state = run.state
-    # Where the run started from is a path at the orchestrator, and nobody else's business.
+    # The start model is a path at the orchestrator, and nobody else's business.
     settings = state.settings.model_copy(update={"model": Model()})
     return write_bundle(
         run.results / "model",

@@ -1,8 +1,7 @@
 """The rounds of a run: opened, answered and closed, without FLARE.
 
-What always holds: a round that is closed is in a checkpoint; one that could not be saved did not
-happen; and a run that is resumed from a checkpoint ends with the same bytes as one that never
-stopped.
+Invariants: every closed round is in a checkpoint; a round that could not be saved did not happen; a
+run that is resumed from a checkpoint ends with the same bytes as one that never stopped.
 """
 
 from collections.abc import Mapping
@@ -30,20 +29,20 @@ from consortium.settings.base import Settings
 
 
 class TrainingRun:
-    """Leads the rounds of one run.
+    """Runs the rounds of one run.
 
     Args:
-        study: what the job declares.
-        results: folder for what the run leaves; `rounds.jsonl` in it grows with every round.
-        checkpoints: folder for what survives a kill; a run that is there is continued.
+        study: the job's declaration.
+        results: folder for the results; `rounds.jsonl` in it grows with every round.
+        checkpoints: folder for the checkpoints; a run that is there is continued.
 
     Attributes:
-        state: what is saved and loaded.
-        checkpoints: where it is saved.
-        results: see above.
+        state: what the checkpoints save and load.
+        checkpoints: of this run.
+        results: folder for the results.
 
     Raises:
-        Refused: the checkpoints are of another run or of other settings, or the start model does
+        Refused: the checkpoints belong to another run or to other settings, or the start model does
             not fit.
     """
 
@@ -61,7 +60,7 @@ class TrainingRun:
 
     @property
     def quorum(self) -> Quorum:
-        """What the study declares of its rounds."""
+        """The study's quorum."""
         return self.state.study.quorum
 
     @property
@@ -76,14 +75,14 @@ class TrainingRun:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """Hospitals that the open round asks."""
+        """Hospitals that are asked in the open round."""
         return self._asked
 
     def open_round(self) -> tuple[int, str]:
         """Opens the next round.
 
         Returns:
-            Its number and the digest of the model to hand out.
+            Its number and the digest of the model to send.
         """
         state = self.state
         self._asked = choose(self.quorum, self.settings.seed, state.rounds_done)
@@ -91,13 +90,13 @@ class TrainingRun:
         return state.rounds_done, state.model_sha256
 
     def submit(self, answer: Update | UpdateRefused | Failure) -> UpdateRefused | None:
-        """Takes an answer to the open round.
+        """Submits an answer to the open round.
 
         Args:
-            answer: an update, a refusal from rebuilding one, or what a hospital says went wrong.
+            answer: an update, a refusal from decoding one, or a hospital's failure.
 
         Returns:
-            The refusal, where the answer is not taken; it is recorded.
+            The refusal, which is recorded, or None.
         """
         if isinstance(answer, Failure):
             self._collector.fail(answer)
@@ -111,12 +110,12 @@ class TrainingRun:
             return refusal
         return None
 
-    def late(self, hospital: str) -> None:
-        """Records that a hospital's update comes after its round has closed."""
-        self._collector.late(hospital)
+    def record_late(self, hospital: str) -> None:
+        """Records that a hospital has an update for a closed round."""
+        self._collector.record_late(hospital)
 
     def close_round(self, *, flush: bool = True) -> Mapping[str, Tensor]:
-        """Aggregates, chooses, records and saves the open round.
+        """Aggregates the open round, records it and saves the new state.
 
         Args:
             flush: see `consortium.orchestration.checkpoints.CheckpointStore.write`.
@@ -125,8 +124,8 @@ class TrainingRun:
             The new model.
 
         Raises:
-            Incomplete: fewer updates were taken than the quorum needs.
-            EnvironmentProblem: the disk is full; the state is still that after the round before.
+            Incomplete: fewer updates were accepted than the quorum needs.
+            EnvironmentProblem: the disk is full; the state is unchanged.
         """
         change, report = self._collector.close(self.quorum.minimum, self.quorum.mandatory)
         following = self._advance(change, flush)
@@ -147,7 +146,7 @@ class TrainingRun:
         return following.model
 
     def _advance(self, change: Mapping[str, Tensor], flush: bool) -> RunState:
-        """The state with the next model; its files are there, and the record is still missing."""
+        """Writes the next model's files and returns its state, still without the round's record."""
         state, checkpoints = self.state, self.checkpoints
         number = state.rounds_done
         if number == 0:
@@ -155,8 +154,8 @@ class TrainingRun:
         more: dict[str, str] = {}
         optimiser = checkpoints.load_optimiser(state)
         model = apply_change(state.model, optimiser.step(change))
-        with ThreadPoolExecutor(1) as beside:
-            model_sha256 = beside.submit(digest, model)
+        with ThreadPoolExecutor(1) as executor:
+            model_sha256 = executor.submit(digest, model)
             checkpoints.keep(model_file(number + 1), model, flush=flush)
         if optimiser.has_state:
             more[OPTIMISER] = f"velocity-{number + 1:06d}.safetensors"
@@ -199,7 +198,7 @@ class TrainingRun:
         )
 
     def without(self, hospital: str) -> "TrainingRun":
-        """The same study without a hospital, with checkpoints and results of its own."""
+        """Returns a run of the study without a hospital, with its own checkpoints and results."""
         study = self.state.study
         return TrainingRun(
             replace(
@@ -213,7 +212,7 @@ class TrainingRun:
 
 
 def scores_of(metrics: Mapping[str, Metrics], spec: ScoreSpec) -> dict[str, HospitalScore]:
-    """The validation scores that choose a model, by hospital."""
+    """Returns the validation scores that select a model, by hospital."""
     scores = {}
     for name, answer in metrics.items():
         score = answer.validation

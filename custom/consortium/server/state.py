@@ -1,7 +1,7 @@
-"""What a run is: the job's declaration and everything that a kill must not lose.
+"""A run's state: the job's declaration and everything that must survive a kill.
 
 `RunState` is what `consortium.server.checkpoint` saves and loads. Rounds, evaluations and results
-read it, and each changes only its own part of it. Nothing here opens a file.
+read it, and each changes only its own part. Nothing here opens a file.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ AVERAGE, OPTIMISER = "average", "velocity"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What a job declares.
+    """A job's declaration.
 
     Attributes:
         run: id of the run.
         job: name of the job.
         quorum: who takes part, and how many of them a round needs.
         settings: the job's.
-        left_out: hospitals that broke the run so often that it goes on without them.
+        left_out: hospitals without which the run goes on, because they broke it too often.
     """
 
     run: str
@@ -53,18 +53,18 @@ class RunState:
     """The state of a run between two rounds.
 
     Attributes:
-        study: what the job declares.
+        study: the job's declaration.
         schema: of the model.
-        trainable: names of the tensors that are learned.
+        trainable: names of the tensors that are trained.
         model: the model that the next round starts from.
         model_sha256: its digest.
         run: records, answers and reasons so far.
         selection: which model is kept.
         start_file: file of the model that the first round started from.
         best_file: file of the best model; "" before the first round.
-        more: file names of what else the next round needs, by `AVERAGE` and `OPTIMISER`. These are
-            several times the model's size and in memory only while a round closes.
-        averaged: models in the sums of the average.
+        more: names of the other files that the next round needs, by `AVERAGE` and `OPTIMISER`. They
+            have several times the model's size and are in memory only while a round closes.
+        averaged: number of models in the sums of the average.
     """
 
     study: Study
@@ -86,27 +86,27 @@ class RunState:
 
     @property
     def rounds_done(self) -> int:
-        """Closed rounds; also the number of the model that is handed out next."""
+        """Number of closed rounds; also the number of the model that the next round starts from."""
         return len(self.run.records)
 
     @property
     def is_done(self) -> bool:
-        """Whether no round is left, by the job's number or because the selection ended the run."""
+        """Whether no round is left: all are closed, or the selection stopped the run early."""
         return self.run.stopped_early or self.rounds_done >= self.settings.rounds
 
     @property
     def first_averaged(self) -> int:
-        """Models of a higher number than this are averaged."""
+        """Models with a higher number than this are averaged."""
         return first_averaged(self.run.rounds, self.settings.selection.share)
 
     @property
     def kept(self) -> int:
-        """The number of rounds behind the model that the run leaves."""
+        """The number of rounds behind the model that goes to the results."""
         if self.settings.selection.keep == "best":
             return self.selection.best_model
         return self.rounds_done
 
 
 def model_file(number: int) -> str:
-    """File name of the model with so many rounds behind it."""
+    """Returns the file name of the model with so many rounds behind it."""
     return f"model-{number:06d}.safetensors"

@@ -279,7 +279,7 @@ def test_hospitals_without_a_valid_answer_are_named(radiographs, tmp_path):
         run.federation.ask(request, model, targets, spoil, **meta)
 
     run.evaluations.ask_all(ask)
-    run.evaluations.answer_without("harbour", None)
+    run.evaluations.record_without("harbour", None)
     result = run.finish()
     assert not result["complete"]
     assert (

@@ -1,4 +1,4 @@
-"""What FLARE builds at a hospital for a job; nothing else stands here."""
+"""The classes that FLARE builds at a hospital for a job, and nothing else."""
 
 from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.client.site import SiteData

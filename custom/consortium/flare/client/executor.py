@@ -1,10 +1,10 @@
-"""The hospital's side: FLARE's tasks in, answers of `consortium.client` out.
+"""The hospital's side: answers FLARE's tasks with the results of `consortium.client`.
 
-What always holds: nothing but an update, metrics or a failure's code leaves; the text of an error
-is written to the hospital's own `errors.log` and to nowhere else, for FLARE streams a site's own
-logs to the server unless the site forbids it; an abort is obeyed within one batch;
-training runs in a process of its own, so that its crash costs a second try and not the job; and an
-update leaves as the job's pipeline makes it.
+Invariants: only an update, metrics or a failure's code leaves. The text of an error is written only
+to the hospital's own `errors.log`, because FLARE streams a site's logs to the server unless the
+site forbids it. An abort stops the work within one batch. Training runs in a process of its own, so
+that a crash costs a second attempt and not the job. An update leaves only through the job's
+pipeline.
 """
 
 import logging
@@ -20,7 +20,7 @@ from nvflare.apis.signal import Signal
 from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.core.errors import Refused, UsageError, failure_of
 from consortium.core.site_policy import ERRORS, Site, note_error
-from consortium.flare.array_streaming import make_arrays, place_arrays, register_arrays
+from consortium.flare.array_streaming import allocate_arrays_by, make_arrays, register_arrays
 from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
 from consortium.flare.wire import (
@@ -40,7 +40,7 @@ class HospitalExecutor(Executor):
     """Answers `train`, `validate`, `baseline`, `local_model`, `without` and `confounding`.
 
     Attributes:
-        hospital: where the class is that trains; no job can say it.
+        hospital: the trainer's class as `module:name`; no job can set it.
     """
 
     hospital = "consortium.client.trainer:LocalTrainer"
@@ -54,15 +54,15 @@ class HospitalExecutor(Executor):
         self._log = logging.getLogger(__name__)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Starts the process that trains with the job, and ends it with the job."""
+        """Starts the trainer process with the job, and ends it with the job."""
         if event_type == EventType.START_RUN:
             register_arrays()
             try:
                 self._open(fl_ctx)
-            except Exception as error:  # said again in answer to the first task
+            except Exception as error:  # reported again in answer to the first task
                 self._log.error("error %s", failure_of(error, "").code)
         elif event_type == EventType.END_RUN and self._trainer is not None:
-            place_arrays(make_arrays)
+            allocate_arrays_by(make_arrays)
             self._trainer.close()
 
     def execute(
@@ -89,7 +89,10 @@ class HospitalExecutor(Executor):
         model, meta = model_from_shareable(shareable)
         if task_name == requests.LOCAL_MODEL and not site.share_local_model:
             raise Refused(
-                "not-shared", "this hospital shows its model to nobody", task_name, "ask it"
+                "not-shared",
+                "this hospital does not share its model",
+                task_name,
+                "ask the hospital",
             )
         call = call_of(task_name, meta)
         if call is None:
@@ -97,14 +100,14 @@ class HospitalExecutor(Executor):
                 "unknown-task", "no such task", task_name, "use the job's own configuration"
             )
         method, arguments = call
-        found = trainer.ask(method, model, lambda: abort.triggered, **arguments)
-        if isinstance(found, Metrics):
-            return metrics_to_shareable(found)
-        # The rounds of a training without one hospital have the numbers of the run's own rounds.
+        result = trainer.ask(method, model, lambda: abort.triggered, **arguments)
+        if isinstance(result, Metrics):
+            return metrics_to_shareable(result)
+        # The rounds of a training without one hospital reuse the numbers of the run's own rounds.
         pipeline = (
             self._pipeline.without_state() if task_name == requests.WITHOUT else self._pipeline
         )
-        return update_to_shareable(*pipeline.client(*found, site.state))
+        return update_to_shareable(*pipeline.client(*result, site.state))
 
     def _open(self, fl_ctx: FLContext) -> tuple[TrainerProcess, Site]:
         if self._trainer is None or self._site is None:
@@ -112,11 +115,11 @@ class HospitalExecutor(Executor):
             self._site = find_site(job, fl_ctx)
             self._pipeline = build_pipeline(job.settings.update)
             self._trainer = TrainerProcess(self.hospital, self._site, job.settings)
-            place_arrays(self._trainer.make)
+            allocate_arrays_by(self._trainer.make)
         return self._trainer, self._site
 
     def _folder(self, fl_ctx: FLContext) -> Path:
-        """Where the people at the hospital look for what went wrong."""
+        """Returns the folder of the hospital's `errors.log`."""
         if self._site is not None:
             return self._site.state
         workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)

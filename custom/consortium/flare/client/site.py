@@ -1,15 +1,15 @@
-"""Where a hospital says where its data lie and what it lets out; the job cannot say it.
+"""A hospital's own choices: the folder of its data and what may leave; no job can set them.
 
-In our startup kits, `local/hospital.json` (see `consortium.kits.hospital`), which never reaches the
-server; the component `site_data` in the kit's `local/privacy.json` reads it. In another kit the
-component says it itself:
+In our startup kits they are in `local/hospital.json` (see `consortium.kits.hospital`), which never
+reaches the server; the component `site_data` in the kit's `local/privacy.json` reads it. In another
+kit the component has them as arguments:
 
     {"scopes": [{"name": "default"}], "default_scope": "default",
      "components": [{"id": "site_data", "path": "consortium.flare.client.components.SiteData",
                      "args": {"data": "/srv/tumours"}}]}
 
-FLARE builds the components only where there is a scope. Elsewhere, environment variables of the
-site's own process; `{site}` stands for its name.
+FLARE builds these components only if there is a scope. Without one, environment variables of the
+site's own process set them; `{site}` stands for its name.
 """
 
 import os
@@ -31,10 +31,10 @@ class SiteData(FLComponent):
     """A hospital's own choices.
 
     Args:
-        data: the hospital's folder; `{site}` in it stands for the hospital's name. Where it is
-            empty, the kit's `local/hospital.json` says all.
-        state: folder for what the hospital keeps; by default in the site's workspace.
-        smallest_group: a metric over fewer patients is not sent.
+        data: the hospital's folder; `{site}` in it stands for the hospital's name. If it is empty,
+            all choices come from the kit's `local/hospital.json`.
+        state: folder for the hospital's state; by default in the site's workspace.
+        smallest_group: metrics over fewer patients are not sent.
         share_local_model: whether other hospitals may score the model trained here.
     """
 
@@ -51,20 +51,21 @@ class SiteData(FLComponent):
 
 
 def find_site(job: Job, fl_ctx: FLContext) -> Site:
-    """The hospital's own choices, from its component, its kit or its environment.
+    """Reads the hospital's own choices from its component, its kit or its environment.
 
     Raises:
-        UsageError: `no-data-folder`, where the hospital has not said where its data lie, or what
-            it said is wrong.
+        UsageError: `no-data-folder`, if the hospital has set none, or a value is wrong.
     """
     name: str = fl_ctx.get_identity_name()
-    said = fl_ctx.get_engine().get_component("site_data")
-    if isinstance(said, SiteData) and not said.data:
+    choices = fl_ctx.get_engine().get_component("site_data")
+    if isinstance(choices, SiteData) and not choices.data:
         own = read_hospital(job.root)
-        said = SiteData(own.data or "", own.state or "", own.smallest_group, own.share_local_model)
-    elif not isinstance(said, SiteData):
+        choices = SiteData(
+            own.data or "", own.state or "", own.smallest_group, own.share_local_model
+        )
+    elif not isinstance(choices, SiteData):
         try:
-            said = SiteData(
+            choices = SiteData(
                 os.environ.get(DATA, ""),
                 os.environ.get(STATE, ""),
                 int(os.environ.get(SMALLEST_GROUP, "5")),
@@ -74,18 +75,19 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
             raise UsageError(
                 "bad-site-setting", "not a number", SMALLEST_GROUP, "give a number of patients"
             ) from None
-    if not said.data:
+    if not choices.data:
         raise UsageError(
             "no-data-folder",
-            "this hospital has not said where its data lie",
+            "this hospital has not set its data folder",
             f"hospital {name}",
-            f"write it into local/hospital.json, or set {DATA} where the kit is not ours",
+            f"set it in local/hospital.json, or set {DATA} if the kit is not ours",
         )
-    state = Path(said.state.replace("{site}", name)) if said.state else job.root / "consortium"
+    folder = choices.state.replace("{site}", name)
+    state = Path(folder) if folder else job.root / "consortium"
     return Site(
         name=name,
-        data=Path(said.data.replace("{site}", name)),
+        data=Path(choices.data.replace("{site}", name)),
         state=state / job.run,
-        smallest_group=said.smallest_group,
-        share_local_model=said.share_local_model,
+        smallest_group=choices.smallest_group,
+        share_local_model=choices.share_local_model,
     )

@@ -1,1 +1,1 @@
-"""What runs beside FLARE's jobs, in the parent process of a hospital or of the orchestrator."""
+"""Components of the parent process of a hospital or of the orchestrator, next to FLARE's jobs."""

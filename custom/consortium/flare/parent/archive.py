@@ -1,7 +1,7 @@
-"""The orchestrator's store of jobs, which looks at an archive before it keeps it.
+"""The orchestrator's job store, which checks an archive before it keeps it.
 
-FLARE takes any archive and finds out when it deploys the job; the job then reads `FAILED_TO_RUN`,
-and nothing says why.
+FLARE accepts any archive and fails when it deploys the job; the job then reads `FAILED_TO_RUN`
+without a reason.
 """
 
 import io
@@ -22,15 +22,15 @@ _EMPTY = b"PK\5\6" + bytes(18)  # a zip file without entries
 
 
 class CheckedJobs(SimpleJobDefManager):
-    """FLARE's store of jobs, in which an unsafe archive is a failed job, with the reason.
+    """FLARE's job store, in which an unsafe archive becomes a failed job with a reason.
 
-    FLARE does not pass on to the submitter what is raised here.
+    FLARE does not report exceptions from here to the submitter.
     """
 
     def create(
         self, meta: dict[str, Any], uploaded_content: str | bytes, fl_ctx: FLContext
     ) -> dict[str, Any]:
-        """Keeps a job that was submitted; of one whose archive is unsafe, only its record.
+        """Stores a submitted job; if its archive is unsafe, stores only its record.
 
         Args:
             meta: its `meta.json`.
@@ -49,7 +49,7 @@ class CheckedJobs(SimpleJobDefManager):
 
 
 def check_archive(archive: str | bytes) -> None:
-    """Looks whether all of an archive would land in its own folder, each file once.
+    """Checks that an archive extracts into its own folder only, each file once.
 
     Args:
         archive: the bytes of a zip file, or its path.
@@ -61,17 +61,17 @@ def check_archive(archive: str | bytes) -> None:
         with ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as opened:
             entries = opened.infolist()
     except (OSError, BadZipFile) as error:
-        raise _unsafe(f"it cannot be read ({error})", "the archive") from None
+        raise _unsafe(f"the archive cannot be read ({error})", "the archive") from None
     for entry in entries:
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise _unsafe("this would land outside of the job's folder", entry.filename)
+            raise _unsafe("the entry would land outside of the job's folder", entry.filename)
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise _unsafe("this is a symbolic link", entry.filename)
-    for name, times in Counter(entry.filename for entry in entries).items():
-        if times > 1:
-            raise _unsafe(f"this is in it {times} times", name)
+            raise _unsafe("the entry is a symbolic link", entry.filename)
+    for name, count in Counter(entry.filename for entry in entries).items():
+        if count > 1:
+            raise _unsafe(f"the archive has this entry {count} times", name)
 
 
-def _unsafe(what: str, where: str) -> Refused:
-    return Refused("unsafe-archive", what, repr(where), "submit the job's folder as it was made")
+def _unsafe(problem: str, entry: str) -> Refused:
+    return Refused("unsafe-archive", problem, repr(entry), "submit the job's folder as it was made")

@@ -1,4 +1,4 @@
-"""What FLARE builds in the parent process of a kit; nothing else stands here."""
+"""The classes that FLARE builds in the parent process of a kit, and nothing else."""
 
 from consortium.flare.parent.archive import CheckedJobs
 from consortium.flare.parent.gpus import HospitalGPUs

@@ -1,9 +1,9 @@
-"""A hospital's GPUs, as the hospital itself states them in `local/hospital.json`.
+"""Assigns a hospital's GPUs to jobs, as the hospital states them in `local/hospital.json`.
 
-FLARE's resource manager reads their number from `resources.json`, which is signed; lets two jobs
-share a GPU as long as their stated memory fits; and leaves a job that asks for none whatever GPUs
-the site's process, or the job before it, sees. Here a GPU belongs to one job unless the hospital
-says otherwise, and a job sees those that it was given and no others.
+FLARE's resource manager reads their number from `resources.json`, which is signed. It lets two jobs
+share a GPU if their stated memory fits. A job that asks for none sees the GPUs of the site's
+process or of the job before it. Here a GPU belongs to one job unless the hospital allows sharing,
+and a job sees only its own GPUs.
 """
 
 import os
@@ -19,14 +19,14 @@ from nvflare.app_common.resource_managers.gpu_resource_manager import (
 from consortium.kits.hospital import read_hospital
 
 CPU_INSTEAD = "cpu_instead"
-"""Key of a job's request: a hospital that has no GPU trains on its CPU rather than waits."""
+"""Key of a job's request: a hospital without a GPU trains on its CPU instead of waiting."""
 
 
 class HospitalGPUs(GPUResourceManager):
     """Admits jobs by the GPUs that the hospital states.
 
     Args:
-        ignore_host: do not compare with what `nvidia-smi` shows.
+        ignore_host: do not compare them with the output of `nvidia-smi`.
     """
 
     def __init__(self, ignore_host: bool = False):
@@ -43,22 +43,22 @@ class HospitalGPUs(GPUResourceManager):
     def allocate_resources(
         self, resource_requirement: dict[str, Any], token: str, fl_ctx: FLContext
     ) -> dict[Any, Any]:
-        """Gives a job its GPUs; the job's process, started next, inherits which it sees."""
-        given: dict[Any, Any] = super().allocate_resources(resource_requirement, token, fl_ctx)
-        os.environ[CUDA_VISIBLE_DEVICES] = ",".join(str(gpu) for gpu in given)
-        return given
+        """Allocates a job's GPUs; the job's process, started next, inherits the variable."""
+        gpus: dict[Any, Any] = super().allocate_resources(resource_requirement, token, fl_ctx)
+        os.environ[CUDA_VISIBLE_DEVICES] = ",".join(str(gpu) for gpu in gpus)
+        return gpus
 
     def _check_required_resource_available(self, resource_requirement: dict[str, Any]) -> bool:
-        return bool(super()._check_required_resource_available(self._meant(resource_requirement)))
+        return bool(super()._check_required_resource_available(self._resolve(resource_requirement)))
 
     def _reserve_resource(self, resource_requirement: dict[str, Any]) -> dict[Any, Any]:
-        return dict(super()._reserve_resource(self._meant(resource_requirement)))
+        return dict(super()._reserve_resource(self._resolve(resource_requirement)))
 
-    def _meant(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What a request means at this hospital."""
-        if not asked.get(self.num_gpu_key) or (asked.get(CPU_INSTEAD) and not self.resources):
+    def _resolve(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Returns the requirement that a request means at this hospital."""
+        if not request.get(self.num_gpu_key) or (request.get(CPU_INSTEAD) and not self.resources):
             return {}
-        memory = asked.get(self.gpu_mem_key, 0)
+        memory = request.get(self.gpu_mem_key, 0)
         if not self._shared:
             memory = max(memory, self._memory)
-        return {**asked, self.gpu_mem_key: memory}
+        return {**request, self.gpu_mem_key: memory}

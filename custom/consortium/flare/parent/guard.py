@@ -1,7 +1,7 @@
-"""What a site's parent process makes sure of before a site takes part.
+"""Checks of a kit in the parent processes, before a site takes part.
 
-Of what a handler raises, FLARE heeds an `UnsafeComponentError` when the process starts, and
-`NotAuthenticated` when a site registers; it logs and forgets the rest.
+FLARE acts on an event handler's `UnsafeComponentError` when the process starts, and on its
+`NotAuthenticated` when a site registers; it only logs other exceptions.
 """
 
 import sys
@@ -20,12 +20,15 @@ from consortium.kits.lock import hold_kit, identify_copy
 from consortium.kits.start import check_kit
 
 _COPY = "consortium_copy"
-"""Key under which a site tells the orchestrator which copy of its kit it runs."""
-_SILENCE = 45  # seconds; a site's heartbeat comes each 10, and after a lost one only in 35
+"""Key under which a site identifies its copy of the kit to the orchestrator."""
+_SILENCE = 45  # seconds; a site sends a heartbeat every 10, and 35 after a lost one
 
 
 class KitGuard(FLComponent):
-    """Looks at a kit again, where no script of it did: it is as it was signed, and runs once."""
+    """Checks that a kit is unchanged since it was signed, and that it runs only once.
+
+    It repeats the check of the kit's scripts, which may have been bypassed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class KitGuard(FLComponent):
         self._copy = ""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Looks at the kit before the site registers, and says which copy of it this is."""
+        """Checks the kit before the site registers, and identifies this copy of it."""
         kit = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             try:
@@ -46,30 +49,30 @@ class KitGuard(FLComponent):
         elif event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
             fl_ctx.set_prop(_COPY, self._copy, private=False, sticky=False)
         elif event_type == EventType.AFTER_CLIENT_REGISTER and not _has_token(fl_ctx):
-            # FLARE ends with a traceback that says nothing of why.
-            told = "the orchestrator does not admit it; perhaps a copy of it runs elsewhere"
-            todo = "ask the coordinator what the orchestrator's log says"
-            print(Refused("not-admitted", told, str(kit), todo), file=sys.stderr, flush=True)
+            # FLARE ends with a traceback that does not contain the reason.
+            message = "the orchestrator does not admit this kit; a copy of it may run elsewhere"
+            advice = "ask the coordinator for the reason in the orchestrator's log"
+            print(Refused("not-admitted", message, str(kit), advice), file=sys.stderr, flush=True)
 
 
 def _has_token(fl_ctx: FLContext) -> bool:
-    """Whether the orchestrator has admitted this site."""
+    """Returns whether the orchestrator has admitted this site."""
     return bool(fl_ctx.get_prop(FLContextKey.CLIENT_TOKEN))
 
 
 class DuplicateKitGuard(FLComponent):
-    """At the orchestrator: while one copy of a hospital's kit runs, no other is admitted.
+    """Admits no second copy of a hospital's kit while one runs; used at the orchestrator.
 
-    FLARE lets the second take over without a word. What always holds: the same copy, started again
-    after whatever happened to it, is admitted at once.
+    FLARE lets the second copy take over without notice. Invariant: the same copy, restarted for
+    whatever reason, is admitted at once.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[str, tuple[str, float]] = {}  # hospital: its copy, and when it last spoke
+        self._seen: dict[str, tuple[str, float]] = {}  # hospital: its copy and last contact
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Notes which copies live, and refuses another one that registers."""
+        """Records which copies are connected, and refuses another one that registers."""
         if event_type == EventType.CLIENT_QUIT:
             self._seen.pop(fl_ctx.get_peer_context().get_identity_name(), None)
         elif event_type in (
@@ -80,9 +83,9 @@ class DuplicateKitGuard(FLComponent):
             name, copy, now = peer.get_identity_name(), peer.get_prop(_COPY, ""), time.monotonic()
             known, seen = self._seen.get(name, (copy, now))
             if copy != known and now - seen < _SILENCE:
-                told = f"kit-in-use: a copy of {name}'s kit wants in, and {name} is connected"
-                self.log_error(fl_ctx, told)
+                message = f"kit-in-use: {name} is connected and a copy of its kit tries to register"
+                self.log_error(fl_ctx, message)
                 if event_type == EventType.CLIENT_REGISTER_RECEIVED:
-                    raise NotAuthenticated(told)
+                    raise NotAuthenticated(message)
                 return
             self._seen[name] = (copy, now)

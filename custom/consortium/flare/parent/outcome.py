@@ -1,8 +1,8 @@
-"""How a run ended, handed from the job's process to FLARE's record of the job.
+"""Passes a run's outcome from the job's process to FLARE's record of the job.
 
-FLARE tells a submitter `FINISHED:EXECUTION_EXCEPTION` and no more. The orchestrator's job process
-leaves a file in the workspace; its parent process moves it into the record, where every admin's
-`get_job_meta` finds it.
+FLARE reports only `FINISHED:EXECUTION_EXCEPTION` to a submitter. The orchestrator's job process
+writes a file into the workspace; its parent process moves the content into the record, where every
+admin's `get_job_meta` shows it.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from consortium.orchestration.recovery import OUTCOME
 
 
 def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str, stopped: bool) -> None:
-    """Leaves word of how this job's run ended; what goes wrong here must not change it.
+    """Writes how this job's run ended; an error here must not change the outcome.
 
     Args:
         fl_ctx: FLARE's.
-        complete: whether the run is.
+        complete: whether the run is complete.
         reason: why it is not.
         stopped: whether it ended for a reason that another job would meet again.
     """
@@ -35,10 +35,10 @@ def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str, stopped: boo
 
 
 class OutcomeKeeper(FLComponent):
-    """In the orchestrator's parent process: puts the word into the job's record."""
+    """Moves a run's outcome into the job's record, in the orchestrator's parent process."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Acts when a job has ended."""
+        """Moves the outcome when a job has ended."""
         if event_type != EventType.JOB_COMPLETED:
             return
         job_id = get_event_job_id(fl_ctx)

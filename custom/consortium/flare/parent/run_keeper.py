@@ -1,9 +1,8 @@
-"""In the orchestrator's parent process: goes on with runs whose FLARE job was broken off.
+"""Continues runs whose FLARE job was interrupted, in the orchestrator's parent process.
 
-What is decided stands in `consortium.orchestration.recovery`; here are FLARE's ways to it. Seen in
-its
-code: the jobs of a server that died read RUNNING for ever; a site that was restarted has another
-token than its job knows, and that job waits for it for ever.
+`consortium.orchestration.recovery` decides; this module acts through FLARE. Its code shows: the
+jobs of a server that died read RUNNING for ever; a restarted site has another token than its job
+knows, and that job waits for it for ever.
 """
 
 import logging
@@ -40,35 +39,35 @@ from consortium.orchestration.recovery import (
     why_given_up,
 )
 
-_LOOK = 1.0  # seconds between two looks
-_ALIVE = 15.0  # seconds after a site's last heartbeat, of which one comes each ten
+_INTERVAL = 1.0  # seconds between two checks
+_ALIVE = 15.0  # seconds after a site's last heartbeat; it sends one every ten
 _BREAKS = (
     ProcessExitCode.CONFIG_ERROR,
     ProcessExitCode.EXCEPTION,
     ProcessExitCode.INFRASTRUCTURE_ERROR,
 )
-"""How a site's job process may end so that FLARE ends the job for it."""
-_GATHER = 60.0  # seconds to wait for the sites that the job needs, before FLARE's scheduler does
+"""Exit codes of a site's job process for which FLARE ends the job."""
+_GATHER = 60.0  # seconds to wait for the job's sites before leaving that to FLARE's scheduler
 
 
 class RunKeeper(FLComponent):
-    """Marks jobs that died for what they are, and submits the next attempt of their chain.
+    """Marks interrupted jobs as such, and submits the next attempt of their run.
 
     Args:
-        keep_runs: checkpoints that are kept, the newest.
+        keep_runs: number of runs whose checkpoints are kept, the newest.
     """
 
     def __init__(self, keep_runs: int = 50):
         super().__init__()
         self._keep = keep_runs
-        self._broken: dict[str, float] = {}  # job: since when it is waited for its sites
+        self._broken: dict[str, float] = {}  # job: since when it waits for its sites
         self._failed: set[str] = set()
         self._failed_site: dict[str, str] = {}  # job: the hospital that ended it
         self._ended = threading.Event()
         self._log = logging.getLogger(__name__)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Acts at the start, and when a job has ended."""
+        """Marks interrupted jobs at the start, and notes every job that ends."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             self._mark_interrupted(fl_ctx)
         elif event_type == EventType.SYSTEM_START:
@@ -76,7 +75,7 @@ class RunKeeper(FLComponent):
             engine.server.cell.core_cell.add_incoming_request_filter(
                 CellChannel.SERVER_MAIN,
                 CellChannelTopic.REPORT_JOB_FAILURE,
-                self._hear,
+                self._note_failed_site,
                 engine=engine,
             )
             threading.Thread(target=self._watch, args=(engine,), daemon=True).start()
@@ -86,7 +85,7 @@ class RunKeeper(FLComponent):
             self._ended.set()
 
     def _mark_interrupted(self, fl_ctx: FLContext) -> None:
-        """Before FLARE looks at its jobs: none of those that ran before this process runs now."""
+        """Marks the jobs of an earlier process as ended, before FLARE reads its jobs."""
         manager = fl_ctx.get_engine().get_component(SystemComponents.JOB_MANAGER)
         for job in manager.get_all_jobs(fl_ctx):
             if job.meta.get(JobMetaKey.STATUS.value) in (RunStatus.RUNNING, RunStatus.DISPATCHED):
@@ -101,27 +100,27 @@ class RunKeeper(FLComponent):
             shutil.rmtree(old, ignore_errors=True)
 
     def _watch(self, engine: Any) -> None:
-        while not self._ended.wait(_LOOK):
+        while not self._ended.wait(_INTERVAL):
             try:
                 with engine.new_context() as fl_ctx:
-                    self._fail_deserted(engine, fl_ctx)
+                    self._fail_stale_jobs(engine, fl_ctx)
                     for job_id in list(self._broken):
-                        self._look(engine, job_id, fl_ctx)
-            except Exception:  # whatever FLARE raises now, the next look may find it in order
-                self._log.exception("the look at the runs failed")
+                        self._follow_up(engine, job_id, fl_ctx)
+            except Exception:  # whatever FLARE raises now, the next check may succeed
+                self._log.exception("checking the runs failed")
 
-    def _hear(self, report: Message, engine: Any) -> None:
-        """A site says how its part of a job ended, and FLARE is about to end the job for it."""
+    def _note_failed_site(self, report: Message, engine: Any) -> None:
+        """Notes the site that reports a failed job process, before FLARE ends the job for it."""
         token = report.get_header(CellMessageHeaderKeys.TOKEN)
         client = engine.client_manager.clients.get(token)
-        said = report.payload if isinstance(report.payload, dict) else {}
-        job_id = str(said.get(JobFailureMsgKey.JOB_ID))
+        payload = report.payload if isinstance(report.payload, dict) else {}
+        job_id = str(payload.get(JobFailureMsgKey.JOB_ID))
         running = job_id in engine.run_processes and job_id not in engine.exception_run_processes
-        if running and client is not None and said.get(JobFailureMsgKey.CODE) in _BREAKS:
+        if running and client is not None and payload.get(JobFailureMsgKey.CODE) in _BREAKS:
             self._failed_site.setdefault(job_id, client.name)
 
-    def _fail_deserted(self, engine: Any, fl_ctx: FLContext) -> None:
-        """Ends jobs that wait for a site which was restarted since."""
+    def _fail_stale_jobs(self, engine: Any, fl_ctx: FLContext) -> None:
+        """Ends jobs that wait for a site that was restarted since."""
         for job_id, process in list(engine.run_processes.items()):
             if job_id in self._failed:
                 continue
@@ -135,7 +134,7 @@ class RunKeeper(FLComponent):
                     engine.job_runner.fail_run(job_id, code, fl_ctx)
                     break
 
-    def _look(self, engine: Any, job_id: str, fl_ctx: FLContext) -> None:
+    def _follow_up(self, engine: Any, job_id: str, fl_ctx: FLContext) -> None:
         manager = engine.get_component(SystemComponents.JOB_MANAGER)
         job = manager.get_job(job_id, fl_ctx)
         if job is None or not is_broken(job.meta):
@@ -151,24 +150,28 @@ class RunKeeper(FLComponent):
         rounds = count_rounds(checkpoint_folder(root, attempt.run))
         following = follow(job.meta, rounds)
         if following is None:
-            told = why_given_up(job.meta)
-            stopped = {"complete": False, "reason": told, "stopped": True}
+            reason = why_given_up(job.meta)
+            stopped = {"complete": False, "reason": reason, "stopped": True}
             manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
-            self._log.error("run %s: %s", attempt.run, told)
+            self._log.error("run %s: %s", attempt.run, reason)
         elif self._gathered(engine, job.meta) or time.monotonic() > self._broken[job_id] + _GATHER:
             created = manager.clone(job_id, following, fl_ctx)
             next_id = created[JobMetaKey.JOB_ID.value]
             manager.update_meta(job_id, {NEXT: next_id}, fl_ctx)
             self._log.warning(
-                "run %s: job %s goes on after %d rounds as %s", attempt.run, job_id, rounds, next_id
+                "run %s: job %s continues after %d rounds as %s",
+                attempt.run,
+                job_id,
+                rounds,
+                next_id,
             )
         else:
             return
         del self._broken[job_id]
 
     def _gathered(self, engine: Any, meta: dict[str, Any]) -> bool:
-        """Whether the sites that a job needs are there."""
+        """Returns whether the sites that a job needs are connected."""
         since = time.time() - _ALIVE
-        there = {one.name for one in engine.get_clients() if one.last_connect_time > since}
+        alive = {site.name for site in engine.get_clients() if site.last_connect_time > since}
         needed = set(meta.get("mandatory_clients") or ())
-        return needed <= there and len(there) >= int(meta.get("min_clients") or 1)
+        return needed <= alive and len(alive) >= int(meta.get("min_clients") or 1)

@@ -1,4 +1,4 @@
-"""The orchestrator's side of the wire: models out, and what hospitals send taken for what it is."""
+"""The orchestrator's side of the wire: encodes models and decodes hospitals' answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,21 +17,21 @@ from consortium.protocol.update import Update, UpdateRefused, update_from_wire
 
 
 def model_to_shareable(model: Mapping[str, Tensor], **meta: Any) -> Shareable:
-    """A model with what goes with it."""
+    """Encodes a model and the values to send with it."""
     contents, buffers = pack(model)
-    carried = put_arrays(buffers)
-    return DXO(DataKind.WEIGHTS, carried, {"contents": contents, **meta}).to_shareable()
+    encoded = put_arrays(buffers)
+    return DXO(DataKind.WEIGHTS, encoded, {"contents": contents, **meta}).to_shareable()
 
 
 def answer_from_shareable(
     shareable: Shareable, sender: str, pipeline: Pipeline
 ) -> Update | UpdateRefused | Failure:
-    """What a hospital sent in answer to a round.
+    """Decodes a hospital's answer to a round.
 
     Args:
         shareable: as received.
         sender: the hospital as the channel authenticated it.
-        pipeline: what the hospital applied to its update, undone here.
+        pipeline: the steps that the hospital applied to its update; they are undone here.
     """
     failure = shareable.get_header(FAILURE)
     if failure is not None:
@@ -42,12 +42,12 @@ def answer_from_shareable(
         return update_from_wire(*received, sender)
     except UpdateRefused as refusal:
         return refusal
-    except Exception:  # whatever a hospital sent, it must not break the round of the others
+    except Exception:  # whatever a hospital sends must not break the round of the others
         return UpdateRefused(sender, "malformed")
 
 
 def metrics_from_shareable(shareable: Shareable, sender: str) -> Metrics | Failure:
-    """What a hospital sent in answer to a question about a model."""
+    """Decodes a hospital's metrics of a model."""
     failure = shareable.get_header(FAILURE)
     if failure is not None:
         return failure_from_wire(failure, sender)

@@ -1,6 +1,6 @@
-"""The workflow after the rounds: FLARE's tasks carry what `Evaluations` asks.
+"""The workflow after the rounds: sends the requests of `Evaluations` as FLARE's tasks.
 
-Every hospital that is connected is asked; who does not answer is on record.
+Every connected hospital is asked, and missing answers are recorded.
 """
 
 import threading
@@ -26,27 +26,27 @@ from consortium.protocol.requests import ANSWERED_BY_UPDATES, WITHOUT
 
 
 class _Aborted(Exception):
-    """FLARE ends the job; not an error."""
+    """FLARE is ending the job; not an error."""
 
 
 class Assessment(StudyWorkflow):
-    """Scores the model that the run leaves at every hospital; then, where the job asks, the
-    confounding probe, the baseline and the cross-site evaluation.
+    """Runs the evaluations after the rounds: the final scoring and those that the job asks for.
 
     Args:
         study: id of the `StudyRun` component.
-        timeout: seconds after which a hospital that has not answered is on record as such;
-            0 waits for as long as the hospital is connected.
-    """  # noqa: D205
+        timeout: seconds after which a hospital's answer is recorded as missing; 0 waits for as long
+            as the hospital is connected.
+    """
 
     def __init__(self, study: str = "study", timeout: int = 0):
         super().__init__(study)
         self._timeout = timeout
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Asks one question after the other."""
+        """Sends one request after the other."""
         study = self.study(fl_ctx)
-        border = threading.Lock()  # answers come in FLARE's threads and are taken one at a time
+        # Answers arrive in FLARE's threads and are recorded one at a time.
+        answer_lock = threading.Lock()
 
         def ask(
             request: str,
@@ -57,7 +57,7 @@ class Assessment(StudyWorkflow):
         ) -> None:
             if abort_signal.triggered:
                 raise _Aborted
-            # A hospital trains without another one next to the run, and keeps no state of that.
+            # Hospitals keep no state of the training without one of them.
             pipeline = study.pipeline.without_state() if request == WITHOUT else study.pipeline
 
             def read(answer: Shareable, name: str) -> Any:
@@ -68,7 +68,7 @@ class Assessment(StudyWorkflow):
             def receive(client_task: ClientTask, fl_ctx: FLContext) -> None:
                 name, result = client_task.client.name, client_task.result
                 client_task.result = None
-                with border:
+                with answer_lock:
                     take(name, read(result, name))
 
             connected = {client.name for client in fl_ctx.get_engine().get_clients()}

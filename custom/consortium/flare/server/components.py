@@ -1,4 +1,4 @@
-"""What the configuration of a job may build at the orchestrator; nothing else stands here."""
+"""The classes that a job's configuration may build at the orchestrator, and nothing else."""
 
 from consortium.flare.server.assessment import Assessment
 from consortium.flare.server.rounds import StudyRounds

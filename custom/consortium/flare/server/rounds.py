@@ -1,7 +1,7 @@
-"""The workflow of the rounds: `consortium.orchestration.rounds` between FLARE's tasks and a clock.
+"""The workflow of the rounds: connects `consortium.orchestration.rounds` to FLARE and the clock.
 
-Hospitals' answers come in FLARE's threads; they are taken there, one at a time, and what follows
-from them is done in the workflow's own thread, which waits for nothing but the next event.
+Hospitals' answers arrive in FLARE's threads, which submit them one at a time. The workflow's own
+thread acts on them; it waits only for the next event.
 """
 
 import threading
@@ -35,7 +35,7 @@ from consortium.protocol.requests import TRAIN
 from consortium.server.run import TrainingRun
 
 _Event = Callable[[Rounds], list[Action]]
-_ABORT = 0.5  # seconds between two looks whether FLARE ends the job
+_ABORT = 0.5  # seconds between two checks whether FLARE ends the job
 
 
 class StudyRounds(StudyWorkflow):
@@ -48,10 +48,10 @@ class StudyRounds(StudyWorkflow):
     def __init__(self, study: str = "study"):
         super().__init__(study)
         self._events: SimpleQueue[_Event] = SimpleQueue()
-        self._border = threading.Lock()  # an answer is not taken while a round is closed
+        self._run_lock = threading.Lock()  # no answer is submitted while a round is closed
         self._asked: dict[str, float] = {}
-        self._standing: list[Task] = []
-        self._missed: dict[str, str] = {}  # FLARE's id of what a hospital was asked: who
+        self._open_tasks: list[Task] = []
+        self._missed: dict[str, str] = {}  # FLARE's id of a hospital's task: the hospital
         self._opened = -1
 
     def process_result_of_unknown_task(
@@ -62,39 +62,39 @@ class StudyRounds(StudyWorkflow):
         result: Shareable,
         fl_ctx: FLContext,
     ) -> None:
-        """An answer that came after its round had closed: refused, and on record as late."""
+        """Refuses an answer to a closed round, and records it as late."""
         if task_name == TRAIN:
-            with self._border:
+            with self._run_lock:
                 study = self.study(fl_ctx)
                 answer = answer_from_shareable(result, client.name, study.pipeline)
                 study.run.submit(answer)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Listens to hospitals that ask whether their answer is still wanted."""
+        """Intercepts hospitals' checks whether their task is still open."""
         look_up = self.communicator.process_task_check
 
         def look_up_and_note(task_id: str, fl_ctx: FLContext) -> ClientTask | None:
             late = self._missed.pop(task_id, None)
-            if late is not None:  # so that it does not send for nothing what may be large
-                self._events.put(partial(self._come_late, late, self.study(fl_ctx).run))
+            if late is not None:  # the hospital then does not send a large answer for nothing
+                self._events.put(partial(self._record_late, late, self.study(fl_ctx).run))
                 return None
-            found: ClientTask | None = look_up(task_id=task_id, fl_ctx=fl_ctx)
-            return found
+            task: ClientTask | None = look_up(task_id=task_id, fl_ctx=fl_ctx)
+            return task
 
         self.communicator.process_task_check = look_up_and_note
 
-    def _come_late(self, name: str, run: TrainingRun, rounds: Rounds) -> list[Action]:
-        """A hospital has its answer when its round has closed."""
-        with self._border:
-            run.late(name)
+    def _record_late(self, name: str, run: TrainingRun, rounds: Rounds) -> list[Action]:
+        """Records that a hospital's answer is ready only after its round has closed."""
+        with self._run_lock:
+            run.record_late(name)
         return []
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Runs the rounds that are not done."""
+        """Runs the remaining rounds."""
         study = self.study(fl_ctx)
-        study.guard(lambda: self._lead(study.run, abort_signal, fl_ctx), fl_ctx)
+        study.guard(lambda: self._run_rounds(study.run, abort_signal, fl_ctx), fl_ctx)
 
-    def _lead(self, run: TrainingRun, abort: Signal, fl_ctx: FLContext) -> None:
+    def _run_rounds(self, run: TrainingRun, abort: Signal, fl_ctx: FLContext) -> None:
         if run.state.run.stopped_early:
             return
         settings = run.settings
@@ -136,33 +136,33 @@ class StudyRounds(StudyWorkflow):
         if self._opened != number:
             self._opened = number
             self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
-            with self._border:
+            with self._run_lock:
                 run.open_round()
-        connected = {client.name for client in fl_ctx.get_engine().get_clients()}
-        there = [name for name in hospitals if name in connected]
+        sites = {client.name for client in fl_ctx.get_engine().get_clients()}
+        connected = [name for name in hospitals if name in sites]
         for name in hospitals:
-            if name not in there:
+            if name not in connected:
                 code = "left-out" if name in run.state.study.left_out else NOT_CONNECTED
-                with self._border:
+                with self._run_lock:
                     run.submit(Failure(name, code))
                 self._events.put(partial(_fail, number, name, code))
-        self._asked.update(dict.fromkeys(there, time.monotonic()))
-        if there:
+        self._asked.update(dict.fromkeys(connected, time.monotonic()))
+        if connected:
             data = model_to_shareable(
                 run.state.model, round=number, base_sha256=run.state.model_sha256
             )
             task = Task(name=TRAIN, data=data, result_received_cb=self._take)
             task.props["round"] = number
-            self._standing.append(task)
-            self.broadcast(task, fl_ctx, targets=there, min_responses=len(there))
+            self._open_tasks.append(task)
+            self.broadcast(task, fl_ctx, targets=connected, min_responses=len(connected))
 
     def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        """Takes a hospital's answer, in a thread of FLARE's."""
+        """Submits a hospital's answer, in a thread of FLARE's."""
         name, number = client_task.client.name, client_task.task.props["round"]
         study = self.study(fl_ctx)
         answer = answer_from_shareable(client_task.result, name, study.pipeline)
         client_task.result = None
-        with self._border:
+        with self._run_lock:
             refusal = study.run.submit(answer)
         if isinstance(answer, Failure):
             self._events.put(partial(_fail, number, name, answer.code))
@@ -179,21 +179,21 @@ class StudyRounds(StudyWorkflow):
         self, run: TrainingRun, number: int, missing: tuple[str, ...], fl_ctx: FLContext
     ) -> None:
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
-        for task in self._standing:
-            asked = {each.id: each.client.name for each in task.client_tasks}
+        for task in self._open_tasks:
+            asked = {client_task.id: client_task.client.name for client_task in task.client_tasks}
             self._missed |= {task_id: name for task_id, name in asked.items() if name in missing}
         self._cancel(fl_ctx)
-        with self._border:
+        with self._run_lock:
             run.close_round()
         self.fire_event(AppEventType.ROUND_DONE, fl_ctx)
         self.log_info(fl_ctx, f"round {number + 1} of {run.settings.rounds} is closed")
 
     def _cancel(self, fl_ctx: FLContext) -> None:
-        """Takes back what no longer counts; a hospital that works on it ends that by itself."""
-        for task in self._standing:
+        """Cancels the open tasks; a hospital that works on one stops by itself."""
+        for task in self._open_tasks:
             self.cancel_task(task, fl_ctx=fl_ctx)
             drop_arrays(task.data)
-        self._standing.clear()
+        self._open_tasks.clear()
 
 
 def _fail(number: int, hospital: str, code: str, rounds: Rounds) -> list[Action]:

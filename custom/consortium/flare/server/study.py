@@ -1,9 +1,9 @@
-"""The orchestrator's components: one run, seen by FLARE in parts.
+"""The orchestrator's components, which share one run.
 
-`StudyRun` holds it; the workflows of `rounds` and `assessment` ask it, and so can FLARE's own
+`StudyRun` holds the run. The workflows of `rounds` and `assessment` use it, and so can FLARE's own
 `ScatterAndGather`, through the aggregator, the persistor and the shareable generator here. FLARE
-swallows what an event handler raises, so whatever may fail is called where FLARE stops the job for
-it, and the reason is kept for `result.json`.
+swallows exceptions of event handlers, so `StudyRun.guard` stops the job for them and keeps the
+reason for `result.json`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from consortium.core.errors import ConsortiumError, Refused, UsageError
 from consortium.core.files import lock_file, write_text
-from consortium.flare.array_streaming import fetch_few_at_a_time, limit_arrays, register_arrays
+from consortium.flare.array_streaming import limit_arrays, limit_senders, register_arrays
 from consortium.flare.job import TROUBLE, read_job, result_folders
 from consortium.flare.parent.outcome import note_outcome
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
@@ -43,15 +43,15 @@ from consortium.server.run import TrainingRun
 from consortium.server.state import Study
 
 T = TypeVar("T")
-_PATIENCE = 60.0  # seconds that another process may take to let go of the checkpoints
+_LOCK_TIMEOUT = 60.0  # seconds that another process may take to release the checkpoints
 
 
 class StudyRun(FLComponent):
     """Holds the run of this job.
 
     Args:
-        training: id of the workflow of the rounds; of a `ScatterAndGather`, the number of rounds
-            and the first one are set from the job's settings and the checkpoints.
+        training: id of the workflow of the rounds. If it is a `ScatterAndGather`, its first round
+            and number of rounds are set from the checkpoints and the job's settings.
     """
 
     def __init__(self, training: str = "training"):
@@ -63,7 +63,7 @@ class StudyRun(FLComponent):
         self._trouble = ""
         self._stopped = False
         self._results: Path | None = None
-        self._hold: IO[str] | None = None
+        self._lock: IO[str] | None = None
         self._log = logging.getLogger(__name__)
 
     @property
@@ -71,7 +71,7 @@ class StudyRun(FLComponent):
         """The rounds.
 
         Raises:
-            UsageError: the job could not be opened; the reason was logged before.
+            UsageError: the run could not be opened; the reason was logged.
         """
         if self._run is None:
             raise UsageError("no-run", "the run could not be opened", "", self._trouble)
@@ -79,7 +79,7 @@ class StudyRun(FLComponent):
 
     @property
     def evaluations(self) -> Evaluations:
-        """What is asked beside the rounds.
+        """The evaluations after the rounds.
 
         Raises:
             UsageError: see `run`.
@@ -90,7 +90,7 @@ class StudyRun(FLComponent):
 
     @property
     def pipeline(self) -> Pipeline:
-        """What hospitals apply to their updates.
+        """The steps that hospitals apply to their updates.
 
         Raises:
             UsageError: see `run`.
@@ -102,8 +102,8 @@ class StudyRun(FLComponent):
         if event_type == EventType.START_RUN:
             register_arrays()
             self.guard(lambda: self._open(fl_ctx), fl_ctx)
-            # FLARE collects garbage after every round. What was imported and built until here lives
-            # as long as the process, and looking at all of it took longer than aggregating.
+            # FLARE collects garbage after every round. The objects that exist now live as long as
+            # the process, and scanning all of them took longer than aggregating.
             gc.collect()
             gc.freeze()
         elif event_type == EventType.END_RUN:
@@ -114,29 +114,29 @@ class StudyRun(FLComponent):
             reason = result["reason"] if result is not None else self._trouble
             note_outcome(fl_ctx, complete=complete, reason=reason, stopped=self._stopped)
         elif event_type == EventType.FATAL_SYSTEM_ERROR:
-            # FLARE's own reasons too: a hospital's process that died, say.
+            # Also FLARE's own reasons, such as a hospital's process that died.
             self._trouble = self._trouble or _one_line(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
 
     def guard(self, work: Callable[[], T], fl_ctx: FLContext) -> T | None:
-        """Does work whose failure ends the job with a reason that people find."""
+        """Runs `work`; ends the job with a reason for people if it fails."""
         try:
             return work()
         except Exception as error:
             known = isinstance(error, ConsortiumError)
             self._log.error("%s", error, exc_info=not known)
-            told = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
-            self._trouble = self._trouble or _one_line(told)
+            message = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
+            self._trouble = self._trouble or _one_line(message)
             self._stopped = known
             if self._results is not None:
                 with contextlib.suppress(ConsortiumError):
-                    write_text(self._results / TROUBLE, f"{told}\n")
+                    write_text(self._results / TROUBLE, f"{message}\n")
             self.system_panic(self._trouble, fl_ctx)
             return None
 
     def _open(self, fl_ctx: FLContext) -> None:
         job = read_job(fl_ctx)
         self._results, checkpoints = result_folders(job)
-        self._hold = _hold(checkpoints)
+        self._lock = _lock_checkpoints(checkpoints)
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or [client.name for client in engine.get_clients()]
         run = TrainingRun(
@@ -154,7 +154,7 @@ class StudyRun(FLComponent):
         self._renderer = Renderer(self._results, job.settings)
         limit_arrays(run.update_bytes)
         if not run.buffers_updates:
-            fetch_few_at_a_time()
+            limit_senders()
         for note in run.checkpoints.notes:
             self._log.warning("checkpoints: %s", note)
         training = engine.get_component(self._training_id)
@@ -162,7 +162,7 @@ class StudyRun(FLComponent):
             self._set_rounds(training, fl_ctx)
 
     def _finish(self) -> dict[str, Any]:
-        """Writes the results, and waits for the page, for FLARE packs the folder right after."""
+        """Writes the results and waits for the page, because FLARE packs the folder right after."""
         try:
             result = write_results(self.run, self.evaluations, self._trouble)
             note = self._renderer.finish() if self._renderer is not None else ""
@@ -181,42 +181,45 @@ class StudyRun(FLComponent):
         training.restore({**state, "num_rounds": rounds, "current_round": run.rounds_done}, fl_ctx)
 
     def close_round(self, fl_ctx: FLContext) -> None:
-        """Closes the round and, where the selection says so, makes it the last."""
+        """Closes the round, and makes it the last one if the selection stops the run."""
         self.run.close_round()
         if self.run.state.run.stopped_early:
             training = fl_ctx.get_engine().get_component(self._training_id)
             state = training.get_persist_state(fl_ctx)
-            # FLARE counts on after this; restoring is its public way to change the count.
+            # FLARE keeps counting after this; restoring is its public way to change the count.
             rounds = self.run.state.rounds_done
             training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
 
 
-def _hold(checkpoints: Path) -> IO[str]:
-    """Keeps another process out of a checkpoints until this one ends.
+def _lock_checkpoints(checkpoints: Path) -> IO[str]:
+    """Locks the checkpoints until this process ends.
 
     Raises:
         Refused: `checkpoints-in-use`.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
-        held = lock_file(checkpoints / ".lock")
-        if held is not None:
-            return held
-        if time.monotonic() > until:
+        lock = lock_file(checkpoints / ".lock")
+        if lock is not None:
+            return lock
+        if time.monotonic() > deadline:
             raise Refused(
-                "checkpoints-in-use", "another process has it", str(checkpoints), "end that one"
+                "checkpoints-in-use",
+                "another process uses the checkpoints",
+                str(checkpoints),
+                "end that process",
             )
         # The job before this one, whose parent died, is still ending.
         time.sleep(0.2)
 
 
-def _one_line(told: object) -> str:
-    return " ".join(str(told).split())[:500]
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:500]
 
 
 class StudyPart(FLComponent):
-    """A part that asks the run.
+    """A component that uses the run.
 
     Args:
         study: id of the `StudyRun` component.
@@ -227,10 +230,10 @@ class StudyPart(FLComponent):
         self._study_id = study
 
     def study(self, fl_ctx: FLContext) -> StudyRun:
-        """The run's component.
+        """Returns the component that holds the run.
 
         Raises:
-            UsageError: the job's configuration names none.
+            UsageError: the job's configuration has none.
         """
         study = fl_ctx.get_engine().get_component(self._study_id)
         if not isinstance(study, StudyRun):
@@ -241,17 +244,17 @@ class StudyPart(FLComponent):
 
 
 class StudyWorkflow(StudyPart, Controller):
-    """A workflow that asks the run; late answers to its tasks change nothing unless it says so."""
+    """A workflow that uses the run; by default it ignores late answers to its tasks."""
 
     def __init__(self, study: str = "study"):
         Controller.__init__(self)
         self._study_id = study
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to prepare."""
+        """Does nothing: there is nothing to prepare."""
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to undo."""
+        """Does nothing: there is nothing to undo."""
 
     def process_result_of_unknown_task(
         self,
@@ -261,43 +264,43 @@ class StudyWorkflow(StudyPart, Controller):
         result: Shareable,
         fl_ctx: FLContext,
     ) -> None:
-        """An answer that came too late changes nothing."""
+        """Ignores an answer that came too late."""
 
 
 class ModelPersistor(StudyPart, LearnablePersistor):
-    """Gives FLARE the run's model; the checkpoints keeps it."""
+    """Gives FLARE the run's model, which the checkpoints store."""
 
     def load(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The model that the next round starts from."""
+        """Returns the model that the next round starts from."""
         return make_model_learnable(dict(self.study(fl_ctx).run.state.model), {})
 
     def save(self, learnable: Learnable, fl_ctx: FLContext) -> None:
-        """Nothing: a round was saved when it was closed."""
+        """Does nothing: a round is saved when it is closed."""
 
 
 class ModelShareableGenerator(StudyPart, ShareableGenerator):
-    """Opens a round with the model it hands out."""
+    """Opens a round with the model that it sends."""
 
     def learnable_to_shareable(self, model: Learnable, fl_ctx: FLContext) -> Shareable:
-        """The model, the round's number and the model's digest."""
+        """Returns the model, the round's number and the model's digest."""
         run = self.study(fl_ctx).run
         number, base_sha256 = run.open_round()
         return model_to_shareable(run.state.model, round=number, base_sha256=base_sha256)
 
     def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
-        """The model after the round."""
+        """Returns the model after the round."""
         return make_model_learnable(dict(self.study(fl_ctx).run.state.model), {})
 
 
 class UpdateAggregator(StudyPart, Aggregator):
-    """Takes updates whole or not at all, and aggregates by the rule that the settings name.
+    """Accepts updates whole or not at all, and aggregates by the rule in the settings.
 
     When to use it: as the aggregator of `ScatterAndGather`. It sees every hospital's update, so it
     does not hide one from the orchestrator.
     """
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
-        """Takes one hospital's answer; False where it is refused or a failure."""
+        """Submits one hospital's answer; returns False if it is refused."""
         study = self.study(fl_ctx)
         sender = fl_ctx.get_peer_context().get_identity_name()
         answer = answer_from_shareable(shareable, sender, study.pipeline)
