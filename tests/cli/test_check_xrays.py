@@ -30,7 +30,7 @@ def test_findings_on_radiographs_are_printed_with_what_to_do(consortium, tmp_pat
         "\n"
         "warning other-view\n"
         "  labels.csv: 1 of 12 X-rays are of other views (LATERAL) and are left out\n"
-        "  Check the view. The setting data.views names the views that the job takes.\n"
+        "  Check the view. The setting data.views names the views that the job uses.\n"
         "\n"
         "12 cases, 12 patients: 2 errors, 1 warning\n"
     )

@@ -73,7 +73,7 @@ def test_a_chunk_is_no_copy_and_a_released_array_is_freed():
     array[3] = 9
     assert piece.view[3] == 9
     source.release()
-    with pytest.raises(RuntimeError, match="gone"):
+    with pytest.raises(RuntimeError, match="released"):
         source.produce({"next": 1}, "north")
 
 

@@ -49,6 +49,7 @@ def records(workspace):
     return [without_times(json.loads(line)) for line in lines]
 
 
+@pytest.mark.flare
 @pytest.mark.parametrize("task", [scans, tables, radiographs])
 def test_every_engine_gives_the_same_bytes(task, generated, tmp_path):
     wanted = task(tmp_path, generated)

@@ -31,8 +31,8 @@ def test_the_settings_of_a_job_of_tables_are_complete(file):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("task=x", 'setting task: there is no "x", --set, name segmentation or classification'),
-        ("task=[1]", "setting task: there is no [1], --set, name segmentation or classification"),
+        ("task=x", 'there is no task "x", --set, choose segmentation or classification'),
+        ("task=[1]", "there is no task [1], --set, choose segmentation or classification"),
         ("data.channels=3", "error unknown-setting: there is no setting data.channels"),
         ('data.numbers={"age": [9, 1]}', "setting data: numbers.age: give the lowest"),
         ('data.categories={"num": ["0", "1"]}', "setting data: a column has one use"),

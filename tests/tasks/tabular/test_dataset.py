@@ -182,7 +182,7 @@ def test_lines_are_counted_as_an_editor_does(write):
 def test_another_separator_than_commas_is_named(write, separator):
     path = write() / "patients.csv"
     path.write_text(path.read_text().replace(",", separator))
-    with pytest.raises(UsageError, match="bad-table: its columns are separated"):
+    with pytest.raises(UsageError, match="bad-table: its columns are not separated"):
         read_patients(path)
 
 
