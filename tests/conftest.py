@@ -23,6 +23,7 @@ from consortium.settings.base import override
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
 from consortium.tasks.registry import parse_settings
+from consortium.tasks.tabular.synthetic import generate_tables
 
 # No test asserts a time, and what is compiled at its first use takes some.
 settings.register_profile("without a clock", deadline=None)
@@ -89,6 +90,25 @@ def tiny():
     def make(*assignments):
         raw = read_json_object(JOB / "app" / "config" / "settings.json")
         return parse_settings(override(raw, [*TINY, *assignments]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clinics(tmp_path_factory):
+    """Tables of four hospitals; shared, so not to be written into."""
+    folder = tmp_path_factory.mktemp("clinics") / "clinics"
+    generate_tables(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def light():
+    """The settings of the job on tables, whose trainers need no MONAI and start soonest."""
+
+    def make(*assignments):
+        raw = read_json_object(ROOT / "jobs" / "heart_disease" / "app" / "config" / "settings.json")
+        return parse_settings(override(raw, list(assignments)))
 
     return make
 

@@ -173,7 +173,7 @@ def run(quick: bool, json_file: Path | None) -> None:
         folders = _generated(place / "data") if quick else write_hospitals(place / "data")
         seeds = SEEDS[:1] if quick else SEEDS
         rows = again(folders, seeds, place, quick)
-        same = _same_in_flare(folders, place, quick)
+        same = same_in_flare(folders, place, quick)
         best = own_best(folders, seeds, place, quick)
     minutes = (time.monotonic() - started) / 60
     _print(rows, best, same, seeds)
@@ -221,7 +221,7 @@ def again(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, quick:
     for strategy, changes in STRATEGIES.items():
         found: dict[str, list[float]] = {name: [] for name in folders}
         for seed in seeds:
-            settings = _flamby(seed, changes, place, quick)
+            settings = flamby(seed, changes, place, quick)
             with tempfile.TemporaryDirectory(dir=place) as workspace:
                 models = federate(folders, settings, Path(workspace))
             for name, model in models.items():
@@ -244,7 +244,7 @@ def again(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, quick:
     return rows
 
 
-def _flamby(seed: int, changes: Sequence[str], place: Path, quick: bool) -> TabularSettings:
+def flamby(seed: int, changes: Sequence[str], place: Path, quick: bool) -> TabularSettings:
     """Returns the variant's settings with FLamby's initial weights."""
     raw = read_json_object(find_job(JOB) / FLAMBY)
     settings = _parse(raw, [f"seed={seed}", *changes, *(_QUICK if quick else ())])
@@ -265,9 +265,9 @@ def _parse(raw: dict[str, Any], changes: Sequence[str]) -> TabularSettings:
     return settings
 
 
-def _same_in_flare(folders: Mapping[str, Path], place: Path, quick: bool) -> bool:
+def same_in_flare(folders: Mapping[str, Path], place: Path, quick: bool) -> bool:
     """Whether FLARE's simulator gives the same model as the rounds in one process."""
-    settings = _flamby(SEEDS[0], (), place, quick)
+    settings = flamby(SEEDS[0], (), place, quick)
     with tempfile.TemporaryDirectory(dir=place) as workspace:
         here = next(iter(federate(folders, settings, Path(workspace)).values()))
     file = place / "settings.json"
@@ -293,7 +293,7 @@ def own_best(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, qui
     """Chooses settings within the training patients, then evaluates the test once."""
     raw = read_json_object(find_job(JOB) / SETTINGS)
     tried: dict[str, float] = {}
-    inner = [_inner(folders, fold, place) for fold in range(1 if quick else FOLDS)]
+    inner = [inner_split(folders, fold, place) for fold in range(1 if quick else FOLDS)]
     options = list(itertools.product(*GRID.values()))[: 1 if quick else None]
     for values in options:
         changes = [f"{key}={json.dumps(value)}" for key, value in zip(GRID, values, strict=True)]
@@ -310,7 +310,7 @@ def own_best(folders: Mapping[str, Path], seeds: Sequence[int], place: Path, qui
     return _tested(folders, settings, seeds, place, chosen, tried)
 
 
-def _inner(folders: Mapping[str, Path], fold: int, place: Path) -> dict[str, Path]:
+def inner_split(folders: Mapping[str, Path], fold: int, place: Path) -> dict[str, Path]:
     """Writes the tables of one inner fold: only training patients, without the tests.
 
     A hospital whose training patients all have one class would be refused, so it is left out.

@@ -73,7 +73,7 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
             "name": variant["name"],
             "set": variant["set"],
             "arm": variant.get("arm", "federated"),
-            "settings": _digest_of(variant),
+            "settings": digest_of(variant),
             **({"attack": variant["attack"]} if "attack" in variant else {}),
         }
         for variant in read_variants()
@@ -81,7 +81,7 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
     return collect(parts, partial(_measure, data), records_file, _sha256(read_folds()))
 
 
-def _digest_of(variant: Mapping[str, Any]) -> str:
+def digest_of(variant: Mapping[str, Any]) -> str:
     described = describe_settings(settings_of(variant))
     return _sha256([described, variant["attack"]] if "attack" in variant else described)
 
@@ -119,7 +119,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         for variant in read_variants()
         for record in records
         # A record with other settings belongs to an earlier list.
-        if (record["name"], record["settings"]) == (variant["name"], _digest_of(variant))
+        if (record["name"], record["settings"]) == (variant["name"], digest_of(variant))
     }
     variants = [variant for variant in read_variants() if variant["name"] in by_name]
     where = choose(find_data("lgg"), read_folds(), SCORE).hospital_of()

@@ -173,5 +173,5 @@ def test_every_variant_is_a_valid_setting_and_has_a_name_of_its_own():
     listed = variants.read_variants()
     assert len({variant["name"] for variant in listed}) == len(listed) > 5
     assert listed[0]["set"] == []
-    digests = {(variants._digest_of(v), v.get("arm")) for v in listed}
+    digests = {(variants.digest_of(v), v.get("arm")) for v in listed}
     assert len(digests) == len(listed)

@@ -20,7 +20,7 @@ def test_every_strategy_is_compared_at_every_hospital():
 
 
 def test_it_starts_from_the_weights_of_the_published_one_in_our_order(tmp_path):
-    settings = heart._flamby(42, (), tmp_path, False)
+    settings = heart.flamby(42, (), tmp_path, False)
     assert sorted(settings.data.inputs) == sorted(heart.INPUTS)
     assert settings.update.buffers == "local"
     assert settings.model.from_ == str(tmp_path / "start-42.safetensors")
@@ -29,7 +29,7 @@ def test_it_starts_from_the_weights_of_the_published_one_in_our_order(tmp_path):
 @needs_real_data
 def test_the_hospitals_are_as_large_as_published(tmp_path):
     folders = heart.write_hospitals(tmp_path)
-    settings = heart._flamby(42, (), tmp_path, False)
+    settings = heart.flamby(42, (), tmp_path, False)
     sizes = {
         name: tuple(len(part) for part in split_table(read_patients(folder), settings.data))
         for name, folder in folders.items()
@@ -40,7 +40,7 @@ def test_the_hospitals_are_as_large_as_published(tmp_path):
         "switzerland": (30, 16),
         "va": (85, 45),
     }
-    inner = heart._inner(folders, 0, tmp_path)
+    inner = heart.inner_split(folders, 0, tmp_path)
     assert set(inner) == {"cleveland", "hungarian", "va"}
     for name, folder in inner.items():
         tests = split_table(read_patients(folders[name]), settings.data)[1].names
@@ -67,7 +67,7 @@ def test_a_missed_target_is_reported_and_the_figures_are_written(
     best = heart.Best("a=1", {"a=1": 0.5}, figures, {name: {} for name in figures}, 0.05, (0, 0.1))
     monkeypatch.setattr(heart, "write_hospitals", lambda out: {})
     monkeypatch.setattr(heart, "again", lambda *given: [row])
-    monkeypatch.setattr(heart, "_same_in_flare", lambda *given: same)
+    monkeypatch.setattr(heart, "same_in_flare", lambda *given: same)
     monkeypatch.setattr(heart, "own_best", lambda *given: best)
     with pytest.raises(SystemExit) as ended:
         run_app(app, ["heart", "--json", str(tmp_path / "heart.json")])

@@ -37,14 +37,14 @@ def spawned():
 
 
 @pytest.fixture
-def site(generated, tmp_path):
+def site(clinics, tmp_path):
     (tmp_path / "state").mkdir()
-    return Site("north", generated / "north", tmp_path / "state", smallest_group=1)
+    return Site("north", clinics / "north", tmp_path / "state", smallest_group=1)
 
 
 @pytest.fixture(scope="module")
-def settings(tiny):
-    return tiny("training.local_steps=20", "rounds=3")
+def settings(light):
+    return light("training.local_steps=20", "rounds=3")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,10 @@ def base(settings):
 
 
 @pytest.fixture(scope="module")
-def calm(generated, settings, tmp_path_factory):
+def calm(clinics, settings, tmp_path_factory):
     """A trainer that is never disturbed."""
     state = tmp_path_factory.mktemp("calm")
-    site = Site("north", generated / "north", state, smallest_group=1)
+    site = Site("north", clinics / "north", state, smallest_group=1)
     trainer = TrainerProcess(OURS, site, settings)
     yield SimpleNamespace(trainer=trainer, state=state)
     trainer.close()
@@ -184,7 +184,7 @@ def test_a_stop_is_obeyed_and_the_process_stays(calm, base):
 
 
 def test_what_does_not_hear_a_stop_is_killed(open_trainer, site, base, monkeypatch):
-    monkeypatch.setattr(process_module, "_GRACE", 0.5)
+    monkeypatch.setattr(process_module, "GRACE", 0.5)
     trainer = open_trainer(where("Deaf"))
     with pytest.raises(Stopped):
         trainer.ask("train", pack(base), (site.state / "deaf").exists, round_number=0)

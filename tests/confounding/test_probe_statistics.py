@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tests.confounding.test_probe import LABELS, SHARES, Cases
+from tests.confounding.cases import LABELS, SHARES, Cases
 
 from consortium.confounding.moments import LIMIT
 from consortium.confounding.probe import judge, site_association

@@ -171,7 +171,7 @@ def few(monkeypatch):
             consumer.download_failed("ref", str(error))
 
     monkeypatch.setattr(array_streaming, "download_object", download)
-    monkeypatch.setattr(array_streaming, "_TURN_TIMEOUT", 0.2)
+    monkeypatch.setattr(array_streaming, "TURN_TIMEOUT", 0.2)
     array_streaming.limit_senders()
     return array_streaming._StreamedArrayCodec()
 

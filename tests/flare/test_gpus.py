@@ -4,16 +4,10 @@ import os
 
 import pytest
 from nvflare.apis.fl_context import FLContext
+from tests.flare.nvidia_smi import SMI
 
 from consortium.core.files import write_json
 from consortium.flare.parent.gpus import HospitalGPUs
-
-SMI = """#!/bin/sh
-case "$*" in
-  *index*) printf 'index\\n0\\n1\\n' ;;
-  *) printf 'memory.total [MiB]\\n24576 MiB\\n24576 MiB\\n' ;;
-esac
-"""
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tests.conftest import JOB, TINY
 from tests.flare.conftest import wait_for_end
-from tests.flare.test_gpus import SMI
+from tests.flare.nvidia_smi import SMI
 
 from consortium.flare.session import open_session
 from consortium.orchestration.recovery import NEXT

@@ -167,7 +167,7 @@ def test_the_fingerprint_that_the_hospital_wrote_down(kit):
 def test_another_version_a_full_disk_and_a_certificate_that_ends_soon(kit, monkeypatch):
     monkeypatch.setattr(module, "__version__", "9.9")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2, 1, 1))
-    monkeypatch.setattr(module, "_SOON", 400)
+    monkeypatch.setattr(module, "SOON", 400)
     checks = table(kit)
     package = checks["package"]
     assert (package.level, package.todo) == ("error", "install consortium 0.1.0")

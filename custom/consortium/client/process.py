@@ -26,7 +26,7 @@ from consortium.protocol.metrics import Metrics
 from consortium.settings.base import Settings
 
 _POLL = 0.2  # seconds between two checks whether to stop the work
-_GRACE = 10.0  # seconds that the process may take to stop
+GRACE = 10.0  # seconds that the process may take to stop
 _RETRIES = 1
 _SLOTS = 2  # memories for answers; one answer may still be on its way
 
@@ -180,7 +180,7 @@ class TrainerProcess:
             if waited == 0:
                 self._channel.send(STOP)
             waited += _POLL
-            if waited > _GRACE:
+            if waited > GRACE:
                 self._end()
                 self._start()
                 raise Stopped

@@ -30,7 +30,7 @@ from nvflare.fuel.utils.memory_utils import try_malloc_trim
 
 AT_ONCE = 4
 """Senders whose arrays are fetched at a time, if that is limited."""
-_TURN_TIMEOUT = 60.0  # seconds that a sender waits for its turn at most
+TURN_TIMEOUT = 60.0  # seconds that a sender waits for its turn at most
 _NEXT = "next"
 _CHUNK = 10 << 20  # bytes, unless the job's configuration sets it
 _COLLECT_EVERY, _TRIM_EVERY = 16, 64  # chunks
@@ -274,7 +274,7 @@ def _in_turn(
 ) -> tuple[str, dict[str, NDArray[Any]] | None]:
     give_back: Callable[[None], None] = turns.put
     try:
-        turns.get(timeout=_TURN_TIMEOUT)
+        turns.get(timeout=TURN_TIMEOUT)
     except Empty:  # the other senders are stuck: more memory is better than no round
         give_back = _give_back_nothing
     references = [None]

@@ -25,7 +25,7 @@ from consortium.kits.manifest import Manifest
 from consortium.kits.verify import ROOT, KitReport, verify_kit
 
 TIMEOUT = 5.0  # seconds for a connection
-_SOON, _FREE = 30, 10  # days, GB
+SOON, _FREE = 30, 10  # days, GB
 Level = Literal["ok", "warning", "error"]
 
 
@@ -86,9 +86,9 @@ def preflight(kit: Path, machine: Machine) -> Iterator[Check]:
     days = (report.valid_until - datetime.now(UTC)).days
     yield Check(
         "certificate",
-        "error" if days < 0 else "warning" if days < _SOON else "ok",
+        "error" if days < 0 else "warning" if days < SOON else "ok",
         f"until {report.valid_until:%Y-%m-%d}, {days} days",
-        "ask the coordinator for a new kit" if days < _SOON else "",
+        "ask the coordinator for a new kit" if days < SOON else "",
     )
     same = manifest.version == __version__
     yield Check(

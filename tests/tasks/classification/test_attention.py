@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.tasks.classification.test_networks import build, settings
+from tests.tasks.classification.building import build, settings
 
 from consortium.tasks.classification.attention import MINIMUM_SIDE, attention, draw_attention
 

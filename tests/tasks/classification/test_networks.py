@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from safetensors.torch import save_file
+from tests.tasks.classification.building import build, settings
 
 from consortium.core.errors import Refused, UsageError
 from consortium.models.bundle import load_state
@@ -14,28 +14,8 @@ from consortium.tasks.classification.networks import (
     pooled_features,
     take_pretrained,
 )
-from consortium.tasks.classification.settings import ClassificationSettings
 
 NETWORKS = [*itertools.product(("small", "densenet121"), ("batch", "group", "instance"))]
-
-
-def settings(size: int = 64, classes: int = 3, **network: object) -> ClassificationSettings:
-    return ClassificationSettings.model_validate(
-        {
-            "task": "classification",
-            "data": {"classes": {f"class {n}": [str(n)] for n in range(classes)}, "size": size},
-            "network": {"features": [8, 16, 32], **network},
-        }
-    )
-
-
-def build(job: ClassificationSettings, seed: int = 0) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: torch.nn.Module = ConfigParser(network_config(job)).get_parsed_content(
-            "network_def"
-        )
-    return network
 
 
 @pytest.mark.parametrize(("name", "normalisation"), NETWORKS)

@@ -117,7 +117,7 @@ def test_an_adjusted_loss_leaves_a_class_that_the_hospital_lacks_to_the_others(
     radiographs, tmp_path
 ):
     work = work_of(radiographs, tmp_path, covid("training.loss=adjusted"))
-    work._shares = np.array([0.75, 0.25, 0.0])
+    work.shares = np.array([0.75, 0.25, 0.0])
     logits = torch.tensor([[0.0, 0.0, 50.0], [0.0, 0.0, 50.0]], requires_grad=True)
     loss = work.loss(logits, torch.tensor([0, 1]))
     # As a network of the two classes would be, whose logits are those and the logs of the shares.
@@ -129,7 +129,7 @@ def test_an_adjusted_loss_leaves_a_class_that_the_hospital_lacks_to_the_others(
 
 def test_a_weighted_loss_counts_every_class_alike(radiographs, tmp_path):
     work = work_of(radiographs, tmp_path, covid("training.loss=weighted"))
-    work._shares = np.array([0.75, 0.25, 0.0])
+    work.shares = np.array([0.75, 0.25, 0.0])
     logits = torch.tensor([[1.0, 0.0, 0.0]] * 3 + [[0.0, 2.0, 0.0]])
     losses = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1]), reduction="none")
     expected = (losses[:3].mean() + losses[3]) / 2
@@ -139,7 +139,7 @@ def test_a_weighted_loss_counts_every_class_alike(radiographs, tmp_path):
 def test_a_class_that_is_withheld_is_not_what_the_others_leave_of_the_weight(radiographs, tmp_path):
     settings = covid()
     work = work_of(radiographs, tmp_path, settings)
-    work._units = [(str(n), label) for label, of in enumerate((15, 18, 2)) for n in range(of)]
+    work.units = [(str(n), label) for label, of in enumerate((15, 18, 2)) for n in range(of)]
     shares = work.probe_statistics(build_network(settings)).shares
     assert shares == {"COVID-19": 16, "pneumonia": 19}  # 35 in all, at the ratio of 15 to 18
 

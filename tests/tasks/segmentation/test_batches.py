@@ -53,7 +53,7 @@ def test_the_stream_depends_on_the_seed_and_on_nothing_else(cases, tiny):
 def test_every_slice_with_tumour_comes_before_any_comes_again(cases, tiny):
     data = tiny("data.tumour_fraction=1.0", "data.augment=false").data
     cohort = VolumeBatches(cases, data)
-    slices = len(cohort._with_tumour)
+    slices = len(cohort.with_structure)
     seen = {masks[0].numpy().tobytes() for _, masks in take(cohort, slices, batch=1)}
     assert len(seen) > 0.9 * slices
 
@@ -124,19 +124,19 @@ def test_in_3d_volumes_without_a_structure_are_visited_too(cases, tiny, tmp_path
         empty.append(dataclasses.replace(case, image=names[0], label=names[1]))
     visited = []
     cohort = VolumeBatches([*cases[3:], *empty], data)
-    volumes = cohort._volumes
-    cohort._volumes = Watched(volumes, visited)
+    volumes = cohort.volumes
+    cohort.volumes = Watched(volumes, visited)
     take(cohort, 20)
     assert set(visited) == set(range(len(volumes)))
 
 
 class Watched:
     def __init__(self, volumes, visited):
-        self._volumes, self._visited = volumes, visited
+        self.volumes, self._visited = volumes, visited
 
     def __getitem__(self, index):
         self._visited.append(index)
-        return self._volumes[index]
+        return self.volumes[index]
 
 
 def test_the_reading_of_the_volumes_can_be_stopped(cases, tiny):

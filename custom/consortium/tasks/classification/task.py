@@ -73,13 +73,13 @@ class ClassificationTask(LocalTask):
         self._progress = progress
         listing = read_radiographs(site.data, settings.data)
         self._training, self._validation = split_radiographs(listing, settings.data)
-        self._units = sorted(
+        self.units = sorted(
             {(radiograph.patient, radiograph.label) for radiograph in self._training}
         )
-        self.cases = len(self._units)
+        self.cases = len(self.units)
         self.patients = len({radiograph.patient for radiograph in self._training})
-        counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
-        self._shares = counts / max(1, counts.sum())
+        counts = np.bincount([label for _, label in self.units], minlength=len(self._classes))
+        self.shares = counts / max(1, counts.sum())
         self._training_cache: Tensor | None = None
         self._validation_cache: tuple[Tensor, NDArray[np.float64]] | None = None
 
@@ -108,7 +108,7 @@ class ClassificationTask(LocalTask):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in the form of `training.loss`."""
         kind = self._settings.training.loss
-        shares = torch.as_tensor(self._shares, dtype=logits.dtype, device=logits.device)
+        shares = torch.as_tensor(self.shares, dtype=logits.dtype, device=logits.device)
         if kind == "adjusted":
             logits = logits + shares.log().clamp(min=_ABSENT)
         weight = None
@@ -142,7 +142,7 @@ class ClassificationTask(LocalTask):
     def probe_statistics(self, network: torch.nn.Module) -> ProbeStatistics:
         """Computes what the confounding probe needs; draws pictures for the hospital's people."""
         smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
-        counts = np.bincount([label for _, label in self._units], minlength=len(self._classes))
+        counts = np.bincount([label for _, label in self.units], minlength=len(self._classes))
         # The counts are scaled to the hospital's weight, which everybody knows: otherwise a
         # withheld class would be the difference between the weight and the others.
         scale = counts.sum() / max(1, counts[counts >= least].sum())
@@ -222,11 +222,11 @@ class RadiographSampler:
         units: dict[tuple[str, int], list[int]] = {}
         for index, radiograph in enumerate(radiographs):
             units.setdefault((radiograph.patient, radiograph.label), []).append(index)
-        self._units = [units[key] for key in sorted(units)]
+        self.units = [units[key] for key in sorted(units)]
         self._cells = None
         if sampling != "patients":
             cells: dict[tuple[int, str], list[int]] = {}
-            for unit, indices in enumerate(self._units):
+            for unit, indices in enumerate(self.units):
                 radiograph = radiographs[indices[0]]
                 source = radiograph.source if sampling == "sources" else ""
                 cells.setdefault((radiograph.label, source), []).append(unit)
@@ -242,12 +242,12 @@ class RadiographSampler:
         """Yields indices of X-rays, in passes over all patients or by independent draws."""
         while True:
             if self._cells is None:
-                order = generator.permutation(len(self._units))
+                order = generator.permutation(len(self.units))
             else:
                 cells = generator.choice(len(self._cells), size, p=self._weights)
                 order = np.array([generator.choice(self._cells[cell]) for cell in cells])
             radiographs = [
-                self._units[unit][generator.integers(len(self._units[unit]))] for unit in order
+                self.units[unit][generator.integers(len(self.units[unit]))] for unit in order
             ]
             yield from torch.split(torch.tensor(radiographs), size)
 

@@ -34,7 +34,7 @@ class VolumeBatches:
         progress: Callable[[int, int], None] = lambda done, cases: None,
     ):
         self._data = data
-        self._volumes = CacheDataset(
+        self.volumes = CacheDataset(
             [{"image": case.image, "label": case.label, "values": case.values} for case in cases],
             build_preprocessing(data, with_label=True),
             cache_rate=data.cache,
@@ -44,25 +44,25 @@ class VolumeBatches:
         )
         self._augment = build_augmentation(data) if data.augment else None
         # Slices with and without a structure, as (volume, slice); slice 0 is a whole 3-D volume.
-        self._with_tumour: list[tuple[int, int]] = []
+        self.with_structure: list[tuple[int, int]] = []
         self._without: list[tuple[int, int]] = []
         self._voxels: dict[int, Tensor] = {}  # voxels of any structure in each 3-D volume
-        for index in range(len(self._volumes)):
-            progress(index, len(self._volumes))
-            label = self._volumes[index]["label"]
+        for index in range(len(self.volumes)):
+            progress(index, len(self.volumes))
+            label = self.volumes[index]["label"]
             if data.spatial_dims == 2:
                 labelled = label.flatten(0, -2).any(dim=0)
                 for z, positive in enumerate(labelled.tolist()):
-                    (self._with_tumour if positive else self._without).append((index, z))
+                    (self.with_structure if positive else self._without).append((index, z))
             else:
                 voxels = _plain(label).any(dim=0).nonzero().to(torch.int16)
                 self._voxels[index] = voxels
-                (self._with_tumour if len(voxels) else self._without).append((index, 0))
+                (self.with_structure if len(voxels) else self._without).append((index, 0))
 
     @property
     def samples(self) -> int:
         """Number of slices (volumes in 3-D) in one pass over the patients."""
-        return len(self._with_tumour) + len(self._without)
+        return len(self.with_structure) + len(self._without)
 
     def batches(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields batches without end.
@@ -79,9 +79,11 @@ class VolumeBatches:
             (batch, structures, *size).
         """
         rng = np.random.default_rng(seed)
-        positive = _visit(self._with_tumour, rng) if self._with_tumour else None
+        positive = _visit(self.with_structure, rng) if self.with_structure else None
         # In 3-D a patch that is not centred on a structure comes from any volume.
-        rest = self._without if self._data.spatial_dims == 2 else self._without + self._with_tumour
+        rest = (
+            self._without if self._data.spatial_dims == 2 else self._without + self.with_structure
+        )
         negative = _visit(rest, rng) if rest else positive
         positive = positive or negative
         assert positive is not None
@@ -93,9 +95,9 @@ class VolumeBatches:
         while True:
             samples = []
             for position in range(batch):
-                on_tumour = bool(self._with_tumour) and position < round(fraction * batch)
+                on_tumour = bool(self.with_structure) and position < round(fraction * batch)
                 index, z = next(positive if on_tumour else negative)
-                volume = self._volumes[index]
+                volume = self.volumes[index]
                 if self._data.spatial_dims == 2:
                     sample = {key: _plain(volume[key])[..., z] for key in ("image", "label")}
                 else:
