@@ -82,6 +82,7 @@ def measure(records_file: Path) -> list[dict[str, Any]]:
 
 
 def digest_of(variant: Mapping[str, Any]) -> str:
+    """The digest of what may not change between the records of a variant."""
     described = describe_settings(settings_of(variant))
     return _sha256([described, variant["attack"]] if "attack" in variant else described)
 

@@ -47,7 +47,7 @@ def job(tmp_path):
     return folder
 
 
-def wait_for_end(session, job_id, seconds=120):
+def wait_for_end(session, job_id, seconds=300):
     deadline = time.monotonic() + seconds
     while not str(session.job(job_id)["status"]).startswith("FINISHED"):
         assert time.monotonic() < deadline, session.job(job_id)

@@ -55,7 +55,7 @@ def state(session, job_id):
     return describe(session.job(job_id)).state
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

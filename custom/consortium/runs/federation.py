@@ -273,6 +273,7 @@ def _start(workspace: Path, names: Sequence[str], *, fork: bool) -> None:
         mark = f"{workspace / 'machines'}{os.sep}"
         server = start_server(life, environment, mark=mark)
         environment[ADDRESS] = server.address
+        server.detach()
         for name in names:
             _start_machine(workspace, name, environment, (held,))
     finally:
