@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from consortium.core.errors import UsageError
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import Privacy
 
 HOSPITAL = "local/hospital.json"
 
@@ -22,6 +23,7 @@ class HospitalFile(BaseModel):
         state: folder for the hospital's own files of a run; by default in the kit.
         smallest_group: a metric over fewer patients is not sent.
         share_local_model: whether other hospitals may score the model trained here.
+        privacy: what the hospital protects in every job.
         gpus: number of this machine's GPUs that jobs may use.
         gpu_memory: memory of each GPU in GiB; required if `gpus` is not 0.
         share_gpus: whether jobs may share a GPU if the memory that they request fits.
@@ -35,6 +37,7 @@ class HospitalFile(BaseModel):
     state: str | None = None
     smallest_group: int = Field(5, ge=1)
     share_local_model: bool = False
+    privacy: Privacy = Field(default_factory=Privacy)
     gpus: int = Field(0, ge=0)
     gpu_memory: float = Field(0, ge=0, allow_inf_nan=False)
     share_gpus: bool = False

@@ -19,7 +19,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from consortium.core.errors import UsageError
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import HOME, Privacy, Site
 from consortium.flare.job import Job
 from consortium.kits.hospital import read_hospital
 
@@ -36,6 +36,7 @@ class SiteData(FLComponent):
         state: folder for the hospital's state; by default in the site's workspace.
         smallest_group: metrics over fewer patients are not sent.
         share_local_model: whether other hospitals may score the model trained here.
+        privacy: what it protects in every job.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class SiteData(FLComponent):
         state: str = "",
         smallest_group: int = 5,
         share_local_model: bool = False,
+        privacy: Privacy | None = None,
     ):
         super().__init__()
+        self.privacy = privacy or Privacy()
         self.data, self.state = data, state
         self.smallest_group, self.share_local_model = smallest_group, share_local_model
 
@@ -61,7 +64,11 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
     if isinstance(choices, SiteData) and not choices.data:
         own = read_hospital(job.root)
         choices = SiteData(
-            own.data or "", own.state or "", own.smallest_group, own.share_local_model
+            own.data or "",
+            own.state or "",
+            own.smallest_group,
+            own.share_local_model,
+            own.privacy,
         )
     elif not isinstance(choices, SiteData):
         try:
@@ -90,4 +97,6 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
         state=state / job.run,
         smallest_group=choices.smallest_group,
         share_local_model=choices.share_local_model,
+        privacy=choices.privacy,
+        home=state / HOME / name,
     )
