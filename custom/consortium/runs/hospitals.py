@@ -1,22 +1,15 @@
-"""Hospitals that answer in this process, or in a few processes that are forked from it.
+"""Hospitals that answer in this process; `consortium.runs.processes` is for several processes.
 
 A hospital and the run exchange what they exchange in a federation: flat buffers and plain values,
 compressed if the job asks for it, or a failure's code. Invariants: every request is answered; an
 error's text is only in the hospital's `errors.log`; the answers are the same bytes for any number
-of processes; no process outlives the one that forked it.
+of processes.
 """
 
-import contextlib
-import ctypes
 import json
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +20,6 @@ from torch import Tensor
 from consortium.client.trainer import LocalTrainer, Progress
 from consortium.core.errors import (
     Failure,
-    Incomplete,
     Refused,
     UsageError,
     failure_from_wire,
@@ -36,12 +28,10 @@ from consortium.core.errors import (
 from consortium.core.files import replace_file
 from consortium.core.site_policy import Site, note_error
 from consortium.protocol import requests
-from consortium.protocol.codec import pack, unpack
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.requests import call_of
 from consortium.protocol.update import Update, UpdateRefused, update_from_wire, update_to_wire
-from consortium.runs.base import POLL
 from consortium.settings.base import Settings
 
 Answer = Update | UpdateRefused | Metrics | Failure
@@ -51,8 +41,6 @@ Take = Callable[[str, Any], object]
 OpenTrainer = Callable[[Site, Settings, Callable[[Progress], None]], LocalTrainer]
 
 _INTERVAL = 0.5  # seconds between two writes of a progress file
-_MAX_ATTEMPTS = 2  # of a request whose process dies
-_PR_SET_PDEATHSIG = 1
 
 
 def open_trainer(
@@ -80,34 +68,7 @@ class HospitalPool(Protocol):
         """Ends the processes, if any; safe to call twice."""
 
 
-def open_pool(
-    sites: Sequence[Site],
-    settings: Settings,
-    *,
-    workers: int | None = None,
-    open_trainer: OpenTrainer = open_trainer,
-    tick: Callable[[], None] = lambda: None,
-) -> HospitalPool:
-    """Opens the hospitals of a run.
-
-    Args:
-        sites: the hospitals' own choices.
-        settings: the job's.
-        workers: number of processes; 1 means this one. The default is one per core, but this one if
-            a GPU is used, because a forked process cannot use a GPU.
-        open_trainer: opens a hospital's trainer.
-        tick: called from time to time while hospitals work.
-    """
-    if workers is None:
-        workers = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-    workers = min(workers, len(sites))
-    hospitals = [_Hospital(site, settings, open_trainer) for site in sites]
-    if workers <= 1:
-        return _SerialPool(hospitals, settings, tick)
-    return _ForkedPool(hospitals, settings, workers, tick)
-
-
-class _Hospital:
+class Hospital:
     """Answers for one hospital, whose trainer is opened at the first request."""
 
     def __init__(self, site: Site, settings: Settings, open_trainer: OpenTrainer):
@@ -178,7 +139,7 @@ def _pipeline_of(settings: Settings, request: str) -> Pipeline:
     return pipeline.without_state() if request == requests.WITHOUT else pipeline
 
 
-def _receive(settings: Settings, request: str, name: str, message: Message) -> Answer:
+def receive(settings: Settings, request: str, name: str, message: Message) -> Answer:
     """Decodes a hospital's message as the orchestrator does."""
     match message:
         case ("update", buffers, plain):
@@ -197,12 +158,10 @@ def _receive(settings: Settings, request: str, name: str, message: Message) -> A
     return failure_from_wire(message[1], name)
 
 
-class _SerialPool:
+class SerialPool:
     """Runs every hospital in this process, one after the other."""
 
-    def __init__(
-        self, hospitals: Sequence[_Hospital], settings: Settings, tick: Callable[[], None]
-    ):
+    def __init__(self, hospitals: Sequence[Hospital], settings: Settings, tick: Callable[[], None]):
         self._settings, self._tick = settings, tick
         self._hospitals = {hospital.site.name: hospital for hospital in hospitals}
         for hospital in hospitals:
@@ -217,142 +176,16 @@ class _SerialPool:
         take: Take,
         **meta: int,
     ) -> None:
+        """See `HospitalPool`."""
         torch.set_num_threads(1)  # as in a forked process, for the same bytes
         try:
             for name in targets:
                 message = self._hospitals[name].answer(request, model, meta)
-                take(name, _receive(self._settings, request, name, message))
+                take(name, receive(self._settings, request, name, message))
                 self._tick()
         finally:
             torch.set_num_threads(self._threads)
 
     def close(self) -> None:
+        """Forgets the hospitals."""
         self._hospitals = {}
-
-
-@dataclass(slots=True)
-class _Worker:
-    """A forked process, its hospitals, and those that have not answered yet."""
-
-    hospitals: Mapping[str, _Hospital]
-    process: BaseProcess
-    connection: Connection
-    waiting: list[str] = field(default_factory=list)
-
-
-class _ForkedPool:
-    """Runs hospitals in processes that are forked at once, each for several of them.
-
-    A fork has torch and MONAI imported already. This process trains nothing, because torch's
-    threads would be missing in a process that is forked later.
-    """
-
-    def __init__(
-        self,
-        hospitals: Sequence[_Hospital],
-        settings: Settings,
-        workers: int,
-        tick: Callable[[], None],
-    ):
-        self._settings, self._tick = settings, tick
-        self._context = multiprocessing.get_context("fork")
-        self._workers: list[_Worker] = []
-        for number in range(workers):
-            share = {hospital.site.name: hospital for hospital in hospitals[number::workers]}
-            self._workers.append(self._fork(share))
-
-    def _fork(self, hospitals: Mapping[str, _Hospital]) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        others = [ours, *(worker.connection for worker in self._workers)]
-        process = self._context.Process(
-            target=_serve, args=(theirs, others, hospitals, os.getpid()), daemon=True
-        )
-        process.start()
-        theirs.close()
-        return _Worker(hospitals, process, ours)
-
-    def ask(
-        self,
-        request: str,
-        model: Mapping[str, Tensor],
-        targets: Sequence[str],
-        take: Take,
-        **meta: int,
-    ) -> None:
-        task = (request, meta, *pack(model))
-        deaths = dict.fromkeys(targets, 0)
-        for worker in self._workers:
-            worker.waiting = [name for name in targets if name in worker.hospitals]
-            self._send(worker, task)
-        while any(worker.waiting for worker in self._workers):
-            busy = {worker.connection: worker for worker in self._workers if worker.waiting}
-            for ready in wait(list(busy), POLL):
-                worker = busy[ready]  # type: ignore[index]
-                try:
-                    name, message = worker.connection.recv()
-                except (EOFError, OSError):
-                    self._replace(worker, task, deaths, take)
-                    continue
-                worker.waiting.remove(name)
-                take(name, _receive(self._settings, request, name, message))
-            self._tick()
-
-    def _send(self, worker: _Worker, task: Message) -> None:
-        if worker.waiting:
-            with contextlib.suppress(OSError):  # reading its answer shows that it is gone
-                worker.connection.send((worker.waiting, *task))
-
-    def _replace(self, worker: _Worker, task: Message, deaths: dict[str, int], take: Take) -> None:
-        """Forks a process in place of one that died, and sends the request once more."""
-        self._end(worker)
-        name = worker.waiting[0]
-        deaths[name] += 1
-        last = deaths[name] >= _MAX_ATTEMPTS
-        died = Incomplete(
-            "training-died",
-            f"the trainer process ended (exit code {worker.process.exitcode})",
-            f"hospital {name}",
-            "check whether memory ran out" + ("" if last else "; the process is restarted"),
-        )
-        note_error(worker.hospitals[name].site.state, died)
-        self._workers.remove(worker)
-        fresh = self._fork(worker.hospitals)
-        fresh.waiting = worker.waiting[1:] if last else worker.waiting
-        self._workers.append(fresh)
-        if last:
-            take(name, Failure(name, died.code))
-        self._send(fresh, task)
-
-    def _end(self, worker: _Worker) -> None:
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
-
-    def close(self) -> None:
-        for worker in self._workers:
-            self._end(worker)
-        self._workers = []
-
-
-def _serve(
-    connection: Connection,
-    others: Sequence[Connection],
-    hospitals: Mapping[str, _Hospital],
-    parent: int,
-) -> None:
-    """Answers for some hospitals until the process that forked this one ends."""
-    # Open copies of the parent's pipe ends would keep other processes waiting after its end.
-    for other in others:
-        other.close()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the parent
-    torch.set_num_threads(1)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            names, request, meta, contents, buffers = connection.recv()
-            model = unpack(contents, buffers)
-            for name in names:
-                connection.send((name, hospitals[name].answer(request, model, meta)))

@@ -25,7 +25,8 @@ from consortium.orchestration.quorum import declare_quorum
 from consortium.orchestration.rounds import Action, Ask, Close, Rounds, Stop, Timer
 from consortium.protocol import requests
 from consortium.runs.base import POLL, ResumableRun, View, Watch, hold_workspace, read_progress
-from consortium.runs.hospitals import Answer, OpenTrainer, open_pool, open_trainer
+from consortium.runs.hospitals import Answer, OpenTrainer, open_trainer
+from consortium.runs.processes import open_pool
 from consortium.server.evaluations import Evaluations
 from consortium.server.rendering import Renderer
 from consortium.server.results import add_note, write_results
@@ -53,8 +54,8 @@ class InProcessFederation:
         sites: the hospitals' own choices.
         results: folder for the results.
         checkpoints: folder for the checkpoints; a run that is there is continued.
-        workers: see `consortium.runs.hospitals.open_pool`.
-        open_trainer: see `consortium.runs.hospitals.open_pool`.
+        workers: see `consortium.runs.processes.open_pool`.
+        open_trainer: see `consortium.runs.processes.open_pool`.
         tamper: replaces a hospital's answer, given its name: for benchmarks and tests of hospitals
             that misbehave.
         watch: called from time to time while hospitals work.
@@ -199,8 +200,8 @@ class InProcessRun(ResumableRun):
     """A run without FLARE.
 
     Attributes:
-        workers: see `consortium.runs.hospitals.open_pool`.
-        open_trainer: see `consortium.runs.hospitals.open_pool`.
+        workers: see `consortium.runs.processes.open_pool`.
+        open_trainer: see `consortium.runs.processes.open_pool`.
         tamper: see `InProcessFederation`.
         render: whether to render the page and the curves.
     """
