@@ -14,7 +14,7 @@ from consortium.flare.session import open_session
 from consortium.orchestration.recovery import LEAVE_OUT, NEXT, PATIENCE
 from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
-from consortium.study.job_folder import CLIENT_CONFIG, SETTINGS, prepare_job
+from consortium.study.job_folder import CLIENT_CONFIG, SETTINGS, prepare_job, seal_job
 
 pytestmark = pytest.mark.flare
 
@@ -144,6 +144,7 @@ def test_a_network_that_is_away_for_a_while_does_not_end_a_run(tmp_path):
     job = chaos.prepare(tmp_path, rounds=12)
     # Shortened like the cut: a hospital asks again after so many seconds without an answer.
     write_json(job / CLIENT_CONFIG, read_json_object(job / CLIENT_CONFIG) | {"get_task_timeout": 5})
+    seal_job(job)
     with cut.linked(tmp_path) as (federation_folder, link):
         # A round here takes less than a second, and would have been given up after some ten.
         result, _ = cut.run(federation_folder, link, job, seconds=25)
