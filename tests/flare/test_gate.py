@@ -5,11 +5,8 @@ import os
 import uuid
 
 import pytest
-from tests import signed_jobs
-from tests.conftest import JOB, TINY
-from tests.flare.conftest import wait_for_end
-from tests.flare.dishonest import DishonestOrchestrator
-from tests.signed_jobs import (
+from scripts.benchmarks import signed_jobs
+from scripts.benchmarks.signed_jobs import (
     Authority,
     archive_of,
     copy,
@@ -19,6 +16,9 @@ from tests.signed_jobs import (
     swap_signature,
     take_out,
 )
+from tests.conftest import JOB, TINY
+from tests.flare.conftest import wait_for_end
+from tests.flare.dishonest import DishonestOrchestrator
 
 from consortium.core.errors import Refused
 from consortium.core.files import write_json
@@ -273,6 +273,8 @@ def test_a_job_runs_once_until_its_date_and_as_it_was_deployed(
     settings.write_bytes(whole)
     other = sign(new_job(tmp_path / "other", "rounds=9"), researcher)
     assert refused(deploy(orchestrator, "harbour", other, job_id)) == "already-run"
+    # Nothing was reserved for it; FLARE answers with the text of its exception.
+    assert refused(start(orchestrator, "harbour", job_id, meta)) == "start-failed"
     deleted = orchestrator.send("harbour", "train.delete_run", job_id=job_id)
     assert deleted["body"] == "OK"  # FLARE tells the folder's path
     assert not (kit / job_id).exists()

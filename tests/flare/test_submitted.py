@@ -1,5 +1,6 @@
 """What the parent processes accept of jobs that were changed after they were signed."""
 
+import json
 import random
 import shutil
 
@@ -8,8 +9,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from nvflare.fuel.sec.authz import AuthorizationService, Authorizer
 from nvflare.security.security import FLAuthorizer
-from tests import job_mutations
-from tests.signed_jobs import (
+from scripts.benchmarks import job_mutations
+from scripts.benchmarks.signed_jobs import (
     JOB_ID,
     OTHER_ID,
     Authority,
@@ -314,6 +315,14 @@ def test_a_configuration_builds_the_shells_and_nothing_else(kit, job, researcher
     alter(job)
     seal_job(job)
     assert refusal(kit, sign(job, researcher)) == "other-configuration"
+
+
+def test_flares_command_line_may_write_the_configuration_again(kit, job, researcher):
+    for file in (CLIENT_CONFIG, SERVER_CONFIG):
+        (job / file).write_text(json.dumps(read_json_object(job / file), indent=7))
+    assert judge(kit, sign(job, researcher))
+    (job / SETTINGS).write_text(json.dumps(read_json_object(job / SETTINGS), indent=7))
+    assert refusal(kit, sign(job, researcher)) == "altered-job"
 
 
 def test_times_of_the_configuration_may_be_chosen(kit, job, researcher):

@@ -70,7 +70,7 @@ def test_a_configuration_of_its_own_is_for_simulations_and_is_not_exported(tmp_p
     raw = read_json_object(SETTINGS)
     prepare_job(source, tmp_path / "prepared", run="r1", hospitals=["east"], settings=raw)
     assert (tmp_path / "prepared" / SERVER_CONFIG).read_text() == '{"format_version": 2}'
-    with pytest.raises(Refused, match="error other-configuration: .*config_fed_server.json"):
+    with pytest.raises(Refused, match=r"error other-configuration: .*config_fed_server\.json"):
         export_job(source, tmp_path / "out", with_package=False)
     assert not (tmp_path / "out").exists()
 

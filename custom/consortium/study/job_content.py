@@ -6,12 +6,13 @@ submitter covers `study.json` (`consortium.study.job_signature`), so it covers t
 
 * A job is exactly the known files. Its configuration is the package's own, numbers of `TUNED`
   aside, unless the job brings code, which a hospital must allow by itself.
-* The digest covers every file by name and content, and all of `study.json` but the digest itself
+* The digest covers every file by name and content (of FLARE's two files the JSON), and all of `study.json` but the digest itself
   and `consortium.run`.
 * The orchestrator may change two things in `meta.json`: the run that a job continues, and a
   `deploy_map` without hospitals that the signed quorum does without.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -34,7 +35,8 @@ from consortium.tasks.registry import parse_settings
 CONFIG = "config"
 STUDY = f"{CONFIG}/study.json"
 _CONFIGURATION = ("config_fed_client.json", "config_fed_server.json")
-_FILES = {STUDY, f"{CONFIG}/settings.json", *(f"{CONFIG}/{name}" for name in _CONFIGURATION)}
+_REWRITTEN = {f"{CONFIG}/{name}" for name in _CONFIGURATION}
+_FILES = {STUDY, f"{CONFIG}/settings.json", *_REWRITTEN}
 _CODE = "custom/"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a path in `custom/`
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -162,7 +164,7 @@ def digest_of(files: Mapping[str, bytes], study: Mapping[str, Any]) -> str:
         ValueError: `study` is not JSON.
     """
     listed = {
-        name: hashlib.sha256(content).hexdigest()
+        name: _digest_of_file(name, content)
         for name, content in files.items()
         if name != STUDY and not is_signature(name)
     }
@@ -171,6 +173,17 @@ def digest_of(files: Mapping[str, bytes], study: Mapping[str, Any]) -> str:
     if isinstance(section, Mapping):
         plain["consortium"] = {key: value for key, value in section.items() if key != "run"}
     return hashlib.sha256(rfc8785.dumps({"files": listed, "study": plain})).hexdigest()
+
+
+def _digest_of_file(name: str, content: bytes) -> str:
+    """Returns the digest of a file; of FLARE's configuration, whatever its blanks and new lines.
+
+    `nvflare job submit` writes the configuration again before it signs the job.
+    """
+    if name in _REWRITTEN:
+        with contextlib.suppress(ValueError):
+            content = rfc8785.dumps(parse_object(content))
+    return hashlib.sha256(content).hexdigest()
 
 
 def is_signature(name: str) -> bool:

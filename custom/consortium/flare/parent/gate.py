@@ -27,7 +27,7 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.utils.job_utils import get_event_job_id
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.f3.message import Message as CellMessage
-from nvflare.private.admin_defs import Message, error_reply
+from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, error_reply
 from nvflare.private.defs import ERROR_MSG_PREFIX, RequestHeader, SysCommandTopic, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
@@ -63,6 +63,8 @@ _COMMANDS = {
 """All commands that the orchestrator may give."""
 _CHANGES = {TrainingTopic.DELETE_RUN, TrainingTopic.DEPLOY, TrainingTopic.START_JOB}
 """Commands that change a job's files or read them; one at a time."""
+_FAILURES = {TrainingTopic.DEPLOY: "deploy-failed", TrainingTopic.START_JOB: "start-failed"}
+"""Codes for what FLARE itself refuses of a job; its reasons hold paths."""
 _NET_MANAGER = "_net_manager"  # FLARE's channel for looks into a process, and for stopping it
 _GPU = {"gpu_id", "memory"}
 
@@ -181,7 +183,7 @@ class _JudgedProcessor(RequestProcessor):
         try:
             with self._judge.lock if req.topic in _CHANGES else nullcontext():
                 self._judge.check(req)
-                return _without_paths(req.topic, self._inner.process(req, app_ctx))
+                return _without_details(req, self._inner.process(req, app_ctx))
         except Exception as error:  # nothing passes that could not be judged
             self._judge.note(req, error)
             code = error.code if isinstance(error, ConsortiumError) else "gate-failed"
@@ -190,13 +192,21 @@ class _JudgedProcessor(RequestProcessor):
             return error_reply(prefix + code)
 
 
-def _without_paths(topic: str, reply: Message) -> Message:
-    """Removes what FLARE's own replies tell beyond what was asked."""
-    if topic == TrainingTopic.DELETE_RUN:
+def _without_details(request: Message, reply: Message) -> Message:
+    """Removes what FLARE's own replies tell beyond what was asked: paths, texts of exceptions."""
+    if request.topic == TrainingTopic.DELETE_RUN:
         reply.body = "OK"
-    elif topic == SysCommandTopic.REPORT_RESOURCES:
+    elif request.topic == SysCommandTopic.REPORT_RESOURCES:
         reply.body = json.dumps(_gpus_of(json.loads(reply.body)))
+    elif request.topic in _FAILURES and _has_failed(reply):
+        raise Refused(_FAILURES[request.topic], f"FLARE refused the job ({reply.body})")
     return reply
+
+
+def _has_failed(reply: Message) -> bool:
+    body = reply.body if isinstance(reply.body, str) else ""
+    code = reply.get_header(MsgHeader.RETURN_CODE, ReturnCode.OK)
+    return code != ReturnCode.OK or body.startswith(ERROR_MSG_PREFIX)
 
 
 def _gpus_of(report: Any) -> dict[str, Any]:

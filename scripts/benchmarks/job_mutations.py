@@ -1,11 +1,12 @@
 """Random changes of a signed job, each of which a hospital must refuse or which changes nothing."""
 
+import contextlib
 import copy
 import json
 import random
 from pathlib import Path
 
-from tests.signed_jobs import JOB_ID, archive_of, meta_of
+from scripts.benchmarks.signed_jobs import JOB_ID, archive_of, meta_of
 
 from consortium.core.errors import ConsortiumError
 from consortium.flare.parent.submitted import judge_job
@@ -73,8 +74,16 @@ def _signed_part(files, meta):
     bound = {key: copy.deepcopy(meta.get(key)) for key in BOUND}
     if isinstance(bound["consortium"], dict):
         bound["consortium"].pop("run", None)
-    plain = {name: content for name, content in files.items() if not is_signature(name)}
+    plain = {name: _plain(name, files[name]) for name in files if not is_signature(name)}
     return sorted(plain.items()), json.dumps(bound, sort_keys=True)
+
+
+def _plain(name, content):
+    """The content of a file; of FLARE's configuration the JSON."""
+    if "config_fed" in name:
+        with contextlib.suppress(ValueError):
+            content = json.dumps(json.loads(content), sort_keys=True).encode()
+    return content
 
 
 def _bytes(files, meta, other, draw):
