@@ -72,7 +72,7 @@ def test_no_job_reads_running_when_nothing_runs_and_an_abort_ends_recovery(
 ):
     kit = federation.admin_kit(federation_folder, federation.RESEARCHER)
     with open_session(kit) as session:
-        first = session.submit(job)
+        first = session.submit(chaos.renew(job))
         wait_for(lambda: state(session, first) == "running")
     chaos.kill(federation_folder, chaos.ORCHESTRATOR, random.Random(0), federation_folder)
     federation.up(federation_folder, fork=False)
@@ -125,7 +125,7 @@ def test_a_hospital_that_keeps_breaking_a_run_is_named_and_left_out(
 
 def test_a_run_that_gets_no_further_is_given_up_with_a_reason(federation_folder, job):
     with open_session(federation.admin_kit(federation_folder, federation.RESEARCHER)) as session:
-        newest, jobs = session.submit(job), 1
+        newest, jobs = session.submit(chaos.renew(job)), 1
         while wait_for_state(session, newest, "running", "failed") == "running":
             chaos.kill(
                 federation_folder, chaos.ORCHESTRATOR_JOB, random.Random(0), federation_folder

@@ -6,8 +6,8 @@ submitter covers `study.json` (`consortium.study.job_signature`), so it covers t
 
 * A job is exactly the known files. Its configuration is the package's own, numbers of `TUNED`
   aside, unless the job brings code, which a hospital must allow by itself.
-* The digest covers every file by name and content (of FLARE's two files the JSON), and all of `study.json` but the digest itself
-  and `consortium.run`.
+* The digest covers every file by name and content (of FLARE's two files the JSON), and all of
+  `study.json` but the digest itself and `consortium.run`.
 * The orchestrator may change two things in `meta.json`: the run that a job continues, and a
   `deploy_map` without hospitals that the signed quorum does without.
 """
@@ -181,7 +181,7 @@ def _digest_of_file(name: str, content: bytes) -> str:
     `nvflare job submit` writes the configuration again before it signs the job.
     """
     if name in _REWRITTEN:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             content = rfc8785.dumps(parse_object(content))
     return hashlib.sha256(content).hexdigest()
 
