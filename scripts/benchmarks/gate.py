@@ -57,8 +57,7 @@ def _judge_once(kit: Path, job: Path, folder: Path) -> float:
     archive, meta, ledger = archive_of(job), meta_of(job), JobLedger(folder)
     began = time.perf_counter()
     judged = judge_job(kit, read_archive(archive), meta, JOB_ID)
-    content, now = judged.content, datetime.now(UTC)
-    ledger.admit(content.digest, run=judged.run, job_id=JOB_ID, until=content.until, now=now)
+    ledger.admit(judged.admission, datetime.now(UTC))
     again = judge_job(kit, read_folder(job / "app"), meta, JOB_ID)
     ledger.require(again.content.digest, run=again.run, job_id=JOB_ID)
     return time.perf_counter() - began

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from consortium.core.errors import Refused
-from consortium.study.job_ledger import QUIET, JobLedger
+from consortium.study.job_ledger import QUIET, Admission, JobLedger
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 UNTIL = NOW + timedelta(days=30)
@@ -16,8 +16,8 @@ def ledger(tmp_path):
     return JobLedger(tmp_path / "ledger")
 
 
-def admit(ledger, digest="d1", run="r1", job_id="j1", now=NOW):
-    ledger.admit(digest, run=run, job_id=job_id, until=UNTIL, now=now)
+def admit(ledger, digest="d1", run="r1", job_id="j1", now=NOW, by="r@x", begins=True):
+    ledger.admit(Admission(digest, run, job_id, by, begins, UNTIL), now)
 
 
 def test_a_job_is_admitted_and_its_run_goes_on(ledger, tmp_path):
@@ -41,6 +41,21 @@ def test_a_jobs_id_belongs_to_one_digest(ledger):
     admit(ledger)
     with pytest.raises(Refused, match="already-run"):
         admit(ledger, digest="d2", run="r2")
+
+
+def test_a_run_is_continued_by_the_person_who_began_it(ledger):
+    admit(ledger)
+    admit(ledger, digest="d2", job_id="j2", begins=False)
+    with pytest.raises(Refused, match="not-your-run"):
+        admit(ledger, digest="d3", job_id="j3", begins=False, by="other@x")
+    with pytest.raises(Refused, match="not-your-run"):
+        admit(ledger, digest="d3", job_id="j3", by="other@x")
+
+
+def test_a_job_that_was_signed_as_a_new_run_does_not_become_a_part_of_another(ledger):
+    admit(ledger)
+    with pytest.raises(Refused, match="already-run"):
+        admit(ledger, digest="d2", job_id="j2")
 
 
 def test_what_was_not_admitted_does_not_start(ledger):

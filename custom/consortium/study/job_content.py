@@ -68,7 +68,6 @@ _FLARES = (
     "schedule_history",
     "start_time",
     "status",
-    "study",
     "submit_time",
     "submit_time_iso",
     "submitter_name",
@@ -78,6 +77,8 @@ _FLARES = (
 """Keys that FLARE adds to `meta.json`. Not among them are those by which a job would choose its
 launcher, its image, its scope or other properties of a site."""
 _OURS = "consortium_"  # keys of the run keeper begin like this
+_UNUSED: tuple[Any, ...] = (None, "", {}, [])
+_FLARES_STUDY = ("study", "default")  # FLARE's own word for data that a launcher mounts
 
 Sites = Annotated[list[str], Field(max_length=1000)]
 
@@ -150,6 +151,11 @@ class JobContent:
     until: datetime
     study: Mapping[str, Any]
     brings_code: bool
+
+    @property
+    def begins(self) -> bool:
+        """Whether the submitter signed a new run; if not, `consortium.run` names an earlier one."""
+        return not self.study["consortium"]["run"]
 
 
 def digest_of(files: Mapping[str, bytes], study: Mapping[str, Any]) -> str:
@@ -238,6 +244,7 @@ def read_study(files: Mapping[str, bytes]) -> JobContent:
     try:
         raw = parse_object(files[STUDY])
         study = Study.model_validate(raw)
+        rfc8785.dumps(raw)  # refuses numbers that not everybody reads alike
         declare_quorum(study.consortium.hospitals or ["any"], study.consortium.quorum)
         until = _parse_time(study.until)
     except ValidationError as error:
@@ -330,7 +337,8 @@ def check_meta(content: JobContent, meta: Mapping[str, Any], signer: Signer | No
     """
     meta = {str(getattr(key, "value", key)): value for key, value in meta.items()}
     for key in sorted(meta.keys() - {*BOUND, *_FLARES}):
-        if not key.startswith(_OURS) and meta[key] not in (None, "", {}, []):
+        known = key.startswith(_OURS) or (key, meta[key]) == _FLARES_STUDY
+        if not known and meta[key] not in _UNUSED:
             raise Refused(
                 "unknown-key", "no job has such a key", f"{key!r} in meta.json", "omit it"
             )
@@ -354,13 +362,15 @@ def check_meta(content: JobContent, meta: Mapping[str, Any], signer: Signer | No
 def run_of(content: JobContent, meta: Mapping[str, Any], job_id: str) -> str:
     """Returns the id of the run that a job begins or continues.
 
+    A job that begins a run has one of FLARE's ids as the run's: its own, or its first job's.
+
     Raises:
         Refused: `altered-job`, if it is not a run that the submitter signed.
     """
     attempt = _attempt({**meta, "job_id": job_id})
     signed = content.study["consortium"]["run"]
     named = attempt.run if attempt is not None else ""
-    if not isinstance(named, str) or not _RUN.fullmatch(named) or (signed and named != signed):
+    if not isinstance(named, str) or not (named == signed if signed else _JOB_ID.fullmatch(named)):
         raise _altered("run in meta.json")
     return named
 

@@ -21,6 +21,7 @@ REFUSALS = {
     "not-admitted": "the job was started without having been deployed",
     "not-authorized": "the hospital lets no one of this role or organisation submit jobs",
     "not-exported": "the job was not written by export-job",
+    "not-your-run": "somebody else began the run that the job continues",
     "other-configuration": "the job's configuration is not the package's own",
     "other-submitter": "the job was signed by somebody else than its submitter",
     "other-version": "the job was made with another version of the package",

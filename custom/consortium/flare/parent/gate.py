@@ -147,10 +147,7 @@ class _Judge:
             if not isinstance(request.body, bytes):
                 raise Refused("unsafe-archive", "no archive came with the job", job_id)
             job = judge_job(self._kit, read_archive(request.body), _meta_of(request), job_id)
-            content, now = job.content, datetime.now(UTC)
-            self.ledger.admit(
-                content.digest, run=job.run, job_id=job_id, until=content.until, now=now
-            )
+            self.ledger.admit(job.admission, datetime.now(UTC))
         elif request.topic == TrainingTopic.START_JOB:
             job = judge_job(self._kit, self._deployed(job_id), _meta_of(request), job_id)
             self.ledger.require(job.content.digest, run=job.run, job_id=job_id)

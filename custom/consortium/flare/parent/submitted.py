@@ -25,6 +25,7 @@ from consortium.study.job_content import (
     run_of,
 )
 from consortium.study.job_files import Files
+from consortium.study.job_ledger import Admission
 from consortium.study.job_signature import CERTIFICATE, SIGNATURES, Signer, verify_signature
 
 _REFUSED = {"submit_job": "not-authorized", "byoc": "brings-code"}
@@ -45,6 +46,18 @@ class JudgedJob:
     signer: Signer
     run: str
     job_id: str
+
+    @property
+    def admission(self) -> Admission:
+        """What the hospital's ledger decides on."""
+        return Admission(
+            self.content.digest,
+            self.run,
+            self.job_id,
+            self.signer.name,
+            self.content.begins,
+            self.content.until,
+        )
 
 
 def judge_job(kit: Path, files: Files, meta: Mapping[str, Any], job_id: str) -> JudgedJob:
