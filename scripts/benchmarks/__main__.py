@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     for name in (
         "aggregation",
         "cut",
+        "gate",
         "large",
         "probe",
         "provisioning",

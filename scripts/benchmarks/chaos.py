@@ -9,6 +9,7 @@ are compared with those of an undisturbed run.
 import contextlib
 import json
 import random
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,15 @@ from scripts.benchmarks.report import Row, make_row
 from scripts.benchmarks.training import JOB
 
 from consortium.core.errors import ConsortiumError, EnvironmentProblem, Incomplete
+from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
 from consortium.orchestration.recovery import NEXT, attempt_of
 from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
-from consortium.study.job_folder import export_job
+from consortium.study.job_folder import STUDY, export_job, seal_job
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
 
@@ -146,6 +149,14 @@ def prepare(folder: Path, rounds: int) -> Path:
     return folder / "job"
 
 
+def renew(job: Path) -> Path:
+    """Makes an exported job a new one, which hospitals take for a new run; returns it."""
+    study = read_json_object(job / STUDY)
+    write_json(job / STUDY, {**study, "nonce": secrets.token_hex(16)})
+    seal_job(job)
+    return job
+
+
 def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Trial:
     """Runs a job in a running federation and kills processes during the run.
 
@@ -160,7 +171,7 @@ def run(place: Path, job: Path, kills: Sequence[str], draw: random.Random) -> Tr
     """
     trial, plan = Trial(), list(kills)
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
-        first = newest = session.submit(job)
+        first = newest = session.submit(renew(job))
     checkpoints = checkpoint_folder(place / "machines" / federation.ORCHESTRATOR, first)
     wanted, killed, waiting, moved = draw.randint(*_BETWEEN), "", 0.0, time.monotonic()
     closed = at_kill = 0

@@ -131,7 +131,7 @@ def run(place: Path, link: Link, job: Path, seconds: float) -> tuple[dict[str, o
         EnvironmentProblem: `stuck`, if the run does not end.
     """
     with open_session(federation.admin_kit(place, federation.RESEARCHER)) as session:
-        job_id = session.submit(job)
+        job_id = session.submit(chaos.renew(job))
     checkpoints = checkpoint_folder(place / "machines" / federation.ORCHESTRATOR, job_id)
     while count_rounds(checkpoints) < 5:
         time.sleep(_POLL)

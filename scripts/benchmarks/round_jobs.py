@@ -18,7 +18,13 @@ from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.models.networks import build_network
 from consortium.settings.base import override
-from consortium.study.job_folder import CLIENT_CONFIG, SERVER_CONFIG, SETTINGS, prepare_job
+from consortium.study.job_folder import (
+    CLIENT_CONFIG,
+    SERVER_CONFIG,
+    SETTINGS,
+    prepare_job,
+    seal_job,
+)
 from consortium.synthetic.hospitals import HOSPITALS
 from consortium.tasks.registry import parse_settings
 
@@ -75,6 +81,7 @@ def _write_ours(job: Path, moments: Path, size: Size, executor: dict[str, Any]) 
     client["executors"][0]["executor"] = executor
     write_json(job / CLIENT_CONFIG, client)
     _add_parts(job)
+    seal_job(job)
 
 
 def write_tuned(job: Path, moments: Path, size: Size) -> None:

@@ -38,13 +38,21 @@ def workspace(generated, tmp_path_factory, fork_address):
 
 
 @pytest.fixture
-def job(tmp_path):
-    """The job as a researcher prepares it: configuration only."""
-    raw = read_json_object(JOB / SETTINGS)
-    folder = tmp_path / "job"
-    settings = override(raw, TINY)
-    prepare_job(JOB, folder, run="", hospitals=HOSPITALS, settings=settings)
-    return folder
+def prepare():
+    """Writes the job as a researcher prepares it, configuration only; each is one run."""
+
+    def write(folder):
+        settings = override(read_json_object(JOB / SETTINGS), TINY)
+        prepare_job(JOB, folder, run="", hospitals=HOSPITALS, settings=settings)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def job(prepare, tmp_path):
+    """A job as a researcher prepares it."""
+    return prepare(tmp_path / "job")
 
 
 def wait_for_end(session, job_id, seconds=300):

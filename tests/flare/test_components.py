@@ -1,7 +1,9 @@
 """The components that FLARE builds by name: each in the process that needs it, and no others."""
 
+import contextlib
 import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -10,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.fuel.utils.class_utils import instantiate_class
 from tests.conftest import JOB
 
+import consortium
 from consortium.core.json_files import read_json_object
 from consortium.kits.site_defaults import HOSPITAL_CLASSES, ORCHESTRATOR_CLASSES, local_files
 from consortium.protocol import requests
@@ -78,6 +82,31 @@ def test_a_kit_lets_a_job_build_what_its_configuration_names(authorize, job):
 def test_a_kit_lets_a_job_build_nothing_else(authorize, path):
     with pytest.raises(UnsafeComponentError, match="is not in allow_list"):
         authorize(path)
+
+
+def modules_of(package):
+    """All modules of a package that can be imported."""
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def test_of_all_names_that_can_be_reached_only_the_shells_are_built(authorize):
+    reached, asked = set(), 0
+    for module in [consortium, *modules_of(consortium)]:
+        for name, value in vars(module).items():
+            if callable(value):
+                asked += 1
+                with contextlib.suppress(UnsafeComponentError):
+                    authorize(f"{module.__name__}.{name}")
+                    reached.add(f"{module.__name__}.{name}")
+    assert asked > 1000
+    assert reached == set(ROLES[authorize.role])
+    for path in reached:
+        # FLARE lets every name below a listed one pass; nothing is there to be found.
+        for below in ("__init__", "__init__.__globals__", "handle_event", "__class__"):
+            with pytest.raises(TypeError, match="Can't load class"):
+                instantiate_class(f"{path}.{below}", {})
 
 
 def test_a_hospital_builds_nothing_of_the_orchestrators_and_the_other_way_round(authorize):

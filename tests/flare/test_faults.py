@@ -25,7 +25,7 @@ from consortium.kits.site_defaults import AUTHORIZATION
 from consortium.membership import provisioning
 from consortium.runs import federation
 from consortium.runs.status import describe
-from consortium.study.job_folder import export_job
+from consortium.study.job_folder import export_job, seal_job
 
 pytestmark = pytest.mark.flare
 
@@ -68,8 +68,8 @@ def researcher(workspace):
         yield session
 
 
-def job_for(tmp_path, *hospitals, with_package=False):
-    out = tmp_path / "-".join(["job", *hospitals])
+def job_for(tmp_path, *hospitals, with_package=False, name="job"):
+    out = tmp_path / "-".join([name, *hospitals])
     export_job(
         JOB,
         out,
@@ -92,9 +92,8 @@ def test_a_hospital_that_excludes_the_submitters_organisation_fails_the_run_that
 
 
 def test_a_run_that_does_not_declare_it_goes_on_without_and_says_so(researcher, tmp_path):
-    job = job_for(tmp_path, "harbour")
-    for _ in range(5):
-        job_id = researcher.submit(job)
+    for number in range(5):
+        job_id = researcher.submit(job_for(tmp_path, "harbour", name=f"job-{number}"))
         wait_for_end(researcher, job_id)
         record = researcher.job(job_id)
         # FLARE drops a hospital that answers its resource check too late, and records nothing.
@@ -108,9 +107,12 @@ def test_a_run_that_does_not_declare_it_goes_on_without_and_says_so(researcher, 
 def test_a_job_that_brings_code_runs_nowhere(researcher, tmp_path, workspace):
     job = job_for(tmp_path, "harbour", with_package=True)
     (job / "app" / "custom" / "planted.py").write_text("")
+    seal_job(job)
     job_id = researcher.submit(job)
     wait_for_end(researcher, job_id)
-    assert describe(researcher.job(job_id)).state == "failed"
+    run = describe(researcher.job(job_id))
+    assert run.state == "failed"
+    assert run.reasons[0].startswith("brings-code: researcher@consortium.example (lead, ")
     assert not list((workspace / "machines").rglob("planted.py"))
 
 

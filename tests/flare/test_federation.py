@@ -23,7 +23,7 @@ from consortium.flare.session import open_session
 from consortium.kits.project import read_project
 from consortium.kits.verify import verify_kit
 from consortium.runs import federation
-from consortium.study.job_folder import STUDY, export_job
+from consortium.study.job_folder import STUDY, export_job, seal_job
 
 pytestmark = pytest.mark.flare
 
@@ -123,6 +123,8 @@ def test_who_may_not_submit_is_refused_with_a_reason(workspace, job, admin):
 def change_meta(job, *, bound=True, **changes):
     for file in ["meta.json", STUDY] if bound else ["meta.json"]:
         write_json(job / file, {**read_json_object(job / file), **changes})
+    if bound:
+        seal_job(job)
 
 
 def test_the_submitter_learns_why_a_run_waits_or_failed(workspace, job, tmp_path, consortium):

@@ -14,7 +14,7 @@ from consortium.flare.session import open_session
 from consortium.orchestration.recovery import LEAVE_OUT, NEXT, PATIENCE
 from consortium.runs import federation
 from consortium.runs.status import GOING_ON, describe
-from consortium.study.job_folder import CLIENT_CONFIG, SETTINGS, prepare_job
+from consortium.study.job_folder import CLIENT_CONFIG, SETTINGS, prepare_job, seal_job
 
 pytestmark = pytest.mark.flare
 
@@ -72,7 +72,7 @@ def test_no_job_reads_running_when_nothing_runs_and_an_abort_ends_recovery(
 ):
     kit = federation.admin_kit(federation_folder, federation.RESEARCHER)
     with open_session(kit) as session:
-        first = session.submit(job)
+        first = session.submit(chaos.renew(job))
         wait_for(lambda: state(session, first) == "running")
     chaos.kill(federation_folder, chaos.ORCHESTRATOR, random.Random(0), federation_folder)
     federation.up(federation_folder, fork=False)
@@ -125,7 +125,7 @@ def test_a_hospital_that_keeps_breaking_a_run_is_named_and_left_out(
 
 def test_a_run_that_gets_no_further_is_given_up_with_a_reason(federation_folder, job):
     with open_session(federation.admin_kit(federation_folder, federation.RESEARCHER)) as session:
-        newest, jobs = session.submit(job), 1
+        newest, jobs = session.submit(chaos.renew(job)), 1
         while wait_for_state(session, newest, "running", "failed") == "running":
             chaos.kill(
                 federation_folder, chaos.ORCHESTRATOR_JOB, random.Random(0), federation_folder
@@ -144,6 +144,7 @@ def test_a_network_that_is_away_for_a_while_does_not_end_a_run(tmp_path):
     job = chaos.prepare(tmp_path, rounds=12)
     # Shortened like the cut: a hospital asks again after so many seconds without an answer.
     write_json(job / CLIENT_CONFIG, read_json_object(job / CLIENT_CONFIG) | {"get_task_timeout": 5})
+    seal_job(job)
     with cut.linked(tmp_path) as (federation_folder, link):
         # A round here takes less than a second, and would have been given up after some ten.
         result, _ = cut.run(federation_folder, link, job, seconds=25)

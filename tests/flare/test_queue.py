@@ -69,15 +69,16 @@ def wait_for(condition, describe_state, seconds=60):
 def test_a_job_waits_for_the_gpus_of_the_one_before_it_and_then_runs(
     federation_folder, tmp_path, consortium
 ):
-    folder, hospitals = tmp_path / "job", ["harbour", "north"]
-    longer = [*TINY, "rounds=40"]
-    export_job(JOB, folder, hospitals=hospitals, assignments=longer, with_package=False)
+    hospitals, longer = ["harbour", "north"], [*TINY, "rounds=40"]
+    for name in ("first", "second"):
+        out = tmp_path / name
+        export_job(JOB, out, hospitals=hospitals, assignments=longer, with_package=False)
     kit = federation.admin_kit(federation_folder, federation.RESEARCHER)
     with open_session(kit) as session:
-        first = session.submit(folder)
+        first = session.submit(tmp_path / "first")
         wait_for(lambda: len(gpus_seen_by(first)) == 2, lambda: session.job(first))
         assert set(gpus_seen_by(first).values()) == {"0"}
-        second = session.submit(folder)
+        second = session.submit(tmp_path / "second")
         wait_for(lambda: session.job(second).get("schedule_history"), lambda: session.job(second))
         assert describe(session.job(first)).state == "running"
         assert gpus_seen_by(second) == {}

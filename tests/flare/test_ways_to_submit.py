@@ -13,9 +13,12 @@ import pexpect
 import pytest
 from tests.flare.conftest import HOSPITALS, wait_for_end
 
+from consortium.core.files import write_json
+from consortium.core.json_files import read_json_object
 from consortium.flare.session import open_session
 from consortium.runs import federation
 from consortium.runs.status import describe
+from consortium.study.job_folder import STUDY, seal_job
 
 pytestmark = pytest.mark.flare
 
@@ -88,9 +91,9 @@ def test_flares_command_line_submits_and_downloads(kit, job, tmp_path):
     assert result["complete"]
 
 
-def test_two_jobs_train_at_once_and_do_not_mix(kit, job, tmp_path):
+def test_two_jobs_train_at_once_and_do_not_mix(kit, job, prepare, tmp_path):
     with open_session(kit) as session:
-        ids = [session.submit(job), session.submit(job)]
+        ids = [session.submit(job), session.submit(prepare(tmp_path / "second"))]
         deadline = time.monotonic() + 60
         while any(describe(session.job(i)).state in ("waiting", "starting") for i in ids):
             assert time.monotonic() < deadline
@@ -107,9 +110,11 @@ def test_two_jobs_train_at_once_and_do_not_mix(kit, job, tmp_path):
 
 
 def test_a_job_waits_for_what_a_hospital_lacks_and_says_so(kit, job):
-    meta = json.loads((job / "meta.json").read_text())
-    meta["resource_spec"]["north"] = {"num_of_gpus": 1, "mem_per_gpu_in_GiB": 8}
-    (job / "meta.json").write_text(json.dumps(meta))
+    for file in ("meta.json", STUDY):
+        content = read_json_object(job / file)
+        content["resource_spec"]["north"] = {"num_of_gpus": 1, "mem_per_gpu_in_GiB": 8}
+        write_json(job / file, content)
+    seal_job(job)
     with open_session(kit) as session:
         job_id = session.submit(job)
         deadline = time.monotonic() + 60

@@ -75,6 +75,22 @@ def test_a_hospital_that_refused_the_job_is_named():
     assert run.reasons == ["north refused the job: Not authorized: byoc"]
 
 
+def test_a_refusal_is_hospital_and_code_with_its_meaning_and_nothing_of_flares():
+    detail = [
+        "server: OK",
+        "harbour: job-expired",
+        "north: NVFLARE_ERROR: already-run",
+        "num_ok_sites 0 < required_min_sites 2",
+        "failed to deploy to required client north",
+    ]
+    run = describe_changed(status="FINISHED:FAILED_TO_RUN", job_deploy_detail=detail)
+    assert run.reasons == [
+        "harbour refused the job: job-expired, the date until which the job could first be started"
+        " has passed",
+        "north refused the job: already-run, the job has begun another run before; export it again",
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "outcome", "state", "reasons"),
     [

@@ -1,21 +1,28 @@
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.conftest import JOB, ROOT
 
 from consortium import __version__
+from consortium.cli.export_job import app as export_app
+from consortium.cli.run import run_app
 from consortium.core.errors import Refused, UsageError
 from consortium.core.json_files import read_json_object
 from consortium.study import job_folder
+from consortium.study.job_content import BOUND, check_content
+from consortium.study.job_files import read_folder
 from consortium.study.job_folder import (
     CLIENT_CONFIG,
     SERVER_CONFIG,
+    STUDY,
     add_configuration,
     export_job,
     find_job,
     prepare_job,
+    seal_job,
 )
 from consortium.tasks.registry import load_settings
 
@@ -54,16 +61,41 @@ def test_the_configuration_of_every_job_is_the_one_of_the_package(job, tmp_path)
         assert (tmp_path / "job" / path).read_bytes() == ours.read_bytes()
 
 
-def test_a_job_with_a_configuration_of_its_own_keeps_it(tmp_path):
+def test_a_configuration_of_its_own_is_for_simulations_and_is_not_exported(tmp_path):
     source = tmp_path / "job"
     shutil.copytree(JOB, source)
     add_configuration(source)
     (source / SERVER_CONFIG).write_text('{"format_version": 2}')
     add_configuration(source)
-    export_job(source, tmp_path / "out", with_package=False)
-    assert (tmp_path / "out" / SERVER_CONFIG).read_text() == '{"format_version": 2}'
-    client = read_json_object(tmp_path / "out" / CLIENT_CONFIG)
-    assert client["executors"][0]["executor"]["path"].endswith(".HospitalExecutor")
+    raw = read_json_object(SETTINGS)
+    prepare_job(source, tmp_path / "prepared", run="r1", hospitals=["east"], settings=raw)
+    assert (tmp_path / "prepared" / SERVER_CONFIG).read_text() == '{"format_version": 2}'
+    with pytest.raises(Refused, match=r"error other-configuration: .*config_fed_server\.json"):
+        export_job(source, tmp_path / "out", with_package=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_job_is_bound_by_its_digest_and_has_a_date(tmp_path):
+    export_job(JOB, tmp_path / "out", hospitals=["east"], with_package=False)
+    content = check_content(read_folder(tmp_path / "out" / "app"))
+    assert timedelta(days=29) < content.until - datetime.now(UTC) < timedelta(days=31)
+    meta = read_json_object(tmp_path / "out" / "meta.json")
+    assert {key: content.study[key] for key in BOUND} == {key: meta[key] for key in BOUND}
+    (tmp_path / "out" / "app" / "config" / "settings.json").write_text("{}")
+    with pytest.raises(Refused, match="error altered-job: "):
+        check_content(read_folder(tmp_path / "out" / "app"))
+    seal_job(tmp_path / "out")
+    with pytest.raises(UsageError, match="error bad-setting: "):
+        check_content(read_folder(tmp_path / "out" / "app"))
+
+
+def test_the_date_until_which_a_job_may_begin_is_the_end_of_a_day(tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["tumor_segmentation", str(out), "--configuration-only", "--until", "2027-03-01"]
+    with pytest.raises(SystemExit) as ended:
+        run_app(export_app, arguments)
+    assert (ended.value.code, capsys.readouterr().err) == (0, "")
+    assert read_json_object(out / STUDY)["until"] == "2027-03-01T23:59:59Z"
 
 
 @pytest.mark.parametrize(

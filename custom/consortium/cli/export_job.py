@@ -1,5 +1,6 @@
 """`scripts/export-job JOB OUT`: writes a job to submit, with or without the package."""
 
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,14 @@ def export(
             help="Continue this run of the orchestrator, for more rounds or with more hospitals.",
         ),
     ] = "",
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="The last day, in UTC, on which the job may begin; by default in 30 days.",
+        ),
+    ] = None,
     configuration_only: Annotated[
         bool,
         typer.Option("--configuration-only", help="Without the package, for our startup kits."),
@@ -52,6 +61,7 @@ def export(
         assignments=set_ or [],
         quorum=quorum or [],
         run=continue_,
+        until=datetime.combine(until, time(23, 59, 59), UTC) if until else None,
         with_package=not configuration_only,
     )
     print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")

@@ -9,14 +9,13 @@ from typing import Any
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
-from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
-from consortium import __version__
-from consortium.core.errors import Refused
 from consortium.core.json_files import read_json_object
-from consortium.orchestration.recovery import attempt_of, exclude_sites
+from consortium.orchestration.recovery import attempt_of
 from consortium.settings.base import Settings
-from consortium.study.job_folder import BOUND, SETTINGS, STUDY
+from consortium.study import job_content
+from consortium.study.job_content import check_meta, read_study
+from consortium.study.job_folder import SETTINGS, STUDY
 from consortium.tasks.registry import load_settings
 
 RUN_FOLDER = "CONSORTIUM_RUN"
@@ -57,8 +56,7 @@ def read_job(fl_ctx: FLContext) -> Job:
 
     Raises:
         UsageError: a setting is refused.
-        Refused: `other-version`, if the job was made with another version of this package;
-            `altered-job`, if it differs from what was submitted.
+        Refused: see `check_as_submitted`.
     """
     workspace: Workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
     job_id: str = fl_ctx.get_job_id()
@@ -67,14 +65,6 @@ def read_job(fl_ctx: FLContext) -> Job:
     check_as_submitted(meta, config)
     declared = meta.get("consortium", {})
     attempt = attempt_of({**meta, "job_id": job_id})
-    made_with = declared.get("version", __version__)
-    if made_with != __version__:
-        raise Refused(
-            "other-version",
-            f"the job was made with version {made_with} and {__version__} is installed",
-            "consortium",
-            "install the version that the consortium agreed on",
-        )
     return Job(
         run=attempt.run if attempt is not None else job_id,
         name=str(meta.get("name", "job")),
@@ -88,35 +78,21 @@ def read_job(fl_ctx: FLContext) -> Job:
 
 
 def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
-    """Compares a job's `meta.json` with the copy that the submitter's signature covers.
+    """Compares a job's `meta.json` with the study that the submitter signed.
 
-    FLARE verifies every existing file against that signature, but misses one that was removed.
+    The files and the signature are checked before a process is started for the job: by the
+    orchestrator when it is submitted, by a hospital's parent process when it arrives.
 
     Args:
         meta: as this process received it.
         config: the deployed configuration folder.
 
     Raises:
-        Refused: `altered-job`.
+        Refused: `altered-job`, `unknown-key`, `not-exported`, `bad-study` or `other-version`.
     """
-    signatures = config / NVFLARE_SIG_FILE
-    signed = read_json_object(signatures) if signatures.is_file() else {}
-    altered = [name for name in sorted(signed) if not (config / name).exists()]
-    if (config / STUDY.name).is_file():
-        study = read_json_object(config / STUDY.name)
-        attempt = attempt_of({"job_id": "", **meta})
-        if attempt is not None and attempt.left_out:
-            # The orchestrator may exclude a hospital, but not add one.
-            hospitals = study["consortium"]["hospitals"]
-            study["deploy_map"] = exclude_sites(study["deploy_map"], hospitals, attempt.left_out)
-        altered += [f"{key} in meta.json" for key in BOUND if meta.get(key) != study.get(key)]
-    if altered:
-        raise Refused(
-            "altered-job",
-            f"{altered[0]} differs from what was submitted",
-            "the job",
-            "inform the submitter: the job was changed in transit",
-        )
+    path = config / STUDY.name
+    files = {job_content.STUDY: path.read_bytes()} if path.is_file() else {}
+    check_meta(read_study(files), meta, None)
 
 
 def result_folders(job: Job) -> tuple[Path, Path]:

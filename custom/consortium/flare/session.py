@@ -20,6 +20,7 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from consortium.core.errors import ConsortiumError, EnvironmentProblem, Refused, UsageError
 from consortium.core.json_files import read_json_object
+from consortium.study.job_folder import STUDY
 
 
 class Session:
@@ -39,8 +40,15 @@ class Session:
         FLARE signs the folder in place, so the original is not submitted.
 
         Raises:
-            Refused: `not-authorized`, `bad-job` or `refused`.
+            Refused: `not-exported`, `not-authorized`, `bad-job` or `refused`.
         """
+        if not (job / STUDY).is_file():
+            raise Refused(
+                "not-exported",
+                "this is a job's source, not a job to submit",
+                str(job),
+                "write the job with scripts/export-job and submit that folder",
+            )
         with tempfile.TemporaryDirectory() as folder, self._translate_errors("submit_job"):
             copy = Path(folder) / job.name
             shutil.copytree(job, copy)

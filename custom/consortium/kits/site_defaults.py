@@ -2,6 +2,8 @@
 
 * `byoc: none`: no job brings code. Its configuration can build only `HOSPITAL_CLASSES` at a
   hospital and `ORCHESTRATOR_CLASSES` at the orchestrator.
+* A gate in the hospital's own process carries out the commands that jobs need, and no others. It
+  judges each job by itself, whatever the orchestrator says of it.
 * No shell command reads a hospital's files. Only its own steward operates it, shutdown excepted.
 * A hospital's logs are not streamed. Its data folder is named in its own `local/hospital.json`.
 """
@@ -77,6 +79,7 @@ PRIVACY: dict[str, Any] = {
 """FLARE builds a site's components only if a scope is defined."""
 
 _GUARD = {"id": "kit_guard", "path": "consortium.flare.parent.components.KitGuard", "args": {}}
+_GATE = {"id": "gate", "path": "consortium.flare.parent.components.HospitalGate", "args": {}}
 _OUTCOME = {"id": "outcome", "path": "consortium.flare.parent.components.OutcomeKeeper", "args": {}}
 _KEEPER = {"id": "run_keeper", "path": "consortium.flare.parent.components.RunKeeper", "args": {}}
 _ONE_COPY = {
@@ -192,7 +195,7 @@ def local_files(role: str) -> dict[str, Any]:
         }
     return {
         **files,
-        "local/consortium__p_resources.json": _parent(_GUARD),
+        "local/consortium__p_resources.json": _parent(_GUARD, _GATE),
         "local/resources.json": HOSPITAL_RESOURCES,
         "local/privacy.json": PRIVACY,
         HOSPITAL: HospitalFile().model_dump(),

@@ -24,7 +24,7 @@ from consortium.core.json_files import read_json_object
 from consortium.models.bundle import load_start
 from consortium.models.networks import network_config
 from consortium.settings.base import Settings, override
-from consortium.study.job_folder import SETTINGS, prepare_job
+from consortium.study.job_folder import SETTINGS, prepare_job, seal_job
 from consortium.tasks.folders import hospital_folders
 from consortium.tasks.registry import load_settings, parse_settings, task_of
 
@@ -222,6 +222,7 @@ def resume_run(wanted: LocalRun) -> Settings:
                 f"give {done} or more",
             )
         write_json(prepared / SETTINGS, raw)
+        seal_job(prepared)
     return load_settings(prepared / SETTINGS)
 
 

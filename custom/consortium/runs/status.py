@@ -18,9 +18,11 @@ from consortium.orchestration.recovery import (
     attempt_of,
     is_broken,
 )
+from consortium.study.refusals import describe_refusal
 
 _ABSENT = re.compile(r"missing required site (\S+)")
 _SCARCE = re.compile(r"enough resources \(ok sites (\d+) < min sites (\d+)\)")
+_FLARES_PREFIX = re.compile(r"^(NVFLARE_ERROR: |ERROR: )*")
 _STATES = {
     "SUBMITTED": "waiting",
     "APPROVED": "waiting",
@@ -94,11 +96,11 @@ def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()
 
 def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) -> list[str]:
     reasons = [
-        f"{site} refused the job: {message.removeprefix('ERROR: ')}"
-        for site, _, message in (
+        f"{site} refused the job: {describe_refusal(_FLARES_PREFIX.sub('', message))}"
+        for site, colon, message in (
             str(line).partition(": ") for line in record.get("job_deploy_detail") or []
         )
-        if message != "OK"
+        if colon and message != "OK"
     ]
     if state == "waiting":
         reasons += _waiting(record)

@@ -1,14 +1,17 @@
 """Finds FLARE job folders, completes them for a study and exports them with the package.
 
 Our jobs contain only configuration. `prepare_job` makes the copy that is submitted: its `meta.json`
-names the hospitals that the study declares, its `settings.json` holds the settings. The rest of
-FLARE's configuration is the same for every job; it is kept here once and added to the copy.
+names the hospitals that the study declares, its `settings.json` holds the settings, and its
+`study.json` binds all of it (`consortium.study.job_content`). The rest of FLARE's configuration is
+the same for every job; it is kept here once and added to the copy.
 """
 
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,20 @@ from consortium.core.files import whole_folder, write_json
 from consortium.core.json_files import read_json_object
 from consortium.orchestration.quorum import declare_quorum
 from consortium.settings.base import Aggregation, override
+from consortium.study.job_content import BOUND, check_content, digest_of
+from consortium.study.job_files import read_folder
 from consortium.tasks.registry import parse_settings
 
+APP = Path("app")
 SETTINGS = Path("app/config/settings.json")
 CLIENT_CONFIG = Path("app/config/config_fed_client.json")
 SERVER_CONFIG = Path("app/config/config_fed_server.json")
 STUDY = Path("app/config/study.json")
-"""Repeats the keys of `meta.json` that the study depends on, in a file that FLARE's signature of a
-job covers: FLARE does not notice a `meta.json` that was altered after signing."""
-BOUND = ("consortium", "deploy_map", "mandatory_clients", "min_clients", "resource_spec")
-"""Keys of `meta.json` that `study.json` repeats."""
+"""Repeats the keys of `meta.json` that the study depends on, and holds the job's digest, in a file
+that FLARE's signature of a job covers: FLARE does not notice a `meta.json` that was altered after
+signing, or a file that was taken from another signed job."""
+VALID = timedelta(days=30)
+"""Time within which an exported job must first be started, unless the submitter sets a date."""
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _TAKEN_NAMES = ("server", "global")  # FLARE's own site, and the folder of the common curves
 
@@ -73,8 +80,9 @@ def prepare_job(
     hospitals: Sequence[str],
     settings: dict[str, Any],
     quorum: Sequence[str] = (),
+    until: datetime | None = None,
 ) -> None:
-    """Writes the copy of a job that is submitted for a study.
+    """Writes the copy of a job that is submitted for a study, each copy for one run.
 
     Args:
         source: a job's folder.
@@ -83,6 +91,8 @@ def prepare_job(
         hospitals: names of the hospitals that must take part, which are FLARE's site names.
         settings: content of its `settings.json`.
         quorum: `KEY=VALUE` changes of the quorum in the job's `meta.json`.
+        until: date, with a time zone, until which hospitals let it start; by default `VALID` from
+            now.
 
     Raises:
         UsageError: a setting, a hospital's name or the quorum is refused.
@@ -99,10 +109,11 @@ def prepare_job(
                 repr(hospital),
                 "rename its folder",
             )
-    meta = read_json_object(source / "meta.json")
+    meta = {"name": source.name, **read_json_object(source / "meta.json")}
     study = meta.get("consortium", {})
     study |= {"version": __version__, "run": run, "hospitals": sorted(hospitals)}
     meta["consortium"] = study
+    meta.setdefault("resource_spec", {})
     if "gpu" in study:
         meta["resource_spec"] = dict.fromkeys(sorted(hospitals), _gpu_request(study["gpu"]))
     declared = override(study.get("quorum", {}), list(quorum))
@@ -117,8 +128,22 @@ def prepare_job(
         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=_ignored)
         add_configuration(partial)
         write_json(partial / "meta.json", meta)
-        write_json(partial / STUDY, {key: meta[key] for key in BOUND if key in meta})
         write_json(partial / SETTINGS, settings)
+        last = (until or datetime.now(UTC) + VALID).astimezone(UTC)
+        study = {key: meta[key] for key in BOUND if key in meta}
+        study |= {"nonce": secrets.token_hex(16), "until": f"{last:%Y-%m-%dT%H:%M:%SZ}"}
+        write_json(partial / STUDY, study)
+        seal_job(partial)
+
+
+def seal_job(job: Path) -> None:
+    """Writes the digest of a prepared job into its `study.json`; needed after every change of it.
+
+    Raises:
+        Refused: `unsafe-archive`, if the folder holds a link or too much.
+    """
+    study = read_json_object(job / STUDY)
+    write_json(job / STUDY, {**study, "digest": digest_of(read_folder(job / APP), study)})
 
 
 def add_configuration(job: Path) -> None:
@@ -165,6 +190,7 @@ def export_job(
     assignments: Sequence[str] = (),
     quorum: Sequence[str] = (),
     run: str = "",
+    until: datetime | None = None,
     with_package: bool = True,
 ) -> None:
     """Writes a job to submit.
@@ -181,10 +207,12 @@ def export_job(
         assignments: `KEY=VALUE` changes of the settings.
         quorum: see `prepare_job`.
         run: id of a run that this job continues; "" begins a new one.
+        until: see `prepare_job`.
         with_package: whether the job carries this package.
 
     Raises:
-        Refused: `exists`, if `out` exists already.
+        Refused: `exists`, if `out` exists already; what `check_content` refuses, such as a
+            configuration of its own in a job without code.
         UsageError: the file is missing or not JSON, or a setting or a hospital's name is refused.
     """
     if out.exists():
@@ -195,19 +223,18 @@ def export_job(
     if assignments:
         raw = override(raw, list(assignments))
         parse_settings(raw, "--set")
-    if not with_package:
-        prepare_job(source, out, run=run, hospitals=hospitals, settings=raw, quorum=quorum)
-        return
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / source.name
-        prepare_job(source, plain, run=run, hospitals=hospitals, settings=raw, quorum=quorum)
+        prepare_job(
+            source, plain, run=run, hospitals=hospitals, settings=raw, quorum=quorum, until=until
+        )
+        if with_package:
+            package = plain / APP / "custom" / "consortium"
+            shutil.copytree(Path(consortium.__file__).parent, package, ignore=_ignored)
+            seal_job(plain)
+        check_content(read_folder(plain / APP))
         with whole_folder(out) as partial:
             shutil.copytree(plain, partial, dirs_exist_ok=True)
-            shutil.copytree(
-                Path(consortium.__file__).parent,
-                partial / "app" / "custom" / "consortium",
-                ignore=_ignored,
-            )
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
