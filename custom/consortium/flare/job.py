@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 from consortium import __version__
 from consortium.core.errors import Refused
 from consortium.core.json_files import read_json_object
+from consortium.orchestration.owners import Owner, submitter_of
+from consortium.orchestration.records import ROUNDS
 from consortium.orchestration.recovery import attempt_of, exclude_sites
 from consortium.settings.base import Settings
 from consortium.study.job_folder import BOUND, SETTINGS, STUDY
 from consortium.tasks.registry import load_settings
 
 RUN_FOLDER = "CONSORTIUM_RUN"
-"""Environment variable of the orchestrator: the folder for a run's results."""
+"""Environment variable of a simulation's orchestrator: the folder for the run's results."""
 
 
 TROUBLE = "trouble.txt"
@@ -40,6 +42,7 @@ class Job:
         settings: the job's.
         root: the workspace of this server or site.
         folder: this job's folder in it.
+        submitter: the admin who submitted it; empty in a simulation.
     """
 
     run: str
@@ -50,6 +53,7 @@ class Job:
     settings: Settings
     root: Path
     folder: Path
+    submitter: Owner = field(default_factory=Owner)
 
 
 def read_job(fl_ctx: FLContext) -> Job:
@@ -58,15 +62,16 @@ def read_job(fl_ctx: FLContext) -> Job:
     Raises:
         UsageError: a setting is refused.
         Refused: `other-version`, if the job was made with another version of this package;
-            `altered-job`, if it differs from what was submitted.
+            `altered-job`, if it differs from what was submitted; `bad-record`, if the id of the run
+            or the name of a hospital is none.
     """
     workspace: Workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
     job_id: str = fl_ctx.get_job_id()
-    meta = read_json_object(Path(workspace.get_job_meta_path(job_id)))
+    meta = {**read_json_object(Path(workspace.get_job_meta_path(job_id))), "job_id": job_id}
     config = Path(workspace.get_app_config_dir(job_id))
     check_as_submitted(meta, config)
     declared = meta.get("consortium", {})
-    attempt = attempt_of({**meta, "job_id": job_id})
+    attempt = attempt_of(meta)
     made_with = declared.get("version", __version__)
     if made_with != __version__:
         raise Refused(
@@ -84,6 +89,7 @@ def read_job(fl_ctx: FLContext) -> Job:
         settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
         folder=Path(workspace.get_run_dir(job_id)),
+        submitter=submitter_of(meta),
     )
 
 
@@ -93,18 +99,18 @@ def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
     FLARE verifies every existing file against that signature, but misses one that was removed.
 
     Args:
-        meta: as this process received it.
+        meta: as this process received it, with the job's id.
         config: the deployed configuration folder.
 
     Raises:
-        Refused: `altered-job`.
+        Refused: `altered-job` or `bad-record`.
     """
     signatures = config / NVFLARE_SIG_FILE
     signed = read_json_object(signatures) if signatures.is_file() else {}
     altered = [name for name in sorted(signed) if not (config / name).exists()]
     if (config / STUDY.name).is_file():
         study = read_json_object(config / STUDY.name)
-        attempt = attempt_of({"job_id": "", **meta})
+        attempt = attempt_of(meta)
         if attempt is not None and attempt.left_out:
             # The orchestrator may exclude a hospital, but not add one.
             hospitals = study["consortium"]["hospitals"]
@@ -131,6 +137,26 @@ def result_folders(job: Job) -> tuple[Path, Path]:
     return job.folder / "consortium", checkpoint_folder(job.root, job.run)
 
 
+def is_simulation() -> bool:
+    """Whether the submitter is the person at this machine, who names the folder of the results."""
+    return bool(os.environ.get(RUN_FOLDER))
+
+
+def run_folder(root: Path, run: str) -> Path:
+    """Returns the folder of a run in the orchestrator's workspace."""
+    return root / "consortium" / run
+
+
 def checkpoint_folder(root: Path, run: str) -> Path:
     """Returns the folder of a run's checkpoints in the orchestrator's workspace."""
-    return root / "consortium" / run / "checkpoints"
+    return run_folder(root, run) / "checkpoints"
+
+
+def has_opened(root: Path, job_id: str) -> bool:
+    """Whether the orchestrator's process of a job has opened the run.
+
+    Args:
+        root: the orchestrator's workspace.
+        job_id: of the job.
+    """
+    return (root / job_id / "consortium" / ROUNDS).exists()

@@ -5,7 +5,6 @@ names the hospitals that the study declares, its `settings.json` holds the setti
 FLARE's configuration is the same for every job; it is kept here once and added to the copy.
 """
 
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from consortium import __version__
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder, write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.names import TAKEN_NAMES, is_hospital_name, is_run_id
 from consortium.orchestration.quorum import declare_quorum
 from consortium.settings.base import Aggregation, override
 from consortium.tasks.registry import parse_settings
@@ -29,8 +29,6 @@ STUDY = Path("app/config/study.json")
 job covers: FLARE does not notice a `meta.json` that was altered after signing."""
 BOUND = ("consortium", "deploy_map", "mandatory_clients", "min_clients", "resource_spec")
 """Keys of `meta.json` that `study.json` repeats."""
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_TAKEN_NAMES = ("server", "global")  # FLARE's own site, and the folder of the common curves
 
 
 def find_settings(job: str) -> Path:
@@ -85,17 +83,24 @@ def prepare_job(
         quorum: `KEY=VALUE` changes of the quorum in the job's `meta.json`.
 
     Raises:
-        UsageError: a setting, a hospital's name or the quorum is refused.
+        UsageError: a setting, a name or the quorum is refused.
     """
     parsed = parse_settings(settings)
+    if run and not is_run_id(run):
+        raise UsageError(
+            "bad-run-id",
+            "a run's id must be letters, digits, '_' and '-'",
+            repr(run),
+            "give the id that consortium runs lists",
+        )
     if hospitals:
         _check_rule(parsed.rule, len(hospitals))
     for hospital in hospitals:
-        if not _SITE_NAME.fullmatch(hospital) or hospital.lower() in _TAKEN_NAMES:
+        if not is_hospital_name(hospital):
             raise UsageError(
                 "bad-hospital-name",
                 "a hospital's name must be letters, digits, '.', '_' and '-',"
-                f" and not {' or '.join(_TAKEN_NAMES)}",
+                f" and not {' or '.join(TAKEN_NAMES)}",
                 repr(hospital),
                 "rename its folder",
             )
