@@ -66,3 +66,13 @@ def test_a_signed_file_that_was_removed_is_noticed(submitted, name):
 
 def test_a_job_that_was_never_prepared_is_not_compared(tmp_path):
     check_as_submitted({"name": "job", "min_clients": 1}, tmp_path)
+
+
+def test_a_run_or_a_hospital_that_is_none_is_refused_at_both_ends(submitted):
+    meta, config = submitted
+    for section in ({"run": "../up"}, {"run": "/etc"}, {"hospitals": ["../north"]}):
+        altered = {**meta, "consortium": {**meta["consortium"], **section}}
+        with pytest.raises(Refused, match="bad-record"):
+            check_as_submitted(altered, config)
+    with pytest.raises(Refused, match="bad-record"):
+        check_as_submitted({**meta, ATTEMPT: {"bogus": 1}}, config)
