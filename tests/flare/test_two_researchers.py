@@ -159,3 +159,12 @@ def test_no_submitted_record_stops_the_others_or_writes_elsewhere(
     code, printed, errors = consortium("runs", "--kit", kit)
     assert (code, errors) == (0, "")
     assert all(run.job[:8] in printed for run in (*refused, moved, dropped, own))
+    # One record is damaged on the orchestrator's disk.
+    damaged = workspace / "machines" / federation.ORCHESTRATOR / "jobs" / refused[0].job
+    (damaged / "meta").write_bytes(b"\xff{")
+    try:
+        code, printed, errors = consortium("runs", "--kit", kit)
+        assert (code, errors) == (0, "")
+        assert own.job[:8] in printed
+    finally:
+        shutil.rmtree(damaged)
