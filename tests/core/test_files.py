@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from consortium.core.errors import EnvironmentProblem
-from consortium.core.files import replace_file, whole_folder, write_json
+from consortium.core.files import create_file, replace_file, whole_folder, write_json
 
 
 def names(folder):
@@ -76,3 +76,11 @@ def test_a_folder_that_could_not_be_filled_leaves_the_old_one(tmp_path):
         fill(partial)
     assert names(path) == ["old"]
     assert names(tmp_path) == ["model"]
+
+
+def test_a_file_is_created_once(tmp_path):
+    path = tmp_path / "new" / "owner"
+    assert create_file(path, "first")
+    assert not create_file(path, "second")
+    assert path.read_text() == "first"
+    assert [file.name for file in path.parent.iterdir()] == ["owner"]

@@ -61,3 +61,13 @@ def test_a_job_without_the_study_that_was_signed_is_refused(submitted):
     (config / STUDY.name).unlink()
     with pytest.raises(Refused, match="not-exported: "):
         check_as_submitted(meta, config)
+
+
+def test_a_run_or_a_hospital_that_is_none_is_refused_at_both_ends(submitted):
+    meta, config = submitted
+    for section in ({"run": "../up"}, {"run": "/etc"}, {"hospitals": ["../north"]}):
+        altered = {**meta, "consortium": {**meta["consortium"], **section}}
+        with pytest.raises(Refused, match="bad-record"):
+            check_as_submitted(altered, config)
+    with pytest.raises(Refused, match="bad-record"):
+        check_as_submitted({**meta, ATTEMPT: {"bogus": 1}}, config)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from consortium.core.errors import Refused
 from consortium.orchestration.recovery import (
     ATTEMPT,
     FAILED_SITE,
@@ -9,11 +10,13 @@ from consortium.orchestration.recovery import (
     NEXT,
     OUTCOME,
     PATIENCE,
+    SLOW,
     TRUST,
     Attempt,
     attempt_of,
     follow,
     is_broken,
+    is_to_blame,
     why_given_up,
 )
 
@@ -148,3 +151,47 @@ def test_a_job_knows_its_run():
     assert attempt_of({**RECORD, "consortium": {"run": "r7"}}) == Attempt("r7")
     assert attempt_of({**RECORD, ATTEMPT: {"run": "r7", "number": 3}}) == Attempt("r7", 3)
     assert attempt_of({"job_id": "b"}) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"consortium": {"run": "../../up"}},
+        {"consortium": {"run": "/etc"}},
+        {"consortium": {"run": ["r1"]}},
+        {"consortium": {"hospitals": ["../north"]}},
+        {"consortium": {"hospitals": "north"}},
+        {"consortium": {"hospitals": [["north"]]}},
+        {"consortium": {"quorum": []}},
+        {"consortium": "r1"},
+        {"job_id": "a/b"},
+        {"job_id": None},
+        {ATTEMPT: {"bogus": 1}},
+        {ATTEMPT: {"run": "r1", "bogus": 1}},
+        {ATTEMPT: {}},
+        {ATTEMPT: []},
+        {ATTEMPT: None},
+        {ATTEMPT: {"run": "../up"}},
+        {ATTEMPT: {"run": "r1", "rounds": "many"}},
+        {ATTEMPT: {"run": "r1", "rounds": -1}},
+        {ATTEMPT: {"run": "r1", "stalled": True}},
+        {ATTEMPT: {"run": "r1", "left_out": "north"}},
+        {ATTEMPT: {"run": "r1", "left_out": ["../north"]}},
+        {ATTEMPT: {"run": "r1", "failed_site": 1}},
+    ],
+)
+def test_a_record_that_nobody_here_wrote_is_refused(changes):
+    record = {**RECORD, **changes}
+    for read in (attempt_of, is_broken, lambda record: follow(record, 0)):
+        with pytest.raises(Refused, match=r"^error bad-record: "):
+            read(record)
+
+
+def test_an_outcome_of_another_kind_is_passed_over():
+    assert is_broken({**RECORD, OUTCOME: "done"})
+
+
+def test_a_hospital_that_waited_in_vain_for_the_orchestrator_is_not_blamed():
+    assert is_to_blame(opened=True, seconds=10 * SLOW)
+    assert is_to_blame(opened=False, seconds=SLOW / 2)
+    assert not is_to_blame(opened=False, seconds=2 * SLOW)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consortium.orchestration.recovery import OUTCOME
+from consortium.orchestration.recovery import ATTEMPT, OUTCOME
 from consortium.runs.status import describe
 
 RECORD = {
@@ -124,3 +124,28 @@ def test_how_a_run_stands(status, outcome, state, reasons):
         status=status, duration="0:00:24.937928", **({OUTCOME: outcome} if outcome else {})
     )
     assert (run.state, run.duration, run.reasons) == (state, "0:00:24", reasons)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {ATTEMPT: {"bogus": 1}},
+        {"consortium": {"run": "../../up", "hospitals": ["harbour"]}},
+        {"consortium": ["harbour"]},
+        {"consortium": {"hospitals": 3}},
+        {"schedule_history": 7},
+        {
+            "resource_spec": [1],
+            "schedule_history": ["now: enough resources (ok sites 0 < min sites 2)"],
+        },
+        {"job_deploy_detail": 5},
+        {"name": ["x"], "consortium": 1},
+    ],
+)
+def test_a_record_that_cannot_be_read_is_described_as_far_as_it_can(changes):
+    run = describe_changed(**changes)
+    assert (run.job, run.state) == (RECORD["job_id"], "waiting")
+    assert run.submitter == "researcher@consortium.example"
+    assert run.reasons == ["bad-record: the record of the job cannot be read; export the job again"]
+    described = describe(RECORD, [{**RECORD, **changes, "status": "RUNNING"}, RECORD])
+    assert described.state == "waiting"

@@ -1,6 +1,9 @@
 """The state of a run that survives a kill."""
 
 import errno
+import shutil
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +11,9 @@ from tests.federations import NAMES, Federation
 
 from consortium.core import files
 from consortium.core.errors import EnvironmentProblem, Refused
+from consortium.protocol.codec import digest
+from consortium.server.checkpoint import RunCheckpoints
+from consortium.server.state import model_file
 
 
 @pytest.mark.parametrize(
@@ -83,14 +89,77 @@ def test_a_checkpoint_of_other_settings_is_refused(federation, tiny):
         federation.start()
 
 
-def test_a_torn_model_in_the_checkpoint_is_noticed(federation):
+def test_torn_models_in_both_checkpoints_are_noticed(federation):
     federation.round()
-    newest = max((federation.folder / "checkpoints").glob("model-*.safetensors"))
-    content = bytearray(newest.read_bytes())
-    content[-1] ^= 1
-    newest.write_bytes(bytes(content))
+    federation.round()
+    for number in (1, 2):
+        model = federation.folder / "checkpoints" / f"model-{number:06d}.safetensors"
+        content = bytearray(model.read_bytes())
+        content[-1] ^= 1
+        model.write_bytes(bytes(content))
     with pytest.raises(Refused, match="bad-checkpoints"):
         federation.start()
+
+
+DAMAGES = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "bit": lambda path: path.write_bytes(
+        path.read_bytes()[:9] + bytes([path.read_bytes()[9] ^ 4]) + path.read_bytes()[10:]
+    ),
+}
+
+
+def praise(update, number):
+    """The update; that of one round with a score of its base that no later model reaches."""
+    if update.round != number:
+        return update
+    score = update.metrics.validation
+    figures = dict.fromkeys(score.figures, 1.0)
+    score = score.model_copy(update={"figures": figures})
+    return replace(update, metrics=update.metrics.model_copy(update={"validation": score}))
+
+
+@pytest.mark.parametrize(
+    ("done", "best", "assignments"),
+    [
+        (1, 0, ["selection.keep=best", "server.momentum=0.5"]),
+        (3, 1, ["selection.keep=best"]),
+        (3, 2, ["selection.keep=best"]),
+        (3, 3, ["selection.keep=average", "selection.share=1.0", "server.momentum=0.5"]),
+    ],
+)
+def test_any_one_damaged_file_costs_a_round_at_most_and_no_byte(
+    generated, tmp_path, tiny, assignments, done, best
+):
+    settings, run = tiny("rounds=4", *assignments), tmp_path / "run"
+    federation = Federation(generated, run, settings)
+    for _ in range(done):
+        federation.round(spoil=partial(praise, number=best))
+    assert federation.state.best_file == model_file(best)
+    shutil.copytree(run, tmp_path / "kept")
+
+    def end():
+        federation.spoil = lambda name, answer: praise(answer, best)
+        federation.federation.train()
+        return digest(federation.run.checkpoints.kept_model(federation.state))
+
+    expected, study = end(), federation.state.study
+    names = sorted(path.name for path in (tmp_path / "kept" / "checkpoints").iterdir())
+    for number, name in enumerate(names):
+        for turn, (how, damage) in enumerate(DAMAGES.items()):
+            shutil.rmtree(run)
+            shutil.copytree(tmp_path / "kept", run)
+            damage(run / "checkpoints" / name)
+            # To the end once a file, each time with another damage.
+            if turn == number % len(DAMAGES):
+                federation.start()
+                assert federation.state.rounds_done >= done - 1, (name, how)
+                assert end() == expected, (name, how)
+            else:
+                state = RunCheckpoints(run / "checkpoints").load(study)
+                assert state.rounds_done >= done - 1, (name, how)
 
 
 def test_after_a_torn_checkpoint_the_round_before_is_used_and_the_run_ends_with_the_same_bytes(

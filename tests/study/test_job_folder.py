@@ -109,6 +109,18 @@ def test_a_name_that_flare_could_not_use_is_refused(tmp_path, name):
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.parametrize("run", ["../up", "/tmp/run", "a b", ".hidden", "a.b"])
+def test_the_id_of_a_run_that_would_be_a_path_is_refused(tmp_path, run):
+    with pytest.raises(UsageError, match="bad-run-id"):
+        export_job(JOB, tmp_path / "job", run=run, with_package=False)
+    assert not (tmp_path / "job").exists()
+
+
+def test_hospitals_wait_ten_minutes_for_an_orchestrator_that_starts(tmp_path):
+    export_job(JOB, tmp_path / "job", with_package=False)
+    assert read_json_object(tmp_path / "job" / CLIENT_CONFIG)["max_runner_sync_timeout"] == 600
+
+
 def test_an_exported_job_carries_the_package_and_nothing_else_of_the_checkout(tmp_path):
     out = tmp_path / "exported"
     export_job(JOB, out, hospitals=["east"])

@@ -43,6 +43,32 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
             partial.unlink()
 
 
+def create_file(path: Path, text: str) -> bool:
+    """Writes a UTF-8 text file atomically, unless there is one; a missing folder is created.
+
+    Returns:
+        Whether the file was written; of several processes only one gets True.
+
+    Raises:
+        EnvironmentProblem: `disk-full` or `cannot-write`.
+    """
+    partial = _partial_path(path)
+    try:
+        with _clear_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8")
+            flush_file(partial)
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            flush_file(path.parent)
+            return True
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Replaces a folder atomically: the caller fills a temporary one, which is renamed to `path`.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
 from consortium.core.json_files import read_json_object
+from consortium.orchestration.owners import Owner, submitter_of
+from consortium.orchestration.records import ROUNDS
 from consortium.orchestration.recovery import attempt_of
 from consortium.settings.base import Settings
 from consortium.study import job_content
@@ -19,7 +21,7 @@ from consortium.study.job_folder import SETTINGS, STUDY
 from consortium.tasks.registry import load_settings
 
 RUN_FOLDER = "CONSORTIUM_RUN"
-"""Environment variable of the orchestrator: the folder for a run's results."""
+"""Environment variable of a simulation's orchestrator: the folder for the run's results."""
 
 
 TROUBLE = "trouble.txt"
@@ -39,6 +41,7 @@ class Job:
         settings: the job's.
         root: the workspace of this server or site.
         folder: this job's folder in it.
+        submitter: the admin who submitted it; empty in a simulation.
     """
 
     run: str
@@ -49,6 +52,7 @@ class Job:
     settings: Settings
     root: Path
     folder: Path
+    submitter: Owner = field(default_factory=Owner)
 
 
 def read_job(fl_ctx: FLContext) -> Job:
@@ -56,11 +60,12 @@ def read_job(fl_ctx: FLContext) -> Job:
 
     Raises:
         UsageError: a setting is refused.
-        Refused: see `check_as_submitted`.
+        Refused: see `check_as_submitted`; `bad-record`, if the id of the run or the name of a
+            hospital is none.
     """
     workspace: Workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
     job_id: str = fl_ctx.get_job_id()
-    meta = read_json_object(Path(workspace.get_job_meta_path(job_id)))
+    meta = {**read_json_object(Path(workspace.get_job_meta_path(job_id))), "job_id": job_id}
     config = Path(workspace.get_app_config_dir(job_id))
     check_as_submitted(meta, config)
     declared = meta.get("consortium", {})
@@ -74,6 +79,7 @@ def read_job(fl_ctx: FLContext) -> Job:
         settings=load_settings(config / SETTINGS.name),
         root=Path(workspace.get_root_dir()),
         folder=Path(workspace.get_run_dir(job_id)),
+        submitter=submitter_of(meta),
     )
 
 
@@ -84,7 +90,7 @@ def check_as_submitted(meta: Mapping[str, Any], config: Path) -> None:
     orchestrator when it is submitted, by a hospital's parent process when it arrives.
 
     Args:
-        meta: as this process received it.
+        meta: as this process received it, with the job's id.
         config: the deployed configuration folder.
 
     Raises:
@@ -107,6 +113,26 @@ def result_folders(job: Job) -> tuple[Path, Path]:
     return job.folder / "consortium", checkpoint_folder(job.root, job.run)
 
 
+def is_simulation() -> bool:
+    """Whether the submitter is the person at this machine, who names the folder of the results."""
+    return bool(os.environ.get(RUN_FOLDER))
+
+
+def run_folder(root: Path, run: str) -> Path:
+    """Returns the folder of a run in the orchestrator's workspace."""
+    return root / "consortium" / run
+
+
 def checkpoint_folder(root: Path, run: str) -> Path:
     """Returns the folder of a run's checkpoints in the orchestrator's workspace."""
-    return root / "consortium" / run / "checkpoints"
+    return run_folder(root, run) / "checkpoints"
+
+
+def has_opened(root: Path, job_id: str) -> bool:
+    """Whether the orchestrator's process of a job has opened the run.
+
+    Args:
+        root: the orchestrator's workspace.
+        job_id: of the job.
+    """
+    return (root / job_id / "consortium" / ROUNDS).exists()

@@ -33,8 +33,8 @@ MANIFEST = "startup/kit.dsse.json"
 SHIPPED = ("startup", "local")
 """The folders of a kit whose files are listed."""
 
-OWN_FILES = ("local/hospital.json", "local/authorization.json")
-"""Files in which a hospital makes its own choices; never listed."""
+OWN_FILES = ("local/hospital.json", "local/orchestrator.json", "local/authorization.json")
+"""Files in which a hospital or the orchestrator's operator makes choices; never listed."""
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

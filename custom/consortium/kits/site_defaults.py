@@ -11,6 +11,7 @@
 from typing import Any
 
 from consortium.kits.hospital import HOSPITAL, HospitalFile
+from consortium.kits.orchestrator import ORCHESTRATOR, OrchestratorFile
 
 HOSPITAL_CLASSES = ["consortium.flare.client.components.HospitalExecutor"]
 """Everything that a job's configuration can build at a hospital, by exact name. FLARE applies the
@@ -192,6 +193,7 @@ def local_files(role: str) -> dict[str, Any]:
             **files,
             "local/consortium__p_resources.json": _parent(_GUARD, _OUTCOME, _KEEPER, _ONE_COPY),
             "local/resources.json": SERVER_RESOURCES,
+            ORCHESTRATOR: OrchestratorFile().model_dump(),
         }
     return {
         **files,

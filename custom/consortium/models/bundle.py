@@ -201,6 +201,11 @@ def require_match(model: Settings, other: Settings, where: str = "") -> None:
     task_of(model).require_match(model, other, where)
 
 
+def require_match_of(model: Mapping[str, Any], other: Settings, where: str = "") -> None:
+    """Refuses a model whose settings, as JSON types, do not match a job's; see `require_match`."""
+    require_match(parse_settings(dict(model), where), other, where)
+
+
 def _not_a_bundle(folder: Path, what: str) -> Refused:
     return Refused("not-a-bundle", what, str(folder), "give the folder of a consortium model")
 

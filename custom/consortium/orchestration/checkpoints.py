@@ -3,11 +3,14 @@
 Each round writes a checkpoint: the model, the best model, the records and the selection's state.
 
 A checkpoint is written after the files that it names, and holds their checksums and its own. The
-last two checkpoints are kept, so that the previous round remains if the last one is damaged.
+last two checkpoints are kept, so that the previous round remains if the last one is damaged. A file
+that both name has a spare, a second copy from which it is restored. Any one damaged file therefore
+costs one round at most.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -56,6 +59,11 @@ class Checkpoint:
         """The names of all files that the checkpoint needs."""
         return {self.model, self.best, self.start, *self.more.values()}
 
+    @property
+    def spared(self) -> set[str]:
+        """The names of the files that have a spare, because other checkpoints name them too."""
+        return {self.best, self.start} - {self.model}
+
 
 class CheckpointStore:
     """A folder with the checkpoints of one run.
@@ -94,6 +102,20 @@ class CheckpointStore:
         else:
             self._unflushed.add(name)
 
+    def write_spare(
+        self, name: str, write: Callable[[Path], object], *, flush: bool = True
+    ) -> None:
+        """Writes the second copy of a file that `write_file` has written; see there.
+
+        The content comes from memory once more, so that no damage to the file is copied.
+        """
+        spare = spare_of(name)
+        replace_file(self.folder / spare, write, flush=flush)
+        if flush:
+            self._unflushed.discard(spare)
+        else:
+            self._unflushed.add(spare)
+
     def write(
         self,
         checkpoint: Checkpoint,
@@ -116,9 +138,10 @@ class CheckpointStore:
         for name, write in (models or {}).items():
             self.write_file(name, write, flush=flush)
         if flush:
-            for name in sorted(checkpoint.files & self._unflushed):
+            needed = checkpoint.files | set(map(spare_of, checkpoint.spared))
+            for name in sorted(needed & self._unflushed):
                 flush_file(self.folder / name)
-            self._unflushed -= checkpoint.files
+            self._unflushed -= needed
         text = self._text(checkpoint)
         number = len(checkpoint.records)
         replace_file(
@@ -147,37 +170,64 @@ class CheckpointStore:
         return [line for _, line in self._lines[: len(records)]]
 
     def read(self) -> Checkpoint | None:
-        """Reads the last intact checkpoint; None if there are no checkpoints.
+        """Reads the last intact checkpoint; None if there is none, or only a damaged first one.
 
         Raises:
-            Refused: `bad-checkpoints` if there are checkpoints but none is intact.
+            Refused: `bad-checkpoints` if there are later checkpoints but none is intact.
         """
         paths = sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
         for path in paths:
             try:
-                raw = _parse(path.read_text(encoding="utf-8"))
-                sums = raw.pop("sums")
-                raw["records"] = [RoundRecord.from_dict(record) for record in raw["records"]]
-                checkpoint = Checkpoint(**raw)
-                for name in sorted(checkpoint.files):
-                    if _sha256(self.folder / name) != sums[name]:
-                        raise ValueError(f"{name} is not as it was written")
+                checkpoint, sums = self._read_one(path)
             except FileNotFoundError as error:
                 self.notes.append(f"{path.name} is left out: {Path(error.filename).name} is gone")
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+                RecursionError,
+            ) as error:
                 self.notes.append(f"{path.name} is left out: {error}")
             else:
-                self._sums = dict(sums)
+                self._sums = sums
                 self._flushed = len(checkpoint.records)  # the best guess
                 return checkpoint
-        if not paths:
-            return None
+        if not paths or paths[0] == self._path(1):
+            return None  # the run begins anew, and loses its first round at most
         raise Refused(
             "bad-checkpoints",
             f"the checkpoints of the run cannot be read ({'; '.join(self.notes)})",
             str(self.folder),
             "start the run in a new workspace",
         )
+
+    def _read_one(self, path: Path) -> tuple[Checkpoint, dict[str, str]]:
+        """Reads a checkpoint and checks its files; restores those of which one copy is damaged.
+
+        Returns:
+            The checkpoint, and the checksums of its files.
+        """
+        raw = _parse(path.read_text(encoding="utf-8"))
+        sums: dict[str, str] = raw.pop("sums")
+        raw["records"] = [RoundRecord.from_dict(record) for record in raw["records"]]
+        checkpoint = Checkpoint(**raw)
+        for name in sorted(checkpoint.files):
+            file, spare = self.folder / name, self.folder / spare_of(name)
+            if name in checkpoint.spared and not _is_intact(file, sums[name]):
+                self._restore(file, spare, sums[name])
+            if _sha256(file) != sums[name]:
+                raise ValueError(f"{name} is not as it was written")
+            if name in checkpoint.spared and not _is_intact(spare, sums[name]):
+                self._restore(spare, file, sums[name])
+        return checkpoint, sums
+
+    def _restore(self, file: Path, other: Path, sha256: str) -> None:
+        """Restores a damaged file from its other copy, if that is intact."""
+        if _is_intact(other, sha256):
+            replace_file(file, lambda partial: shutil.copyfile(other, partial))
+            self.notes.append(f"{file.name} was damaged and is restored from {other.name}")
 
     def _path(self, rounds: int) -> Path:
         return self.folder / f"checkpoint-{rounds:06d}.json"
@@ -195,6 +245,7 @@ class CheckpointStore:
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     self._files[number] = set(_parse(path.read_text(encoding="utf-8"))["sums"])
             named |= self._files.get(number, set())
+        named |= set(map(spare_of, named))
         for stale in (*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")):
             if stale.name not in named:
                 stale.unlink()
@@ -205,6 +256,19 @@ def count_rounds(folder: Path) -> int:
     return max(
         (int(path.stem.partition("-")[2]) for path in folder.glob("checkpoint-*.json")), default=0
     )
+
+
+def spare_of(name: str) -> str:
+    """Returns the name of a file's second copy."""
+    stem, point, suffix = name.rpartition(".")
+    return f"{stem}.spare{point}{suffix}"
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    try:
+        return _sha256(path) == sha256
+    except OSError:
+        return False
 
 
 def _sha256(path: Path) -> str:

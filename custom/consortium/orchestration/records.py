@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+ROUNDS = "rounds.jsonl"
+"""File of the records in a run's results."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

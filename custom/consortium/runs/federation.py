@@ -33,6 +33,8 @@ from consortium.core.files import replace_file, sole_user, write_json
 from consortium.core.json_files import read_json_object
 from consortium.flare.session import open_session
 from consortium.kits.hospital import HOSPITAL, HospitalFile
+from consortium.kits.orchestrator import ORCHESTRATOR as ORCHESTRATOR_FILE
+from consortium.kits.orchestrator import OrchestratorFile
 from consortium.kits.project import BUILDERS
 from consortium.membership.provisioning import KITS, create
 from consortium.tasks.folders import hospital_folders
@@ -71,6 +73,7 @@ def up(
     hospitals: int | None = None,
     data: Path | None = None,
     own: Mapping[str, Any] | None = None,
+    models: Path | None = None,
     fork: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Machine]:
@@ -81,6 +84,7 @@ def up(
         hospitals: how many; by default all of `data`, or four.
         data: holds one folder per hospital, named like it.
         own: settings of every hospital's own file; see `consortium.kits.hospital`.
+        models: folder of models that jobs may start from; see `consortium.kits.orchestrator`.
         fork: whether trainer processes are forked; see `consortium.client.fork_server`. If false,
             each is spawned, as at a hospital.
         report: receives a line for each step.
@@ -114,6 +118,9 @@ def up(
                 file = workspace / "machines" / name / HOSPITAL
                 content = {**read_json_object(file), **(own or {}), "data": str(folder)}
                 write_json(file, HospitalFile.model_validate(content).model_dump())
+        if models is not None:
+            file = workspace / "machines" / ORCHESTRATOR / ORCHESTRATOR_FILE
+            write_json(file, OrchestratorFile(models=str(models.resolve())).model_dump())
         running = _running(workspace)
         _start(workspace, [name for name in known if name not in running], fork=fork)
         report("Starting")

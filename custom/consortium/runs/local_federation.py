@@ -48,8 +48,10 @@ class FederatedRun(LocalRun):
         settings = prepare_run(self)
         folder = workspace / "federation"
         own = {"smallest_group": self.smallest_group, "share_local_model": settings.cross_site}
+        start = settings.model.from_
+        models = Path(start).parent if start is not None else None
         try:
-            federation.up(folder, data=self.data, own=own)
+            federation.up(folder, data=self.data, own=own, models=models)
             with open_session(federation.admin_kit(folder, federation.RESEARCHER)) as session:
                 job_id = session.submit(workspace / "job" / self.job.name)
                 job_id = self._follow(session, job_id, folder, settings, watch)

@@ -7,16 +7,17 @@ orchestrator adds the reason of the last (`OUTCOME`).
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from consortium.core.errors import ConsortiumError
 from consortium.orchestration.recovery import (
     FAILED_SITE,
     LEAVE_OUT,
     NEXT,
-    OUTCOME,
     attempt_of,
     is_broken,
+    outcome_of,
 )
 from consortium.study.refusals import describe_refusal
 
@@ -34,6 +35,8 @@ _STATES = {
     "ABANDONED": "failed",
 }
 
+_PLAIN = ("job_id", "name", "job_name", "status", "submitter_name", "submit_time_iso", "duration")
+"""Keys of a record that hold texts, which FLARE writes, except the names."""
 GOING_ON = ("waiting", "starting", "running", "interrupted", "continued")
 """States of a run that has not ended."""
 
@@ -65,13 +68,23 @@ class Run:
 
 
 def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Run:
-    """Describes FLARE's record of a job.
+    """Describes FLARE's record of a job; one that cannot be read is described as far as it can be.
 
     Args:
         record: of the job.
         others: records of all jobs; a waiting job may wait for one of them.
     """
-    outcome = record.get(OUTCOME) or {}
+    try:
+        return _describe(record, others)
+    except (ConsortiumError, AttributeError, KeyError, TypeError, ValueError) as error:
+        code = error.code if isinstance(error, ConsortiumError) else "bad-record"
+        kept = {key: str(record.get(key) or "") for key in _PLAIN}
+        reason = f"{code}: the record of the job cannot be read; export the job again"
+        return replace(_describe(kept, ()), reasons=[reason])
+
+
+def _describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Run:
+    outcome = outcome_of(record)
     status = str(record.get("status", ""))
     state = _STATES.get(status, "failed" if status.startswith("FINISHED") else status.lower())
     if state == "finished" and outcome.get("complete") is False:
@@ -86,7 +99,7 @@ def describe(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()
         submitter=str(record.get("submitter_name") or ""),
         submitted=str(record.get("submit_time_iso") or "")[:16].replace("T", " "),
         duration="" if duration == "N/A" else duration.partition(".")[0],
-        hospitals=list((record.get("consortium") or {}).get("hospitals", [])),
+        hospitals=[str(name) for name in (record.get("consortium") or {}).get("hospitals", [])],
         reasons=[
             *_reasons(record, state, outcome),
             *(_jobs_before(others) if state == "waiting" else ()),

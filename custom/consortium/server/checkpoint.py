@@ -14,13 +14,14 @@ from consortium.aggregation.server_momentum import ServerMomentum
 from consortium.core.errors import Refused
 from consortium.core.seeds import derive_seed
 from consortium.models.averaging import ModelAverage
-from consortium.models.bundle import load_start, load_state
+from consortium.models.bundle import load_state
 from consortium.models.networks import build_network
 from consortium.orchestration.checkpoints import Checkpoint, CheckpointStore
 from consortium.orchestration.model_selection import ModelSelection
 from consortium.orchestration.run import RunRecord
 from consortium.protocol.codec import digest
 from consortium.protocol.schema import schema_of
+from consortium.server.start_model import LoadStart, load_local
 from consortium.server.state import AVERAGE, OPTIMISER, RunState, Study, model_file
 
 
@@ -29,10 +30,11 @@ class RunCheckpoints:
 
     Args:
         folder: holds them; a run that is there is continued.
+        load_start: loads the model that a new run starts from, if the job names one.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, load_start: LoadStart = load_local):
+        self.folder, self._load_start = folder, load_start
         self._store = CheckpointStore(folder)
 
     @property
@@ -52,7 +54,7 @@ class RunCheckpoints:
         fresh = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         checkpoint = self._store.read()
         if checkpoint is None and settings.model.from_ is not None:
-            fresh = load_start(Path(settings.model.from_), settings)
+            fresh = self._load_start(settings)
         state = RunState(
             study=study,
             schema=schema_of(network, local_buffers=settings.update.buffers == "local"),
@@ -136,6 +138,10 @@ class RunCheckpoints:
             EnvironmentProblem: the disk is full; the last checkpoint stays valid.
         """
         self._store.write_file(name, lambda path: save_file(dict(tensors), path), flush=flush)
+
+    def keep_spare(self, name: str, tensors: Mapping[str, Tensor], *, flush: bool = True) -> None:
+        """Writes the second copy of a file that later checkpoints name too; see `keep`."""
+        self._store.write_spare(name, lambda path: save_file(dict(tensors), path), flush=flush)
 
     def load_tensors(self, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Reads a file of tensors with the names, shapes and dtypes of `like`."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from consortium.core.files import write_json, write_text
 from consortium.models.bundle import write_bundle
 from consortium.orchestration.flagging import find_flagged
-from consortium.orchestration.records import RoundRecord
+from consortium.orchestration.records import ROUNDS, RoundRecord
 from consortium.server.state import RunState
 from consortium.settings.base import Model
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from consortium.server.evaluations import Evaluations
     from consortium.server.run import TrainingRun
 
-RESULT, ROUNDS = "result.json", "rounds.jsonl"
+RESULT = "result.json"
 
 
 def write_rounds(results: Path, records: Sequence[RoundRecord]) -> None:

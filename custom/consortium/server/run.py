@@ -24,6 +24,7 @@ from consortium.protocol.update import Update, UpdateRefused, apply_change
 from consortium.server.checkpoint import RunCheckpoints
 from consortium.server.collector import Report, UpdateCollector
 from consortium.server.results import append_round, write_rounds
+from consortium.server.start_model import LoadStart, load_local
 from consortium.server.state import AVERAGE, OPTIMISER, RunState, Study, model_file
 from consortium.settings.base import Settings
 
@@ -35,6 +36,7 @@ class TrainingRun:
         study: the job's declaration.
         results: folder for the results; `rounds.jsonl` in it grows with every round.
         checkpoints: folder for the checkpoints; a run that is there is continued.
+        load_start: see `consortium.server.checkpoint.RunCheckpoints`.
 
     Attributes:
         state: what the checkpoints save and load.
@@ -46,8 +48,16 @@ class TrainingRun:
             not fit.
     """
 
-    def __init__(self, study: Study, *, results: Path, checkpoints: Path):
-        self.results, self.checkpoints = results, RunCheckpoints(checkpoints)
+    def __init__(
+        self,
+        study: Study,
+        *,
+        results: Path,
+        checkpoints: Path,
+        load_start: LoadStart = load_local,
+    ):
+        self.results, self._load_start = results, load_start
+        self.checkpoints = RunCheckpoints(checkpoints, load_start)
         self.state = self.checkpoints.load(study)
         self._collector = UpdateCollector(study.settings, self.state.schema)
         self._asked: tuple[str, ...] = ()
@@ -132,8 +142,7 @@ class TrainingRun:
         decision = following.selection.observe(
             self.state.rounds_done, scores_of(report.metrics, self.settings.scored)
         )
-        if decision.best:
-            following.best_file = model_file(self.state.rounds_done)
+        following.best_file = self._keep_best(decision, flush)
         record = self._record(report, decision, following.model_sha256)
         following.run = replace(
             self.state.run,
@@ -151,6 +160,7 @@ class TrainingRun:
         number = state.rounds_done
         if number == 0:
             checkpoints.keep(state.start_file, state.model, flush=flush)
+            checkpoints.keep_spare(state.start_file, state.model, flush=flush)
         more: dict[str, str] = {}
         optimiser = checkpoints.load_optimiser(state)
         model = apply_change(state.model, optimiser.step(change))
@@ -176,6 +186,18 @@ class TrainingRun:
             more=more,
             averaged=averaged,
         )
+
+    def _keep_best(self, decision: SelectionDecision, flush: bool) -> str:
+        """Returns the file of the best model; if that is the round's base, writes its spare."""
+        state = self.state
+        if state.settings.selection.keep != "best":
+            return model_file(state.rounds_done + 1)  # nobody reads it
+        if not decision.best:
+            return state.best_file
+        base = model_file(state.rounds_done)
+        if base != state.start_file:
+            self.checkpoints.keep_spare(base, state.model, flush=flush)
+        return base
 
     def _record(
         self, report: Report, decision: SelectionDecision, result_sha256: str
@@ -208,6 +230,7 @@ class TrainingRun:
             ),
             results=self.results / "without" / hospital,
             checkpoints=self.checkpoints.folder / "without" / hospital,
+            load_start=self._load_start,
         )
 
 

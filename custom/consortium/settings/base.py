@@ -215,8 +215,10 @@ class Model(Section):
     """The model from which the first round starts.
 
     Attributes:
-        from_: path of a model bundle or of a checkpoint (`.safetensors`) at the orchestrator; null
-            starts from random weights. Written `from` in the file.
+        from_: path of a model bundle or of a checkpoint (`.safetensors`), in a federation below the
+            folder of models that the orchestrator's operator offers; `run:ID` starts from the model
+            that an earlier run of the same submitter keeps; null starts from random weights.
+            Written `from` in the file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from consortium import __version__
 from consortium.core.errors import Refused, UsageError
+from consortium.core.names import is_hospital_name, is_run_id
 from consortium.orchestration.quorum import declare_quorum
 from consortium.orchestration.recovery import Attempt, attempt_of, exclude_sites
 from consortium.study.job_json import canonical, parse_object
@@ -40,7 +41,6 @@ _FILES = {STUDY, f"{CONFIG}/settings.json", *_REWRITTEN}
 _CODE = "custom/"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a path in `custom/`
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 BOUND = ("name", "consortium", "deploy_map", "mandatory_clients", "min_clients", "resource_spec")
 """Keys of `meta.json` that `study.json` repeats."""
 TUNED = (
@@ -98,10 +98,25 @@ class _Request(_Strict):
     cpu_instead: bool = False
 
 
+def _run_or_none(value: str) -> str:
+    if value and not is_run_id(value):
+        raise ValueError("not the id of a run")
+    return value
+
+
+def _hospital_name(value: str) -> str:
+    if not is_hospital_name(value):
+        raise ValueError("not the name of a hospital")
+    return value
+
+
+HospitalName = Annotated[str, AfterValidator(_hospital_name)]
+
+
 class _Consortium(_Strict):
     version: str
-    run: Annotated[str, Field(pattern=rf"^({_RUN.pattern})?$")]
-    hospitals: Sites
+    run: Annotated[str, AfterValidator(_run_or_none)]
+    hospitals: Annotated[list[HospitalName], Field(max_length=1000)]
     gpu: _Gpu | None = None
     quorum: dict[str, Any] = {}
 
@@ -377,7 +392,7 @@ def run_of(content: JobContent, meta: Mapping[str, Any], job_id: str) -> str:
 
 def _attempt(meta: Mapping[str, Any]) -> Attempt | None:
     try:
-        return attempt_of({"job_id": "", **meta})
+        return attempt_of({"job_id": "none", **meta})
     except (AttributeError, KeyError, TypeError, ValueError):
         raise _altered("the run keeper's record in meta.json") from None
 

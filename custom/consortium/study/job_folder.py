@@ -6,7 +6,6 @@ names the hospitals that the study declares, its `settings.json` holds the setti
 the same for every job; it is kept here once and added to the copy.
 """
 
-import re
 import secrets
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from consortium import __version__
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder, write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.names import TAKEN_NAMES, is_hospital_name, is_run_id
 from consortium.orchestration.quorum import declare_quorum
 from consortium.settings.base import Aggregation, override
 from consortium.study.job_content import BOUND, check_content, digest_of
@@ -36,8 +36,6 @@ that FLARE's signature of a job covers: FLARE does not notice a `meta.json` that
 signing, or a file that was taken from another signed job."""
 VALID = timedelta(days=30)
 """Time within which an exported job must first be started, unless the submitter sets a date."""
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_TAKEN_NAMES = ("server", "global")  # FLARE's own site, and the folder of the common curves
 
 
 def find_settings(job: str) -> Path:
@@ -95,17 +93,24 @@ def prepare_job(
             now.
 
     Raises:
-        UsageError: a setting, a hospital's name or the quorum is refused.
+        UsageError: a setting, a name or the quorum is refused.
     """
     parsed = parse_settings(settings)
+    if run and not is_run_id(run):
+        raise UsageError(
+            "bad-run-id",
+            "a run's id must be letters, digits, '_' and '-'",
+            repr(run),
+            "give the id that consortium runs lists",
+        )
     if hospitals:
         _check_rule(parsed.rule, len(hospitals))
     for hospital in hospitals:
-        if not _SITE_NAME.fullmatch(hospital) or hospital.lower() in _TAKEN_NAMES:
+        if not is_hospital_name(hospital):
             raise UsageError(
                 "bad-hospital-name",
                 "a hospital's name must be letters, digits, '.', '_' and '-',"
-                f" and not {' or '.join(_TAKEN_NAMES)}",
+                f" and not {' or '.join(TAKEN_NAMES)}",
                 repr(hospital),
                 "rename its folder",
             )

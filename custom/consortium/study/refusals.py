@@ -9,6 +9,7 @@ REFUSALS = {
     "bad-job-id": "the job's id is none",
     "bad-json": "a file of the job is not JSON",
     "bad-ledger": "the hospital's record of admitted jobs is damaged",
+    "bad-record": "a run, a hospital or another value in the job's meta.json is none",
     "bad-setting": "a setting has a value that it cannot have",
     "bad-signature": "the job is not signed",
     "bad-study": "the job's study.json is not what an export writes",

@@ -19,9 +19,11 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from consortium.core.errors import UsageError
+from consortium.core.names import is_hospital_name
 from consortium.core.site_policy import HOME, Privacy, Site
 from consortium.flare.job import Job
 from consortium.kits.hospital import read_hospital
+from consortium.orchestration.owners import claim_run
 
 DATA, STATE = "CONSORTIUM_DATA", "CONSORTIUM_STATE"
 SMALLEST_GROUP, SHARE_MODEL = "CONSORTIUM_SMALLEST_GROUP", "CONSORTIUM_SHARE_MODEL"
@@ -54,12 +56,17 @@ class SiteData(FLComponent):
 
 
 def find_site(job: Job, fl_ctx: FLContext) -> Site:
-    """Reads the hospital's own choices from its component, its kit or its environment.
+    """Reads the hospital's own choices, and makes a new run's folder the submitter's.
+
+    The choices come from the site's component, its kit or its environment.
 
     Raises:
         UsageError: `no-data-folder`, if the hospital has set none, or a value is wrong.
+        Refused: `other-submitter`, if the run belongs to somebody else.
     """
     name: str = fl_ctx.get_identity_name()
+    if not is_hospital_name(name):
+        raise UsageError("bad-hospital-name", "not a hospital's name", "", "ask the coordinator")
     choices = fl_ctx.get_engine().get_component("site_data")
     if isinstance(choices, SiteData) and not choices.data:
         own = read_hospital(job.root)
@@ -91,6 +98,7 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
         )
     folder = choices.state.replace("{site}", name)
     state = Path(folder) if folder else job.root / "consortium"
+    claim_run(state / job.run, job.submitter)
     return Site(
         name=name,
         data=Path(choices.data.replace("{site}", name)),

@@ -19,6 +19,9 @@ from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.orchestration.recovery import OUTCOME
 
+OUTCOMES = ".outcomes"
+"""Folder of the files in the orchestrator's workspace; no run id begins with a dot."""
+
 
 def note_outcome(fl_ctx: FLContext, *, complete: bool, reason: str, stopped: bool) -> None:
     """Writes how this job's run ended; an error here must not change the outcome.
@@ -51,4 +54,4 @@ class OutcomeKeeper(FLComponent):
 
 def _path(fl_ctx: FLContext, job_id: str) -> Path:
     workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
-    return Path(workspace.get_root_dir()) / "consortium" / "outcomes" / f"{job_id}.json"
+    return Path(workspace.get_root_dir()) / "consortium" / OUTCOMES / f"{job_id}.json"

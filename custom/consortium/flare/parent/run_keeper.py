@@ -27,8 +27,10 @@ from nvflare.private.defs import (
     JobFailureMsgKey,
 )
 
-from consortium.flare.job import checkpoint_folder
+from consortium.core.errors import ConsortiumError, Refused
+from consortium.flare.job import checkpoint_folder, has_opened, run_folder
 from consortium.orchestration.checkpoints import count_rounds
+from consortium.orchestration.owners import is_owner, submitter_of
 from consortium.orchestration.recovery import (
     FAILED_SITE,
     NEXT,
@@ -36,6 +38,7 @@ from consortium.orchestration.recovery import (
     attempt_of,
     follow,
     is_broken,
+    is_to_blame,
     why_given_up,
 )
 
@@ -62,6 +65,7 @@ class RunKeeper(FLComponent):
         self._keep = keep_runs
         self._broken: dict[str, float] = {}  # job: since when it waits for its sites
         self._failed: set[str] = set()
+        self._running: dict[str, float] = {}  # job: since when
         self._failed_site: dict[str, str] = {}  # job: the hospital that ended it
         self._ended = threading.Event()
         self._log = logging.getLogger(__name__)
@@ -88,10 +92,13 @@ class RunKeeper(FLComponent):
         """Marks the jobs of an earlier process as ended, before FLARE reads its jobs."""
         manager = fl_ctx.get_engine().get_component(SystemComponents.JOB_MANAGER)
         for job in manager.get_all_jobs(fl_ctx):
+            self._broken[job.job_id] = time.monotonic()
             if job.meta.get(JobMetaKey.STATUS.value) in (RunStatus.RUNNING, RunStatus.DISPATCHED):
                 self._log.warning("job %s ended with the orchestrator", job.job_id)
-                manager.set_status(job.job_id, RunStatus.FINISHED_ABNORMAL, fl_ctx)
-            self._broken[job.job_id] = time.monotonic()
+                try:
+                    manager.set_status(job.job_id, RunStatus.FINISHED_ABNORMAL, fl_ctx)
+                except Exception:  # one bad record stops no other run
+                    self._log.exception("job %s could not be marked", job.job_id)
         self._prune(Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir()))
 
     def _prune(self, root: Path) -> None:
@@ -104,10 +111,24 @@ class RunKeeper(FLComponent):
             try:
                 with engine.new_context() as fl_ctx:
                     self._fail_stale_jobs(engine, fl_ctx)
-                    for job_id in list(self._broken):
-                        self._follow_up(engine, job_id, fl_ctx)
             except Exception:  # whatever FLARE raises now, the next check may succeed
                 self._log.exception("checking the runs failed")
+            for job_id in list(self._broken):
+                self._check_job(engine, job_id)
+
+    def _check_job(self, engine: Any, job_id: str) -> None:
+        """Follows up one job; whatever is wrong with it stops no other run."""
+        try:
+            with engine.new_context() as fl_ctx:
+                try:
+                    self._follow_up(engine, job_id, fl_ctx)
+                except ConsortiumError as error:
+                    self._give_up(engine, job_id, str(error).removeprefix("error "), fl_ctx)
+                    del self._broken[job_id]
+        except Exception:
+            self._log.exception("checking job %s failed", job_id)
+            if time.monotonic() > self._broken[job_id] + _GATHER:
+                del self._broken[job_id]
 
     def _note_failed_site(self, report: Message, engine: Any) -> None:
         """Notes the site that reports a failed job process, before FLARE ends the job for it."""
@@ -117,16 +138,24 @@ class RunKeeper(FLComponent):
         job_id = str(payload.get(JobFailureMsgKey.JOB_ID))
         running = job_id in engine.run_processes and job_id not in engine.exception_run_processes
         if running and client is not None and payload.get(JobFailureMsgKey.CODE) in _BREAKS:
-            self._failed_site.setdefault(job_id, client.name)
+            root = Path(engine.get_workspace().get_root_dir())
+            seconds = time.monotonic() - self._running.get(job_id, time.monotonic())
+            if is_to_blame(opened=has_opened(root, job_id), seconds=seconds):
+                self._failed_site.setdefault(job_id, client.name)
+            else:
+                self._log.warning("job %s is slow to start; %s gave it up", job_id, client.name)
 
     def _fail_stale_jobs(self, engine: Any, fl_ctx: FLContext) -> None:
         """Ends jobs that wait for a site that was restarted since."""
-        for job_id, process in list(engine.run_processes.items()):
+        processes = list(engine.run_processes.items())
+        now = time.monotonic()
+        self._running = {job_id: self._running.get(job_id, now) for job_id, _ in processes}
+        for job_id, process in processes:
             if job_id in self._failed:
                 continue
             for token, client in process[RunProcessKey.PARTICIPANTS].items():
-                now = engine.get_client_from_name(client.name)
-                if now is not None and now.token != token:
+                known = engine.get_client_from_name(client.name)
+                if known is not None and known.token != token:
                     self._log.warning("%s was restarted; job %s is ended", client.name, job_id)
                     self._failed.add(job_id)
                     self._failed_site.setdefault(job_id, client.name)
@@ -147,13 +176,12 @@ class RunKeeper(FLComponent):
             job.meta[FAILED_SITE] = failed_site
             manager.update_meta(job_id, {FAILED_SITE: failed_site}, fl_ctx)
         root = Path(engine.get_workspace().get_root_dir())
+        if not is_owner(run_folder(root, attempt.run), submitter_of(job.meta)):
+            raise Refused("other-submitter", "the run belongs to somebody else", attempt.run)
         rounds = count_rounds(checkpoint_folder(root, attempt.run))
         following = follow(job.meta, rounds)
         if following is None:
-            reason = why_given_up(job.meta)
-            stopped = {"complete": False, "reason": reason, "stopped": True}
-            manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
-            self._log.error("run %s: %s", attempt.run, reason)
+            self._give_up(engine, job_id, why_given_up(job.meta), fl_ctx)
         elif self._gathered(engine, job.meta) or time.monotonic() > self._broken[job_id] + _GATHER:
             created = manager.clone(job_id, following, fl_ctx)
             next_id = created[JobMetaKey.JOB_ID.value]
@@ -168,6 +196,13 @@ class RunKeeper(FLComponent):
         else:
             return
         del self._broken[job_id]
+
+    def _give_up(self, engine: Any, job_id: str, reason: str, fl_ctx: FLContext) -> None:
+        """Notes in a job's record why its run is not continued."""
+        manager = engine.get_component(SystemComponents.JOB_MANAGER)
+        stopped = {"complete": False, "reason": reason, "stopped": True}
+        manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
+        self._log.error("job %s is not continued: %s", job_id, reason)
 
     def _gathered(self, engine: Any, meta: dict[str, Any]) -> bool:
         """Returns whether the sites that a job needs are connected."""

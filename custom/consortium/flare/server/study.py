@@ -30,16 +30,27 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from consortium.core.errors import ConsortiumError, Refused, UsageError
 from consortium.core.files import lock_file, write_text
+from consortium.core.names import is_hospital_name
 from consortium.flare.array_streaming import limit_arrays, limit_senders, register_arrays
-from consortium.flare.job import TROUBLE, read_job, result_folders
+from consortium.flare.job import (
+    TROUBLE,
+    Job,
+    is_simulation,
+    read_job,
+    result_folders,
+    run_folder,
+)
 from consortium.flare.parent.outcome import note_outcome
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
+from consortium.kits.orchestrator import read_orchestrator
+from consortium.orchestration.owners import claim_run
 from consortium.orchestration.quorum import declare_quorum
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.server.evaluations import Evaluations
 from consortium.server.rendering import Renderer
 from consortium.server.results import add_note, write_results
 from consortium.server.run import TrainingRun
+from consortium.server.start_model import LoadStart, StartModels, load_local
 from consortium.server.state import Study
 
 T = TypeVar("T")
@@ -136,9 +147,15 @@ class StudyRun(FLComponent):
     def _open(self, fl_ctx: FLContext) -> None:
         job = read_job(fl_ctx)
         self._results, checkpoints = result_folders(job)
+        load_start: LoadStart = load_local
+        if not is_simulation():
+            claim_run(run_folder(job.root, job.run), job.submitter)
+            load_start = _start_models(job).load
         self._lock = _lock_checkpoints(checkpoints)
         engine = fl_ctx.get_engine()
         hospitals = job.hospitals or [client.name for client in engine.get_clients()]
+        if not all(map(is_hospital_name, hospitals)):
+            raise Refused("bad-hospital-name", "not a hospital's name", "a connected site")
         run = TrainingRun(
             Study(
                 job.run,
@@ -149,6 +166,7 @@ class StudyRun(FLComponent):
             ),
             results=self._results,
             checkpoints=checkpoints,
+            load_start=load_start,
         )
         self._run, self._evaluations = run, Evaluations(run)
         self._renderer = Renderer(self._results, job.settings)
@@ -189,6 +207,13 @@ class StudyRun(FLComponent):
             # FLARE keeps counting after this; restoring is its public way to change the count.
             rounds = self.run.state.rounds_done
             training.restore({**state, "num_rounds": rounds - state["start_round"]}, fl_ctx)
+
+
+def _start_models(job: Job) -> StartModels:
+    """Returns the models that a job in a federation may start from."""
+    offered = read_orchestrator(job.root).models
+    runs = run_folder(job.root, job.run).parent
+    return StartModels(Path(offered) if offered else None, runs, job.submitter)
 
 
 def _lock_checkpoints(checkpoints: Path) -> IO[str]:
