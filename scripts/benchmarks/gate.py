@@ -9,6 +9,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 from nvflare.fuel.sec.authz import AuthorizationService
 from nvflare.security.security import FLAuthorizer
@@ -32,8 +33,11 @@ def measure(quick: bool) -> list[Row]:
         EnvironmentProblem: `job-accepted`, with the number of the change.
     """
     jobs, changed = (5, 50) if quick else (_JOBS, _CHANGED)
-    AuthorizationService.the_authorizer = FLAuthorizer("north", AUTHORIZATION)
-    with tempfile.TemporaryDirectory() as temporary:
+    policy = FLAuthorizer("north", AUTHORIZATION)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        mock.patch.object(AuthorizationService, "the_authorizer", policy),
+    ):
         place = Path(temporary)
         authority = Authority(place / "people")
         kit, researcher = authority.kit(place / "north"), authority.person()

@@ -140,6 +140,7 @@ def starts_flare(*values):
         ("robust", 7),
         starts_flare("large", 8),
         ("probe", 13),
+        ("gate", 5),
     ],
 )
 def test_a_quick_run_measures_and_writes_its_rows(name, rows, tmp_path, monkeypatch, capfd):

@@ -25,6 +25,11 @@ def test_a_job_as_submitted_is_accepted(submitted):
     check_as_submitted(*submitted)
 
 
+def test_flare_may_note_that_a_job_brings_code(submitted):
+    meta, config = submitted
+    check_as_submitted({**meta, "byoc": True}, config)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

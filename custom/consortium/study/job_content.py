@@ -54,6 +54,7 @@ TUNED = (
 """Keys of the configuration whose numbers a job may change: times and sizes of messages."""
 _FLARES = (
     "approvals",
+    "byoc",  # FLARE sets or removes it by the files that it deployed, whatever arrived
     "cloned_from",
     "content_location",
     "data_storage_format",
