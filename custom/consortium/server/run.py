@@ -19,7 +19,7 @@ from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics, ScoreSpec
-from consortium.protocol.schema import bytes_of, shared_tensors
+from consortium.protocol.schema import bytes_of, shared_tensors, values_of
 from consortium.protocol.update import Update, UpdateRefused, apply_change
 from consortium.server.checkpoint import RunCheckpoints
 from consortium.server.collector import Report, UpdateCollector
@@ -74,6 +74,11 @@ class TrainingRun:
         return bytes_of(shared_tensors(self.state.schema))
 
     @property
+    def update_values(self) -> int:
+        """Number of elements of all tensors of an update."""
+        return values_of(shared_tensors(self.state.schema))
+
+    @property
     def asked(self) -> tuple[str, ...]:
         """Hospitals that are asked in the open round."""
         return self._asked
@@ -109,6 +114,10 @@ class TrainingRun:
         except UpdateRefused as refusal:
             return refusal
         return None
+
+    def refusals_of(self, hospital: str) -> int:
+        """Counts the refusals of a hospital since the last round was closed."""
+        return self._collector.refusals_of(hospital)
 
     def record_late(self, hospital: str) -> None:
         """Records that a hospital has an update for a closed round."""
