@@ -22,7 +22,7 @@ ATTEMPT = "consortium_attempt"
 NEXT = "consortium_next"
 """Key of the record of an interrupted job: the job that resumes its run."""
 FAILED_SITE = "consortium_failed_site"
-"""Key of the record of an interrupted job: the hospital whose process ended it."""
+"""Key of the record of an interrupted job: the hospital whose process or answer ended it."""
 LEAVE_OUT = 3
 """Number of jobs in a row that a hospital may break, each with fewer than `TRUST` closed rounds."""
 TRUST = 5
@@ -174,6 +174,4 @@ def _does_without(record: Mapping[str, Any], absent: Collection[str]) -> bool:
     hospitals = section.get("hospitals") or []
     if not hospitals:
         return False
-    quorum = declare_quorum(hospitals, section.get("quorum", {}))
-    asked = quorum.clients_per_round or len(hospitals)
-    return asked - len(absent) >= quorum.minimum and not set(absent) & set(quorum.mandatory)
+    return declare_quorum(hospitals, section.get("quorum", {})).does_without(absent)

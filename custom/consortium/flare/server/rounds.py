@@ -21,6 +21,7 @@ from consortium.core.errors import Failure, Incomplete
 from consortium.flare.server.answers import model_to_shareable
 from consortium.flare.server.study import StudyRun, StudyWorkflow
 from consortium.flare.wire import drop_arrays
+from consortium.orchestration.exclusion import LEFT_OUT
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,
     Action,
@@ -137,11 +138,12 @@ class StudyRounds(StudyWorkflow):
             self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
             with study.lock:
                 run.open_round()
-        sites = {client.name for client in fl_ctx.get_engine().get_clients()}
+        left_out = set(run.left_out)
+        sites = {client.name for client in fl_ctx.get_engine().get_clients()} - left_out
         connected = [name for name in hospitals if name in sites]
         for name in hospitals:
             if name not in connected:
-                code = "left-out" if name in run.state.study.left_out else NOT_CONNECTED
+                code = LEFT_OUT if name in left_out else NOT_CONNECTED
                 with study.lock:
                     run.submit(Failure(name, code))
                 self._events.put(partial(_fail, number, name, code))
