@@ -57,7 +57,8 @@ def find_flagged(
         scores: of each model in order, by hospital, from 0 to 1.
     """
     flagged = []
-    for hospital in sorted({name for record in records for name in record.asked}):
+    names = {name for record in records for name in record.asked}
+    for hospital in sorted(names.union(*scores)):
         accepted = [
             record.treatment.get(hospital) for record in records if hospital in record.answered
         ]
