@@ -12,13 +12,13 @@ from consortium.flare.client.executor import HospitalExecutor
 
 MB = 10**6
 ATTACKS = (
+    "ends-the-job",
     "large-array",
     "large-message",
     "nesting",
     "unknown-type",
     "many-values",
     "false-contents",
-    "ends-the-job",
 )
 """What valley does in rounds 1 to 7."""
 
@@ -62,9 +62,7 @@ def spoil(answer, attack):
     elif attack == "false-contents":
         dxo.meta["update"]["contents"] = [["w", "float32", [2**62, 4]]]
     elif attack == "ends-the-job":
-        answer = dxo.to_shareable()
         answer.set_return_code(ReturnCode.TASK_UNKNOWN)
-        return answer
     return dxo.update_shareable(answer)
 
 

@@ -97,7 +97,6 @@ def receive_answers(cell: Cell, intake: Intake) -> None:
         cell: of the process; FLARE has registered its own callbacks.
         intake: decides about answers.
     """
-    _limit_messages(cell)
     channel, topic = CellChannel.SERVER_COMMAND, ServerCommandNames.SUBMIT_UPDATE
     registered = cell.core_cell.req_reg.find(channel, "*")
     respond: Respond = registered.cb
@@ -109,6 +108,7 @@ def receive_answers(cell: Cell, intake: Intake) -> None:
     receiver = _AnswerReceiver(cell, respond, intake)
     handler = _AnswerStreams(receiver)
     cell.byte_receiver.register_callback(channel, topic, handler.handle_blob_cb)
+    _limit_messages(cell)
 
 
 def _limit_messages(cell: Cell) -> None:
@@ -116,7 +116,7 @@ def _limit_messages(cell: Cell) -> None:
     for registered in cell.byte_receiver.registry.reg.values():
         handler = getattr(registered.cb, "__self__", None)
         if isinstance(handler, BlobHandler):
-            handler.max_blob_size = max(MAX_BYTES, MOST_CHUNK)
+            handler.max_blob_size = min(handler.max_blob_size, max(MAX_BYTES, MOST_CHUNK))
     cell.decode_pass_through_channels |= {
         CellChannel.SERVER_COMMAND,
         CellChannel.AUX_COMMUNICATION,
