@@ -8,6 +8,7 @@ faulty, or the only one with certain patients.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from consortium.orchestration.exclusion import LEFT_OUT
 from consortium.orchestration.records import RoundRecord
 
 HELD_BACK = 0.5
@@ -50,7 +51,8 @@ def find_flagged(
     """Finds hospitals that were refused or held back in half of their rounds, at least in three.
 
     A run of fewer rounds flags a hospital that was refused or held back in all of them. The same
-    holds for the models by which a hospital's score parts from the others'.
+    holds for the models by which a hospital's score parts from the others'. A hospital that is left
+    out because it was refused is flagged too.
 
     Args:
         records: of all rounds.
@@ -77,6 +79,7 @@ def find_flagged(
         )
         rounds, affected = len(accepted) + refused, refused + held_back
         often = 2 * affected >= rounds and affected >= min(_MIN_ROUNDS, len(records))
+        often |= any(record.failures.get(hospital) == LEFT_OUT for record in records)
         parted = _count_parted(hospital, scores)
         if (affected and often) or parted:
             flagged.append(
