@@ -1,6 +1,7 @@
 """Answers reach the workflow or become refusals; none raises where FLARE ends the job for it."""
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ from tests.flare.hostile_executor import spoil
 
 from consortium.core.errors import Failure
 from consortium.flare.array_streaming import StreamedArray
-from consortium.flare.server.answers import metrics_from_shareable
+from consortium.flare.server.answers import answer_from_shareable, metrics_from_shareable
 from consortium.flare.server.message_limits import MAX_BYTES
+from consortium.flare.wire import update_to_shareable
 from consortium.protocol.codec import digest
-from consortium.protocol.update import Update, UpdateRefused
+from consortium.protocol.pipeline import build_pipeline
+from consortium.protocol.update import Update, UpdateRefused, update_to_wire
+from consortium.settings.base import UpdateSettings
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +161,40 @@ def test_no_hospital_sends_commands(process):
 def test_every_message_has_a_limit(process):
     handlers = [item.cb.__self__ for item in process.cell.byte_receiver.registry.reg.values()]
     assert all(handler.max_blob_size <= 2**25 for handler in handlers)
+
+
+MEMORY = {"nesting": 1, "unknown-type": 1, "many-values": 20, "false-contents": 1}
+"""MB that receiving an attack takes at most; many values are 3 MB as bytes and 200 MB decoded."""
+
+
+@pytest.mark.parametrize("attack", MEMORY)
+def test_an_attack_takes_no_more_memory_than_its_bytes(process, attack):
+    message = encode(spoil(make_answer(), attack))
+    process.read(encode(make_answer()))
+    tracemalloc.start()
+    try:
+        process.read(message)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY[attack] * 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
+def test_a_compressed_update_that_grows_beyond_the_model_is_refused(process, kind):
+    """Four bytes come from each one, so a limit of the bytes that are sent is not enough."""
+    count = 2_000_000
+    codes = np.zeros(count, np.int8 if kind == "int8" else np.uint16)
+    scales = np.zeros(-(-count // 256) if kind == "int8" else 0, np.float32)
+    buffers = {"float32": np.zeros(0, np.float32), "float32.codes": codes, "float32.scales": scales}
+    _, plain = update_to_wire(make_update())
+    plain |= {"contents": [("w", "float32", [count])], "compression": kind}
+    answer = update_to_shareable(buffers, plain)
+    pipeline = build_pipeline(UpdateSettings(compression=kind))
+    tracemalloc.start()
+    try:
+        refusal = answer_from_shareable(answer, "valley", pipeline, 18)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+    assert refusal.code == "too-many-values"
+    assert answer_from_shareable(answer, "valley", pipeline).tensors["w"].numel() == count
