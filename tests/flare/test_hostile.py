@@ -1,16 +1,25 @@
 """A hospital that attacks the orchestrator, played for real: the others' run goes on without it."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.conftest import JOB, TINY
+from tests.flare.conftest import HOSPITALS, wait_for_end
 from tests.flare.hostile_executor import ATTACKS
 
+from consortium.core.json_files import read_json_object
+from consortium.flare.session import open_session
+from consortium.orchestration.recovery import LEAVE_OUT, NEXT
+from consortium.runs import federation
 from consortium.runs.simulator import Simulation
-from consortium.study.job_folder import CLIENT_CONFIG, add_configuration
+from consortium.runs.status import describe
+from consortium.settings.base import override
+from consortium.study.job_folder import CLIENT_CONFIG, SETTINGS, add_configuration, prepare_job
 
 pytestmark = pytest.mark.flare
 
@@ -75,3 +84,51 @@ def test_no_attack_of_a_hospital_stops_the_others(generated, tmp_path):
     assert [flagged["hospital"] for flagged in result["flagged"]] == ["valley"]
     # It has 440 MB without an attack, and had 3 GB for the large message.
     assert 0 < max(largest) < 10**9
+
+
+CRASHES = """
+import os, sys
+
+if any("app.server.runner_process" in word for word in sys.orig_argv):
+    from consortium.flare.server import intake
+
+    def check_or_crash(message, *limits, check=intake.check_message):
+        if b"valley" in message:
+            os._exit(9)
+        check(message, *limits)
+
+    intake.check_message = check_or_crash
+"""
+"""Lets the orchestrator's job process die while it reads an answer of valley, as if a limit were
+missing; Python imports it at its start."""
+
+
+def test_a_hospital_whose_answers_end_the_job_is_named_and_left_out(generated, tmp_path):
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(CRASHES)
+    settings = override(read_json_object(JOB / SETTINGS), TINY)
+    quorum = ["minimum=2", "retry_delay=1"]
+    job = tmp_path / "job"
+    prepare_job(JOB, job, run="", hospitals=HOSPITALS, settings=settings, quorum=quorum)
+    workspace = tmp_path / "federation"
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            path = os.environ.get("PYTHONPATH", "")
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "patch"), path]))
+            federation.up(workspace, data=generated)
+        with open_session(federation.admin_kit(workspace, federation.RESEARCHER)) as session:
+            newest = session.submit(job)
+            for _ in range(LEAVE_OUT):
+                deadline = time.monotonic() + 300
+                while not session.job(newest).get(NEXT):
+                    assert time.monotonic() < deadline, session.job(newest)
+                    time.sleep(0.5)
+                assert describe(session.job(newest)).reasons[0].startswith("valley ended it")
+                newest = session.job(newest)[NEXT]
+            assert wait_for_end(session, newest) == "FINISHED:COMPLETED"
+            run = describe(session.job(newest))
+    finally:
+        federation.down(workspace)
+    assert run.state == "incomplete"
+    assert f"the run continues without valley, which broke {LEAVE_OUT} jobs in a row" in run.reasons
+    assert any("valley is missing from" in reason for reason in run.reasons)
