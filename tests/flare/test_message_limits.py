@@ -5,14 +5,16 @@ import tracemalloc
 
 import msgpack
 import pytest
+from nvflare.fuel.utils import fobs
 from tests.flare.answers import encode, make_answer
 
-from consortium.flare.array_streaming import ARRAYS
+from consortium.flare.array_streaming import ARRAYS, ArrayChunk, register_arrays
 from consortium.flare.server.message_limits import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_VALUES,
     MessageRefused,
+    check_chunk,
     check_message,
 )
 
@@ -127,3 +129,41 @@ def test_one_further_section_may_name_the_arrays_and_nothing_else():
         assert code_of(main + rest) == "malformed"
     assert code_of(section(REFERENCE, 101, ARRAYS)) == "malformed"
     assert code_of(b"") == "malformed"
+
+
+CHUNK_TYPES = (
+    "consortium.flare.array_streaming.ArrayChunk",
+    "nvflare.fuel.utils.fobs.datum.DatumRef",
+)
+
+
+def chunk(size, **more):
+    register_arrays()
+    return fobs.dumps(
+        {"status": "ok", "state": {"next": 2}, "data": [ArrayChunk(bytes(size))], **more}
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2**20, 10 * 2**20, 20 * 2**20])
+@pytest.mark.parametrize("part", [1 << 20, 17])
+def test_a_chunk_passes_in_whatever_parts_it_arrives(size, part):
+    message = chunk(size)
+    head = [message[at : at + part] for at in range(0, 2000, part)]
+    check_chunk([*head, message[len(head) * part :]], CHUNK_TYPES)
+    check_chunk([message], CHUNK_TYPES)
+    for wrong in ([message[:-1]], [message, b"x"], [], [message[:5]]):
+        with pytest.raises(MessageRefused):
+            check_chunk(wrong, CHUNK_TYPES)
+
+
+@pytest.mark.parametrize("more", [[[]] * 200, {"a": {"__fobs_type__": "x", "__fobs_data__": 1}}])
+def test_a_chunk_with_anything_else_is_refused(more):
+    with pytest.raises(MessageRefused):
+        check_chunk([chunk(9, more=more)], CHUNK_TYPES)
+
+
+def test_a_chunk_names_no_arrays_and_no_file():
+    main = section(msgpack.packb({}))
+    for rest in (section(REFERENCE, 101, ARRAYS), section(REFERENCE, 103), section(b"", 102, 9)):
+        with pytest.raises(MessageRefused):
+            check_chunk([main + rest], CHUNK_TYPES)

@@ -25,32 +25,46 @@ from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.blob_streamer import BlobHandler
-from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
+from nvflare.fuel.f3.streaming.download_service import (
+    OBJ_DOWNLOADER_CHANNEL,
+    OBJ_DOWNLOADER_TOPIC,
+)
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.f3.streaming.stream_types import BlobSizeError, Stream, StreamError, StreamFuture
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import FOBSContextKey
+from nvflare.fuel.utils.fobs.datum import DatumRef
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.private.defs import CellMessageHeaderKeys
 
 from consortium.flare.array_streaming import (
     ARRAYS,
     MOST_CHUNK,
+    ArrayChunk,
     StreamedArray,
     fetch_arrays,
 )
-from consortium.flare.server.message_limits import MAX_BYTES, MessageRefused, check_message
+from consortium.flare.server.message_limits import (
+    MAX_BYTES,
+    MessageRefused,
+    check_chunk,
+    check_message,
+)
 from consortium.flare.wire import FAILURE
 
 _AT_ONCE = (
     2  # a hospital whose connection broke sends its answer again while the first one times out
 )
 _FETCH_TIMEOUT = 600.0  # seconds until a request for a chunk is repeated
-_TYPES = frozenset(
-    f"{kind.__module__}.{kind.__qualname__}"
-    for kind in (Shareable, FLContext, DataKind, StreamedArray)
-) | {"tuple"}
+
+
+def _names(*kinds: type) -> frozenset[str]:
+    return frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+
+
+_TYPES = _names(Shareable, FLContext, DataKind, StreamedArray) | {"tuple"}
 """What a sound answer consists of, besides plain values."""
+_CHUNK_TYPES = _names(ArrayChunk, DatumRef)
 _ENDS_THE_JOB = frozenset({ReturnCode.RUN_MISMATCH, ReturnCode.TASK_UNKNOWN, ReturnCode.UNSAFE_JOB})
 """Return codes in an answer for which FLARE ends the job of all hospitals."""
 
@@ -108,7 +122,31 @@ def receive_answers(cell: Cell, intake: Intake) -> None:
     receiver = _AnswerReceiver(cell, respond, intake)
     handler = _AnswerStreams(receiver)
     cell.byte_receiver.register_callback(channel, topic, handler.handle_blob_cb)
+    _check_chunks(cell)
     _limit_messages(cell)
+
+
+def _check_chunks(cell: Cell) -> None:
+    """Checks every chunk of an array that a hospital sends before FLARE decodes it."""
+    deliver = cell.byte_receiver.registry.find(CellChannel.RETURN_ONLY, "*").cb.__self__.blob_cb
+
+    def check_and_deliver(future: StreamFuture) -> None:
+        try:
+            check_chunk(future.result(), _CHUNK_TYPES)
+        except StreamError:
+            pass  # FLARE asks again, or gives up
+        except Exception as error:
+            logging.getLogger(__name__).warning("a chunk is refused: %s", type(error).__name__)
+            # An empty answer ends the transfer at once.
+            future = StreamFuture(future.stream_id, future.headers)
+            future.set_result([fobs.dumps({})])
+        deliver(future)
+
+    def wait(future: StreamFuture) -> None:
+        future.add_done_callback(check_and_deliver, future)
+
+    topic = f"{OBJ_DOWNLOADER_CHANNEL}:{OBJ_DOWNLOADER_TOPIC}"
+    cell.register_blob_cb(CellChannel.RETURN_ONLY, topic, wait)
 
 
 def _limit_messages(cell: Cell) -> None:

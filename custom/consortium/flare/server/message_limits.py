@@ -5,7 +5,7 @@ names. So the values are counted, and the types compared, on the encoded bytes: 
 section, and at most one more section that says where to fetch the arrays.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from struct import Struct
 
 MAX_BYTES = 16 << 20
@@ -14,9 +14,10 @@ MAX_VALUES = 1_000_000
 MAX_DEPTH = 64
 
 _HEADER = Struct(">BBQ")  # marker, FLARE's number of the type, bytes
-_MAIN, _TEXT = 100, 101
+_MAIN, _TEXT, _BLOB = 100, 101, 102
 _ID = 16  # bytes of a section's id
 _MAX_TEXT = 1024
+_MAX_CHUNK_VALUES = 200  # of a message with a chunk, beside its bytes
 _TYPE = b"__fobs_type__"
 
 _FIXED = {
@@ -70,6 +71,43 @@ def check_message(message: bytes, types: Collection[str], arrays: int) -> None:
             raise MessageRefused("malformed", "more than one further section")
 
 
+def check_chunk(message: Iterable[bytes | memoryview], types: Collection[str]) -> None:
+    """Checks that a message with a chunk of an array holds nothing else.
+
+    Args:
+        message: in parts, as it arrived; the bytes of a large chunk are not copied.
+        types: full names of the types that it may contain.
+
+    Raises:
+        MessageRefused: `malformed` or `too-many-values`.
+    """
+    parts = list(message)
+    total, head, number = sum(map(len, parts)), b"", 0
+
+    def read_ahead(end: int) -> None:
+        nonlocal head, number
+        start = number
+        missing = end - len(head)
+        while missing > 0 and number < len(parts):
+            missing -= len(parts[number])
+            number += 1
+        head = b"".join([head, *parts[start:number]])
+
+    read_ahead(_HEADER.size)
+    marker, _, size = _read_header(head, 0)
+    start = _HEADER.size
+    if marker != _MAIN or size > total - start:
+        raise MessageRefused("malformed", "no main section")
+    read_ahead(start + size)
+    _check_values(memoryview(head)[start : start + size], types, _MAX_CHUNK_VALUES)
+    rest = total - start - size
+    if rest:
+        read_ahead(start + size + _HEADER.size)
+        marker, kind, size = _read_header(head, start + size)
+        if (marker, kind) != (_BLOB, 0) or rest != _HEADER.size + size:
+            raise MessageRefused("malformed", "a section that no chunk has")
+
+
 def _read_header(message: bytes, start: int) -> tuple[int, int, int]:
     if len(message) < start + _HEADER.size:
         raise MessageRefused("malformed", "a section without a header")
@@ -77,7 +115,7 @@ def _read_header(message: bytes, start: int) -> tuple[int, int, int]:
     return marker, number, size
 
 
-def _check_values(data: memoryview, types: Collection[str]) -> None:
+def _check_values(data: memoryview, types: Collection[str], most: int = MAX_VALUES) -> None:
     """Walks over MessagePack without building anything."""
     end, at, values = len(data), 0, 0
     waiting = [1]  # values to come at each level of nesting
@@ -89,7 +127,7 @@ def _check_values(data: memoryview, types: Collection[str]) -> None:
             continue
         waiting[-1] -= 1
         values += 1
-        if values > MAX_VALUES or len(waiting) > MAX_DEPTH:
+        if values > most or len(waiting) > MAX_DEPTH:
             raise MessageRefused("too-many-values", f"{values} values, {len(waiting)} levels")
         if at >= end:
             raise MessageRefused("malformed", "the message is cut off")
