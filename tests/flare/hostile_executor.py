@@ -4,7 +4,9 @@ import os
 
 import numpy as np
 from nvflare.apis.dxo import from_shareable
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FedEventHeader, ReturnCode
+from nvflare.apis.shareable import Shareable
 from nvflare.fuel.utils import fobs
 
 from consortium.flare.array_streaming import StreamedArray
@@ -64,6 +66,14 @@ def spoil(answer, attack):
     elif attack == "ends-the-job":
         answer.set_return_code(ReturnCode.TASK_UNKNOWN)
     return dxo.update_shareable(answer)
+
+
+def end_of_all():
+    """An event that ends the job of all, where FLARE fires it at the orchestrator."""
+    event = Shareable()
+    event.set_header(FedEventHeader.TIMESTAMP, 1.0)
+    event.set_header(FedEventHeader.EVENT_TYPE, EventType.FATAL_SYSTEM_ERROR)
+    return event
 
 
 class HostileExecutor(HospitalExecutor):

@@ -158,6 +158,11 @@ def test_no_hospital_sends_commands(process):
     assert process.taken.empty()
 
 
+def test_no_hospital_fires_events_at_the_orchestrator(process):
+    reply = process.cell.core_cell.req_reg.find("aux_communication", "fed.event").cb(Message({}))
+    assert reply.get_header(MessageHeaderKey.RETURN_CODE) == "invalid_request"
+
+
 def test_every_message_has_a_limit(process):
     handlers = [item.cb.__self__ for item in process.cell.byte_receiver.registry.reg.values()]
     assert all(handler.max_blob_size <= 2**25 for handler in handlers)

@@ -36,6 +36,7 @@ from nvflare.fuel.utils.fobs import FOBSContextKey
 from nvflare.fuel.utils.fobs.datum import DatumRef
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.private.defs import CellMessageHeaderKeys
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
 from consortium.flare.array_streaming import (
     ARRAYS,
@@ -119,6 +120,10 @@ def receive_answers(cell: Cell, intake: Intake) -> None:
     cell.register_request_cb(channel=channel, topic="*", cb=_OnlyFromTheServer(respond))
     # An answer in a single frame is not one of ours and would pass by the intake.
     cell.core_cell.register_request_cb(channel, topic, _refuse_request)
+    # FLARE fires whatever event a hospital names, also the one that ends the job of all.
+    cell.register_request_cb(
+        channel=CellChannel.AUX_COMMUNICATION, topic=FED_EVENT_TOPIC, cb=_refuse_request
+    )
     receiver = _AnswerReceiver(cell, respond, intake)
     handler = _AnswerStreams(receiver)
     cell.byte_receiver.register_callback(channel, topic, handler.handle_blob_cb)
