@@ -59,7 +59,7 @@ def test_no_attack_of_a_hospital_stops_the_others(generated, tmp_path):
         data=generated,
         workspace=tmp_path / "workspace",
         assignments=[*TINY, "rounds=8"],
-        quorum=["minimum=2", "max_attempts=6"],
+        quorum=["minimum=2", "max_attempts=6", "deadline=300"],
         smallest_group=1,
     ).run(lambda view: largest.append(largest_orchestrator()))
     lines = (tmp_path / "workspace" / "rounds.jsonl").read_text().splitlines()
