@@ -114,6 +114,31 @@ def test_more_bytes_than_declared_are_rejected():
         target.consume("ref", {"next": 3}, [ArrayChunk(bytes(1))])
 
 
+def test_an_empty_chunk_is_rejected_because_more_could_follow_for_ever():
+    target = ArrayAssembler()
+    with pytest.raises(ValueError, match="empty"):
+        target.consume("ref", {"next": 1}, [ArrayChunk(b"")])
+    target.consume("ref", {"next": 1}, announce(("T0", "<f4", [2])))
+    with pytest.raises(ValueError, match="empty"):
+        target.consume("ref", {"next": 2}, [ArrayChunk(b"")])
+
+
+def test_a_declaration_of_many_arrays_is_rejected_before_it_is_parsed():
+    many = announce(*[(f"T{number}", "<f4", [0]) for number in range(10_000)])
+    with pytest.raises(ValueError, match="bytes of names and shapes"):
+        ArrayAssembler().consume("ref", {"next": 1}, many)
+
+
+@pytest.mark.parametrize(
+    ("contents", "too_large"), [(("T0", "<f4", [9]), True), (("T0", "|O", [1]), False)]
+)
+def test_it_is_known_whether_a_transfer_was_too_large(contents, too_large):
+    target = ArrayAssembler(limit=32)
+    with pytest.raises(ValueError, match=r"exceed|numeric"):
+        target.consume("ref", {"next": 1}, announce(contents))
+    assert target.too_large is too_large
+
+
 @pytest.mark.parametrize("sent", [[], [ArrayChunk(bytes(4))]])
 def test_fewer_bytes_than_declared_are_an_error(sent):
     target = ArrayAssembler()

@@ -111,7 +111,7 @@ def test_a_hospital_that_keeps_breaking_a_run_is_named_and_left_out(
             )
             wait_for_state(session, newest, "continued")
             printed = consortium("explain", newest, "--kit", kit)[1]
-            assert "- the process of north failed and ended it\n" in printed
+            assert "- north ended it: a process there failed, or an answer" in printed
             newest = session.job(newest)[NEXT]
         assert wait_for_end(session, newest) == "FINISHED:COMPLETED"
         run = describe(session.job(newest))

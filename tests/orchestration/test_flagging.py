@@ -51,3 +51,42 @@ def test_a_hospital_that_is_held_back_now_and_then_is_not_flagged():
 
 def test_rules_that_inspect_no_single_update_flag_nobody():
     assert find_flagged([record(k, answered=False) for k in range(3)]) == []
+
+
+def series(**values):
+    """Scores of the models in order, by hospital."""
+    return [dict(zip(values, model, strict=True)) for model in zip(*values.values(), strict=True)]
+
+
+RISING = [0.1, 0.4, 0.6, 0.7, 0.8]
+
+
+def test_a_hospital_whose_score_falls_for_good_while_the_others_rise_is_flagged():
+    scores = series(east=[1.0, 0.7, 0.7, 0.7, 0.7], north=RISING, west=RISING)
+    [flagged] = find_flagged([], scores)
+    assert (flagged.hospital, flagged.parted, flagged.rounds, flagged.refused) == ("east", 4, 0, 0)
+    fallen = [1 - value for value in RISING]
+    [flagged] = find_flagged([], series(east=RISING, north=fallen, west=fallen))
+    assert flagged.hospital == "east"
+
+
+def test_of_two_hospitals_that_part_both_are_flagged():
+    scores = series(east=[1.0, 0.7, 0.7, 0.7, 0.7], north=RISING)
+    assert [flagged.hospital for flagged in find_flagged([], scores)] == ["east", "north"]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        [0.3, 0.2, 0.2, 0.4, 0.5],  # recovers
+        [0.30, 0.29, 0.28, 0.27, 0.26],  # hardly moves
+        [0.9, 0.95, 0.95, 0.95, 0.95],  # high from the start
+        [0.5, 0.6, 0.6, 0.6, 0.4],  # falls once
+    ],
+)
+def test_a_score_that_does_not_part_for_good_is_not_flagged(own):
+    assert find_flagged([], series(east=own, north=RISING, west=RISING)) == []
+
+
+def test_a_hospital_that_scores_nothing_or_alone_is_not_flagged():
+    assert find_flagged([record(0)], [{}, {"east": 0.9}, {"east": 0.1}, {"north": 0.2}]) == []

@@ -39,6 +39,11 @@ def reported(loss, validation):
     return {"loss": loss, "seconds": 2.0, "validation": validation}
 
 
+def refusal(hospital, tensor, code, times=1):
+    """What `rounds.jsonl` says of refused updates."""
+    return {"hospital": hospital, "tensor": tensor, "code": code, "times": times}
+
+
 def record(number, answered=NAMES, *, metrics=None, **more):
     return {
         "round": number,
@@ -70,7 +75,7 @@ def run():
         record(
             1,
             ["north"],
-            refused=[{"hospital": "east", "tensor": "layer.weight", "code": "not-finite"}],
+            refused=[refusal("east", "layer.weight", "not-finite")],
             failures={"west": "missing-file"},
         ),
     ]
@@ -132,7 +137,7 @@ def large_run(run, hospitals, rounds, cross_site=False):
                     for k, name in enumerate(names)
                 },
                 refused=[
-                    {"hospital": name, "tensor": f"model.{number}.{name}", "code": "not-finite"}
+                    refusal(name, f"model.{number}.{name}", "not-finite")
                     for name in names
                     if state[name] == "refused"
                 ],

@@ -3,7 +3,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.report.conftest import WITHHELD, large_run, picture, record, reported, score
+from tests.report.conftest import WITHHELD, large_run, picture, record, refusal, reported, score
 
 from consortium.report.page import render_report
 
@@ -238,9 +238,9 @@ def test_who_took_part_is_a_table_that_a_screen_reader_reads(run):
 
 
 def test_an_update_refused_besides_one_that_was_taken_is_listed(run):
-    run["rounds"][1] = record(1, refused=[{"hospital": "north", "tensor": "", "code": "duplicate"}])
+    run["rounds"][1] = record(1, refused=[refusal("north", "", "duplicate", 7)])
     page = render(run)
-    assert "2 north refused duplicate" in page.text
+    assert "2 north refused duplicate \u00d7 7" in page.text
     assert "north in in 2 of 2" in page.read_out
 
 

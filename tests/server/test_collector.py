@@ -169,3 +169,17 @@ def test_an_answer_after_the_round_is_late_in_the_next_and_changes_no_closed_rec
         ("east", "late"),
         ("west", "late"),
     ]
+
+
+def test_refusals_are_counted_and_not_kept_one_by_one(collector):
+    collector.submit(make_update("north"))
+    for number in range(100_000):
+        collector.refuse(UpdateRefused("west", "unexpected-tensor", f"made up {number}"))
+        collector.refuse(UpdateRefused("west", "malformed"))
+    assert collector.refusals_of("west") == 200_000
+    assert collector.refusals_of("north") == 0
+    _, report = collector.close()
+    assert len(report.refused) == 21
+    assert sum(refusal.times for refusal in report.refused) == 200_000
+    assert ("malformed", 100_000) in [(r.code, r.times) for r in report.refused]
+    assert collector.refusals_of("west") == 0

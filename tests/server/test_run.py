@@ -1,12 +1,14 @@
 """The rounds of a run, with hospitals that train."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.federations import NAMES, Federation
 
 from consortium.core.errors import Failure, Incomplete
+from consortium.protocol.metrics import Score
 from consortium.protocol.requests import VALIDATE
 from consortium.protocol.update import UpdateRefused
 from consortium.report.__main__ import render_run
@@ -108,3 +110,58 @@ def test_it_stops_early_where_the_job_says_so(generated, tmp_path, tiny):
     federation.evaluations.record(FINAL, answers)
     result = federation.finish()
     assert (result["complete"], result["rounds"]) == (True, 2)
+
+
+def claim(scores):
+    """Has hospitals claim a score, and over how many validation patients."""
+
+    def spoil(update):
+        value, patients = scores[update.hospital]
+        score = Score(patients=patients, figures={"tumour": value})
+        return replace(update, metrics=update.metrics.model_copy(update={"validation": score}))
+
+    return spoil
+
+
+def test_a_claim_of_a_perfect_start_does_not_keep_the_untrained_model(generated, tmp_path, tiny):
+    settings = tiny("rounds=5", 'selection.keep="best"')
+    federation = Federation(generated, tmp_path, settings)
+    scores = [0.0, 0.3, 0.5, 0.6, 0.6]
+    for number, value in enumerate(scores):
+        claims = {"valley": (1.0, 100_000) if number == 0 else (0.6, 2)}
+        federation.round(spoil=claim({"harbour": (value, 2), "north": (value, 2), **claims}))
+    result = federation.finish()
+    assert result["best_round"] == 4
+    assert federation.state.run.records[0].score == pytest.approx(1 / 3)
+    [flagged] = result["flagged"]
+    assert (flagged["hospital"], flagged["parted"]) == ("valley", 4)
+
+
+def test_a_hospital_that_is_refused_round_after_round_is_not_asked_any_more(
+    generated, tmp_path, tiny
+):
+    federation = Federation(generated, tmp_path, tiny("rounds=5"), minimum=2, max_attempts=2)
+    federation.spoil = lambda name, answer: nan_from("valley")(answer)
+    federation.federation.train(until=3)
+    federation.start()  # it stays excluded in a run that is resumed
+    federation.federation.train()
+    records = federation.state.run.records
+    assert [[r.code for r in record.refused] for record in records[:2]] == [["not-finite"]] * 2
+    assert [record.failures for record in records[2:]] == [{"valley": "left-out"}] * 3
+    assert all(record.answered == ["harbour", "north"] for record in records)
+    assert all("valley" in record.asked for record in records)
+    result = federation.finish()
+    assert result["reason"].startswith("valley is missing from rounds 1 to 5 (not-finite ")
+    assert [row["hospital"] for row in result["flagged"]] == ["valley"]
+
+
+def test_100_000_refusals_of_a_round_are_few_bytes_of_its_record(federation):
+    federation.open()
+    for _ in range(100_000):
+        federation.run.submit(UpdateRefused("valley", "malformed"))
+    federation.run.close_round()
+    federation.round()
+    [refusal] = federation.state.run.records[0].refused
+    assert (refusal.hospital, refusal.code, refusal.times) == ("valley", "malformed", 100_000)
+    saved = sum(path.stat().st_size for path in federation.folder.rglob("*.json*"))
+    assert saved < 100_000

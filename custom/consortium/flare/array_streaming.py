@@ -33,8 +33,12 @@ AT_ONCE = 4
 TURN_TIMEOUT = 60.0  # seconds that a sender waits for its turn at most
 _NEXT = "next"
 _CHUNK = 10 << 20  # bytes, unless the job's configuration sets it
+MOST_CHUNK = 2 * _CHUNK + (1 << 20)
+"""Largest message with one chunk, in bytes."""
 _COLLECT_EVERY, _TRIM_EVERY = 16, 64  # chunks
-_DOT = 77  # FLARE's number for the type of arrays in a message; its own are below 10
+_MOST_CONTENTS = 1 << 16  # bytes of the names and shapes of a message's arrays
+ARRAYS = 77
+"""FLARE's number for the type of arrays in a message; its own are below 10."""
 
 
 Make = Callable[[Mapping[str, tuple[str, int]]], dict[str, NDArray[Any]]]
@@ -142,6 +146,7 @@ class ArrayAssembler(Consumer):
     Attributes:
         arrays: by name; complete once the download has completed without an error.
         error: what went wrong, or empty.
+        too_large: whether more bytes were declared or sent than allowed.
     """
 
     supports_pipelining = True
@@ -151,6 +156,7 @@ class ArrayAssembler(Consumer):
         self._make = make
         self.arrays: dict[str, NDArray[Any]] | None = None
         self.error = ""
+        self.too_large = False
         self._limit = limit
         self._rest: list[NDArray[np.uint8]] = []
 
@@ -162,10 +168,15 @@ class ArrayAssembler(Consumer):
         """
         [chunk] = data
         _tidy_up()
+        if not len(chunk):
+            raise ValueError("an empty chunk")  # they could follow each other for ever
         if self.arrays is None:
+            if len(chunk) > _MOST_CONTENTS:
+                raise ValueError(f"{len(chunk)} bytes of names and shapes")
             self._allocate(json.loads(bytes(chunk.view)))
             return state
         if not self._rest or len(chunk) > len(self._rest[0]):
+            self.too_large = True
             raise ValueError("more bytes than declared")
         # numpy lets other threads run during the copy; a memoryview does not.
         self._rest[0][: len(chunk)] = np.frombuffer(chunk.view, np.uint8)
@@ -179,6 +190,7 @@ class ArrayAssembler(Consumer):
             raise ValueError("the arrays are not numeric")
         total = sum(dtype.itemsize * _count(shape) for dtype, shape in specs.values())
         if total > self._limit:
+            self.too_large = True
             raise ValueError(f"{total} bytes exceed the limit of {self._limit:.0f}")
         flats = self._make(
             {name: (dtype.str, _count(shape)) for name, (dtype, shape) in specs.items()}
@@ -240,7 +252,7 @@ class _StreamedArrayCodec(ViaDownloaderDecomposer):
         return StreamedArray
 
     def get_download_dot(self) -> int:
-        return _DOT
+        return ARRAYS
 
     def to_downloadable(
         self, items: Mapping[str, StreamedArray], size: int, fobs_ctx: Any
@@ -250,15 +262,10 @@ class _StreamedArrayCodec(ViaDownloaderDecomposer):
     def download(
         self, from_fqcn: str, ref_id: str, **more: Any
     ) -> tuple[str, dict[str, StreamedArray] | None]:
-        def fetch() -> tuple[str, dict[str, NDArray[Any]] | None]:
-            assembler = ArrayAssembler(self.limit, type(self).make)
-            download_object(from_fqcn=from_fqcn, ref_id=ref_id, consumer=assembler, **more)
-            return assembler.error, assembler.arrays
-
-        error, arrays = fetch() if self.turns is None else _in_turn(fetch, self.turns)
-        if arrays is None:
-            return error, None
-        return error, {name: StreamedArray(array) for name, array in arrays.items()}
+        fetched = fetch_arrays(from_fqcn=from_fqcn, ref_id=ref_id, **more)
+        if fetched.arrays is None:
+            return fetched.error, None
+        return "", {name: StreamedArray(array) for name, array in fetched.arrays.items()}
 
     def native_decompose(self, target: StreamedArray, manager: Any = None) -> bytes:
         stream = BytesIO()
@@ -269,9 +276,26 @@ class _StreamedArrayCodec(ViaDownloaderDecomposer):
         return StreamedArray(np.load(BytesIO(data), allow_pickle=False))
 
 
-def _in_turn(
-    fetch: Callable[[], tuple[str, dict[str, NDArray[Any]] | None]], turns: SimpleQueue[None]
-) -> tuple[str, dict[str, NDArray[Any]] | None]:
+def fetch_arrays(**source: Any) -> ArrayAssembler:
+    """Fetches the arrays of a message, within the limits that this process has set.
+
+    Args:
+        source: see `nvflare.fuel.f3.streaming.download_service.download_object`.
+
+    Returns:
+        The arrays, or what went wrong.
+    """
+
+    def fetch() -> ArrayAssembler:
+        assembler = ArrayAssembler(_StreamedArrayCodec.limit, _StreamedArrayCodec.make)
+        download_object(consumer=assembler, **source)
+        return assembler
+
+    turns = _StreamedArrayCodec.turns
+    return fetch() if turns is None else _in_turn(fetch, turns)
+
+
+def _in_turn(fetch: Callable[[], ArrayAssembler], turns: SimpleQueue[None]) -> ArrayAssembler:
     give_back: Callable[[None], None] = turns.put
     try:
         turns.get(timeout=TURN_TIMEOUT)
@@ -279,11 +303,11 @@ def _in_turn(
         give_back = _give_back_nothing
     references = [None]
     try:
-        error, arrays = fetch()
-        for array in (arrays or {}).values():
+        fetched = fetch()
+        for array in (fetched.arrays or {}).values():
             references.append(None)
             weakref.finalize(array, _drop_reference, references, give_back)
-        return error, arrays
+        return fetched
     finally:
         _drop_reference(references, give_back)
 

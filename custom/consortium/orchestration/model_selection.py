@@ -3,12 +3,23 @@
 Model k is sent to the hospitals in round k. Model 0 is the start of the run; the last aggregate is
 scored by a separate request after the last round. Two models are compared on the hospitals that
 scored both, so a hospital that drops out cannot decide which model is kept.
+
+Nor can a hospital decide by what it claims. Its score counts at most by as many validation patients
+as its training cases make plausible, and in a comparison by the smaller of its two numbers, so a
+number that is claimed once changes nothing. No hospital has more than `MAX_SHARE` of a score: the
+others' shares then add up to two thirds or more, so a false score must be twice as wrong as theirs
+are right. Of two hospitals each has half; then neither can be outvoted, and only
+`consortium.orchestration.flagging` shows that they part.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+MAX_SHARE = 1 / 3
+"""A hospital's largest share of a score, with three hospitals or more."""
+_SLACK_FACTOR, _SLACK = 2, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +35,7 @@ class SelectionDecision:
     """The decision that follows from a model's scores.
 
     Attributes:
-        score: mean over all validation patients; None if no hospital sent a score.
+        score: mean over the hospitals, weighted by patients; None if no hospital sent a score.
         best: whether this model is the best so far.
         stop: whether the run should stop for lack of progress.
     """
@@ -65,13 +76,18 @@ class ModelSelection:
         elif not common:
             best = False
         else:
-            best = _mean(scores, common) >= _mean(self.best_scores, common)
+            patients = {
+                name: min(scores[name].patients, self.best_scores[name].patients) for name in common
+            }
+            best = _mean(scores, patients) >= _mean(self.best_scores, patients)
         if best:
             self.best_model, self.best_scores, self.since_best = model, dict(scores), 0
         else:
             self.since_best += 1
         return SelectionDecision(
-            _mean(scores, scores.keys()) if scores else None,
+            _mean(scores, {name: score.patients for name, score in scores.items()})
+            if scores
+            else None,
             best,
             bool(self.patience) and self.since_best >= self.patience,
         )
@@ -91,11 +107,50 @@ class ModelSelection:
         return cls(**(raw | {"best_scores": scores}))
 
 
-def _mean(scores: Mapping[str, HospitalScore], hospitals: Collection[str]) -> float:
+def plausible_patients(cases: int, validation_fraction: float) -> int:
+    """Returns the largest number of validation patients by which a score counts.
+
+    A hospital may split its patients otherwise than the job says, so twice the expected number and
+    ten more are plausible.
+
+    Args:
+        cases: the hospital's training cases, at least as many as its training patients.
+        validation_fraction: share of patients that the job sets aside, 0 to 1.
+    """
+    odds = validation_fraction / (1 - validation_fraction) if validation_fraction < 1 else 1.0
+    return math.ceil(_SLACK_FACTOR * odds * cases) + _SLACK
+
+
+def shares_of(patients: Mapping[str, int]) -> dict[str, float]:
+    """Returns the hospitals' shares of a score, which add up to 1.
+
+    Args:
+        patients: number of validation patients by hospital, each at least 1.
+
+    Returns:
+        In proportion to the patients, except that no share exceeds the larger of `MAX_SHARE` and
+        an equal share.
+    """
+    limit = max(MAX_SHARE, 1 / len(patients))
     # Sorted, so that the sum does not depend on the order of arrival.
-    chosen = [scores[name] for name in sorted(hospitals)]
-    patients = sum(score.patients for score in chosen)
-    return sum(score.value * score.patients for score in chosen) / patients
+    names = sorted(patients, key=lambda name: (-patients[name], name))
+    rest = sum(patients.values())
+    for number, name in enumerate(names):
+        free = 1 - number * limit  # what is left beside those at the limit
+        if free <= 0 or patients[name] * free <= limit * rest:
+            break
+        rest -= patients[name]
+    else:
+        number, free = len(names), 0.0
+    return {
+        name: limit if position < number else free * patients[name] / rest
+        for position, name in enumerate(names)
+    }
+
+
+def _mean(scores: Mapping[str, HospitalScore], patients: Mapping[str, int]) -> float:
+    shares = shares_of(patients)
+    return math.fsum(scores[name].value * share for name, share in shares.items())
 
 
 def first_averaged(rounds: int, share: float) -> int:

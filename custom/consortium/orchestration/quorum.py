@@ -3,7 +3,7 @@
 FLARE's own `min_clients` and `mandatory_clients` are derived from this declaration.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -69,6 +69,11 @@ class Quorum(BaseModel):
                 "clients_per_round": clients,
             }
         )
+
+    def does_without(self, absent: Collection[str]) -> bool:
+        """Whether every round can be closed without these hospitals."""
+        asked = self.clients_per_round or len(self.hospitals)
+        return asked - len(absent) >= self.minimum and not set(absent) & set(self.mandatory)
 
     @property
     def needed(self) -> tuple[str, ...]:

@@ -9,11 +9,19 @@ ROUNDS = "rounds.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refused update: the hospital, the faulty tensor or "", and the code."""
+    """Refused updates of one round.
+
+    Attributes:
+        hospital: the sender.
+        tensor: the faulty tensor, or "".
+        code: why.
+        times: number of updates that were refused so.
+    """
 
     hospital: str
     tensor: str
     code: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ ATTEMPT = "consortium_attempt"
 NEXT = "consortium_next"
 """Key of the record of an interrupted job: the job that resumes its run."""
 FAILED_SITE = "consortium_failed_site"
-"""Key of the record of an interrupted job: the hospital whose process ended it."""
+"""Key of the record of an interrupted job: the hospital whose process or answer ended it."""
 KEEPER_KEYS = (ATTEMPT, NEXT, OUTCOME, FAILED_SITE)
 """Keys of a job's record that only the orchestrator sets; a submitted one is dropped."""
 LEAVE_OUT = 3
@@ -242,6 +242,4 @@ def _does_without(record: Mapping[str, Any], absent: Collection[str]) -> bool:
     hospitals = section.get("hospitals") or []
     if not hospitals:
         return False
-    quorum = declare_quorum(hospitals, section.get("quorum", {}))
-    asked = quorum.clients_per_round or len(hospitals)
-    return asked - len(absent) >= quorum.minimum and not set(absent) & set(quorum.mandatory)
+    return declare_quorum(hospitals, section.get("quorum", {})).does_without(absent)

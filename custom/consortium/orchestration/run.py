@@ -64,6 +64,13 @@ class RunRecord:
                 reasons.append(f"no answer to {request} from {silent}")
         return "; ".join(reasons)
 
+    def last_cases(self) -> dict[str, int]:
+        """Returns the training cases of each hospital in the last round that it answered."""
+        cases: dict[str, int] = {}
+        for record in self.records:
+            cases |= record.cases
+        return cases
+
     def scores_of_model(self, model: int) -> Mapping[str, dict[str, Any] | None]:
         """Returns the hospitals' scores of a round's base model, or of the last aggregate."""
         if not self.records:

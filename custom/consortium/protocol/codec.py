@@ -97,9 +97,8 @@ _last_plan: tuple[Any, Plan] | None = None
 def _plan(contents: Any) -> Plan:
     """Returns the tensor sizes of each dtype, and the name, dtype and shape of each tensor.
 
-    The last plan is cached, because all updates of a run have the same contents.
+    The plan that `unpack` used last is cached, because all updates of a run have the same contents.
     """
-    global _last_plan
     last = _last_plan  # read once: answers are unpacked in several threads
     if last is not None and last[0] == contents:
         return last[1]
@@ -112,7 +111,6 @@ def _plan(contents: Any) -> Plan:
         names.add(name)
         sizes.setdefault(dtype, []).append(math.prod(shape))
         shapes.append((name, dtype, tuple(shape)))
-    _last_plan = (deepcopy(contents), (sizes, shapes))
     return sizes, shapes
 
 
@@ -122,8 +120,10 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
     Raises:
         ValueError: the contents and the buffers do not fit exactly, or a name is repeated.
     """
+    global _last_plan
     try:
-        sizes, shapes = _plan(contents)
+        plan = _plan(contents)
+        sizes, shapes = plan
         flats = {dtype: _tensor_of(dtype, buffer) for dtype, buffer in buffers.items()}
         if any(sum(sizes.get(dtype, ())) != flat.numel() for dtype, flat in flats.items()):
             raise ValueError("contents do not fit")
@@ -131,8 +131,30 @@ def unpack(contents: Any, buffers: Any) -> dict[str, Tensor]:
             dtype: iter(flats[dtype].split(counts))  # type: ignore[no-untyped-call]
             for dtype, counts in sizes.items()
         }
-        return {name: next(parts[dtype]).view(shape) for name, dtype, shape in shapes}
-    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        tensors = {name: next(parts[dtype]).view(shape) for name, dtype, shape in shapes}
+    except (
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+    ) as error:
+        raise ValueError(f"malformed ({type(error).__name__})") from None
+    if _last_plan is None or _last_plan[1] is not plan:
+        _last_plan = (deepcopy(contents), plan)
+    return tensors
+
+
+def count_values(contents: Any) -> int:
+    """Counts the elements that contents declare; what they are is not checked.
+
+    Raises:
+        ValueError: they are no contents.
+    """
+    try:
+        return sum(math.prod(shape) for _, _, shape in contents)
+    except (TypeError, ArithmeticError) as error:
         raise ValueError(f"malformed ({type(error).__name__})") from None
 
 

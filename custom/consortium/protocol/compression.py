@@ -170,7 +170,7 @@ def decompress(kind: str, contents: Any, buffers: Mapping[str, NDArray[Any]]) ->
         whole = np.empty(values.size + rest.size, np.float32)  # as many as arrived, not as declared
         _scatter(whole, small, rest)
         _scatter(whole, large, values)
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
+    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"malformed ({type(error).__name__})") from None
     others = {key: flat for key, flat in buffers.items() if key not in (_CODES, _SCALES)}
     return {**others, _WHOLE: whole}

@@ -71,3 +71,8 @@ def shared_tensors(schema: ModelSchema) -> dict[str, TensorSpec]:
 def bytes_of(schema: ModelSchema) -> int:
     """Counts the bytes of all tensors of a schema."""
     return sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in schema.values())
+
+
+def values_of(schema: ModelSchema) -> int:
+    """Counts the elements of all tensors of a schema."""
+    return sum(math.prod(spec.shape) for spec in schema.values())

@@ -193,11 +193,13 @@ def update_from_wire(buffers: Any, plain: Any, sender: str) -> Update:
         UpdateRefused: `malformed`, or `wrong-hospital` if the update names another hospital.
     """
     try:
-        claimed = plain["hospital"]
+        claimed, number, base = plain["hospital"], plain["round"], plain["base_sha256"]
+        if type(number) is not int or type(base) is not str:
+            raise ValueError("not a round")
         update = Update(
             sender,
-            int(plain["round"]),
-            str(plain["base_sha256"]),
+            number,
+            base,
             plain["cases"],
             unpack(plain["contents"], buffers),
             Metrics.model_validate(plain["metrics"]),

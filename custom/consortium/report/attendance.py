@@ -94,7 +94,7 @@ def describe_incidents(rounds: Sequence[Mapping[str, Any]]) -> list[Incident]:
         ]
         # A hospital in the aggregate may have sent a second update, which was refused.
         entries += [
-            (refusal["hospital"], "refused", refusal["code"], "")
+            (refusal["hospital"], "refused", _count(refusal), "")
             for refusal in record["refused"]
             if refusal["hospital"] in record["answered"]
         ]
@@ -113,7 +113,12 @@ def describe_flagged(hospital: Mapping[str, Any]) -> str:
         parts.append(f"refused in {hospital['refused']}")
     if hospital["held_back"]:
         parts.append(f"held back in {hospital['held_back']}")
-    sentence = f"{hospital['hospital']} was {' and '.join(parts)} of {hospital['rounds']} rounds"
+    sentence = f"{hospital['hospital']}"
+    if parts:
+        sentence += f" was {' and '.join(parts)} of {hospital['rounds']} rounds"
+    if hospital["parted"]:
+        sentence += " and its score" if parts else "'s score"
+        sentence += f" moved against the others' over the last {hospital['parted']} models"
     details = []
     if hospital["held_back"] and hospital["kept"] is not None:
         details.append(f"its update counted for at least {hospital['kept']:.2g} of its weight")
@@ -140,10 +145,15 @@ def _state(record: Mapping[str, Any], hospital: str) -> tuple[str, str]:
         return "late", ""
     for refusal in record["refused"]:
         if refusal["hospital"] == hospital:
-            return "refused", refusal["code"]
+            return "refused", _count(refusal)
     if hospital in record["failures"]:
         return "failed", record["failures"][hospital]
     return "lost", ""
+
+
+def _count(refusal: Mapping[str, Any]) -> str:
+    times = refusal["times"]
+    return refusal["code"] if times == 1 else f"{refusal['code']} \u00d7 {times:,}"
 
 
 def _shorten(text: str) -> str:

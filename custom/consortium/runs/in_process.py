@@ -21,6 +21,7 @@ from torch import Tensor
 from consortium.core.errors import ConsortiumError, Failure, Incomplete
 from consortium.core.json_files import read_json_object
 from consortium.core.site_policy import HOME, Site
+from consortium.orchestration.exclusion import LEFT_OUT
 from consortium.orchestration.quorum import declare_quorum
 from consortium.orchestration.rounds import Action, Ask, Close, Rounds, Stop, Timer
 from consortium.protocol import requests
@@ -161,7 +162,12 @@ class InProcessFederation:
                 # No answer is late here, so that no deadline may follow from its duration.
                 following.extend(rounds.answered(number, name, 0.0))
 
-        self.ask(requests.TRAIN, self.run.state.model, hospitals, take, round=number)
+        left_out = self.run.left_out
+        for name in hospitals:
+            if name in left_out:
+                take(name, Failure(name, LEFT_OUT))
+        asked = [name for name in hospitals if name not in left_out]
+        self.ask(requests.TRAIN, self.run.state.model, asked, take, round=number)
         return following
 
     def _close_round(self) -> None:

@@ -121,7 +121,8 @@ def _reasons(record: Mapping[str, Any], state: str, outcome: Mapping[str, Any]) 
         reasons.append(str(outcome["reason"]))
     attempt = attempt_of(record)
     if record.get(FAILED_SITE):
-        reasons.append(f"the process of {record[FAILED_SITE]} failed and ended it")
+        site = record[FAILED_SITE]
+        reasons.append(f"{site} ended it: a process there failed, or an answer could not be read")
     if attempt is not None and attempt.left_out:
         reasons.append(
             f"the run continues without {', '.join(attempt.left_out)}, which broke {LEAVE_OUT}"

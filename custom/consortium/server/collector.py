@@ -4,6 +4,7 @@ Invariants: an update is validated once and accepted whole or not at all; each h
 most once a round; every hospital that was asked is accounted for when the round closes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ from consortium.protocol.schema import ModelSchema
 from consortium.protocol.update import Expected, Update, UpdateRefused, validate
 from consortium.settings.base import Settings
 
+_MOST_TENSORS = 20
+"""Tensors of a hospital's refusals that are named in a round; a hospital can make names up."""
+
 
 @dataclass(slots=True)
 class Report:
@@ -25,7 +29,7 @@ class Report:
 
     Attributes:
         answered: hospitals whose update is in the aggregate, sorted.
-        refused: refusals, sorted by hospital.
+        refused: refusals, sorted by hospital, counted by hospital, code and tensor.
         late: hospitals that answered an earlier round, in this one or before it opened, sorted.
         lost: hospitals that were asked and sent no update, sorted.
         failures: code of each hospital that reported a failure.
@@ -64,6 +68,7 @@ class UpdateCollector:
         self._known: set[str] = set()
         self._expected: Expected | None = None
         self._report = Report()
+        self._refusals: Counter[tuple[str, str, str]] = Counter()  # hospital, code, tensor
 
     @property
     def buffers_updates(self) -> bool:
@@ -74,6 +79,7 @@ class UpdateCollector:
         """Opens a round; discards the updates of one that was not closed."""
         if self._expected is not None:
             self._report = Report()
+            self._refusals.clear()
         self._rule.reset()
         self._asked = tuple(asked)
         self._known.update(asked)
@@ -124,7 +130,15 @@ class UpdateCollector:
 
     def refuse(self, refusal: UpdateRefused) -> None:
         """Records a refusal that was decided before the update could be decoded."""
-        self._report.refused.append(Refusal(refusal.hospital, refusal.tensor, refusal.code))
+        hospital, code, tensor = refusal.hospital, refusal.code, refusal.tensor
+        named = {key[2] for key in self._refusals if key[0] == hospital}
+        if tensor not in named and len(named) >= _MOST_TENSORS:
+            tensor = ""
+        self._refusals[hospital, code, tensor] += 1
+
+    def refusals_of(self, hospital: str) -> int:
+        """Counts the refusals of a hospital since the last round was closed."""
+        return sum(times for key, times in self._refusals.items() if key[0] == hospital)
 
     def fail(self, failure: Failure) -> None:
         """Records that a hospital reported a failure."""
@@ -147,7 +161,7 @@ class UpdateCollector:
         """
         report = self._report
         if len(report.cases) < minimum or not set(mandatory) <= report.cases.keys():
-            reasons = {refusal.hospital: refusal.code for refusal in report.refused}
+            reasons = {hospital: code for hospital, code, _ in self._refusals}
             reasons |= report.failures
             listed = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
             raise Incomplete(
@@ -159,11 +173,15 @@ class UpdateCollector:
             )
         self._report = Report()
         report.answered = sorted(report.cases)
+        report.refused = [
+            Refusal(hospital, tensor, code, times)
+            for (hospital, code, tensor), times in sorted(self._refusals.items())
+        ]
+        self._refusals.clear()
         refused = {refusal.hospital for refusal in report.refused}
         report.lost = sorted(set(self._asked) - set(report.cases) - refused)
         report.cases = dict(sorted(report.cases.items()))
         report.metrics = dict(sorted(report.metrics.items()))
-        report.refused.sort(key=lambda refusal: (refusal.hospital, refusal.code, refusal.tensor))
         self._expected = None
         aggregate = self._rule.aggregate()
         self._rule.reset()

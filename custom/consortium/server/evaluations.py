@@ -163,7 +163,8 @@ class Evaluations:
         plain = {name: metrics.model_dump() for name, metrics in valid.items()}
         if evaluation == FINAL:
             decision = state.selection.observe(
-                state.rounds_done, scores_of(valid, state.settings.scored)
+                state.rounds_done,
+                scores_of(valid, state.run.last_cases(), state.settings),
             )
             state.run.final = plain
             self.final_score = decision.score

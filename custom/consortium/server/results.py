@@ -78,7 +78,8 @@ def write_results(
     }
     if state.settings.cross_site:
         result["cross_site"] = evaluations.cross_site
-    result["flagged"] = [asdict(flag) for flag in find_flagged(state.run.records)]
+    flagged = find_flagged(state.run.records, _scores_of_models(state))
+    result["flagged"] = [asdict(flag) for flag in flagged]
     result["final"] = {"metrics": state.run.final or {}, "score": evaluations.final_score}
     write_rounds(run.results, state.run.records)
     write_json(run.results / RESULT, result)
@@ -91,6 +92,20 @@ def add_note(results: Path, note: str) -> dict[str, Any]:
     result["notes"].append(note)
     write_json(results / RESULT, result)
     return result
+
+
+def _scores_of_models(state: RunState) -> list[dict[str, float]]:
+    """Returns the headline score of every model that was sent, by hospital."""
+    models = []
+    for number in range(state.rounds_done + 1):
+        scores = state.run.scores_of_model(number)
+        values = {
+            name: state.settings.scored.headline(score["figures"])
+            for name, score in scores.items()
+            if score is not None
+        }
+        models.append({name: value for name, value in values.items() if value is not None})
+    return models
 
 
 def _hospital_rows(state: RunState) -> list[dict[str, Any]]:

@@ -13,13 +13,18 @@ from pathlib import Path
 from torch import Tensor
 
 from consortium.core.errors import Failure
-from consortium.orchestration.model_selection import HospitalScore, SelectionDecision
+from consortium.orchestration.exclusion import excluded_hospitals
+from consortium.orchestration.model_selection import (
+    HospitalScore,
+    SelectionDecision,
+    plausible_patients,
+)
 from consortium.orchestration.quorum import Quorum
 from consortium.orchestration.records import RoundRecord
 from consortium.orchestration.rounds import choose
 from consortium.protocol.codec import digest
-from consortium.protocol.metrics import Metrics, ScoreSpec
-from consortium.protocol.schema import bytes_of, shared_tensors
+from consortium.protocol.metrics import Metrics
+from consortium.protocol.schema import bytes_of, shared_tensors, values_of
 from consortium.protocol.update import Update, UpdateRefused, apply_change
 from consortium.server.checkpoint import RunCheckpoints
 from consortium.server.collector import Report, UpdateCollector
@@ -84,6 +89,16 @@ class TrainingRun:
         return bytes_of(shared_tensors(self.state.schema))
 
     @property
+    def update_values(self) -> int:
+        """Number of elements of all tensors of an update."""
+        return values_of(shared_tensors(self.state.schema))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Hospitals that are not asked any more: they broke jobs, or were refused too often."""
+        return excluded_hospitals(self.state.run.records, self.quorum, self.state.study.left_out)
+
+    @property
     def asked(self) -> tuple[str, ...]:
         """Hospitals that are asked in the open round."""
         return self._asked
@@ -120,6 +135,10 @@ class TrainingRun:
             return refusal
         return None
 
+    def refusals_of(self, hospital: str) -> int:
+        """Counts the refusals of a hospital since the last round was closed."""
+        return self._collector.refusals_of(hospital)
+
     def record_late(self, hospital: str) -> None:
         """Records that a hospital has an update for a closed round."""
         self._collector.record_late(hospital)
@@ -140,7 +159,7 @@ class TrainingRun:
         change, report = self._collector.close(self.quorum.minimum, self.quorum.mandatory)
         following = self._advance(change, flush)
         decision = following.selection.observe(
-            self.state.rounds_done, scores_of(report.metrics, self.settings.scored)
+            self.state.rounds_done, scores_of(report.metrics, report.cases, self.settings)
         )
         following.best_file = self._keep_best(decision, flush)
         record = self._record(report, decision, following.model_sha256)
@@ -234,12 +253,21 @@ class TrainingRun:
         )
 
 
-def scores_of(metrics: Mapping[str, Metrics], spec: ScoreSpec) -> dict[str, HospitalScore]:
-    """Returns the validation scores that select a model, by hospital."""
+def scores_of(
+    metrics: Mapping[str, Metrics], cases: Mapping[str, int], settings: Settings
+) -> dict[str, HospitalScore]:
+    """Returns the validation scores that select a model, by hospital.
+
+    Args:
+        metrics: by hospital.
+        cases: training cases by hospital; they limit the patients by which a score counts.
+        settings: the job's.
+    """
     scores = {}
     for name, answer in metrics.items():
         score = answer.validation
-        value = spec.headline(score.figures) if score is not None else None
+        value = settings.scored.headline(score.figures) if score is not None else None
         if score is not None and score.patients is not None and value is not None:
-            scores[name] = HospitalScore(value, score.patients)
+            most = plausible_patients(cases.get(name, 0), settings.validation_fraction)
+            scores[name] = HospitalScore(value, min(score.patients, most))
     return scores

@@ -193,8 +193,9 @@ class Selection(Section):
 
     Attributes:
         keep: the `average` of the last rounds' models, the `last` model, or the `best` by the
-            task's mean headline score over all validation patients. The score of a model on the
-            patients that selected it is too good, above all with few patients.
+            task's headline score: the mean over the hospitals, weighted by validation patients,
+            where none of three or more hospitals counts for more than a third. The score of a model
+            on the patients that selected it is too good, above all with few patients.
         share: share of the rounds, counted from the last, whose models are averaged; at least one.
         patience (rounds): rounds without a better score after which the run stops, if `keep` is
             `best`; 0 never stops early.
@@ -274,6 +275,11 @@ class Settings(Section, ABC):
     @abstractmethod
     def scored(self) -> ScoreSpec:
         """The figures and classes of the job's scores."""
+
+    @property
+    def validation_fraction(self) -> float:
+        """Share of a hospital's patients for validation, unless its own list says otherwise."""
+        return float(getattr(self.data, "validation_fraction", 0.5))
 
     @property
     def probe(self) -> Confounding | None:

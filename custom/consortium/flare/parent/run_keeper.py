@@ -41,6 +41,7 @@ from consortium.orchestration.recovery import (
     is_to_blame,
     why_given_up,
 )
+from consortium.orchestration.suspects import find_suspect
 
 _INTERVAL = 1.0  # seconds between two checks
 _ALIVE = 15.0  # seconds after a site's last heartbeat; it sends one every ten
@@ -171,14 +172,16 @@ class RunKeeper(FLComponent):
             return
         attempt = attempt_of(job.meta)
         assert attempt is not None
-        failed_site = self._failed_site.pop(job_id, None)
-        if failed_site is not None:
+        root = Path(engine.get_workspace().get_root_dir())
+        checkpoints = checkpoint_folder(root, attempt.run)
+        # No site reports it when an answer ends the orchestrator's own process.
+        failed_site = self._failed_site.pop(job_id, None) or find_suspect(checkpoints)
+        if failed_site:
             job.meta[FAILED_SITE] = failed_site
             manager.update_meta(job_id, {FAILED_SITE: failed_site}, fl_ctx)
-        root = Path(engine.get_workspace().get_root_dir())
         if not is_owner(run_folder(root, attempt.run), submitter_of(job.meta)):
             raise Refused("other-submitter", "the run belongs to somebody else", attempt.run)
-        rounds = count_rounds(checkpoint_folder(root, attempt.run))
+        rounds = count_rounds(checkpoints)
         following = follow(job.meta, rounds)
         if following is None:
             self._give_up(engine, job_id, why_given_up(job.meta), fl_ctx)

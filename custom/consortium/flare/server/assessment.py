@@ -14,11 +14,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from torch import Tensor
 
-from consortium.flare.server.answers import (
-    answer_from_shareable,
-    metrics_from_shareable,
-    model_to_shareable,
-)
+from consortium.flare.server.answers import metrics_from_shareable, model_to_shareable
 from consortium.flare.server.study import StudyWorkflow
 from consortium.flare.wire import drop_arrays
 from consortium.protocol.codec import digest
@@ -45,6 +41,7 @@ class Assessment(StudyWorkflow):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Sends one request after the other."""
         study = self.study(fl_ctx)
+        study.workflow = self
         # Answers arrive in FLARE's threads and are recorded one at a time.
         answer_lock = threading.Lock()
 
@@ -62,7 +59,7 @@ class Assessment(StudyWorkflow):
 
             def read(answer: Shareable, name: str) -> Any:
                 if request in ANSWERED_BY_UPDATES:
-                    return answer_from_shareable(answer, name, pipeline)
+                    return study.read_answer(answer, name, pipeline)
                 return metrics_from_shareable(answer, name)
 
             def receive(client_task: ClientTask, fl_ctx: FLContext) -> None:
@@ -75,6 +72,7 @@ class Assessment(StudyWorkflow):
             asked = [name for name in targets if name in connected]
             data = model_to_shareable(model, base_sha256=digest(model), **meta)
             task = Task(name=request, data=data, timeout=self._timeout, result_received_cb=receive)
+            self._open_tasks = [task]
             self.broadcast_and_wait(
                 task,
                 fl_ctx,
@@ -82,6 +80,7 @@ class Assessment(StudyWorkflow):
                 min_responses=len(asked),
                 abort_signal=abort_signal,
             )
+            self._open_tasks = []
             drop_arrays(data)
             if abort_signal.triggered:
                 raise _Aborted

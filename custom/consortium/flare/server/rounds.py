@@ -4,7 +4,6 @@ Hospitals' answers arrive in FLARE's threads, which submit them one at a time. T
 thread acts on them; it waits only for the next event.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +18,10 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from consortium.core.errors import Failure, Incomplete
-from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
-from consortium.flare.server.study import StudyWorkflow
+from consortium.flare.server.answers import model_to_shareable
+from consortium.flare.server.study import StudyRun, StudyWorkflow
 from consortium.flare.wire import drop_arrays
+from consortium.orchestration.exclusion import LEFT_OUT
 from consortium.orchestration.rounds import (
     NOT_CONNECTED,
     Action,
@@ -32,7 +32,6 @@ from consortium.orchestration.rounds import (
     Timer,
 )
 from consortium.protocol.requests import TRAIN
-from consortium.server.run import TrainingRun
 
 _Event = Callable[[Rounds], list[Action]]
 _ABORT = 0.5  # seconds between two checks whether FLARE ends the job
@@ -48,9 +47,7 @@ class StudyRounds(StudyWorkflow):
     def __init__(self, study: str = "study"):
         super().__init__(study)
         self._events: SimpleQueue[_Event] = SimpleQueue()
-        self._run_lock = threading.Lock()  # no answer is submitted while a round is closed
         self._asked: dict[str, float] = {}
-        self._open_tasks: list[Task] = []
         self._missed: dict[str, str] = {}  # FLARE's id of a hospital's task: the hospital
         self._opened = -1
 
@@ -64,9 +61,9 @@ class StudyRounds(StudyWorkflow):
     ) -> None:
         """Refuses an answer to a closed round, and records it as late."""
         if task_name == TRAIN:
-            with self._run_lock:
-                study = self.study(fl_ctx)
-                answer = answer_from_shareable(result, client.name, study.pipeline)
+            study = self.study(fl_ctx)
+            answer = study.read_answer(result, client.name)
+            with study.lock:
                 study.run.submit(answer)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -76,25 +73,27 @@ class StudyRounds(StudyWorkflow):
         def look_up_and_note(task_id: str, fl_ctx: FLContext) -> ClientTask | None:
             late = self._missed.pop(task_id, None)
             if late is not None:  # the hospital then does not send a large answer for nothing
-                self._events.put(partial(self._record_late, late, self.study(fl_ctx).run))
+                self._events.put(partial(self._record_late, late, self.study(fl_ctx)))
                 return None
             task: ClientTask | None = look_up(task_id=task_id, fl_ctx=fl_ctx)
             return task
 
         self.communicator.process_task_check = look_up_and_note
 
-    def _record_late(self, name: str, run: TrainingRun, rounds: Rounds) -> list[Action]:
+    def _record_late(self, name: str, study: StudyRun, rounds: Rounds) -> list[Action]:
         """Records that a hospital's answer is ready only after its round has closed."""
-        with self._run_lock:
-            run.record_late(name)
+        with study.lock:
+            study.run.record_late(name)
         return []
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Runs the remaining rounds."""
         study = self.study(fl_ctx)
-        study.guard(lambda: self._run_rounds(study.run, abort_signal, fl_ctx), fl_ctx)
+        study.workflow = self
+        study.guard(lambda: self._run_rounds(study, abort_signal, fl_ctx), fl_ctx)
 
-    def _run_rounds(self, run: TrainingRun, abort: Signal, fl_ctx: FLContext) -> None:
+    def _run_rounds(self, study: StudyRun, abort: Signal, fl_ctx: FLContext) -> None:
+        run = study.run
         if run.state.run.stopped_early:
             return
         settings = run.settings
@@ -106,12 +105,12 @@ class StudyRounds(StudyWorkflow):
             for action in actions:
                 match action:
                     case Ask(round=number, hospitals=hospitals):
-                        self._ask(run, number, hospitals, fl_ctx)
+                        self._ask(study, number, hospitals, fl_ctx)
                     case Timer(number=timer, seconds=seconds):
                         due = time.monotonic() + seconds
                     case Close(round=number, missing=missing):
                         timer, due = 0, float("inf")
-                        self._close(run, number, missing, fl_ctx)
+                        self._close(study, number, missing, fl_ctx)
                         following = rounds.closed(stop=run.state.run.stopped_early)
                     case Stop(reason=reason):
                         self._cancel(fl_ctx)
@@ -130,20 +129,22 @@ class StudyRounds(StudyWorkflow):
         self._cancel(fl_ctx)
 
     def _ask(
-        self, run: TrainingRun, number: int, hospitals: tuple[str, ...], fl_ctx: FLContext
+        self, study: StudyRun, number: int, hospitals: tuple[str, ...], fl_ctx: FLContext
     ) -> None:
+        run = study.run
         fl_ctx.set_prop(AppConstants.CURRENT_ROUND, number, private=True, sticky=True)
         if self._opened != number:
             self._opened = number
             self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
-            with self._run_lock:
+            with study.lock:
                 run.open_round()
-        sites = {client.name for client in fl_ctx.get_engine().get_clients()}
+        left_out = set(run.left_out)
+        sites = {client.name for client in fl_ctx.get_engine().get_clients()} - left_out
         connected = [name for name in hospitals if name in sites]
         for name in hospitals:
             if name not in connected:
-                code = "left-out" if name in run.state.study.left_out else NOT_CONNECTED
-                with self._run_lock:
+                code = LEFT_OUT if name in left_out else NOT_CONNECTED
+                with study.lock:
                     run.submit(Failure(name, code))
                 self._events.put(partial(_fail, number, name, code))
         self._asked.update(dict.fromkeys(connected, time.monotonic()))
@@ -160,9 +161,9 @@ class StudyRounds(StudyWorkflow):
         """Submits a hospital's answer, in a thread of FLARE's."""
         name, number = client_task.client.name, client_task.task.props["round"]
         study = self.study(fl_ctx)
-        answer = answer_from_shareable(client_task.result, name, study.pipeline)
+        answer = study.read_answer(client_task.result, name)
         client_task.result = None
-        with self._run_lock:
+        with study.lock:
             refusal = study.run.submit(answer)
         if isinstance(answer, Failure):
             self._events.put(partial(_fail, number, name, answer.code))
@@ -176,14 +177,15 @@ class StudyRounds(StudyWorkflow):
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
 
     def _close(
-        self, run: TrainingRun, number: int, missing: tuple[str, ...], fl_ctx: FLContext
+        self, study: StudyRun, number: int, missing: tuple[str, ...], fl_ctx: FLContext
     ) -> None:
+        run = study.run
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
         for task in self._open_tasks:
             asked = {client_task.id: client_task.client.name for client_task in task.client_tasks}
             self._missed |= {task_id: name for task_id, name in asked.items() if name in missing}
         self._cancel(fl_ctx)
-        with self._run_lock:
+        with study.lock:
             run.close_round()
         self.fire_event(AppEventType.ROUND_DONE, fl_ctx)
         self.log_info(fl_ctx, f"round {number + 1} of {run.settings.rounds} is closed")

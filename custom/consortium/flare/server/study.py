@@ -9,12 +9,14 @@ reason for `result.json`.
 import contextlib
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import Task
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
@@ -28,7 +30,7 @@ from nvflare.app_common.abstract.model import ModelLearnable, make_model_learnab
 from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
-from consortium.core.errors import ConsortiumError, Refused, UsageError
+from consortium.core.errors import ConsortiumError, Failure, Refused, UsageError
 from consortium.core.files import lock_file, write_text
 from consortium.core.names import is_hospital_name
 from consortium.flare.array_streaming import limit_arrays, limit_senders, register_arrays
@@ -42,10 +44,13 @@ from consortium.flare.job import (
 )
 from consortium.flare.parent.outcome import note_outcome
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
+from consortium.flare.server.intake import Intake, receive_answers
 from consortium.kits.orchestrator import read_orchestrator
 from consortium.orchestration.owners import claim_run
 from consortium.orchestration.quorum import declare_quorum
+from consortium.orchestration.suspects import AnswersBeingRead
 from consortium.protocol.pipeline import Pipeline, build_pipeline
+from consortium.protocol.update import Update, UpdateRefused
 from consortium.server.evaluations import Evaluations
 from consortium.server.rendering import Renderer
 from consortium.server.results import add_note, write_results
@@ -55,6 +60,7 @@ from consortium.server.state import Study
 
 T = TypeVar("T")
 _LOCK_TIMEOUT = 60.0  # seconds that another process may take to release the checkpoints
+_MOST_REFUSALS = 100  # of a hospital in a round; its further answers are not read
 
 
 class StudyRun(FLComponent):
@@ -63,10 +69,16 @@ class StudyRun(FLComponent):
     Args:
         training: id of the workflow of the rounds. If it is a `ScatterAndGather`, its first round
             and number of rounds are set from the checkpoints and the job's settings.
+
+    Attributes:
+        lock: held while the run is changed; answers arrive in FLARE's threads.
+        workflow: the workflow that sends tasks now, if it is one of ours.
     """
 
     def __init__(self, training: str = "training"):
         super().__init__()
+        self.lock = threading.RLock()
+        self.workflow: StudyWorkflow | None = None
         self._training_id = training
         self._run: TrainingRun | None = None
         self._evaluations: Evaluations | None = None
@@ -107,6 +119,19 @@ class StudyRun(FLComponent):
             UsageError: see `run`.
         """
         return build_pipeline(self.run.settings.update)
+
+    def read_answer(
+        self, shareable: Shareable, sender: str, pipeline: Pipeline | None = None
+    ) -> Update | UpdateRefused | Failure:
+        """Decodes a hospital's answer to a round.
+
+        Args:
+            shareable: as received.
+            sender: the hospital as the channel authenticated it.
+            pipeline: the steps that the hospital applied; by default those of the run's rounds.
+        """
+        pipeline = self.pipeline if pipeline is None else pipeline
+        return answer_from_shareable(shareable, sender, pipeline, self.run.update_values)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Opens the run when the job starts and writes its results when it ends."""
@@ -175,9 +200,36 @@ class StudyRun(FLComponent):
             limit_senders()
         for note in run.checkpoints.notes:
             self._log.warning("checkpoints: %s", note)
+        self._receive_answers(engine, fl_ctx, checkpoints)
         training = engine.get_component(self._training_id)
         if isinstance(training, ScatterAndGather):
             self._set_rounds(training, fl_ctx)
+
+    def _receive_answers(self, engine: Any, fl_ctx: FLContext, checkpoints: Path) -> None:
+        sites = engine.server.client_manager.clients
+
+        def hospital_of(token: str) -> str | None:
+            site = sites.get(token)
+            return None if site is None else str(site.name)
+
+        def is_barred(name: str) -> bool:
+            with self.lock:
+                return self.run.refusals_of(name) >= _MOST_REFUSALS
+
+        def refuse(name: str, code: str) -> None:
+            with self.lock:
+                self.run.submit(UpdateRefused(name, code))
+
+        intake = Intake(
+            job_id=fl_ctx.get_job_id(),
+            hospital_of=hospital_of,
+            is_barred=is_barred,
+            open_task=lambda name: self.workflow.open_task(name) if self.workflow else None,
+            refuse=refuse,
+            reading=AnswersBeingRead(checkpoints).reading,
+        )
+        # In the simulator the engine has the cell of the parent process.
+        receive_answers(engine.server.command_agent.cell, intake)
 
     def _finish(self) -> dict[str, Any]:
         """Writes the results and waits for the page, because FLARE packs the folder right after."""
@@ -274,6 +326,15 @@ class StudyWorkflow(StudyPart, Controller):
     def __init__(self, study: str = "study"):
         Controller.__init__(self)
         self._study_id = study
+        self._open_tasks: list[Task] = []
+
+    def open_task(self, hospital: str) -> tuple[str, str] | None:
+        """Returns the name and id of the task that a hospital is asked to answer now."""
+        for task in list(self._open_tasks):
+            for asked in list(task.client_tasks):
+                if asked.client.name == hospital and asked.result_received_time is None:
+                    return task.name, asked.id
+        return None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Does nothing: there is nothing to prepare."""
@@ -328,7 +389,7 @@ class UpdateAggregator(StudyPart, Aggregator):
         """Submits one hospital's answer; returns False if it is refused."""
         study = self.study(fl_ctx)
         sender = fl_ctx.get_peer_context().get_identity_name()
-        answer = answer_from_shareable(shareable, sender, study.pipeline)
+        answer = study.read_answer(shareable, sender)
         refusal = study.run.submit(answer)
         if refusal is not None:
             self.log_warning(fl_ctx, str(refusal))
