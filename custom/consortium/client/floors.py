@@ -28,7 +28,7 @@ def require_limits(settings: Settings, privacy: Privacy) -> None:
     if outside is not None:
         raise Refused(
             "outside-limits",
-            f"{outside}, which this hospital accepts",
+            outside,
             "privacy.settings of local/hospital.json",
             "ask for another value in the job, or widen the limit",
         )

@@ -202,10 +202,8 @@ class LocalTrainer:
         plan, planned = self._settings.training, self._steps()
         steps = planned
         deadline = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
-        rates = [
-            self._learning_rate(round_number * planned + step, planned) for step in range(planned)
-        ]
-        seed = self._draw_seed(rates, *randomness)
+        rates: list[float] = []
+        seed = self._draw_seed(round_number, planned, *randomness)
         torch.manual_seed(seed >> 193)  # torch takes 63 bits
         batches = self._work.batches(plan.batch, seed)
         optimiser = _build_optimiser(self._network.parameters(), plan)
@@ -217,8 +215,9 @@ class LocalTrainer:
                 break
             self._report_progress(stage, round_number, step, steps)
             inputs, targets = (part.to(self._device, non_blocking=True) for part in next(batches))
+            rates.append(self._learning_rate(round_number * planned + step, planned))
             for group in optimiser.param_groups:
-                group["lr"] = rates[step]
+                group["lr"] = rates[-1]
             with self._precision():
                 logits = self._network(inputs.contiguous(memory_format=self._work.format))
             loss = self._work.loss(logits.float(), targets)
@@ -228,17 +227,18 @@ class LocalTrainer:
             optimiser.step()
             total += loss.detach()
         if deadline is not None:
-            refusal = self._check_order(seed, rates[:steps])
+            refusal = self._check_order(seed, rates)
             if refusal is not None:
                 raise refusal
         self._report_progress(stage, round_number, steps, steps)
         return float(total) / steps, steps
 
-    def _draw_seed(self, rates: Sequence[float], *randomness: str | int) -> int:
+    def _draw_seed(self, round_number: int, planned: int, *randomness: str | int) -> int:
         """Draws the seed of a round; if its steps are known, one whose order is not refused.
 
         Args:
-            rates: learning rate of each planned step.
+            round_number: from 0.
+            planned: number of steps that no time limit ends earlier.
             randomness: what distinguishes the round.
 
         Raises:
@@ -252,8 +252,10 @@ class LocalTrainer:
             private = self._site.privacy.randomness == "secret"
             once = [secrets.token_hex(16)] if private else []
             return derive_secret_seed(self._secret, *parts, *once)
+        first = round_number * planned
+        rates = [self._learning_rate(first + step, planned) for step in range(planned)]
         # By chance one patient has too much of a few steps, but not of many.
-        for attempt in range(max(1, min(_ATTEMPTS, _STEPS // len(rates)))):
+        for attempt in range(max(1, min(_ATTEMPTS, _STEPS // planned))):
             seed = derive_secret_seed(self._secret, *parts, attempt)
             refusal = self._check_order(seed, rates)
             if refusal is None:

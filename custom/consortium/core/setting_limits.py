@@ -39,7 +39,7 @@ class SettingLimits(BaseModel):
     training: TrainingLimits = Field(default_factory=TrainingLimits)
 
     def outside(self, settings: Mapping[str, Any]) -> str | None:
-        """Returns the first setting that is outside its range, with the range; None if none is.
+        """Returns the first setting that is outside its range, in words; None if none is.
 
         Args:
             settings: a job's settings with all defaults, as plain values. None is in every range.
@@ -53,4 +53,5 @@ def _outside(limits: Mapping[str, Any], values: Mapping[str, Any], prefix: str) 
         if isinstance(limit, Mapping):
             yield from _outside(limit, value, f"{prefix}{name}.")
         elif value is not None and not limit[0] <= value <= limit[1]:
-            yield f"{prefix}{name} is {value:g}, outside {limit[0]:g} to {limit[1]:g}"
+            low, high = (f"{end:.10g}" for end in limit)
+            yield f"{prefix}{name} is {value:.10g}; this hospital accepts {low} to {high}"
