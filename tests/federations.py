@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.protocol import requests
 from consortium.runs.in_process import InProcessFederation, study_of
 
@@ -12,9 +12,12 @@ NAMES = ("harbour", "north", "valley")
 class Federation:
     """Hospitals that stay, and an orchestrator that comes and goes."""
 
-    def __init__(self, data, folder, settings, names=NAMES, smallest_group=1, **quorum):
+    def __init__(
+        self, data, folder, settings, names=NAMES, smallest_group=1, smallest_training=1, **quorum
+    ):
         self.data, self.folder, self.settings = data, folder, settings
         self.names, self.smallest_group, self.quorum = names, smallest_group, quorum
+        self.privacy = simulated_privacy(smallest_training)
         self.spoil = lambda name, answer: answer
         self.start()
 
@@ -28,6 +31,7 @@ class Federation:
                     Path(self.data) / name,
                     self.folder / "state" / name,
                     smallest_group=self.smallest_group,
+                    privacy=self.privacy,
                 )
                 for name in self.names
             ],

@@ -40,7 +40,7 @@ from scripts.benchmarks.scoring import CPU, Examiner
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem, Incomplete, Refused
 from consortium.core.seeds import derive_seed
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.runs.centralised import train_centralised
 from consortium.runs.in_process import InProcessRun
@@ -178,7 +178,8 @@ def _train(
         start = build_network(twice, seed=derive_seed(twice.seed, "model")).state_dict()
         alone = {}
         for name, folder in folders.items():
-            hospital = LocalTrainer(Site(name, folder, place / name), twice, device=CPU)
+            site = Site(name, folder, place / name, privacy=simulated_privacy(1))
+            hospital = LocalTrainer(site, twice, device=CPU)
             hospital.train_local(start, twice.rounds)
             alone[f"{ALONE_TWICE}/{name}"] = hospital.own_model
         return alone
@@ -199,6 +200,7 @@ def _federate(settings: Settings, folders: Mapping[str, Path], place: Path) -> d
         workspace=place / "run",
         assignments=changed,
         render=False,
+        smallest_training=1,
     ).run()
     if not result["complete"]:
         raise EnvironmentProblem("incomplete", result["reason"], FEDERATED, "run it again")

@@ -23,6 +23,7 @@ from scripts.benchmarks.training import JOB
 from consortium.core.errors import ConsortiumError, EnvironmentProblem, Incomplete
 from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import simulated_privacy
 from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
@@ -92,7 +93,8 @@ def measure(quick: bool, trials: int = 10, seed: int = 0) -> list[Row]:
         folder = Path(temporary)
         job = prepare(folder, rounds=20 if quick else _ROUNDS)
         try:
-            federation.up(folder / "federation", data=folder / "data", fork=False)
+            own = {"privacy": simulated_privacy(1).model_dump()}
+            federation.up(folder / "federation", data=folder / "data", own=own, fork=False)
             undisturbed = run(folder / "federation", job, [], draw)
             done = []
             for number, plan in enumerate(plans, start=1):

@@ -20,6 +20,7 @@ from scripts.benchmarks import chaos
 from scripts.benchmarks.report import Row, make_row
 
 from consortium.core.errors import EnvironmentProblem, Incomplete
+from consortium.core.site_policy import simulated_privacy
 from consortium.flare.job import checkpoint_folder
 from consortium.flare.session import open_session
 from consortium.orchestration.checkpoints import count_rounds
@@ -113,7 +114,8 @@ def linked(folder: Path) -> Iterator[tuple[Path, Link]]:
     place = folder / "federation"
     try:
         with mock.patch.object(federation, "describe_project", with_link):
-            federation.up(place, data=folder / "data")
+            own = {"privacy": simulated_privacy(1).model_dump()}
+            federation.up(place, data=folder / "data", own=own)
         yield place, links[0]
     finally:
         federation.down(place)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from consortium.client.trainer import LocalTrainer
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.protocol.schema import Reduction
 from consortium.protocol.update import Update
 from consortium.runs.hospitals import Answer
@@ -37,7 +37,10 @@ def federate(
         Incomplete: a hospital failed, or its update was refused.
     """
     names = sorted(folders)
-    sites = {name: Site(name, folders[name], workspace / "state" / name) for name in names}
+    sites = {
+        name: Site(name, folders[name], workspace / "state" / name, privacy=simulated_privacy(1))
+        for name in names
+    }
 
     def tamper(name: str, answer: Answer) -> Answer:
         factor = (attack or {}).get(name)

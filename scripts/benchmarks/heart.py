@@ -278,6 +278,7 @@ def same_in_flare(folders: Mapping[str, Path], place: Path, quick: bool) -> bool
         workspace=place / "flare",
         settings=file,
         environment={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        smallest_training=1,
     )
     result = simulation.run()
     if not result["complete"]:

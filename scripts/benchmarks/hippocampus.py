@@ -238,6 +238,7 @@ def _federate(plan: Plan, place: Path) -> tuple[Path, float]:
         settings=job / VARIANT,
         assignments=plan.changes,
         environment={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        smallest_training=1,
     ).run()
     if not result["complete"]:
         raise EnvironmentProblem("incomplete", result["reason"], FEDERATED, "run it again")

@@ -16,9 +16,11 @@ from scripts.benchmarks.round_jobs import Size
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import simulated_privacy
 from consortium.flare.provisioner import provision
 from consortium.flare.session import Session, open_session
 from consortium.flare.simulator import start_simulator
+from consortium.kits.rights import further_right
 from consortium.kits.site_defaults import AUTHORIZATION
 from consortium.runs import federation
 
@@ -75,6 +77,7 @@ def simulated(folder: Path, size: Size) -> Iterator[Places]:
             workspace=work,
             smallest_group=1,
             share_models=False,
+            privacy=simulated_privacy(1),
             environment=os.environ,
         )
         try:
@@ -102,7 +105,11 @@ def federated(folder: Path, size: Size) -> Iterator[Places]:
     """
     ours, stock = folder / "ours", folder / "stock"
     try:
-        federation.up(ours, data=folder / "data")
+        own = {
+            "privacy": simulated_privacy(1).model_dump(),
+            "further_rights": [further_right("lead", "byoc", "any")],
+        }
+        federation.up(ours, data=folder / "data", own=own)
         federation.down(ours)
         rights = AUTHORIZATION["permissions"]
         policy = {

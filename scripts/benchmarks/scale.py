@@ -43,7 +43,7 @@ from scripts.benchmarks.round_places import Start, simulated
 
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.runs.in_process import InProcessFederation, study_of
 from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, find_job
@@ -189,7 +189,8 @@ def _largest_site(work: Path) -> float:
 def run_light(work: Path, size: Size, workers: int | None = None) -> list[float]:
     """Runs the light job once in process; returns the seconds of its rounds."""
     settings = parse_settings(light_settings(size))
-    sites = [Site(name, work, work / "state" / name) for name in size.names]
+    privacy = simulated_privacy(1)
+    sites = [Site(name, work, work / "state" / name, privacy=privacy) for name in size.names]
     try:
         with InProcessFederation(
             study_of(settings, size.names),
@@ -213,7 +214,12 @@ def train_many(hospitals: int, rounds: int) -> list[float]:
         generate_tables(folder / "data", seed=0)
         made = sorted(hospital_folders(folder / "data").values())
         sites = [
-            Site(f"hospital-{number:03d}", made[number % len(made)], folder / "s" / str(number))
+            Site(
+                f"hospital-{number:03d}",
+                made[number % len(made)],
+                folder / "s" / str(number),
+                privacy=simulated_privacy(1),
+            )
             for number in range(hospitals)
         ]
         with InProcessFederation(

@@ -43,6 +43,7 @@ from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import simulated_privacy
 from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.client.site import SiteData
 from consortium.flare.server.answers import answer_from_shareable, model_to_shareable
@@ -211,7 +212,12 @@ class _ExecutorRound:
     """
 
     def __init__(self, settings: Settings, folder: Path):
-        data = SiteData(str(folder / "data" / "{site}"), str(folder / "state"), smallest_group=1)
+        data = SiteData(
+            str(folder / "data" / "{site}"),
+            str(folder / "state"),
+            smallest_group=1,
+            privacy=simulated_privacy(1),
+        )
         self._executor, self._state = _TimedExecutor(), folder / "state"
         self._fl_ctx = _fake_context(settings, folder / "site", data)
         self._base: State = build_network(settings).state_dict()

@@ -16,7 +16,7 @@ from consortium.client.fork_server import ADDRESS, fork_server, fork_worker, sta
 from consortium.client.process import TrainerProcess
 from consortium.core.errors import Incomplete
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import ERRORS, Site
+from consortium.core.site_policy import ERRORS, Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.protocol.codec import pack
 from consortium.protocol.metrics import Metrics
@@ -37,7 +37,13 @@ def base(settings):
 @pytest.fixture
 def site(generated, tmp_path):
     (tmp_path / "state").mkdir()
-    return Site("north", generated / "north", tmp_path / "state", smallest_group=1)
+    return Site(
+        "north",
+        generated / "north",
+        tmp_path / "state",
+        smallest_group=1,
+        privacy=simulated_privacy(1),
+    )
 
 
 @pytest.fixture
@@ -146,12 +152,13 @@ PARENT = """
 import sys
 from pathlib import Path
 from consortium.client.process import TrainerProcess
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.protocol.update import pack
 from consortium.tasks.registry import load_settings
 settings = load_settings(Path(sys.argv[3]))
-site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
+privacy = simulated_privacy(1)
+site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1, privacy=privacy)
 trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)
 model = pack(build_network(settings, seed=1).state_dict())
 trainer.ask("train_local", model, lambda: False, rounds=100000)

@@ -19,7 +19,7 @@ from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.client.shared_memory import SharedBuffers, open_memory
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Incomplete
-from consortium.core.site_policy import ERRORS, Site
+from consortium.core.site_policy import ERRORS, Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.protocol.codec import pack
 from consortium.protocol.metrics import Metrics
@@ -39,7 +39,13 @@ def spawned():
 @pytest.fixture
 def site(clinics, tmp_path):
     (tmp_path / "state").mkdir()
-    return Site("north", clinics / "north", tmp_path / "state", smallest_group=1)
+    return Site(
+        "north",
+        clinics / "north",
+        tmp_path / "state",
+        smallest_group=1,
+        privacy=simulated_privacy(1),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def base(settings):
 def calm(clinics, settings, tmp_path_factory):
     """A trainer that is never disturbed."""
     state = tmp_path_factory.mktemp("calm")
-    site = Site("north", clinics / "north", state, smallest_group=1)
+    site = Site("north", clinics / "north", state, smallest_group=1, privacy=simulated_privacy(1))
     trainer = TrainerProcess(OURS, site, settings)
     yield SimpleNamespace(trainer=trainer, state=state)
     trainer.close()
@@ -196,11 +202,12 @@ import sys, time
 from pathlib import Path
 from consortium.tasks.registry import load_settings
 from consortium.client.process import TrainerProcess
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.protocol.codec import pack
 settings = load_settings(Path(sys.argv[3]))
-site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
+privacy = simulated_privacy(1)
+site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1, privacy=privacy)
 trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)
 model = pack(build_network(settings, seed=1).state_dict())
 trainer.ask("train_local", model, lambda: False, rounds=100000)

@@ -12,7 +12,7 @@ import torch
 
 from consortium.aggregation import RULES
 from consortium.client.trainer import LocalTrainer
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.protocol.schema import schema_of
 from consortium.tasks.registry import parse_settings
@@ -27,7 +27,13 @@ def main(data: Path, state: Path, raw: dict) -> None:
     rule = RULES[chosen.rule](schema_of(network, local_buffers=False), **chosen.options)
     hospitals = {
         folder.name: LocalTrainer(
-            Site(folder.name, folder, state / folder.name, smallest_group=1),
+            Site(
+                folder.name,
+                folder,
+                state / folder.name,
+                smallest_group=1,
+                privacy=simulated_privacy(1),
+            ),
             settings,
             device=torch.device("cpu"),
         )

@@ -16,6 +16,8 @@ from consortium.settings.base import override
 
 FOLLOW = Path(__file__).with_name("follow_extending.py")
 SETTINGS = ROOT / "jobs/tumor_segmentation/app/config/settings.json"
+# Long enough that the loss falls in any order of the batches.
+LONGER = ["rounds=3", "training.local_steps=8", "training.batch=4"]
 # A file's path in the text, then the block of its content.
 BLOCK = re.compile(r"`(custom/consortium/\S+\.py)`:\n\n```python\n(.*?)```", re.DOTALL)
 
@@ -45,7 +47,7 @@ def run_in(copy, *command):
 
 
 def follow(extended, generated, tmp_path, *assignments):
-    raw = override(read_json_object(SETTINGS), [*TINY, "rounds=3", *assignments])
+    raw = override(read_json_object(SETTINGS), [*TINY, *LONGER, *assignments])
     done = run_in(extended, str(FOLLOW), str(generated), str(tmp_path), json.dumps(raw))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

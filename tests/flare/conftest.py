@@ -9,11 +9,14 @@ from tests.conftest import JOB, TINY
 
 from consortium.client.fork_server import ADDRESS
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import simulated_privacy
 from consortium.runs import federation
 from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, prepare_job
 
 HOSPITALS = ["harbour", "north", "valley"]
+OPEN = {"privacy": simulated_privacy(1).model_dump()}
+"""Own choices of hospitals whose patients are generated and few."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +34,7 @@ def workspace(generated, tmp_path_factory, fork_address):
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(ADDRESS, fork_address)
-            federation.up(place, data=generated)
+            federation.up(place, data=generated, own=OPEN)
         yield place
     finally:
         federation.down(place)

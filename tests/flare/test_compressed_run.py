@@ -24,6 +24,7 @@ def test_a_run_of_compressed_updates_is_complete_and_hospitals_keep_residuals(ge
             "cross_site=true",
         ],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
     for name in NAMES:

@@ -14,7 +14,7 @@ from nvflare.apis.signal import Signal
 from tests.client.misbehaving import where
 
 from consortium.core.errors import Failure
-from consortium.core.site_policy import ERRORS, Site
+from consortium.core.site_policy import ERRORS, Site, simulated_privacy
 from consortium.flare.client import executor as executor_module
 from consortium.flare.client.executor import HospitalExecutor
 from consortium.flare.job import Job
@@ -32,7 +32,13 @@ from consortium.settings.base import UpdateSettings
 @pytest.fixture
 def opened(generated, tmp_path, tiny, monkeypatch):
     """Opens an executor of the hospital north, given changes of the settings."""
-    plain_site = Site("north", generated / "north", tmp_path / "state", smallest_group=1)
+    plain_site = Site(
+        "north",
+        generated / "north",
+        tmp_path / "state",
+        smallest_group=1,
+        privacy=simulated_privacy(1),
+    )
     context = SimpleNamespace(get_identity_name=lambda: "north")
     executor = HospitalExecutor()
 

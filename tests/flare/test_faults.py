@@ -13,7 +13,7 @@ import pytest
 from nvflare.fuel.hci.client import file_transfer
 from nvflare.fuel.utils.zip_utils import zip_directory_to_file
 from tests.conftest import JOB, TINY
-from tests.flare.conftest import wait_for_end
+from tests.flare.conftest import OPEN, wait_for_end
 from tests.kits.conftest import root_key, sign_again
 
 import consortium
@@ -44,7 +44,7 @@ def workspace(generated, tmp_path_factory):
         shutil.copytree(generated / name, data / name)
     folder = tmp_path_factory.mktemp("federation") / "run"
     try:
-        federation.up(folder, data=data)
+        federation.up(folder, data=data, own=OPEN)
         stop(folder, "north")
         policy = {"format_version": "1.0", "permissions": NO_LEAD_OF_COORDINATION}
         write_json(folder / "machines" / "north" / "local" / "authorization.json", policy)

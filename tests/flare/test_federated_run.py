@@ -12,7 +12,12 @@ pytestmark = pytest.mark.flare
 
 def run(data, workspace, *assignments, watch=lambda view: None):
     made = FederatedRun(
-        job=JOB, data=data, workspace=workspace, assignments=[*TINY, *assignments], smallest_group=1
+        job=JOB,
+        data=data,
+        workspace=workspace,
+        assignments=[*TINY, *assignments],
+        smallest_group=1,
+        smallest_training=1,
     )
     return made.run(watch)
 

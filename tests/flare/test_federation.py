@@ -43,7 +43,8 @@ def test_up_starts_only_what_does_not_run_and_status_shows_it(workspace, capsys,
     deadline = time.monotonic() + 60
     while any(m.name == "valley" and m.process for m in federation.status(workspace)):
         assert time.monotonic() < deadline
-    assert run_command("up", "--workspace", workspace, "--data", generated) == 0
+    up = ("up", "--workspace", workspace, "--data", generated)
+    assert run_command(*up, "--smallest-training", 1) == 0
     after = {machine.name: machine.process for machine in federation.status(workspace)}
     assert after["valley"] not in (None, killed.process)
     kept = {m.name: m.process for m in before if m.name != "valley"}

@@ -6,7 +6,7 @@ import time
 import pytest
 from scripts.benchmarks import chaos, cut
 from tests.conftest import JOB
-from tests.flare.conftest import wait_for_end
+from tests.flare.conftest import OPEN, wait_for_end
 
 from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
@@ -28,7 +28,7 @@ def federation_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
     chaos.prepare(folder, rounds=ROUNDS)
     try:
-        federation.up(folder / "federation", data=folder / "data", fork=False)
+        federation.up(folder / "federation", data=folder / "data", own=OPEN, fork=False)
         yield folder / "federation"
     finally:
         federation.down(folder / "federation")

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from tests.conftest import JOB, TINY
-from tests.flare.conftest import wait_for_end
+from tests.flare.conftest import OPEN, wait_for_end
 from tests.flare.nvidia_smi import SMI
 
 from consortium.flare.session import open_session
@@ -29,7 +29,7 @@ def federation_folder(generated, tmp_path, monkeypatch):
     (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    federation_folder, own = tmp_path / "run", {"gpus": 1, "gpu_memory": 16}
+    federation_folder, own = tmp_path / "run", {**OPEN, "gpus": 1, "gpu_memory": 16}
     data = tmp_path / "data"
     data.mkdir()
     for name in ("harbour", "north"):

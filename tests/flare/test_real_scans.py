@@ -37,6 +37,7 @@ def test_hospitals_learn_from_real_scans_together(few, tmp_path, consortium):
         workspace=workspace,
         assignments=[*TINY, "data.size=[64,64]", "training.local_steps=20", "training.batch=8"],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
     assert [row["cases"] for row in result["hospitals"]] == [{"training": 5, "validation": 1}] * 2

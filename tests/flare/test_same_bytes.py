@@ -56,7 +56,9 @@ def test_every_engine_gives_the_same_bytes(task, generated, tmp_path):
     wanted["job"] = ROOT / "jobs" / wanted["job"]
     engines = {"in-process": InProcessRun, "simulator": Simulation, "kits": FederatedRun}
     results = {
-        name: engine(workspace=tmp_path / name, smallest_group=1, **wanted).run()
+        name: engine(
+            workspace=tmp_path / name, smallest_group=1, smallest_training=1, **wanted
+        ).run()
         for name, engine in engines.items()
     }
     first = results.pop("in-process")

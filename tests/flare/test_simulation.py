@@ -21,6 +21,8 @@ from tests.conftest import JOB, TINY
 
 from consortium.core.errors import EnvironmentProblem, Incomplete, UsageError
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import simulated_privacy
+from consortium.runs.in_process import InProcessRun
 from consortium.runs.simulator import Simulation
 from consortium.settings.base import override
 from consortium.study.job_folder import CLIENT_CONFIG, SERVER_CONFIG, add_configuration, export_job
@@ -65,6 +67,23 @@ def finished(identified, tmp_path_factory):
         workspace=workspace,
         assignments=[*THREE_ROUNDS, "baseline=true", "cross_site=true"],
         smallest_group=1,
+        smallest_training=1,
+    ).run()
+    return result, workspace
+
+
+@pytest.fixture(scope="module")
+def undisturbed(identified, tmp_path_factory):
+    """A run of three rounds without FLARE, with which others are compared."""
+    workspace = tmp_path_factory.mktemp("run") / "workspace"
+    result = InProcessRun(
+        job=JOB,
+        data=identified,
+        workspace=workspace,
+        assignments=THREE_ROUNDS,
+        smallest_group=1,
+        smallest_training=1,
+        render=False,
     ).run()
     return result, workspace
 
@@ -128,10 +147,11 @@ def test_no_identifier_reaches_the_orchestrator(finished):
 
 
 def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(
-    finished, identified, tmp_path
+    undisturbed, identified, tmp_path
 ):
     workspace = tmp_path / "workspace"
     arguments = ["--data", str(identified), "--workspace", str(workspace), "--smallest-group", "1"]
+    arguments += ["--smallest-training", "1"]
     arguments += ["--engine", "flare"]
     command = [sys.executable, "-m", "consortium.cli.simulate", str(JOB), *arguments]
     settings = [word for assignment in THREE_ROUNDS for word in ("--set", assignment)]
@@ -153,9 +173,9 @@ def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bytes(
     assert "going on after round" in resumed.stderr
     result = read_json_object(workspace / "result.json")
     assert result["complete"]
-    assert result["model_sha256"] == finished[0]["model_sha256"]
+    assert result["model_sha256"] == undisturbed[0]["model_sha256"]
     digests = [record["result_sha256"] for record in read_rounds(workspace)]
-    assert digests == [record["result_sha256"] for record in read_rounds(finished[1])]
+    assert digests == [record["result_sha256"] for record in read_rounds(undisturbed[1])]
 
 
 def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified):
@@ -168,6 +188,7 @@ def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified
         assignments=["rounds=2"],
         resume=True,
         smallest_group=1,
+        smallest_training=1,
     )
     with pytest.raises(UsageError, match="fewer-rounds: 3 rounds are closed already, more than 2"):
         shorter.run()
@@ -175,7 +196,7 @@ def test_a_run_is_not_resumed_to_fewer_rounds_than_are_done(finished, identified
 
 
 def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
-    finished, identified, tmp_path, monkeypatch
+    undisturbed, identified, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("consortium.runs.simulator.GRACE", 1.0)
     simulation = Simulation(
@@ -184,6 +205,7 @@ def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
         workspace=tmp_path / "workspace",
         assignments=THREE_ROUNDS,
         smallest_group=1,
+        smallest_training=1,
     )
     killed = []
 
@@ -196,7 +218,7 @@ def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
         simulation.run(kill)
     result = replace(simulation, resume=True, assignments=()).run()
     assert result["complete"]
-    assert result["model_sha256"] == finished[0]["model_sha256"]
+    assert result["model_sha256"] == undisturbed[0]["model_sha256"]
 
 
 def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(finished, identified, tmp_path):
@@ -209,6 +231,7 @@ def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(finished, identi
         workspace=workspace,
         assignments=[*TINY, *changes],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
     assert (result["rounds"], result["best_round"]) == (2, 0)
@@ -261,6 +284,7 @@ def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identi
         assignments=THREE_ROUNDS,
         quorum=["minimum=1"],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert not result["complete"]
     refused, lost, failures = [], [], []
@@ -285,7 +309,7 @@ def test_misbehaving_hospitals_are_refused_and_named_and_the_others_go_on(identi
 
 
 def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
-    finished, identified, tmp_path
+    undisturbed, identified, tmp_path
 ):
     job = job_with("HospitalExecutor", tmp_path)
     config = job / SERVER_CONFIG
@@ -314,13 +338,14 @@ def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
         workspace=tmp_path / "workspace",
         assignments=THREE_ROUNDS,
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
-    assert result["model_sha256"] == finished[0]["model_sha256"]
+    assert result["model_sha256"] == undisturbed[0]["model_sha256"]
 
 
 def test_a_hospital_that_fails_once_is_asked_again_and_nothing_is_lost(
-    finished, identified, tmp_path
+    undisturbed, identified, tmp_path
 ):
     workspace = tmp_path / "workspace"
     result = Simulation(
@@ -330,9 +355,10 @@ def test_a_hospital_that_fails_once_is_asked_again_and_nothing_is_lost(
         assignments=THREE_ROUNDS,
         quorum=["retry_delay=0.1"],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
-    assert result["model_sha256"] == finished[0]["model_sha256"]
+    assert result["model_sha256"] == undisturbed[0]["model_sha256"]
     failures = [record["failures"] for record in read_rounds(workspace)]
     assert failures == [{}, {"valley": "internal-error"}, {}]
 
@@ -348,6 +374,7 @@ def test_a_run_below_its_quorum_stops_with_a_reason_and_keeps_its_closed_rounds(
         assignments=THREE_ROUNDS,
         quorum=["minimum=2", 'mandatory=["valley"]', "retry_delay=0.1", "max_attempts=2"],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     assert not result["complete"]
     assert result["reason"].startswith(
@@ -366,6 +393,7 @@ def test_a_slow_hospital_misses_the_deadline_is_on_record_and_comes_back(identif
         assignments=[*TINY, "rounds=6"],
         quorum=["minimum=2", "deadline=15"],
         smallest_group=1,
+        smallest_training=1,
     ).run()
     records = read_rounds(workspace)
     assert len(records) == 6
@@ -389,7 +417,7 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
         [sys.executable, "-m", "consortium.cli.simulate", str(JOB)]
         + ["--data", str(data), "--workspace", str(workspace), "--engine", "flare"]
         + [word for assignment in TINY for word in ("--set", assignment)]
-        + ["--quorum", "minimum=2"],
+        + ["--quorum", "minimum=2", "--smallest-training", "1"],
         capture_output=True,
         text=True,
     )
@@ -404,7 +432,7 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     assert image.name in log.read_text()
 
 
-def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, identified, tmp_path):
+def test_the_bundled_job_runs_where_the_package_is_not_installed(undisturbed, identified, tmp_path):
     bundle = tmp_path / "bundled"
     export_job(JOB, bundle, hospitals=NAMES)
     settings = bundle / "app" / "config" / "settings.json"
@@ -436,6 +464,7 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
             "OMP_NUM_THREADS": "1",
             "CONSORTIUM_DATA": str(identified / "{site}"),
             "CONSORTIUM_SMALLEST_GROUP": "1",
+            "CONSORTIUM_PRIVACY": simulated_privacy(1).model_dump_json(),
         },
         stdout=subprocess.DEVNULL,
         check=True,
@@ -443,7 +472,7 @@ def test_the_bundled_job_runs_where_the_package_is_not_installed(finished, ident
     [result_file] = (workspace / "server").rglob("result.json")
     result = read_json_object(result_file)
     assert result["complete"]
-    assert result["model_sha256"] == finished[0]["model_sha256"]
+    assert result["model_sha256"] == undisturbed[0]["model_sha256"]
 
 
 def test_a_job_may_build_only_the_listed_components(identified, tmp_path):

@@ -48,6 +48,7 @@ def finished(brains, tmp_path_factory):
         settings=file,
         assignments=SMALL,
         smallest_group=1,
+        smallest_training=1,
     ).run()
     return result, workspace
 

@@ -182,7 +182,12 @@ def start(kit, script="sub_start.sh", **environment):
     python = Path(sys.executable).parent
     return subprocess.run(
         [kit / "startup" / script, "--once"],
-        env={"PATH": f"{python}:{os.environ['PATH']}", "HOME": os.environ["HOME"], **environment},
+        env={
+            "PATH": f"{python}:{os.environ['PATH']}",
+            "HOME": os.environ["HOME"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=60,

@@ -82,6 +82,7 @@ def test_compressed_updates_give_the_same_bytes_after_a_break(start, generated):
         "job": ROOT / "jobs" / "tumor_segmentation",
         "data": generated,
         "assignments": [*TINY, "network.features=[16, 32]", "update.compression=int8", "rounds=3"],
+        "smallest_training": 1,
     }
     undisturbed, broken = start("a", **scans), start("b", **scans)
     result = undisturbed.run()

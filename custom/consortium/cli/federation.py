@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from consortium.cli.progress import stderr_console
-from consortium.cli.run import DebugOption, run_app
+from consortium.cli.run import DebugOption, SmallestTraining, run_app
 from consortium.core.errors import Incomplete
+from consortium.core.site_policy import simulated_privacy
 from consortium.runs import federation
 from consortium.runs.federation import Machine
 
@@ -39,6 +40,7 @@ def up(
     smallest_group: Annotated[
         int, typer.Option(help="Hospitals send no metric over fewer patients.", min=1)
     ] = 5,
+    smallest_training: SmallestTraining = 5,
 ) -> None:
     """Provision the kits if there are none, and start what is not running."""
     console = stderr_console()
@@ -46,7 +48,10 @@ def up(
         workspace,
         hospitals=hospitals,
         data=data,
-        own={"smallest_group": smallest_group},
+        own={
+            "smallest_group": smallest_group,
+            "privacy": simulated_privacy(smallest_training).model_dump(),
+        },
         report=console.print,
     )
     _print(machines)

@@ -19,6 +19,15 @@ INTERRUPTED = 130
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 """Parameter of a command, so that its help shows the option; `run_app` handles it."""
+SmallestTraining = Annotated[
+    int,
+    typer.Option(
+        help="Hospitals with fewer training patients take no part, and no update of fewer leaves."
+        " Lower it for public or generated data only.",
+        min=1,
+    ),
+]
+"""Parameter of the commands that start hospitals on this machine."""
 
 
 def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:

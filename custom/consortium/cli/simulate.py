@@ -9,7 +9,7 @@ import typer
 
 from consortium.cli.outcome import print_result
 from consortium.cli.progress import RunProgress, stderr_console
-from consortium.cli.run import DebugOption, run_app
+from consortium.cli.run import DebugOption, SmallestTraining, run_app
 from consortium.core.errors import Incomplete
 from consortium.runs.centralised import add_centralised
 from consortium.runs.in_process import InProcessRun
@@ -55,6 +55,7 @@ def simulate(
     smallest_group: Annotated[
         int, typer.Option(help="Hospitals send no metric over fewer patients.", min=1)
     ] = 5,
+    smallest_training: SmallestTraining = 5,
     centralised: Annotated[
         bool,
         typer.Option(
@@ -94,6 +95,7 @@ def simulate(
         quorum=quorum or [],
         resume=resume,
         smallest_group=smallest_group,
+        smallest_training=smallest_training,
     )
     with RunProgress() as progress:
         result = simulation.run(progress)

@@ -29,6 +29,8 @@ def verify_kit(
         f"{manifest.participant} ({manifest.role}, {manifest.organisation}) in {manifest.project},"
         f" version {manifest.version}, valid until {report.valid_until:%Y-%m-%d}"
     )
+    for right in report.further_rights:
+        print(f"a right beyond the shipped ones: {right}")
     for finding in report.findings:
         print(f"{finding.code}: {finding.file}: {finding.detail}")
     if report.findings:

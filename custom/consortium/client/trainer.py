@@ -2,26 +2,30 @@
 
 Read top to bottom: `LocalTrainer` opens the folder, `train` answers a round, `_fit` is the loop.
 The differences between tasks (batches, loss, score) are in `consortium.tasks`. Nothing here depends
-on FLARE. Invariants: the update is a function of the settings, the folder's content, the base and
-(seed, hospital, round); metrics over fewer patients than the hospital's smallest group are
-withheld.
+on FLARE. Invariants: the update is a function of the settings, the folder's content, the base,
+(seed, hospital, round) and the hospital's secret; an update of too few patients does not leave;
+metrics over fewer patients than the hospital's smallest group are withheld.
 """
 
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consortium.client.floors import check_round, require_limits, require_patients
 from consortium.client.local_state import LocalStateStore
-from consortium.core.errors import UsageError
+from consortium.client.secret import read_secret
+from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file
-from consortium.core.seeds import derive_seed
+from consortium.core.seeds import derive_secret_seed
 from consortium.core.site_policy import Site
 from consortium.models.averaging import ModelAverage
 from consortium.models.networks import build_network
@@ -34,6 +38,8 @@ from consortium.protocol.update import Update, difference
 from consortium.settings.base import Settings, Training
 from consortium.tasks.folders import check_folder
 from consortium.tasks.registry import task_of
+
+_ATTEMPTS, _STEPS = 100, 50_000  # for an order of batches in which no patient has too much
 
 
 class Aborted(Exception):
@@ -63,6 +69,7 @@ class LocalTrainer:
 
     Raises:
         UsageError: the folder does not pass the job's checks; the code is the first error's.
+        Refused: `outside-limits` or `too-few-patients`.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class LocalTrainer:
     ):
         self._site, self._settings, self._device = site, settings, device
         self._report, self._make = report, make
+        require_limits(settings, site.privacy)
         self._make_deterministic()
         for finding in check_folder(site.data, settings, self._report_check):
             if finding.severity == "error":
@@ -83,6 +91,9 @@ class LocalTrainer:
                     finding.code, finding.detail, finding.file, "see consortium check-data"
                 )
         self._work = task_of(settings).open(site, settings, device, self._report_check)
+        require_patients(self._work.patients, site.privacy)
+        private = site.privacy.randomness == "secret"
+        self._secret = read_secret(site.home) if private else str(settings.seed).encode()
         self._network = build_network(settings).to(device)
         self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]
         self._schema = schema_of(self._network, local_buffers=settings.update.buffers == "local")
@@ -103,6 +114,9 @@ class LocalTrainer:
             base: the model that the orchestrator sent, with every tensor of the network.
             round_number: from 0.
             keep: whether to save the local tensors for the rounds that follow.
+
+        Raises:
+            Refused: `too-few-per-round` or `too-much-of-one-patient`.
         """
         started = time.monotonic()
         with ThreadPoolExecutor(1) as executor:  # hashing a large model takes a while
@@ -180,12 +194,17 @@ class LocalTrainer:
 
         Returns:
             The mean loss and the number of steps taken.
+
+        Raises:
+            Refused: `too-few-per-round` or `too-much-of-one-patient`: before the first step, or
+                after the last one if the time decides how many there are.
         """
         plan, planned = self._settings.training, self._steps()
         steps = planned
         deadline = time.monotonic() + 60 * plan.local_minutes if plan.local_minutes else None
-        seed = derive_seed(self._settings.seed, *randomness)
-        torch.manual_seed(seed)
+        rates: list[float] = []
+        seed = self._draw_seed(round_number, planned, *randomness)
+        torch.manual_seed(seed >> 193)  # torch takes 63 bits
         batches = self._work.batches(plan.batch, seed)
         optimiser = _build_optimiser(self._network.parameters(), plan)
         total = torch.zeros((), device=self._device)
@@ -196,8 +215,9 @@ class LocalTrainer:
                 break
             self._report_progress(stage, round_number, step, steps)
             inputs, targets = (part.to(self._device, non_blocking=True) for part in next(batches))
+            rates.append(self._learning_rate(round_number * planned + step, planned))
             for group in optimiser.param_groups:
-                group["lr"] = self._learning_rate(round_number * planned + step, planned)
+                group["lr"] = rates[-1]
             with self._precision():
                 logits = self._network(inputs.contiguous(memory_format=self._work.format))
             loss = self._work.loss(logits.float(), targets)
@@ -206,8 +226,48 @@ class LocalTrainer:
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
             optimiser.step()
             total += loss.detach()
+        if deadline is not None:
+            refusal = self._check_order(seed, rates)
+            if refusal is not None:
+                raise refusal
         self._report_progress(stage, round_number, steps, steps)
         return float(total) / steps, steps
+
+    def _draw_seed(self, round_number: int, planned: int, *randomness: str | int) -> int:
+        """Draws the seed of a round; if its steps are known, one whose order is not refused.
+
+        Args:
+            round_number: from 0.
+            planned: number of steps that no time limit ends earlier.
+            randomness: what distinguishes the round.
+
+        Raises:
+            Refused: see `_fit`.
+        """
+        settings = self._settings
+        parts = [settings.seed, settings.digest, *randomness]
+        if settings.training.local_minutes is not None:
+            # Repeated, such a round ends after another number of steps. The difference between the
+            # two would be the last step's patients, unless the batches differ too.
+            private = self._site.privacy.randomness == "secret"
+            once = [secrets.token_hex(16)] if private else []
+            return derive_secret_seed(self._secret, *parts, *once)
+        first = round_number * planned
+        rates = [self._learning_rate(first + step, planned) for step in range(planned)]
+        # By chance one patient has too much of a few steps, but not of many.
+        for attempt in range(max(1, min(_ATTEMPTS, _STEPS // planned))):
+            seed = derive_secret_seed(self._secret, *parts, attempt)
+            refusal = self._check_order(seed, rates)
+            if refusal is None:
+                return seed
+        assert refusal is not None
+        raise refusal
+
+    def _check_order(self, seed: int, rates: Sequence[float]) -> Refused | None:
+        if self._site.privacy.smallest_training <= 1:
+            return None
+        orders = self._work.patients_of_batches(self._settings.training.batch, seed)
+        return check_round(list(islice(orders, len(rates))), rates, self._site.privacy)
 
     def _steps(self) -> int:
         """Returns the number of optimiser steps of a round that no time limit ends earlier."""

@@ -408,7 +408,7 @@ _ALL = (
         "warning",
         (_SCANS, _XRAYS, _TABLES),
         "fewer than 5 patients are listed",
-        "Add patients, or take part with so few only on purpose.",
+        "Add patients. By default a hospital with fewer than 5 for training takes no part.",
     ),
     FindingCode(
         "uneven-slices",

@@ -5,10 +5,12 @@ import traceback
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from consortium.core.errors import ConsortiumError
+from consortium.core.setting_limits import SettingLimits
 
 ERRORS = "errors.log"
 """File in a hospital's own folder with the full text of its errors."""
@@ -22,11 +24,22 @@ class Privacy(BaseModel):
     Attributes:
         smallest_training: a hospital with fewer training patients takes no part in a job, and an
             update of fewer distinct patients does not leave.
+        randomness: what draws the order of the batches, besides the job: a `secret` of the
+            hospital, so that nobody can subtract two jobs, or the job's `seed` alone. The latter
+            makes runs repeatable for everybody; it is for public or generated data.
+        settings: ranges of a job's settings. A job outside is refused before data are opened.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     smallest_training: int = Field(5, ge=1)
+    randomness: Literal["secret", "seed"] = "secret"
+    settings: SettingLimits = Field(default_factory=SettingLimits)
+
+
+def simulated_privacy(smallest_training: int) -> Privacy:
+    """The choices of a hospital in a simulation, which anybody can repeat."""
+    return Privacy(smallest_training=smallest_training, randomness="seed")
 
 
 @dataclass(frozen=True, slots=True)

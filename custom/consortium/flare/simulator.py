@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consortium.core.files import write_json
+from consortium.core.site_policy import Privacy
 from consortium.flare import job as flare_job
 from consortium.flare.client import site
 from consortium.kits.site_defaults import HOSPITAL_CLASSES, ORCHESTRATOR_CLASSES
@@ -20,6 +21,7 @@ def start_simulator(
     workspace: Path,
     smallest_group: int,
     share_models: bool,
+    privacy: Privacy,
     environment: Mapping[str, str],
     lock: int | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -33,6 +35,7 @@ def start_simulator(
             output to `federation.log`, results to the workspace, hospitals' state to `hospitals/`.
         smallest_group: see `consortium.core.site_policy.Site`.
         share_models: whether hospitals let others score their models.
+        privacy: what every hospital protects.
         environment: of the process.
         lock: a file descriptor that it inherits.
 
@@ -44,6 +47,7 @@ def start_simulator(
         site.STATE: str(workspace / "hospitals" / "{site}"),
         site.SMALLEST_GROUP: str(smallest_group),
         site.SHARE_MODEL: "yes" if share_models else "no",
+        site.PRIVACY: privacy.model_dump_json(),
         flare_job.RUN_FOLDER: str(workspace),
     }
     threads = str(max(1, (os.cpu_count() or 1) // len(hospitals)))

@@ -24,6 +24,8 @@ class HospitalFile(BaseModel):
         smallest_group: a metric over fewer patients is not sent.
         share_local_model: whether other hospitals may score the model trained here.
         privacy: what the hospital protects in every job.
+        further_rights: rights in the hospital's `local/authorization.json` beyond the shipped ones,
+            each in the words in which `verify-kit` reports it. The kit starts with no others.
         gpus: number of this machine's GPUs that jobs may use.
         gpu_memory: memory of each GPU in GiB; required if `gpus` is not 0.
         share_gpus: whether jobs may share a GPU if the memory that they request fits.
@@ -38,6 +40,7 @@ class HospitalFile(BaseModel):
     smallest_group: int = Field(5, ge=1)
     share_local_model: bool = False
     privacy: Privacy = Field(default_factory=Privacy)
+    further_rights: tuple[str, ...] = ()
     gpus: int = Field(0, ge=0)
     gpu_memory: float = Field(0, ge=0, allow_inf_nan=False)
     share_gpus: bool = False

@@ -19,9 +19,11 @@ from cryptography.x509.oid import NameOID
 from consortium import __version__
 from consortium.core.errors import ConsortiumError, Refused
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import Privacy
 from consortium.kits.hospital import HOSPITAL, HospitalFile, read_hospital
 from consortium.kits.lock import hold_kit
 from consortium.kits.manifest import Manifest
+from consortium.kits.rights import POLICY
 from consortium.kits.verify import ROOT, KitReport, verify_kit
 
 TIMEOUT = 5.0  # seconds for a connection
@@ -109,6 +111,8 @@ def preflight(kit: Path, machine: Machine) -> Iterator[Check]:
         return
     yield from probe_orchestrator(kit, manifest)
     if manifest.role == "client":
+        yield _check_rights(report)
+        yield _check_privacy(own)
         yield _check_gpus(own, machine)
         yield _check_data(own, machine)
 
@@ -226,6 +230,31 @@ def probe_own_port(kit: Path) -> Check:
                 "stop the process that uses it (ss -ltnp), or change fed_learn_port and provision",
             )
     return Check("port", "ok", f"{port} is free; open it only to hospitals and admins")
+
+
+def _check_rights(report: KitReport) -> Check:
+    if not report.further_rights:
+        return Check("rights", "ok", "no more than the shipped ones")
+    refused = any(finding.code == "further-right" for finding in report.findings)
+    return Check(
+        "rights",
+        "error" if refused else "warning",
+        "; ".join(report.further_rights),
+        f"remove them from {POLICY}, or repeat them in further_rights of {HOSPITAL}"
+        if refused
+        else f"{POLICY} grants more than the shipped policy; remove what is not needed",
+    )
+
+
+def _check_privacy(own: HospitalFile) -> Check:
+    privacy, shipped = own.privacy, Privacy()
+    if privacy.randomness == "seed":
+        result = "the batches follow from the job's seed, so two jobs can be subtracted"
+        return Check("privacy", "warning", result, 'set "randomness" to "secret" in privacy')
+    few = privacy.smallest_training < shipped.smallest_training
+    result = f"takes part from {privacy.smallest_training} training patients"
+    todo = f"the default is {shipped.smallest_training}; lower it for public data only"
+    return Check("privacy", "warning" if few else "ok", result, todo if few else "")
 
 
 def _check_gpus(own: HospitalFile, machine: Machine) -> Check:

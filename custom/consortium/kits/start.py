@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from consortium.core.errors import ConsortiumError, Refused
+from consortium.kits.hospital import HOSPITAL
 from consortium.kits.lock import hold_kit
 from consortium.kits.preflight import probe_orchestrator, probe_own_port
 from consortium.kits.verify import KitReport, verify_kit
@@ -27,9 +28,15 @@ def check_kit(kit: Path) -> KitReport:
             "bad-kit",
             f"{first.code}, {first.detail}{and_more}",
             str(kit / first.file),
-            f"run consortium verify-kit {kit} and ask the coordinator",
+            _advice(kit, first.code),
         )
     return report
+
+
+def _advice(kit: Path, code: str) -> str:
+    if code == "further-right":
+        return f"remove the right, or repeat these words in further_rights of {HOSPITAL}"
+    return f"run consortium verify-kit {kit} and ask the coordinator"
 
 
 def check_orchestrator(kit: Path, report: KitReport) -> None:
@@ -61,6 +68,8 @@ def main() -> None:
     kit = Path(sys.argv[1])
     try:
         report = check_kit(kit)
+        for right in report.further_rights:
+            print(f"this hospital grants a right beyond the shipped ones: {right}", file=sys.stderr)
         if report.manifest.role == "client":
             check_orchestrator(kit, report)
         elif report.manifest.role == "server":

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from consortium.core.errors import Refused
-from consortium.kits.hospital import read_hospital
+from consortium.kits.hospital import HOSPITAL, read_hospital
 from consortium.kits.manifest import (
     MANIFEST,
     OWN_FILES,
@@ -26,6 +26,7 @@ from consortium.kits.manifest import (
     sha256,
     shipped_files,
 )
+from consortium.kits.rights import POLICY, further_rights
 
 ROOT = "startup/rootCA.pem"
 
@@ -36,7 +37,7 @@ class KitFinding:
 
     Attributes:
         code: `changed`, `missing`, `extra`, `link`, `open-key`, `wrong-certificate`, `wrong-key`,
-            `other-root` or `expired`.
+            `other-root`, `expired` or `further-right`.
         file: its path in the kit.
         detail: the fault in words.
     """
@@ -55,6 +56,7 @@ class KitReport:
         root_sha256: fingerprint of the root certificate in the kit.
         compared: whether the fingerprint was compared with one that came another way.
         valid_until: end of the participant's certificate.
+        further_rights: rights in the hospital's own policy beyond the shipped ones, in words.
         findings: empty if the kit may be started.
     """
 
@@ -62,6 +64,7 @@ class KitReport:
     root_sha256: str
     compared: bool
     valid_until: datetime
+    further_rights: list[str] = field(default_factory=list)
     findings: list[KitFinding] = field(default_factory=list)
 
 
@@ -75,16 +78,24 @@ def verify_kit(kit: Path, root_sha256: str = "") -> KitReport:
 
     Raises:
         Refused: `no-kit`, `no-manifest`, `bad-manifest` or `bad-signature`.
-        UsageError: the hospital's own file is wrong.
+        UsageError: a file of the hospital's own is wrong.
     """
     root = _certificate(kit / ROOT)
     manifest = read_manifest(kit, root)
     own = _certificate(kit / _own_name(manifest, "crt"))
-    expected = (root_sha256 or read_hospital(kit).root_sha256 or "").replace(":", "").lower()
+    choices = read_hospital(kit)
+    expected = (root_sha256 or choices.root_sha256 or "").replace(":", "").lower()
     findings = [*_check_files(kit, manifest), *_check_identity(kit, manifest, own, root)]
     if expected and expected != fingerprint(root):
         findings.append(KitFinding("other-root", ROOT, f"its SHA-256 is {fingerprint(root)}"))
-    return KitReport(manifest, fingerprint(root), bool(expected), own.not_valid_after_utc, findings)
+    rights = further_rights(kit) if manifest.role == "client" else []
+    findings += [
+        KitFinding("further-right", POLICY, f"{right} (not among further_rights of {HOSPITAL})")
+        for right in rights
+        if right not in choices.further_rights
+    ]
+    valid_until = own.not_valid_after_utc
+    return KitReport(manifest, fingerprint(root), bool(expected), valid_until, rights, findings)
 
 
 def _certificate(path: Path) -> x509.Certificate:

@@ -21,6 +21,7 @@ from typing import Any
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import lock_file, write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import Privacy, simulated_privacy
 from consortium.models.bundle import load_start
 from consortium.models.networks import network_config
 from consortium.settings.base import Settings, override
@@ -88,6 +89,8 @@ class LocalRun(ABC):
         assignments: `KEY=VALUE` changes of the settings.
         quorum: `KEY=VALUE` changes of the quorum; see `consortium.orchestration.quorum`.
         smallest_group: a hospital sends no metric over fewer patients.
+        smallest_training: a hospital takes no part with fewer training patients, and sends no
+            update of fewer.
     """
 
     job: Path
@@ -97,6 +100,12 @@ class LocalRun(ABC):
     assignments: Sequence[str] = ()
     quorum: Sequence[str] = ()
     smallest_group: int = 5
+    smallest_training: int = 5
+
+    @property
+    def privacy(self) -> Privacy:
+        """What every hospital of the run protects."""
+        return simulated_privacy(self.smallest_training)
 
     @abstractmethod
     def run(self, watch: Watch = lambda view: None) -> dict[str, Any]:

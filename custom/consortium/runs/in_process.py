@@ -231,6 +231,7 @@ class InProcessRun(ResumableRun):
                 states[name] / study.run,
                 smallest_group=self.smallest_group,
                 share_local_model=settings.cross_site,
+                privacy=self.privacy,
                 home=states[name] / HOME,
             )
             for name in study.hospitals

@@ -47,7 +47,11 @@ class FederatedRun(LocalRun):
         workspace = self.workspace.resolve()
         settings = prepare_run(self)
         folder = workspace / "federation"
-        own = {"smallest_group": self.smallest_group, "share_local_model": settings.cross_site}
+        own = {
+            "smallest_group": self.smallest_group,
+            "share_local_model": settings.cross_site,
+            "privacy": self.privacy.model_dump(),
+        }
         start = settings.model.from_
         models = Path(start).parent if start is not None else None
         try:

@@ -73,6 +73,7 @@ class Simulation(ResumableRun):
                 workspace=workspace,
                 smallest_group=self.smallest_group,
                 share_models=settings.cross_site,
+                privacy=self.privacy,
                 environment=environment,
                 lock=lock,
             )

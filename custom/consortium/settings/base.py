@@ -4,10 +4,12 @@ Every setting has a default, a range and a unit. Each task defines its own `data
 `training`; `consortium.tasks.registry` reads a file. Nothing here knows how a setting is used.
 """
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import rfc8785
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -270,6 +272,13 @@ class Settings(Section, ABC):
         """The rule of the aggregation and its options."""
         given = self.aggregation
         return RuleWithOptions(rule=given) if isinstance(given, str) else given
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all settings, in hexadecimal; two files that say the same have the same."""
+        return hashlib.sha256(
+            rfc8785.dumps(self.model_dump(mode="json", by_alias=True))
+        ).hexdigest()
 
     @property
     @abstractmethod

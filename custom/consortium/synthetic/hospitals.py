@@ -122,7 +122,7 @@ HOSPITALS = (
     # tumours are found early, when they are small and faint.
     Hospital(
         name="hillside",
-        patients=3,
+        patients=6,
         held_out=8,
         scanners=(
             Scanner(

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consortium.confounding.probe_statistics import ProbeStatistics
@@ -48,7 +50,19 @@ class LocalTask(ABC):
 
     @abstractmethod
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields inputs and targets without end; they depend on the seed and the cases alone."""
+        """Yields inputs and targets without end; they depend on the seed and the cases alone.
+
+        Args:
+            size: samples in a batch.
+            seed: of at most 256 bits.
+        """
+
+    @abstractmethod
+    def patients_of_batches(self, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        """Yields, for each batch of `batches` with the same arguments, the patient of each sample.
+
+        Patients are numbered from 0. Nothing is computed but the order.
+        """
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The classification task at a hospital, and a whole run without FLARE."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -25,7 +26,7 @@ from consortium.runs.centralised import pool_hospitals
 from consortium.server.evaluations import WITHOUT
 from consortium.settings.base import override
 from consortium.tasks.classification.dataset import LABELS, read_radiographs, split_radiographs
-from consortium.tasks.classification.loading import class_probabilities
+from consortium.tasks.classification.loading import class_probabilities, load_radiographs
 from consortium.tasks.classification.synthetic import CLINICS, generate_radiographs
 from consortium.tasks.classification.task import (
     PICTURES,
@@ -103,6 +104,24 @@ def test_classes_and_sources_are_drawn_alike(radiographs, tmp_path, sampling):
         if held == {"common", "rare"}:
             assert sources[labels == label].mean() == pytest.approx(0.5, abs=0.1)
     assert sources.any()
+
+
+@pytest.mark.parametrize("sampling", ["patients", "classes"])
+def test_the_patients_of_a_batch_are_those_whose_radiographs_are_in_it(
+    radiographs, tmp_path, sampling
+):
+    settings = covid(f"training.sampling={sampling}", "data.augment=false")
+    listing = read_radiographs(radiographs / "north", settings.data)
+    training, _ = split_radiographs(listing, settings.data)
+    pixels, _ = load_radiographs(training, settings.data, lambda done, of: None)
+    names = sorted({radiograph.patient for radiograph in training})
+    work = work_of(radiographs, tmp_path, settings)
+    streams = work.batches(8, 7), work.patients_of_batches(8, 7)
+    for (batch, _), patients in itertools.islice(zip(*streams, strict=True), 12):
+        assert len(batch) == len(patients)
+        for image, patient in zip(batch, patients, strict=True):
+            same = [torch.equal(image, known) for known in pixels]
+            assert training[same.index(True)].patient == names[patient]
 
 
 def test_batches_are_a_function_of_the_seed(radiographs, tmp_path):

@@ -71,10 +71,15 @@ class RegressionTask(LocalTask):
 
     def batches(self, size, seed):
         """Yields random batches without end."""
+        for order in self.patients_of_batches(size, seed):
+            chosen = torch.from_numpy(order)
+            yield self._inputs[chosen], self._days[chosen][:, None]
+
+    def patients_of_batches(self, size, seed):
+        """Yields the patients of random batches without end."""
         numbers = np.random.default_rng(seed)
         while True:
-            chosen = torch.from_numpy(numbers.integers(self.cases, size=size))
-            yield self._inputs[chosen], self._days[chosen][:, None]
+            yield numbers.integers(self.cases, size=size)
 
     def loss(self, logits, targets):
         """Mean squared error."""

@@ -9,7 +9,7 @@ import torch
 
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import UsageError
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.imaging.dicom import open_series
 from consortium.imaging.dicom_seg import Algorithm, write_segmentation
 from consortium.models.bundle import write_bundle
@@ -77,7 +77,13 @@ def test_a_round_on_dicom_is_the_very_round_on_nifti(folders):
     for name in ("nifti", "dicom"):
         assert check_folder(folders / name, job) == []
         (folders / f"state-{name}").mkdir()
-        site = Site("north", folders / name, folders / f"state-{name}", smallest_group=1)
+        site = Site(
+            "north",
+            folders / name,
+            folders / f"state-{name}",
+            smallest_group=1,
+            privacy=simulated_privacy(1),
+        )
         hospital = LocalTrainer(site, job, device=torch.device("cpu"))
         answers.append(hospital.train(base, 0))
     nifti, dicom = answers

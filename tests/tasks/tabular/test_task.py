@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from consortium.cli.models import require_inputs
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Refused
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.models.bundle import load_bundle, require_match, write_bundle
 from consortium.models.networks import build_network
 from consortium.protocol.codec import digest
@@ -25,6 +26,7 @@ from consortium.tasks.tables import write_table
 from consortium.tasks.tabular.dataset import read_patients, split_table
 from consortium.tasks.tabular.predict import predict
 from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
+from consortium.tasks.tabular.task import TabularTask
 
 CPU = torch.device("cpu")
 JOB = ROOT / "jobs" / "heart_disease"
@@ -44,7 +46,13 @@ def heart(*assignments):
 
 
 def open_hospital(tables, tmp_path, settings, name="north", smallest_group=5):
-    site = Site(name, tables / name, tmp_path / "state" / name, smallest_group=smallest_group)
+    site = Site(
+        name,
+        tables / name,
+        tmp_path / "state" / name,
+        smallest_group=smallest_group,
+        privacy=simulated_privacy(5),
+    )
     return LocalTrainer(site, settings, device=CPU)
 
 
@@ -106,6 +114,16 @@ def test_the_same_seed_hospital_and_round_give_the_same_bytes(tables, tmp_path):
     update, repeated = (hospital.train(start_of(settings), 0) for hospital in (first, again))
     assert digest(update.tensors) == digest(repeated.tensors)
     assert digest(first.train(start_of(settings), 1).tensors) != digest(update.tensors)
+
+
+def test_the_patients_of_a_batch_are_those_whose_values_are_in_it(tables, tmp_path):
+    settings = heart()
+    site = Site("north", tables / "north", tmp_path)
+    work = TabularTask(site, settings, CPU, lambda done, of: None)
+    inputs = split_table(read_patients(tables / "north"), settings.data)[0].inputs
+    streams = work.batches(6, 7), work.patients_of_batches(6, 7)
+    for (batch, _), patients in itertools.islice(zip(*streams, strict=True), 60):
+        assert np.array_equal(batch.numpy(), inputs[patients])
 
 
 def test_a_run_learns_and_its_page_has_the_text_of_its_task(tables, tmp_path):

@@ -13,10 +13,13 @@ site's own process set them; `{site}` stands for its name.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
+from pydantic import ValidationError
 
 from consortium.core.errors import UsageError
 from consortium.core.names import is_hospital_name
@@ -27,6 +30,7 @@ from consortium.orchestration.owners import claim_run
 
 DATA, STATE = "CONSORTIUM_DATA", "CONSORTIUM_STATE"
 SMALLEST_GROUP, SHARE_MODEL = "CONSORTIUM_SMALLEST_GROUP", "CONSORTIUM_SHARE_MODEL"
+PRIVACY = "CONSORTIUM_PRIVACY"
 
 
 class SiteData(FLComponent):
@@ -38,7 +42,7 @@ class SiteData(FLComponent):
         state: folder for the hospital's state; by default in the site's workspace.
         smallest_group: metrics over fewer patients are not sent.
         share_local_model: whether other hospitals may score the model trained here.
-        privacy: what it protects in every job.
+        privacy: what it protects in every job, as in `local/hospital.json`.
     """
 
     def __init__(
@@ -47,10 +51,10 @@ class SiteData(FLComponent):
         state: str = "",
         smallest_group: int = 5,
         share_local_model: bool = False,
-        privacy: Privacy | None = None,
+        privacy: Privacy | Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.privacy = privacy or Privacy()
+        self.privacy = Privacy.model_validate({} if privacy is None else privacy)
         self.data, self.state = data, state
         self.smallest_group, self.share_local_model = smallest_group, share_local_model
 
@@ -84,7 +88,12 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
                 os.environ.get(STATE, ""),
                 int(os.environ.get(SMALLEST_GROUP, "5")),
                 os.environ.get(SHARE_MODEL, "") == "yes",
+                Privacy.model_validate_json(os.environ.get(PRIVACY, "{}")),
             )
+        except ValidationError:
+            raise UsageError(
+                "bad-site-setting", "not the section privacy", PRIVACY, "correct the JSON"
+            ) from None
         except ValueError:
             raise UsageError(
                 "bad-site-setting", "not a number", SMALLEST_GROUP, "give a number of patients"

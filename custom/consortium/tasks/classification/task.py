@@ -20,6 +20,7 @@ from consortium.confounding.moments import moments, project
 from consortium.confounding.probe_statistics import GroupMoments, ProbeStatistics
 from consortium.core.errors import Refused
 from consortium.core.files import replace_file, whole_folder
+from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
 from consortium.tasks.base import CheckProgress, LocalTask, Task
@@ -95,15 +96,25 @@ class ClassificationTask(LocalTask):
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields X-rays and their classes; one X-ray at random for each patient that is drawn."""
         radiographs = self._training_radiographs()
-        sampling_generator = np.random.default_rng(seed)
-        augmentation_generator = torch.Generator().manual_seed(seed)
+        augmentation_generator = torch.Generator().manual_seed(derive_seed(seed, "augment"))
         labels = torch.tensor([radiograph.label for radiograph in self._training])
-        sampler = RadiographSampler(self._training, self._settings.training.sampling)
-        for chosen in sampler.batches(size, sampling_generator):
+        for chosen in self._draw(size, seed):
             batch = radiographs[chosen]
             if self._settings.data.augment:
                 batch = augment(batch, augmentation_generator)
             yield batch, labels[chosen]
+
+    def patients_of_batches(self, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        """See `LocalTask`."""
+        names = [radiograph.patient for radiograph in self._training]
+        patients = np.unique(names, return_inverse=True)[1]
+        for chosen in self._draw(size, seed):
+            yield patients[chosen.numpy()]
+
+    def _draw(self, size: int, seed: int) -> Iterator[Tensor]:
+        """Yields the indices of the X-rays of each batch."""
+        sampler = RadiographSampler(self._training, self._settings.training.sampling)
+        return sampler.batches(size, np.random.default_rng(seed))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in the form of `training.loss`."""

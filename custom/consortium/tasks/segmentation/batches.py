@@ -5,6 +5,7 @@ the same seed give the same bytes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,20 @@ from consortium.core.seeds import derive_seed
 from consortium.tasks.segmentation.datalist import Case
 from consortium.tasks.segmentation.settings import Data
 from consortium.tasks.segmentation.transforms import build_augmentation, build_preprocessing
+
+
+class Sample(NamedTuple):
+    """What a batch takes from one case.
+
+    Attributes:
+        volume: index of the case.
+        slice: index of the axial slice; 0 in 3-D.
+        centred: whether a 3-D patch is centred on a structure.
+    """
+
+    volume: int
+    slice: int
+    centred: bool
 
 
 class VolumeBatches:
@@ -78,6 +93,30 @@ class VolumeBatches:
             Images, float32 of shape (batch, channels, *size), and masks, float32 of shape
             (batch, structures, *size).
         """
+        if self._augment is not None:
+            self._augment.set_random_state(seed=derive_seed(seed, "augment"))
+        patches = np.random.default_rng(derive_seed(seed, "patches"))
+        for drawn in self.draw(batch, seed):
+            samples = []
+            for index, z, centred in drawn:
+                volume = self.volumes[index]
+                if self._data.spatial_dims == 2:
+                    sample = {key: _plain(volume[key])[..., z] for key in ("image", "label")}
+                else:
+                    centre = None
+                    if centred:
+                        voxels = self._voxels[index]
+                        centre = voxels[patches.integers(len(voxels))].tolist()
+                    whole = {key: _plain(volume[key]) for key in ("image", "label")}
+                    sample = _cut(whole, self._data.size, centre, patches)
+                samples.append(self._augment(sample) if self._augment is not None else sample)
+            yield (
+                torch.stack([_plain(sample["image"]) for sample in samples]).float(),
+                torch.stack([_plain(sample["label"]) for sample in samples]).float(),
+            )
+
+    def draw(self, batch: int, seed: int) -> Iterator[list[Sample]]:
+        """Yields the samples of the batches that `batches` yields for the same arguments."""
         rng = np.random.default_rng(seed)
         positive = _visit(self.with_structure, rng) if self.with_structure else None
         # In 3-D a patch that is not centred on a structure comes from any volume.
@@ -88,30 +127,13 @@ class VolumeBatches:
         positive = positive or negative
         assert positive is not None
         assert negative is not None
-        if self._augment is not None:
-            self._augment.set_random_state(seed=derive_seed(seed, "augment"))
-        patches = np.random.default_rng(derive_seed(seed, "patches"))
         fraction = self._data.tumour_fraction
         while True:
             samples = []
             for position in range(batch):
                 on_tumour = bool(self.with_structure) and position < round(fraction * batch)
-                index, z = next(positive if on_tumour else negative)
-                volume = self.volumes[index]
-                if self._data.spatial_dims == 2:
-                    sample = {key: _plain(volume[key])[..., z] for key in ("image", "label")}
-                else:
-                    centre = None
-                    if on_tumour:
-                        voxels = self._voxels[index]
-                        centre = voxels[patches.integers(len(voxels))].tolist()
-                    whole = {key: _plain(volume[key]) for key in ("image", "label")}
-                    sample = _cut(whole, self._data.size, centre, patches)
-                samples.append(self._augment(sample) if self._augment is not None else sample)
-            yield (
-                torch.stack([_plain(sample["image"]) for sample in samples]).float(),
-                torch.stack([_plain(sample["label"]) for sample in samples]).float(),
-            )
+                samples.append(Sample(*next(positive if on_tumour else negative), on_tumour))
+            yield samples
 
 
 def _cut(

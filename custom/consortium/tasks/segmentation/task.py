@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import numpy as np
 import torch
 from monai.losses import DiceLoss
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consortium.core.errors import Refused
@@ -75,6 +77,13 @@ class SegmentationTask(LocalTask):
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and masks; see `VolumeBatches`."""
         return self._training_batches().batches(size, seed)
+
+    def patients_of_batches(self, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        """See `LocalTask`; a patient may have several scans."""
+        names = [case.patient for case in self._split.training]
+        patients = np.unique(names, return_inverse=True)[1]
+        for samples in self._training_batches().draw(size, seed):
+            yield patients[[sample.volume for sample in samples]]
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Dice of the batch plus cross-entropy."""

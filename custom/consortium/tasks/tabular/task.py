@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consortium.core.errors import Refused
@@ -85,11 +86,16 @@ class TabularTask(LocalTask):
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields passes in random order; the last batch of a pass may be smaller."""
+        for order in self.patients_of_batches(size, seed):
+            chosen = torch.from_numpy(order)
+            yield self._inputs[chosen], self._targets[chosen]
+
+    def patients_of_batches(self, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        """See `LocalTask`; a row is a patient."""
         generator = np.random.default_rng(seed)
         while True:
-            order = torch.from_numpy(generator.permutation(self.cases))
-            for chosen in torch.split(order, size):
-                yield self._inputs[chosen], self._targets[chosen]
+            order = generator.permutation(self.cases)
+            yield from (order[start : start + size] for start in range(0, self.cases, size))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy."""
