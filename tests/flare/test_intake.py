@@ -43,7 +43,6 @@ def test_a_sound_answer_arrives_as_it_was_sent_and_under_its_senders_name(proces
 @pytest.mark.parametrize(
     ("attack", "code"),
     [
-        ("large-message", "too-many-bytes"),
         ("nesting", "too-many-values"),
         ("unknown-type", "malformed"),
         ("many-values", "too-many-values"),
