@@ -60,7 +60,7 @@ def spoil(answer, attack):
         fobs.register(_StrangerCodec)
         dxo.meta["update"]["metrics"] = Stranger()
     elif attack == "many-values":
-        dxo.meta["update"]["contents"] = [[] for _ in range(3 * MB)]
+        dxo.meta["update"]["contents"] = [[] for _ in range(600_000)]
     elif attack == "false-contents":
         dxo.meta["update"]["contents"] = [["w", "float32", [2**62, 4]]]
     elif attack == "ends-the-job":

@@ -5,18 +5,21 @@ names. So the values are counted, and the types compared, on the encoded bytes: 
 section, and at most one more section that says where to fetch the arrays.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from struct import Struct
 
 MAX_BYTES = 16 << 20
 """Largest message: the names and shapes of the tensors, the arrays below 1 MiB, and the metrics."""
-MAX_VALUES = 1_000_000
+MAX_VALUES = 500_000
 MAX_DEPTH = 64
 
 _HEADER = Struct(">BBQ")  # marker, FLARE's number of the type, bytes
 _MAIN, _TEXT, _BLOB = 100, 101, 102
 _ID = 16  # bytes of a section's id
 _MAX_TEXT = 1024
+_LONG = 16
+"""Values of a list from which on equal ones are looked for."""
 _MAX_CHUNK_VALUES = 200  # of a message with a chunk, beside its bytes
 _TYPE = b"__fobs_type__"
 
@@ -27,6 +30,11 @@ _FIXED = {
 """Bytes after the tag of a value of fixed size."""
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 """Bytes of the length that follows the tag of a string or of bytes."""
+_RUNS = (
+    (1, re.compile(rb"[\x00-\x80\x90\xc0\xc2\xc3\xe0-\xff]{8,}")),
+    (9, re.compile(rb"(?:\xcb.{8}){4,}", re.DOTALL)),
+)
+"""Values of one size that follow each other, such as the numbers of a list: bytes of each."""
 _COUNTED = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 """Bytes of the count that follows the tag of an array or a map, and the values of one entry."""
 
@@ -125,6 +133,11 @@ def _check_values(data: memoryview, types: Collection[str], most: int = MAX_VALU
         if not waiting[-1]:
             waiting.pop()
             continue
+        if waiting[-1] > _LONG and not names_type:
+            size, run = _run(data, at, waiting[-1])
+            at, values, waiting[-1] = at + size * run, values + run, waiting[-1] - run
+            if not waiting[-1] and values <= most:
+                continue
         waiting[-1] -= 1
         values += 1
         if values > most or len(waiting) > MAX_DEPTH:
@@ -141,6 +154,15 @@ def _check_values(data: memoryview, types: Collection[str], most: int = MAX_VALU
             waiting.append(inside)
     if at != end:
         raise MessageRefused("malformed", "more than one value")
+
+
+def _run(data: memoryview, at: int, most: int) -> tuple[int, int]:
+    """Returns the size and number of the equal values that begin here."""
+    for size, pattern in _RUNS:
+        run = pattern.match(data, at)
+        if run is not None:
+            return size, min(most, (run.end() - at) // size)
+    return 1, 0
 
 
 def _step(data: memoryview, at: int) -> tuple[int, int, bytes | None]:
