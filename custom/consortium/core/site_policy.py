@@ -22,11 +22,14 @@ class Privacy(BaseModel):
     Attributes:
         smallest_training: a hospital with fewer training patients takes no part in a job, and an
             update of fewer distinct patients does not leave.
+        questions: number of models whose scores it reports, for the data of a task and over all
+            runs; 0 reports no score.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     smallest_training: int = Field(5, ge=1)
+    questions: int = Field(1000, ge=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 from consortium.confounding.probe_statistics import ProbeStatistics
 from consortium.core.findings import Finding
 from consortium.core.site_policy import Site
-from consortium.protocol.metrics import Score
 from consortium.protocol.schema import State
 from consortium.tasks.evaluation import Evaluation
+from consortium.tasks.measurement import Measured
 
 CheckProgress = Callable[[int, int], None]
 
@@ -57,7 +57,7 @@ class LocalTask(ABC):
     @abstractmethod
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Score | None]:
+    ) -> Measured:
         """Scores a network on the validation patients.
 
         Args:
@@ -66,8 +66,7 @@ class LocalTask(ABC):
             pulse: called during a patient; it may raise to stop.
 
         Returns:
-            The score by which a model is selected, for the hospital's own use (0 without
-            patients), and the score that may leave the hospital.
+            The score, and the predictions that it rests on.
         """
 
     def statistics(self, model: State, round_number: int | None) -> dict[str, Tensor]:
