@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import ALL_COLUMNS, Privacy, Site
 from consortium.protocol import requests
 from consortium.runs.in_process import InProcessFederation, study_of
 
+OPEN = Privacy(columns=ALL_COLUMNS)
+"""For generated patients, whose columns every job may read."""
 NAMES = ("harbour", "north", "valley")
 
 
@@ -28,6 +30,7 @@ class Federation:
                     Path(self.data) / name,
                     self.folder / "state" / name,
                     smallest_group=self.smallest_group,
+                    privacy=OPEN,
                 )
                 for name in self.names
             ],

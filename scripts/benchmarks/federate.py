@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from consortium.client.trainer import LocalTrainer
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import ALL_COLUMNS, Privacy, Site
 from consortium.protocol.schema import Reduction
 from consortium.protocol.update import Update
 from consortium.runs.hospitals import Answer
@@ -37,7 +37,11 @@ def federate(
         Incomplete: a hospital failed, or its update was refused.
     """
     names = sorted(folders)
-    sites = {name: Site(name, folders[name], workspace / "state" / name) for name in names}
+    privacy = Privacy(columns=ALL_COLUMNS)
+    sites = {
+        name: Site(name, folders[name], workspace / "state" / name, privacy=privacy)
+        for name in names
+    }
 
     def tamper(name: str, answer: Answer) -> Answer:
         factor = (attack or {}).get(name)

@@ -43,7 +43,7 @@ from scripts.benchmarks.round_places import Start, simulated
 
 from consortium.core.errors import EnvironmentProblem
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import ALL_COLUMNS, Privacy, Site
 from consortium.runs.in_process import InProcessFederation, study_of
 from consortium.settings.base import override
 from consortium.study.job_folder import SETTINGS, find_job
@@ -213,7 +213,12 @@ def train_many(hospitals: int, rounds: int) -> list[float]:
         generate_tables(folder / "data", seed=0)
         made = sorted(hospital_folders(folder / "data").values())
         sites = [
-            Site(f"hospital-{number:03d}", made[number % len(made)], folder / "s" / str(number))
+            Site(
+                f"hospital-{number:03d}",
+                made[number % len(made)],
+                folder / "s" / str(number),
+                privacy=Privacy(columns=ALL_COLUMNS),
+            )
             for number in range(hospitals)
         ]
         with InProcessFederation(

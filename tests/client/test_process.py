@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from tests.client.misbehaving import where
+from tests.federations import OPEN
 
 from consortium.client import process as process_module
 from consortium.client.fork_server import ADDRESS
@@ -39,7 +40,7 @@ def spawned():
 @pytest.fixture
 def site(clinics, tmp_path):
     (tmp_path / "state").mkdir()
-    return Site("north", clinics / "north", tmp_path / "state", smallest_group=1)
+    return Site("north", clinics / "north", tmp_path / "state", smallest_group=1, privacy=OPEN)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def base(settings):
 def calm(clinics, settings, tmp_path_factory):
     """A trainer that is never disturbed."""
     state = tmp_path_factory.mktemp("calm")
-    site = Site("north", clinics / "north", state, smallest_group=1)
+    site = Site("north", clinics / "north", state, smallest_group=1, privacy=OPEN)
     trainer = TrainerProcess(OURS, site, settings)
     yield SimpleNamespace(trainer=trainer, state=state)
     trainer.close()
@@ -196,11 +197,11 @@ import sys, time
 from pathlib import Path
 from consortium.tasks.registry import load_settings
 from consortium.client.process import TrainerProcess
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Privacy, Site
 from consortium.models.networks import build_network
 from consortium.protocol.codec import pack
 settings = load_settings(Path(sys.argv[3]))
-site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1)
+site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), privacy=Privacy(columns="all"))
 trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)
 model = pack(build_network(settings, seed=1).state_dict())
 trainer.ask("train_local", model, lambda: False, rounds=100000)

@@ -189,18 +189,18 @@ def spoil_list(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "code"),
+    ("spoil", "code", "detail"),
     [
-        (shutil.rmtree, "missing-folder"),
-        (spoil_list, "empty-hospital"),
-        (spoil_image, "unreadable-file"),
-        (spoil_channels, "wrong-channels"),
+        (shutil.rmtree, "missing-folder", "no such folder"),
+        (spoil_list, "data-unfit", "empty-hospital"),
+        (spoil_image, "data-unfit", "unreadable-file"),
+        (spoil_channels, "data-unfit", "wrong-channels"),
     ],
 )
-def test_a_folder_that_is_not_fit_is_refused_with_the_code_of_its_fault(
-    hospitals, tmp_path, tiny, spoil, code
+def test_every_misfit_is_one_code_and_the_detail_stays_in_the_text(
+    hospitals, tmp_path, tiny, spoil, code, detail
 ):
     spoil(hospitals / "north")
-    with pytest.raises(UsageError) as refusal:
+    with pytest.raises(UsageError, match=detail) as refusal:
         open_hospital(hospitals, tmp_path, tiny())
     assert refusal.value.code == code

@@ -122,12 +122,12 @@ import sys
 from pathlib import Path
 import torch
 from consortium.client.trainer import LocalTrainer
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Privacy, Site
 from consortium.models.networks import build_network
 from consortium.tasks.registry import load_settings
 import consortium.client.worker
 settings = load_settings(Path(sys.argv[1])).model_copy(update={"rounds": 1})
-site = Site("north", Path(sys.argv[2]), Path(sys.argv[3]), smallest_group=1)
+site = Site("north", Path(sys.argv[2]), Path(sys.argv[3]), privacy=Privacy(columns="all"))
 trainer = LocalTrainer(site, settings, device=torch.device("cpu"))
 trainer.train(build_network(settings).state_dict(), 0)
 print(sorted({"monai", "highdicom"} & {*sys.modules}))

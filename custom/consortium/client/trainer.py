@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consortium.client.fitness import require_fit
 from consortium.client.local_state import LocalStateStore
 from consortium.client.questions import Questions
-from consortium.core.errors import Refused, UsageError
+from consortium.core.errors import Refused
 from consortium.core.files import replace_file
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
@@ -33,7 +34,6 @@ from consortium.protocol.metrics import TOO_MANY_QUESTIONS, Metrics, Score
 from consortium.protocol.schema import Reduction, State, schema_of
 from consortium.protocol.update import Update, difference
 from consortium.settings.base import Settings, Training
-from consortium.tasks.folders import check_folder
 from consortium.tasks.measurement import Measured
 from consortium.tasks.registry import task_of
 
@@ -64,7 +64,8 @@ class LocalTrainer:
         make: allocates the buffers of an update.
 
     Raises:
-        UsageError: the folder does not pass the job's checks; the code is the first error's.
+        UsageError: `data-unfit` or `missing-folder`; see `consortium.client.fitness`.
+        Refused: `other-split`, `statement-too-close` or `too-few-to-average`.
     """
 
     def __init__(
@@ -79,11 +80,7 @@ class LocalTrainer:
         self._site, self._settings, self._device = site, settings, device
         self._report, self._make = report, make
         self._make_deterministic()
-        for finding in check_folder(site.data, settings, self._report_check):
-            if finding.severity == "error":
-                raise UsageError(
-                    finding.code, finding.detail, finding.file, "see consortium check-data"
-                )
+        require_fit(site, settings, self._report_check)
         self._work = task_of(settings).open(site, settings, device, self._report_check)
         self._network = build_network(settings).to(device)
         self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]

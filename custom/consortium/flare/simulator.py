@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consortium.core.files import write_json
+from consortium.core.site_policy import ALL_COLUMNS, Privacy
 from consortium.flare import job as flare_job
 from consortium.flare.client import site
 from consortium.kits.site_defaults import HOSPITAL_CLASSES, ORCHESTRATOR_CLASSES
@@ -43,6 +44,7 @@ def start_simulator(
         site.DATA: str(data / "{site}"),
         site.STATE: str(workspace / "hospitals" / "{site}"),
         site.SMALLEST_GROUP: str(smallest_group),
+        site.PRIVACY: Privacy(columns=ALL_COLUMNS).model_dump_json(),
         site.SHARE_MODEL: "yes" if share_models else "no",
         flare_job.RUN_FOLDER: str(workspace),
     }

@@ -16,7 +16,7 @@ from consortium.client.trainer import LocalTrainer, Progress
 from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.core.seeds import derive_seed
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import ALL_COLUMNS, Privacy, Site
 from consortium.models.networks import build_network
 from consortium.protocol.metrics import Score
 from consortium.server.rendering import render
@@ -25,6 +25,7 @@ from consortium.settings.base import Settings
 from consortium.tasks.registry import parse_settings, task_of
 
 _SITE = "pooled"  # part of the seeds of its batches
+_PRIVACY = Privacy(columns=ALL_COLUMNS)  # nothing leaves this machine
 CPU = torch.device("cpu")
 
 
@@ -74,7 +75,7 @@ def train_centralised(
     training = settings.training.model_copy(update=work)
     settings = settings.model_copy(update={"training": training})
     pool_hospitals(folders, workspace / "data", settings)
-    site = Site(_SITE, workspace / "data", workspace / "state")
+    site = Site(_SITE, workspace / "data", workspace / "state", privacy=_PRIVACY)
     trainer = LocalTrainer(site, settings, device=device, report=report)
     start = build_network(settings, seed=derive_seed(settings.seed, "model")).state_dict()
     trainer.train_local(start, settings.rounds)
@@ -93,7 +94,13 @@ def score_at_hospitals(
     """Scores a model on each hospital's validation patients, as the hospital itself would."""
     scores = {}
     for name, folder in folders.items():
-        site = Site(name, folder, workspace / "state" / name, smallest_group=smallest_group)
+        site = Site(
+            name,
+            folder,
+            workspace / "state" / name,
+            smallest_group=smallest_group,
+            privacy=_PRIVACY,
+        )
         scores[name] = LocalTrainer(site, settings, device=device).validate(model).validation
     return scores
 

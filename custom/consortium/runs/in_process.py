@@ -20,7 +20,7 @@ from torch import Tensor
 
 from consortium.core.errors import ConsortiumError, Failure, Incomplete
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import HOME, Site
+from consortium.core.site_policy import ALL_COLUMNS, HOME, Privacy, Site
 from consortium.orchestration.quorum import declare_quorum
 from consortium.orchestration.rounds import Action, Ask, Close, Rounds, Stop, Timer
 from consortium.protocol import requests
@@ -224,6 +224,7 @@ class InProcessRun(ResumableRun):
                 states[name] / study.run,
                 smallest_group=self.smallest_group,
                 share_local_model=settings.cross_site,
+                privacy=Privacy(columns=ALL_COLUMNS),
                 home=states[name] / HOME,
             )
             for name in study.hospitals

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 import torch
 from tests.conftest import ROOT
-from tests.federations import Federation
+from tests.federations import OPEN, Federation
 
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Failure, Refused
@@ -57,7 +57,8 @@ def radiographs(tmp_path_factory):
 
 
 def work_of(radiographs, tmp_path, settings, name="north", smallest_group=5):
-    site = Site(name, radiographs / name, tmp_path / name, smallest_group=smallest_group)
+    state = tmp_path / name
+    site = Site(name, radiographs / name, state, smallest_group=smallest_group, privacy=OPEN)
     return ClassificationTask(site, settings, CPU, lambda done, of: None)
 
 
@@ -292,6 +293,7 @@ def test_hospitals_without_a_valid_answer_are_named(radiographs, tmp_path):
 
 def test_a_labelled_folder_of_other_classes_is_refused(radiographs, tmp_path):
     settings = covid('data.classes={"a": ["cov"], "b": ["normal"]}')
+    site = Site("north", radiographs / "north", tmp_path, privacy=OPEN)
     with pytest.raises(Exception, match="unknown-label"):
-        LocalTrainer(Site("north", radiographs / "north", tmp_path), settings, device=CPU)
+        LocalTrainer(site, settings, device=CPU)
     assert (radiographs / "north" / LABELS).is_file()

@@ -8,6 +8,7 @@ from consortium.core.errors import Refused
 from consortium.core.findings import error
 from consortium.protocol.metrics import Score
 from consortium.tasks.base import LocalTask, Task
+from consortium.tasks.columns import Proposal
 from consortium.tasks.evaluation import ALL, Evaluation, ScoreTable
 from consortium.tasks.measurement import Measured, ScoredGroup
 from consortium.tasks.scores import summarise
@@ -170,6 +171,8 @@ TASK = Task(
     adapt_weights=lambda state, fresh: state,
     require_folder=lambda name, folder, settings: None,
     require_match=require_match,
+    bound=lambda settings, columns: settings,
+    propose=lambda folder, settings: Proposal(),
     check=check,
     count=count,
     accepts=lambda path: path.suffix == ".csv",

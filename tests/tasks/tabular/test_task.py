@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import ROOT
-from tests.federations import Federation
+from tests.federations import OPEN, Federation
 
 from consortium.cli.models import require_inputs
 from consortium.client.trainer import LocalTrainer
@@ -44,7 +44,8 @@ def heart(*assignments):
 
 
 def open_hospital(tables, tmp_path, settings, name="north", smallest_group=5):
-    site = Site(name, tables / name, tmp_path / "state" / name, smallest_group=smallest_group)
+    state = tmp_path / "state" / name
+    site = Site(name, tables / name, state, smallest_group=smallest_group, privacy=OPEN)
     return LocalTrainer(site, settings, device=CPU)
 
 

@@ -25,6 +25,7 @@ from consortium.kits.hospital import read_hospital
 
 DATA, STATE = "CONSORTIUM_DATA", "CONSORTIUM_STATE"
 SMALLEST_GROUP, SHARE_MODEL = "CONSORTIUM_SMALLEST_GROUP", "CONSORTIUM_SHARE_MODEL"
+PRIVACY = "CONSORTIUM_PRIVACY"
 
 
 class SiteData(FLComponent):
@@ -77,10 +78,14 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
                 os.environ.get(STATE, ""),
                 int(os.environ.get(SMALLEST_GROUP, "5")),
                 os.environ.get(SHARE_MODEL, "") == "yes",
+                Privacy.model_validate_json(os.environ.get(PRIVACY, "{}")),
             )
         except ValueError:
             raise UsageError(
-                "bad-site-setting", "not a number", SMALLEST_GROUP, "give a number of patients"
+                "bad-site-setting",
+                "not a number, or not the section privacy of hospital.json",
+                f"{SMALLEST_GROUP}, {PRIVACY}",
+                "correct it",
             ) from None
     if not choices.data:
         raise UsageError(

@@ -24,6 +24,7 @@ from consortium.core.site_policy import Site
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.classification.attention import draw_attention
 from consortium.tasks.classification.checks import check_radiographs
+from consortium.tasks.classification.columns import bound_columns, propose_labels
 from consortium.tasks.classification.dataset import (
     IMAGES,
     LABELS,
@@ -400,6 +401,8 @@ TASK = Task(
     initialise=lambda network: None,
     require_folder=_require_folder,
     require_match=_require_match,
+    bound=bound_columns,
+    propose=propose_labels,
     check=check_radiographs,
     count=_count,
     accepts=lambda path: path.suffix.lower() != ".csv",

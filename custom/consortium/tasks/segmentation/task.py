@@ -18,6 +18,7 @@ from consortium.core.errors import Refused
 from consortium.core.files import whole_folder, write_json
 from consortium.core.site_policy import Site
 from consortium.tasks.base import CheckProgress, LocalTask, Task
+from consortium.tasks.columns import Proposal
 from consortium.tasks.measurement import Measured, ScoredGroup
 from consortium.tasks.segmentation.batches import VolumeBatches
 from consortium.tasks.segmentation.checks import check_folder
@@ -295,6 +296,8 @@ TASK = Task(
     adapt_weights=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=require_match,
+    bound=lambda settings, columns: settings,
+    propose=lambda folder, settings: Proposal(),
     check=check_folder,
     count=_count,
     accepts=lambda path: path.suffix.lower() != ".csv",

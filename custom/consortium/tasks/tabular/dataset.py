@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from consortium.core.errors import Refused
 from consortium.core.findings import Finding, error, warning
+from consortium.tasks.columns import canonical_value
 from consortium.tasks.split import ChooseValidation, validation_patients
 from consortium.tasks.tables import (
     FEWEST_PATIENTS,
@@ -166,23 +167,6 @@ def _describe_unknown(table: PatientTable, name: str, known: Sequence[str]) -> s
         if canonical_value(text, known) not in known
     ]
     return f"{name} is none of {', '.join(known)} in {lines_of(unknown)}" if unknown else ""
-
-
-def canonical_value(text: str, known: Sequence[str]) -> str:
-    """The known value that is the same number, as 1 is for 1.0; without one, the text itself."""
-    if text in known:
-        return text
-    number = _to_number(text)
-    return next(
-        (value for value in known if number is not None and _to_number(value) == number), text
-    )
-
-
-def _to_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _check_split(table: PatientTable, data: Table) -> list[Finding]:

@@ -28,6 +28,7 @@ from consortium.tasks.measurement import Measured, ScoredGroup
 from consortium.tasks.split import SiteSplit
 from consortium.tasks.statements import Statements, settle_validation
 from consortium.tasks.tables import PATIENT, SIDES, SPLIT, PatientTable, write_table
+from consortium.tasks.tabular.columns import bound_columns, propose_table
 from consortium.tasks.tabular.dataset import (
     TABLE,
     Patients,
@@ -297,6 +298,8 @@ TASK = Task(
     adapt_weights=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
+    bound=bound_columns,
+    propose=propose_table,
     check=check_table,
     count=_count,
     accepts=lambda path: path.suffix.lower() == ".csv",
