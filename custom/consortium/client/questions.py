@@ -8,11 +8,13 @@ A score of a chosen model is a question about the outcomes of the validation pat
   as the hospital's `privacy.questions`.
 * Two answers never rest on predictions that differ in fewer patients than the smallest group: the
   figures of the nearest earlier answer are repeated.
+* Figures are rounded, so that their digits tell no more than their value.
 
 The files lie in `Site.home`: `questions/TASK.json` counts, and holds the numbers of the answers by
 run and model; each answer is a file of its own.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +159,7 @@ class Questions:
     def _answer(self, number: int, patients: str, measured: Measured) -> dict[str, Any]:
         """Builds an answer: what is new in it, and what it repeats."""
         assert measured.score is not None
-        score = measured.score.model_dump()
+        score = _rounded(measured.score.model_dump())
         given = {name for name, value in score["figures"].items() if value is not None}
         if not given <= {name for group in measured.groups for name in group.figures}:
             raise ValueError("a figure belongs to no group")
@@ -199,6 +201,31 @@ class Questions:
             ]
             self._stated[number] = (plain.get("patients", ""), groups)
         return self._stated[number]
+
+
+def _rounded(score: dict[str, Any]) -> dict[str, Any]:
+    """Rounds figures to 3 decimals, and intervals outwards to 2.
+
+    A bootstrap's ends have 15 digits. With the predictions known, hardly any other outcomes have
+    the same ones.
+    """
+    figures = {
+        name: None if value is None else round(value, 3) for name, value in score["figures"].items()
+    }
+    intervals = {
+        name: [math.floor(low * 100) / 100, math.ceil(high * 100) / 100]
+        for name, (low, high) in (score["interval"] or {}).items()
+    }
+    curves = {
+        name: [[round(mean, 3), round(share, 3), patients] for mean, share, patients in curve]
+        for name, curve in (score["reliability"] or {}).items()
+    }
+    return {
+        **score,
+        "figures": figures,
+        "interval": intervals or None,
+        "reliability": curves or None,
+    }
 
 
 def _stated(group: ScoredGroup, score: dict[str, Any]) -> _Group:
