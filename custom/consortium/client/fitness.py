@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from consortium.core.errors import ConsortiumError, UsageError
+from consortium.core.errors import Refused, UsageError
 from consortium.core.site_policy import Site
 from consortium.settings.base import Settings
 from consortium.tasks.folders import check_folder
@@ -29,7 +29,7 @@ def require_fit(site: Site, settings: Settings, progress: Callable[[int, int], N
     try:
         bound = task_of(settings).bound(settings, site.privacy.columns)
         findings = check_folder(site.data, bound, progress)
-    except ConsortiumError as problem:
+    except (UsageError, Refused) as problem:
         if problem.code in _OF_THE_HOSPITAL:
             raise
         what = problem.what if problem.code == "data-unfit" else f"{problem.code}: {problem.what}"
