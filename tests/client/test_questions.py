@@ -5,9 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from tests.clinic import Clinic, heart, model_that_predicts, scored_rows, start_of
+from tests.federations import Federation
 
 from consortium.client.questions import FURTHER, Questions
 from consortium.core.errors import Refused
+from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import HOME
 from consortium.protocol.metrics import Metrics, Score
 from consortium.tasks.measurement import Measured, ScoredGroup
 
@@ -116,6 +119,27 @@ def test_trainings_beside_the_run_report_no_score(clinic):
     settings = heart()
     trainer = clinic.open(settings)
     assert trainer.train(start_of(settings), 0, keep=False).metrics.validation is None
+
+
+def test_a_resumed_run_repeats_its_answers_and_counts_them_once(clinics, light, tmp_path):
+    settings = light("rounds=3", "training.local_steps=5")
+    whole = Federation(clinics, tmp_path / "whole", settings, ("north", "valley"), 5)
+    resumed = Federation(clinics, tmp_path / "resumed", settings, ("north", "valley"), 5)
+    resumed.open()
+    resumed.start()  # killed while round 0 was open
+    resumed.round()
+    resumed.open()
+    resumed.start()
+    results = [federation.rest() for federation in (whole, resumed)]
+    scores = [
+        {name: metrics["validation"] for name, metrics in result["final"]["metrics"].items()}
+        for result in results
+    ]
+    assert scores[0] == scores[1]
+    assert results[0]["model_sha256"] == results[1]["model_sha256"]
+    for folder in ("whole", "resumed"):
+        home = tmp_path / folder / "state" / "north" / HOME
+        assert read_json_object(home / "questions" / "tabular.json")["asked"] == 4
 
 
 def test_jobs_at_once_share_one_budget(clinic):

@@ -168,6 +168,31 @@ def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(radiographs, tmp
     assert few.model_dump() == {"shares": {}, "scores": {}, "features": {}, "acquisition": {}}
 
 
+def test_a_patient_who_changes_sides_between_two_jobs_is_not_told(radiographs, tmp_path):
+    """The attack: the numbers and moments of each class, with and without one patient."""
+    settings = covid()
+    network = build_network(settings)
+    shutil.copytree(radiographs / "north", tmp_path / "data" / "north")
+    first = work_of(tmp_path / "data", tmp_path, settings)
+    before = first.probe_statistics(network)
+    score = first.measure(network, lambda done, of: None, lambda: None).score
+    table = read_table(tmp_path / "data" / "north", LABELS)
+    moved = next(row for row in table.rows if row["split"] == "training")
+    rows = [
+        {**row, "split": "validation"} if row["patient"] == moved["patient"] else row
+        for row in table.rows
+    ]
+    write_table(table.path, table.columns, [row.values() for row in rows])
+    later = work_of(tmp_path / "data", tmp_path, settings)
+    after = later.probe_statistics(network)
+    assert (after.scores, after.features) == (before.scores, before.features)
+    assert later.measure(network, lambda done, of: None, lambda: None).score == score
+    gone = before.shares.keys() - after.shares.keys()
+    assert len(gone) == 1
+    assert sum(after.shares.values()) == later.cases  # what is left out is not what is left
+    assert moved["label"] in settings.data.classes[gone.pop()]
+
+
 def test_a_radiograph_says_the_same_alone_as_among_others(radiographs):
     settings = covid()
     network = build_network(settings).eval()

@@ -158,13 +158,17 @@ class ClassificationTask(LocalTask):
         """Computes what the confounding probe needs; draws pictures for the hospital's people."""
         smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
         counts = np.bincount([label for _, label in self.units], minlength=len(self._classes))
+        stated = [
+            count >= least and self._may_state("training", _with_label(self._training, number))
+            for number, count in enumerate(counts)
+        ]
         # The counts are scaled to the hospital's weight, which everybody knows: otherwise a
         # withheld class would be the difference between the weight and the others.
-        scale = counts.sum() / max(1, counts[counts >= least].sum())
+        scale = counts.sum() / max(1, counts[stated].sum())
         shares = {
             name: round(count * scale)
-            for number, (name, count) in enumerate(zip(self._classes, counts, strict=True))
-            if count >= least and self._may_state("training", _with_label(self._training, number))
+            for name, count, chosen in zip(self._classes, counts, stated, strict=True)
+            if chosen
         }
         if not self._validation:
             return ProbeStatistics(shares=shares)
