@@ -13,7 +13,9 @@ site's own process set them; `{site}` stands for its name.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
@@ -37,7 +39,7 @@ class SiteData(FLComponent):
         state: folder for the hospital's state; by default in the site's workspace.
         smallest_group: metrics over fewer patients are not sent.
         share_local_model: whether other hospitals may score the model trained here.
-        privacy: what it protects in every job.
+        privacy: what it protects in every job; a configuration gives it as in `hospital.json`.
     """
 
     def __init__(
@@ -46,10 +48,10 @@ class SiteData(FLComponent):
         state: str = "",
         smallest_group: int = 5,
         share_local_model: bool = False,
-        privacy: Privacy | None = None,
+        privacy: Privacy | Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.privacy = privacy or Privacy()
+        self.privacy = Privacy.model_validate(privacy or {})
         self.data, self.state = data, state
         self.smallest_group, self.share_local_model = smallest_group, share_local_model
 
