@@ -6,6 +6,8 @@ from consortium.core.site_policy import Site, simulated_privacy
 from consortium.protocol import requests
 from consortium.runs.in_process import InProcessFederation, study_of
 
+OPEN = simulated_privacy(1)
+"""For generated patients, whose columns every job may read."""
 NAMES = ("harbour", "north", "valley")
 
 

@@ -33,7 +33,7 @@ from scripts.benchmarks.records import Part, collect, conditions, describe_setti
 
 from consortium.confounding.run_probe import run_probe
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import Site
+from consortium.core.site_policy import Site, simulated_privacy
 from consortium.models.networks import build_network
 from consortium.runs.centralised import train_centralised
 from consortium.settings.base import override
@@ -220,7 +220,10 @@ def examine(
                 first, second = (np.log(mean[classes.index(each)]) for each in PAIRS[name])
                 within[name][classes[label]].append(round(float(first - second), 4))
         task = ClassificationTask(
-            Site(name, folder, folder / "state"), settings, CPU, lambda *_: None
+            Site(name, folder, folder / "state", privacy=simulated_privacy(1)),
+            settings,
+            CPU,
+            lambda *_: None,
         )
         statistics[name] = task.probe_statistics(network)
     probe = run_probe(statistics, classes)

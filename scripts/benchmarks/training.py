@@ -248,9 +248,9 @@ class _ExecutorRound:
 class TimedHospital(LocalTrainer):
     """The real hospital, which also writes the seconds of its parts to a file."""
 
-    def _score(self, round_number: int) -> Any:
+    def _measure(self, round_number: int, stage: str) -> Any:
         started = time.perf_counter()
-        result = super()._score(round_number)
+        result = super()._measure(round_number, stage)
         self._scoring = time.perf_counter() - started
         return result
 

@@ -272,3 +272,29 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_columns_are_proposed_for_review_and_nothing_is_replaced(consortium, clinics, tmp_path):
+    output = tmp_path / "columns.json"
+    code, out, err = consortium("check-data", clinics / "north", "--propose", output)
+    assert (code, out) == (0, f"wrote {output}: 11 columns\n")
+    assert "put privacy into local/hospital.json" in err
+    columns = json.loads(output.read_text())["privacy"]["columns"]
+    assert columns["sex"] == ["0", "1"]
+    assert columns["age"][0] == 0
+    assert not {"patient", "split"} & columns.keys()
+    code, _, err = consortium("check-data", clinics / "north", "--propose", output)
+    assert code == 3
+    assert err.startswith("error exists: there is such a file")
+    of_job = ("check-data", clinics / "north", "--propose", "-", "--job", "heart_disease")
+    code, out, _ = consortium(*of_job)
+    assert code == 0
+    assert json.loads(out)["privacy"]["columns"]["age"] == [0, 120]
+
+
+def test_a_folder_of_scans_has_no_columns_to_propose(consortium, generated, tmp_path):
+    inside = generated / "north" / "columns.json"
+    assert consortium("check-data", generated / "north", "--propose", inside)[0] == 3
+    code, _, err = consortium("check-data", generated / "north", "--propose", "-")
+    assert code == 3
+    assert err.startswith("error no-columns")

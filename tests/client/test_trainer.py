@@ -123,6 +123,22 @@ def test_metrics_over_fewer_patients_than_the_hospital_lets_out_are_withheld(
     assert hospital.train_local(base, 1).validation.figures is None
 
 
+def test_a_new_validation_patient_waits_until_there_is_a_group_of_them(hospitals, tmp_path, tiny):
+    settings = tiny()
+    path = hospitals / "north" / "dataset.json"
+    raw = json.loads(path.read_text())
+    cases = raw["training"]
+
+    def scored(count):
+        path.write_text(json.dumps({**raw, "validation": cases[:count], "training": cases[count:]}))
+        trainer = open_hospital(hospitals, tmp_path, settings, smallest_group=2)
+        return trainer.validate(start_of(settings)).validation
+
+    assert scored(3).patients == 3
+    assert scored(4) == scored(3)
+    assert scored(2).withheld == "fewer than 2 patients changed"
+
+
 def test_a_local_model_stays_at_the_hospital_and_only_its_metrics_leave(generated, tmp_path, tiny):
     settings = tiny()
     hospital = open_hospital(generated, tmp_path, settings)
@@ -195,18 +211,18 @@ def spoil_list(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "code"),
+    ("spoil", "code", "detail"),
     [
-        (shutil.rmtree, "missing-folder"),
-        (spoil_list, "empty-hospital"),
-        (spoil_image, "unreadable-file"),
-        (spoil_channels, "wrong-channels"),
+        (shutil.rmtree, "missing-folder", "no such folder"),
+        (spoil_list, "data-unfit", "empty-hospital"),
+        (spoil_image, "data-unfit", "unreadable-file"),
+        (spoil_channels, "data-unfit", "wrong-channels"),
     ],
 )
-def test_a_folder_that_is_not_fit_is_refused_with_the_code_of_its_fault(
-    hospitals, tmp_path, tiny, spoil, code
+def test_every_misfit_is_one_code_and_the_detail_stays_in_the_text(
+    hospitals, tmp_path, tiny, spoil, code, detail
 ):
     spoil(hospitals / "north")
-    with pytest.raises(UsageError) as refusal:
+    with pytest.raises(UsageError, match=detail) as refusal:
         open_hospital(hospitals, tmp_path, tiny())
     assert refusal.value.code == code

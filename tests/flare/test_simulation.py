@@ -423,9 +423,7 @@ def test_a_hospital_without_readable_scans_is_named_and_the_run_is_incomplete(id
     )
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
-    assert last.startswith(
-        "error incomplete: valley is missing from rounds 1 to 2 (unreadable-file)"
-    )
+    assert last.startswith("error incomplete: valley is missing from rounds 1 to 2 (data-unfit)")
     for name in ("result.json", "federation.log"):
         assert PLANTED not in (workspace / name).read_text()
     [log] = (workspace / "hospitals" / "valley").glob("*/errors.log")

@@ -1,9 +1,11 @@
 """`consortium check-data`: checks whether a hospital's folder is fit for training.
 
-Reads the folder and writes nothing into it. Prints the findings by kind, with advice, and a line
+With `--propose` it lists the columns that jobs may read, instead. Reads the folder and writes
+nothing into it. Prints the findings by kind, with advice, and a line
 that counts them. Colours and the progress bar appear only on terminals.
 """
 
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from consortium.core.finding_codes import FINDING_CODES
 
 if TYPE_CHECKING:
     from consortium.core.findings import Finding
+    from consortium.settings.base import Settings
 
 _SHOWN = 20
 """Number of findings of one kind that are printed."""
@@ -34,21 +37,34 @@ def check_data(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Also write the findings here, outside DIR."),
     ] = None,
+    proposal: Annotated[
+        str | None,
+        typer.Option(
+            "--propose",
+            metavar="FILE",
+            help="Write the columns that jobs may read to a new file, for privacy.columns of"
+            " local/hospital.json, instead of checking; - prints them.",
+        ),
+    ] = None,
 ) -> None:
     """Check one hospital's folder before it trains. Nothing is written into it.
 
     Exit code 0: no errors, though there may be warnings. Exit code 1: errors.
     """
-    if json_file and json_file.resolve().is_relative_to(folder.resolve()):
-        raise Refused(
-            "inside-data", "the file is inside DIR", str(json_file), "choose a file elsewhere"
-        )
+    for written in (json_file, None if proposal in (None, "-") else Path(str(proposal))):
+        if written and written.resolve().is_relative_to(folder.resolve()):
+            raise Refused(
+                "inside-data", "the file is inside DIR", str(written), "choose a file elsewhere"
+            )
     from consortium.core.files import write_json
     from consortium.study.job_folder import find_settings
     from consortium.tasks.folders import check_folder, count_cases
     from consortium.tasks.registry import load_settings
 
     settings = load_settings(find_settings(job)) if job is not None else None
+    if proposal is not None:
+        _propose(folder, settings, proposal)
+        return
     cases, patients = count_cases(folder, settings)
     with _progress_bar() as progress:
         findings = check_folder(folder, settings, progress)
@@ -69,6 +85,31 @@ def check_data(
         raise Incomplete(
             "findings", f"{_count(errors, 'error')} in the data", str(folder), "see the list above"
         )
+
+
+def _propose(folder: Path, settings: "Settings | None", output: str) -> None:
+    """Writes or prints the columns that jobs may read, for the hospital's review."""
+    from consortium.core.files import write_json
+    from consortium.tasks.folders import propose_columns
+
+    if output != "-" and Path(output).exists():
+        raise Refused("exists", "there is such a file", output, "name a new one, and compare both")
+    found = propose_columns(folder, settings)
+    if not found.columns:
+        raise Refused("no-columns", "there is no table to release columns of", str(folder))
+    content = {"privacy": {"columns": found.columns}}
+    if output == "-":
+        print(json.dumps(content, indent=2))
+    else:
+        write_json(Path(output), content)
+        print(f"wrote {output}: {_count(len(found.columns), 'column')}")
+    for note in found.notes:
+        print(f"review: {_plain(note)}", file=sys.stderr)
+    print(
+        "review: keep the columns that jobs may read, and put privacy into local/hospital.json",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @contextmanager

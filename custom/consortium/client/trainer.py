@@ -20,10 +20,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consortium.client.fitness import require_fit
 from consortium.client.floors import check_round, require_limits, require_patients
 from consortium.client.local_state import LocalStateStore
+from consortium.client.questions import Questions
 from consortium.client.secret import read_secret
-from consortium.core.errors import Refused, UsageError
+from consortium.core.errors import Refused
 from consortium.core.files import replace_file
 from consortium.core.seeds import derive_secret_seed
 from consortium.core.site_policy import Site
@@ -32,11 +34,11 @@ from consortium.models.networks import build_network
 from consortium.orchestration.model_selection import first_averaged
 from consortium.protocol.buffers import BufferFactory, make_buffers
 from consortium.protocol.codec import digest
-from consortium.protocol.metrics import Metrics, Score
+from consortium.protocol.metrics import TOO_MANY_QUESTIONS, Metrics, Score
 from consortium.protocol.schema import Reduction, State, schema_of
 from consortium.protocol.update import Update, difference
 from consortium.settings.base import Settings, Training
-from consortium.tasks.folders import check_folder
+from consortium.tasks.measurement import Measured
 from consortium.tasks.registry import task_of
 
 _ATTEMPTS, _STEPS = 100, 50_000  # for an order of batches in which no patient has too much
@@ -68,8 +70,9 @@ class LocalTrainer:
         make: allocates the buffers of an update.
 
     Raises:
-        UsageError: the folder does not pass the job's checks; the code is the first error's.
-        Refused: `outside-limits` or `too-few-patients`.
+        UsageError: `data-unfit` or `missing-folder`; see `consortium.client.fitness`.
+        Refused: `outside-limits`, `too-few-patients`, `other-split`, `statement-too-close` or
+            `too-few-to-average`.
     """
 
     def __init__(
@@ -85,11 +88,7 @@ class LocalTrainer:
         self._report, self._make = report, make
         require_limits(settings, site.privacy)
         self._make_deterministic()
-        for finding in check_folder(site.data, settings, self._report_check):
-            if finding.severity == "error":
-                raise UsageError(
-                    finding.code, finding.detail, finding.file, "see consortium check-data"
-                )
+        require_fit(site, settings, self._report_check)
         self._work = task_of(settings).open(site, settings, device, self._report_check)
         require_patients(self._work.patients, site.privacy)
         private = site.privacy.randomness == "secret"
@@ -98,6 +97,7 @@ class LocalTrainer:
         self._network.to(memory_format=self._work.format)  # type: ignore[call-overload]
         self._schema = schema_of(self._network, local_buffers=settings.update.buffers == "local")
         self._local_state = LocalStateStore(site.state)
+        self._questions = Questions(site, settings)
         self._local_names = [
             name for name, spec in self._schema.items() if spec.reduction is Reduction.LOCAL
         ]
@@ -113,7 +113,8 @@ class LocalTrainer:
         Args:
             base: the model that the orchestrator sent, with every tensor of the network.
             round_number: from 0.
-            keep: whether to save the local tensors for the rounds that follow.
+            keep: whether this is a round of the run itself: its base is scored, and the local
+                tensors are saved for the rounds that follow.
 
         Raises:
             Refused: `too-few-per-round` or `too-much-of-one-patient`.
@@ -122,7 +123,7 @@ class LocalTrainer:
         with ThreadPoolExecutor(1) as executor:  # hashing a large model takes a while
             base_sha256 = executor.submit(digest, base)
             self._load(base, round_number)
-            validation = self._score(round_number)
+            measured = self._measure(round_number, "validate") if keep else None
             self._load_statistics(self._work.statistics(base, round_number))
             stage = "train" if keep else "again"
             loss, steps = self._fit(round_number, stage, self._site.name, round_number)
@@ -139,23 +140,34 @@ class LocalTrainer:
                     loss=loss if self._enough_to_train_on() else None,
                     steps=steps,
                     seconds=time.monotonic() - started,
-                    validation=validation,
+                    validation=measured
+                    and self._report_or_withhold(base_sha256.result(), round_number, measured),
                 ),
             )
 
     def validate(self, model: State) -> Metrics:
-        """Scores a model on the hospital's own validation patients."""
-        started = time.monotonic()
-        self._load(model, self._settings.rounds)
-        score = self._score(self._settings.rounds)
+        """Scores a model on the hospital's own validation patients.
+
+        Raises:
+            Refused: `too-many-questions`; see `consortium.client.questions`.
+        """
+        started, rounds = time.monotonic(), self._settings.rounds
+        self._load(model, rounds)
+        measured = self._measure(rounds, "validate")
+        score = self._questions.score(self._question(digest(model), rounds), measured)
         return Metrics(seconds=time.monotonic() - started, validation=score)
 
     def probe_statistics(self, model: State) -> Metrics:
-        """Computes a model's statistics for the confounding probe; asked once a run."""
+        """Computes a model's statistics for the confounding probe, for one model in a run.
+
+        Raises:
+            Refused: `too-many-questions`; see `consortium.client.questions`.
+        """
         started = time.monotonic()
         self._load(model, self._settings.rounds)
         statistics = self._work.probe_statistics(self._network)
-        return Metrics(seconds=time.monotonic() - started, confounding=statistics)
+        metrics = Metrics(seconds=time.monotonic() - started, confounding=statistics)
+        return self._questions.probe(digest(model), metrics)
 
     def train_local(self, start: State, rounds: int) -> Metrics:
         """Trains the local model with as many steps as the federated one, and scores it.
@@ -172,7 +184,7 @@ class LocalTrainer:
         self._load_statistics(self._work.own_statistics())
         self._load_statistics(self._work.statistics(start, None))
         keep, average = self._settings.selection.keep, ModelAverage()
-        best: tuple[float, Score | None] = (-1.0, None)
+        best = Measured(-1.0, None)
         for round_number in range(rounds):
             self._fit(round_number, "local", self._site.name, "local", round_number)
             last = round_number == rounds - 1
@@ -183,11 +195,12 @@ class LocalTrainer:
             if last and average.count:
                 self._network.load_state_dict(average.mean(start))
             if keep == "best" or last:
-                value, score = self._measure(round_number, "local")
-                if value >= best[0] or keep != "best":
-                    best = (value, score)
+                measured = self._measure(round_number, "local")
+                if measured.value >= best.value or keep != "best":
+                    best = measured
                     self._save(self.own_model.name, self._network.state_dict())
-        return Metrics(seconds=time.monotonic() - started, validation=best[1])
+        validation = self._report_or_withhold(f"local {digest(start)}", rounds, best)
+        return Metrics(seconds=time.monotonic() - started, validation=validation)
 
     def _fit(self, round_number: int, stage: str, *randomness: str | int) -> tuple[float, int]:
         """Takes the round's optimiser steps, in place.
@@ -285,11 +298,21 @@ class LocalTrainer:
         share = plan.final_learning_rate + (1 - plan.final_learning_rate) * cosine
         return plan.learning_rate * share
 
-    def _score(self, round_number: int) -> Score | None:
-        return self._measure(round_number, "validate")[1]
+    def _report_or_withhold(
+        self, model: str, round_number: int, measured: Measured
+    ) -> Score | None:
+        """Returns the score to report, withheld after too many questions; the work goes on."""
+        try:
+            return self._questions.score(self._question(model, round_number), measured)
+        except Refused:
+            return Score(withheld=TOO_MANY_QUESTIONS)
 
-    def _measure(self, round_number: int, stage: str) -> tuple[float, Score | None]:
-        """Returns the score for the hospital's own use, and the part of it that may leave."""
+    def _question(self, model: str, round_number: int) -> str:
+        """Identifies a model that is scored with the tensors that the hospital keeps."""
+        return f"{model} {round_number}" if self._local_names else model
+
+    def _measure(self, round_number: int, stage: str) -> Measured:
+        """Scores the network as it is."""
         return self._work.measure(
             self._network,
             lambda done, cases: self._report_progress(stage, round_number, done, cases),

@@ -2,12 +2,13 @@
 
 import contextlib
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from consortium.core.errors import ConsortiumError
 from consortium.core.setting_limits import SettingLimits
@@ -16,6 +17,16 @@ ERRORS = "errors.log"
 """File in a hospital's own folder with the full text of its errors."""
 HOME = ".hospital"
 """Folder for what a hospital keeps over all runs; no run id begins with a dot."""
+
+ALL_COLUMNS = "all"
+"""Releases every column, for public or generated data: the ranges are then the job's."""
+
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Range = Annotated[list[_Number], Field(min_length=2, max_length=2)]
+_Values = Annotated[list[Annotated[str, Field(strict=True)]], Field(min_length=1)]
+Columns = Literal["all"] | Mapping[str, Sequence[float] | Sequence[str]]
+"""The columns that jobs may read: of numbers with the lowest and the highest value, of categories
+with all values, as texts."""
 
 
 class Privacy(BaseModel):
@@ -28,6 +39,11 @@ class Privacy(BaseModel):
             hospital, so that nobody can subtract two jobs, or the job's `seed` alone. The latter
             makes runs repeatable for everybody; it is for public or generated data.
         settings: ranges of a job's settings. A job outside is refused before data are opened.
+        questions: number of models whose scores it reports, for the data of a task and over all
+            runs; 0 reports no score.
+        columns: columns of its table that jobs may read, each with its lowest and highest number or
+            its values as texts; `consortium check-data --propose` writes them. By default none, so
+            that jobs on tables and X-rays are refused. `"all"` is for public or generated data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,11 +51,21 @@ class Privacy(BaseModel):
     smallest_training: int = Field(5, ge=1)
     randomness: Literal["secret", "seed"] = "secret"
     settings: SettingLimits = Field(default_factory=SettingLimits)
+    questions: int = Field(1000, ge=0)
+    columns: Literal["all"] | dict[str, _Range | _Values] = Field(default={})
+
+    @field_validator("columns")
+    @classmethod
+    def _ascending(cls, columns: Any) -> Any:
+        for name, column in columns.items() if columns != ALL_COLUMNS else ():
+            if not isinstance(column[0], str) and column[0] >= column[1]:
+                raise ValueError(f"{name}: give the lowest value, then the highest")
+        return columns
 
 
 def simulated_privacy(smallest_training: int) -> Privacy:
     """The choices of a hospital in a simulation, which anybody can repeat."""
-    return Privacy(smallest_training=smallest_training, randomness="seed")
+    return Privacy(smallest_training=smallest_training, randomness="seed", columns=ALL_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

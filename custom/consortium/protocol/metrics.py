@@ -17,6 +17,8 @@ FEW = 10
 """A figure of a class with fewer patients, inside or outside the class, only describes them."""
 
 _OF_A_CLASS = "of a class"
+TOO_MANY_QUESTIONS = "too many questions"
+"""The words of a score that is withheld because the hospital has reported enough of them."""
 
 
 class Score(BaseModel):
@@ -34,7 +36,8 @@ class Score(BaseModel):
         withheld: why a score of few patients is withheld, in fixed words. For tables, one class
             below the minimum group size withholds the whole score, because a model's hits can
             reveal the number of its patients. For X-rays, classes below the minimum group size are
-            excluded; if none remain, the whole score is withheld.
+            excluded; if none remain, the whole score is withheld. It is also withheld if too few
+            patients changed since an earlier score, or after too many questions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,7 +47,14 @@ class Score(BaseModel):
     interval: dict[str, Interval] | None = None
     reliability: dict[str, Annotated[list[Bin], Field(min_length=1, max_length=20)]] | None = None
     withheld: (
-        Annotated[str, Field(pattern=rf"^fewer than \d{{1,6}} patients( {_OF_A_CLASS})?$")] | None
+        Annotated[
+            str,
+            Field(
+                pattern=rf"^(fewer than \d{{1,6}} patients( {_OF_A_CLASS}| changed)?"
+                rf"|{TOO_MANY_QUESTIONS})$"
+            ),
+        ]
+        | None
     ) = None
 
     @model_validator(mode="after")

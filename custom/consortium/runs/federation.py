@@ -31,6 +31,7 @@ from consortium.client.fork_server import ADDRESS, can_fork, start_server
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.core.files import replace_file, sole_user, write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.site_policy import ALL_COLUMNS
 from consortium.flare.session import open_session
 from consortium.kits.hospital import HOSPITAL, HospitalFile
 from consortium.kits.orchestrator import ORCHESTRATOR as ORCHESTRATOR_FILE
@@ -116,7 +117,7 @@ def up(
         for name, folder in folders.items():
             if name in known:
                 file = workspace / "machines" / name / HOSPITAL
-                content = {**read_json_object(file), **(own or {}), "data": str(folder)}
+                content = _own_choices(read_json_object(file), own or {}, folder)
                 write_json(file, HospitalFile.model_validate(content).model_dump())
         if models is not None:
             file = workspace / "machines" / ORCHESTRATOR / ORCHESTRATOR_FILE
@@ -175,6 +176,15 @@ def down(workspace: Path) -> list[str]:
                 process.kill()
         psutil.wait_procs(_processes(workspace), timeout=_END_TIMEOUT)
         return names
+
+
+def _own_choices(
+    content: Mapping[str, Any], own: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Returns the content of `hospital.json` for a folder of public or generated data."""
+    merged = {**content, **own}
+    privacy = {"columns": ALL_COLUMNS, **merged.get("privacy", {})}
+    return {**merged, "data": str(folder), "privacy": privacy}
 
 
 def admin_kit(workspace: Path, name: str) -> Path:

@@ -81,7 +81,8 @@ class Confounding(Section):
 
     Attributes:
         leave_one_out: trains one more model without each hospital and scores it there. Each model
-            costs as much work as the run, so it is skipped with more than `most` hospitals.
+            costs as much work as the run, so it is skipped with more than `most` hospitals. These
+            trainings report no scores: where `selection.keep` is `best`, their last model is kept.
         most (hospitals): the largest number of hospitals for `leave_one_out`.
         dimensions: number of the model's features that hospitals report, from a seeded random
             projection. It must be below every hospital's smallest group of patients.

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from consortium.confounding.probe_statistics import ProbeStatistics
 from consortium.core.findings import Finding
-from consortium.core.site_policy import Site
-from consortium.protocol.metrics import Score
+from consortium.core.site_policy import Columns, Site
 from consortium.protocol.schema import State
+from consortium.tasks.columns import Proposal
 from consortium.tasks.evaluation import Evaluation
+from consortium.tasks.measurement import Measured
 
 CheckProgress = Callable[[int, int], None]
 
@@ -71,7 +72,7 @@ class LocalTask(ABC):
     @abstractmethod
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Score | None]:
+    ) -> Measured:
         """Scores a network on the validation patients.
 
         Args:
@@ -80,8 +81,7 @@ class LocalTask(ABC):
             pulse: called during a patient; it may raise to stop.
 
         Returns:
-            The score by which a model is selected, for the hospital's own use (0 without
-            patients), and the score that may leave the hospital.
+            The score, and the predictions that it rests on.
         """
 
     def statistics(self, model: State, round_number: int | None) -> dict[str, Tensor]:
@@ -132,6 +132,11 @@ class Task:
             refused.
         require_folder: refuses a hospital's folder that does not match the job, before the run.
         require_match: refuses a model whose inputs or outputs differ from a job's.
+        bound: returns the settings by which a hospital's folder is checked, with the hospital's
+            ranges and values in place of the job's; refuses columns that the hospital does not
+            list, and narrower ranges, as `data-unfit`. See `consortium.tasks.columns`.
+        propose: proposes the columns of a folder that jobs may read, or those of the given
+            settings; empty if the task reads no table.
         check: checks a hospital's folder, given the settings of a job or None, and a callback for
             the number of cases done and in total.
         count: counts the cases and the patients that a hospital's folder lists.
@@ -150,6 +155,8 @@ class Task:
     adapt_weights: Callable[[State, State], State]
     require_folder: Callable[[str, Path, Any], None]
     require_match: Callable[[Any, Any, str], None]
+    bound: Callable[[Any, Columns], Any]
+    propose: Callable[[Path, Any], Proposal]
     check: Callable[[Path, Any, CheckProgress | None], list[Finding]]
     count: Callable[[Path], tuple[int, int]]
     accepts: Callable[[Path], bool]

@@ -7,6 +7,7 @@ from consortium.core.errors import UsageError
 from consortium.core.findings import Finding
 from consortium.settings.base import Settings
 from consortium.tasks.base import Task
+from consortium.tasks.columns import Proposal
 from consortium.tasks.registry import TASKS, settings_of, task_named
 
 
@@ -35,6 +36,15 @@ def count_cases(folder: Path, settings: Settings | None = None) -> tuple[int, in
         UsageError: the folder lists no cases.
     """
     return _task(folder, settings).count(folder)
+
+
+def propose_columns(folder: Path, settings: Settings | None = None) -> Proposal:
+    """Proposes the columns of a hospital's table that jobs may read; see `Task.propose`.
+
+    Raises:
+        UsageError: the folder lists no cases.
+    """
+    return _task(folder, settings).propose(folder, settings)
 
 
 def _task(folder: Path, settings: Settings | None) -> Task:

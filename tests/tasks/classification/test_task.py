@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import torch
 from tests.conftest import ROOT
-from tests.federations import Federation
+from tests.federations import OPEN, Federation
 
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Failure, Refused
@@ -58,7 +58,8 @@ def radiographs(tmp_path_factory):
 
 
 def work_of(radiographs, tmp_path, settings, name="north", smallest_group=5):
-    site = Site(name, radiographs / name, tmp_path / name, smallest_group=smallest_group)
+    state = tmp_path / name
+    site = Site(name, radiographs / name, state, smallest_group=smallest_group, privacy=OPEN)
     return ClassificationTask(site, settings, CPU, lambda done, of: None)
 
 
@@ -186,6 +187,31 @@ def test_what_is_told_of_a_model_is_of_groups_and_pictures_stay(radiographs, tmp
     assert few.model_dump() == {"shares": {}, "scores": {}, "features": {}, "acquisition": {}}
 
 
+def test_a_patient_who_changes_sides_between_two_jobs_is_not_told(radiographs, tmp_path):
+    """The attack: the numbers and moments of each class, with and without one patient."""
+    settings = covid()
+    network = build_network(settings)
+    shutil.copytree(radiographs / "north", tmp_path / "data" / "north")
+    first = work_of(tmp_path / "data", tmp_path, settings)
+    before = first.probe_statistics(network)
+    score = first.measure(network, lambda done, of: None, lambda: None).score
+    table = read_table(tmp_path / "data" / "north", LABELS)
+    moved = next(row for row in table.rows if row["split"] == "training")
+    rows = [
+        {**row, "split": "validation"} if row["patient"] == moved["patient"] else row
+        for row in table.rows
+    ]
+    write_table(table.path, table.columns, [row.values() for row in rows])
+    later = work_of(tmp_path / "data", tmp_path, settings)
+    after = later.probe_statistics(network)
+    assert (after.scores, after.features) == (before.scores, before.features)
+    assert later.measure(network, lambda done, of: None, lambda: None).score == score
+    gone = before.shares.keys() - after.shares.keys()
+    assert len(gone) == 1
+    assert sum(after.shares.values()) == later.cases  # what is left out is not what is left
+    assert moved["label"] in settings.data.classes[gone.pop()]
+
+
 def test_a_radiograph_says_the_same_alone_as_among_others(radiographs):
     settings = covid()
     network = build_network(settings).eval()
@@ -311,6 +337,7 @@ def test_hospitals_without_a_valid_answer_are_named(radiographs, tmp_path):
 
 def test_a_labelled_folder_of_other_classes_is_refused(radiographs, tmp_path):
     settings = covid('data.classes={"a": ["cov"], "b": ["normal"]}')
+    site = Site("north", radiographs / "north", tmp_path, privacy=OPEN)
     with pytest.raises(Exception, match="unknown-label"):
-        LocalTrainer(Site("north", radiographs / "north", tmp_path), settings, device=CPU)
+        LocalTrainer(site, settings, device=CPU)
     assert (radiographs / "north" / LABELS).is_file()

@@ -8,7 +8,9 @@ from consortium.core.errors import Refused
 from consortium.core.findings import error
 from consortium.protocol.metrics import Score
 from consortium.tasks.base import LocalTask, Task
+from consortium.tasks.columns import Proposal
 from consortium.tasks.evaluation import ALL, Evaluation, ScoreTable
+from consortium.tasks.measurement import Measured, ScoredGroup
 from consortium.tasks.scores import summarise
 from consortium.tasks.tables import (
     PATIENT,
@@ -61,7 +63,7 @@ class RegressionTask(LocalTask):
         self._site, self._data = site, settings.data
         table = read_table(site.data, LISTING)
         _, self._inputs, self._days = arrays(table, settings.data, SIDES[0])
-        _, *self._validation = arrays(table, settings.data, SIDES[1])
+        self._validation = arrays(table, settings.data, SIDES[1])
         self.cases = self.patients = len(self._days)
 
     @property
@@ -87,9 +89,12 @@ class RegressionTask(LocalTask):
 
     def measure(self, network, progress, pulse):
         """Scores the validation patients."""
-        inputs, days = self._validation
+        (patients, inputs, days), data = self._validation, self._data
         progress(0, len(days))
-        return score(predict(network, inputs), days, self._data, self._site.smallest_group)
+        predicted = predict(network, inputs)
+        group = ScoredGroup(subject="days", figures=(WITHIN, ERROR), values=predicted.numpy())
+        value, reported = score(predicted, days, data, self._site.smallest_group)
+        return Measured(value, reported, tuple(patients), (group,))
 
 
 def check(folder, settings, progress):
@@ -171,6 +176,8 @@ TASK = Task(
     adapt_weights=lambda state, fresh: state,
     require_folder=lambda name, folder, settings: None,
     require_match=require_match,
+    bound=lambda settings, columns: settings,
+    propose=lambda folder, settings: Proposal(),
     check=check,
     count=count,
     accepts=lambda path: path.suffix == ".csv",

@@ -96,7 +96,10 @@ def find_site(job: Job, fl_ctx: FLContext) -> Site:
             ) from None
         except ValueError:
             raise UsageError(
-                "bad-site-setting", "not a number", SMALLEST_GROUP, "give a number of patients"
+                "bad-site-setting",
+                "not a number, or not the section privacy of hospital.json",
+                f"{SMALLEST_GROUP}, {PRIVACY}",
+                "correct it",
             ) from None
     if not choices.data:
         raise UsageError(

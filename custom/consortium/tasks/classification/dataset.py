@@ -22,7 +22,7 @@ from consortium.core.errors import Refused
 from consortium.imaging.radiographs import read_view
 from consortium.imaging.volumes import name_inside
 from consortium.tasks.classification.settings import ClassificationSettings, Radiographs
-from consortium.tasks.split import validation_patients
+from consortium.tasks.split import ChooseValidation, validation_patients
 from consortium.tasks.tables import (
     MISSING,
     PATIENT,
@@ -223,10 +223,10 @@ def _refused(table: PatientTable, code: str, problem: str, advice: str) -> Refus
 
 
 def split_radiographs(
-    listing: RadiographList, data: Radiographs
+    listing: RadiographList, data: Radiographs, choose: ChooseValidation = validation_patients
 ) -> tuple[tuple[Radiograph, ...], tuple[Radiograph, ...]]:
     """Splits X-rays into those for training and validation, each sorted by patient and file."""
-    chosen = validation_patients(
+    chosen = choose(
         {radiograph.patient for radiograph in listing.radiographs},
         listing.validation,
         data.validation_fraction,

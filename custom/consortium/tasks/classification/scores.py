@@ -14,6 +14,7 @@ from consortium.tasks.classification.settings import (
     CLASS_FIGURES,
     class_figure,
 )
+from consortium.tasks.measurement import ScoredGroup
 from consortium.tasks.scores import (
     Floats,
     bin_starts,
@@ -38,8 +39,10 @@ def classify_radiographs(
     smallest_group: int,
     *,
     specificity: float,
-) -> tuple[float, Score]:
+) -> tuple[float, Score, tuple[str, ...], tuple[ScoredGroup, ...]]:
     """Gives the accuracy, for the hospital's own use, and the score that may leave the hospital.
+
+    Further it gives the patients behind the score, and its groups of figures; see `Measured`.
 
     Counts each patient once for each label: probabilities are averaged over a patient's X-rays of
     one label. Excludes classes with fewer such patients than `smallest_group`: they have no
@@ -55,12 +58,13 @@ def classify_radiographs(
         smallest_group: smallest number of patients of a class whose figures may leave.
         specificity: specificity at which the sensitivity is reported.
     """
-    means, truth = _by_patient(probabilities, truth, patients)
+    units, means, truth = _by_patient(probabilities, truth, patients)
     value = float((means.argmax(1) == truth).mean())
     counts = np.bincount(truth, minlength=len(classes))
     reported = [number for number, count in enumerate(counts) if count >= max(1, smallest_group)]
     if not reported:
-        return value, Score(withheld=f"fewer than {smallest_group} patients of a class")
+        withheld = Score(withheld=f"fewer than {smallest_group} patients of a class")
+        return value, withheld, (), ()
     kept = np.isin(truth, reported)
     means, truth = means[kept], truth[kept]
     comparisons = [
@@ -77,25 +81,40 @@ def classify_radiographs(
     }
     for name, values in _figures(correct, comparisons, np.ones((1, len(truth)))):
         figures[name] = float(values[0])
-    return value, Score(
+    score = Score(
         patients=len(truth),
         support={classes[number]: int(counts[number]) for number in reported},
         figures=figures,
         interval=_intervals(correct, comparisons, truth, figures) or None,
         reliability={c.name: c.curve for c in comparisons if c.curve} or None,
     )
+    names = tuple(unit for unit, chosen in zip(units, kept, strict=True) if chosen)
+    groups = [ScoredGroup(subject="hits", figures=(ACCURACY,), values=correct)]
+    groups += [
+        ScoredGroup(
+            subject="order",
+            figures=tuple(class_figure(figure, classes[number]) for figure in CLASS_FIGURES),
+            values=means[:, number],
+            positive=truth == number,
+            curve=classes[number],
+        )
+        for number in reported
+        if len(reported) > 1
+    ]
+    return value, score, names, tuple(groups)
 
 
 def _by_patient(
     probabilities: NDArray[Any], truth: NDArray[Any], patients: Sequence[str]
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Mean probabilities (units, C) and class (units,) of each patient with a label."""
+) -> tuple[list[str], Floats, NDArray[np.int64]]:
+    """Patient, mean probabilities (units, C) and class (units,) of each patient with a label."""
     radiographs: dict[tuple[str, int], list[int]] = defaultdict(list)
     for radiograph, unit in enumerate(zip(patients, truth.tolist(), strict=True)):
         radiographs[unit].append(radiograph)
     units = sorted(radiographs)
     means = [np.asarray(probabilities[radiographs[unit]], np.float64).mean(0) for unit in units]
-    return np.array(means), np.array([label for _, label in units], np.int64)
+    names = [patient for patient, _ in units]
+    return names, np.array(means), np.array([label for _, label in units], np.int64)
 
 
 class _ClassAgainstRest:

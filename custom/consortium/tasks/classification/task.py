@@ -6,7 +6,7 @@ confounding probe needs: moments of the model's outputs on its validation patien
 (`consortium.confounding`). It draws, for its own people only, where on an X-ray the model looks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from consortium.core.errors import Refused
 from consortium.core.files import replace_file, whole_folder
 from consortium.core.seeds import derive_seed
 from consortium.core.site_policy import Site
-from consortium.protocol.metrics import Score
 from consortium.tasks.base import CheckProgress, LocalTask, Task
 from consortium.tasks.classification.attention import draw_attention
 from consortium.tasks.classification.checks import check_radiographs
+from consortium.tasks.classification.columns import bound_columns, propose_labels
 from consortium.tasks.classification.dataset import (
     IMAGES,
     LABELS,
@@ -45,6 +45,9 @@ from consortium.tasks.classification.predict import predict_radiographs
 from consortium.tasks.classification.scores import classify_radiographs
 from consortium.tasks.classification.settings import ClassificationSettings
 from consortium.tasks.classification.transforms import augment, preprocessing_config
+from consortium.tasks.measurement import Measured
+from consortium.tasks.split import SiteSplit
+from consortium.tasks.statements import Statements, settle_validation
 from consortium.tasks.tables import PATIENT, SIDES, SPLIT, read_table, write_table
 
 PICTURES = "attention"
@@ -73,7 +76,18 @@ class ClassificationTask(LocalTask):
         self._site, self._settings, self._device = site, settings, device
         self._progress = progress
         listing = read_radiographs(site.data, settings.data)
-        self._training, self._validation = split_radiographs(listing, settings.data)
+        self._training, validation = split_radiographs(
+            listing, settings.data, SiteSplit(site, settings.task)
+        )
+        settled, self._withheld = settle_validation(
+            site,
+            settings.task,
+            {radiograph.patient for radiograph in validation},
+            [_with_label(validation, number) for number in range(len(self._classes))],
+        )
+        self._validation = tuple(
+            radiograph for radiograph in validation if radiograph.patient in settled
+        )
         self.units = sorted(
             {(radiograph.patient, radiograph.label) for radiograph in self._training}
         )
@@ -129,17 +143,17 @@ class ClassificationTask(LocalTask):
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Score | None]:
+    ) -> Measured:
         """Scores a network on the validation patients, by class.
 
         Models are selected by the mean AUROC over the classes; without an AUROC, by accuracy.
         """
         if not self._validation:
-            return 0.0, None
+            return Measured(0.0, None)
         radiographs, _ = self._validation_radiographs()
         progress(0, len(radiographs))
         probabilities = run_network(network, radiographs, self._device, pulse)
-        accuracy, score = classify_radiographs(
+        accuracy, score, patients, groups = classify_radiographs(
             probabilities,
             np.array([radiograph.label for radiograph in self._validation]),
             [radiograph.patient for radiograph in self._validation],
@@ -148,19 +162,24 @@ class ClassificationTask(LocalTask):
             specificity=self._settings.data.specificity,
         )
         value = self._settings.scored.headline(score.figures)
-        return (accuracy if value is None else value), score
+        value = accuracy if value is None else value
+        return Measured(value, self._withheld or score, patients, groups)
 
     def probe_statistics(self, network: torch.nn.Module) -> ProbeStatistics:
         """Computes what the confounding probe needs; draws pictures for the hospital's people."""
         smallest, least = self._site.smallest_group, max(2, self._site.smallest_group)
         counts = np.bincount([label for _, label in self.units], minlength=len(self._classes))
+        stated = [
+            count >= least and self._may_state("training", _with_label(self._training, number))
+            for number, count in enumerate(counts)
+        ]
         # The counts are scaled to the hospital's weight, which everybody knows: otherwise a
         # withheld class would be the difference between the weight and the others.
-        scale = counts.sum() / max(1, counts[counts >= least].sum())
+        scale = counts.sum() / max(1, counts[stated].sum())
         shares = {
             name: round(count * scale)
-            for name, count in zip(self._classes, counts, strict=True)
-            if count >= least
+            for name, count, chosen in zip(self._classes, counts, stated, strict=True)
+            if chosen
         }
         if not self._validation:
             return ProbeStatistics(shares=shares)
@@ -184,14 +203,16 @@ class ClassificationTask(LocalTask):
         labels = np.array([radiograph.label for radiograph in self._validation])
         for number, name in enumerate(self._classes):
             indices = np.flatnonzero(labels == number)
-            group = moments(
-                values[indices],
-                [self._validation[index].patient for index in indices],
-                max(smallest, values.shape[1] + 1),
-            )
-            if group is not None:
+            patients = [self._validation[index].patient for index in indices]
+            group = moments(values[indices], patients, max(smallest, values.shape[1] + 1))
+            if group is not None and self._may_state("validation", patients):
                 groups[name] = GroupMoments.of(group)
         return groups
+
+    def _may_state(self, side: str, members: Collection[str]) -> bool:
+        """Whether the number of a class's patients, and more about them, may leave."""
+        statements = Statements(self._site, self._settings.task)
+        return statements.allows(side, {"class": dict.fromkeys(members, "")})
 
     def _draw_pictures(self, network: torch.nn.Module, radiographs: Tensor) -> None:
         """Draws, for each class, its first validation X-rays and where the model looks."""
@@ -261,6 +282,11 @@ class RadiographSampler:
                 self.units[unit][generator.integers(len(self.units[unit]))] for unit in order
             ]
             yield from torch.split(torch.tensor(radiographs), size)
+
+
+def _with_label(radiographs: Sequence[Radiograph], label: int) -> set[str]:
+    """The patients with an X-ray of a label."""
+    return {radiograph.patient for radiograph in radiographs if radiograph.label == label}
 
 
 def _write(content: bytes, path: Path) -> None:
@@ -390,6 +416,8 @@ TASK = Task(
     initialise=lambda network: None,
     require_folder=_require_folder,
     require_match=_require_match,
+    bound=bound_columns,
+    propose=propose_labels,
     check=check_radiographs,
     count=_count,
     accepts=lambda path: path.suffix.lower() != ".csv",

@@ -12,7 +12,7 @@ from typing import Any
 
 from consortium.core.errors import UsageError
 from consortium.core.json_files import read_json_object
-from consortium.tasks.split import validation_patients
+from consortium.tasks.split import ChooseValidation, validation_patients
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,11 @@ def _paths(folder: Path, image: Any) -> Path | tuple[Path, ...]:
     return tuple(folder / name for name in image)
 
 
-def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
+def split_cases(
+    datalist: Datalist,
+    validation_fraction: float,
+    choose: ChooseValidation = validation_patients,
+) -> Split:
     """Splits the cases by patient.
 
     The validation patients are those that the file names, else those whose hash is below the
@@ -144,8 +148,9 @@ def split_cases(datalist: Datalist, validation_fraction: float) -> Split:
     Args:
         datalist: the hospital's cases.
         validation_fraction: share of patients, in [0, 1]; 0 selects nobody for validation.
+        choose: selects the validation patients.
     """
-    chosen = validation_patients(
+    chosen = choose(
         {case.patient for case in datalist.cases}, datalist.validation, validation_fraction
     )
     by_patient = sorted(datalist.cases, key=lambda case: (case.patient, str(case.image)))

@@ -18,8 +18,9 @@ from torch import Tensor
 from consortium.core.errors import Refused
 from consortium.core.files import whole_folder, write_json
 from consortium.core.site_policy import Site
-from consortium.protocol.metrics import Score
 from consortium.tasks.base import CheckProgress, LocalTask, Task
+from consortium.tasks.columns import Proposal
+from consortium.tasks.measurement import Measured, ScoredGroup
 from consortium.tasks.segmentation.batches import VolumeBatches
 from consortium.tasks.segmentation.checks import check_folder
 from consortium.tasks.segmentation.datalist import read_datalist, split_cases
@@ -38,6 +39,8 @@ from consortium.tasks.segmentation.predict import predict_scan
 from consortium.tasks.segmentation.scores import group_score, score_case
 from consortium.tasks.segmentation.settings import SegmentationSettings
 from consortium.tasks.segmentation.transforms import preprocessing_config
+from consortium.tasks.split import SiteSplit
+from consortium.tasks.statements import settle_validation
 
 
 class SegmentationTask(LocalTask):
@@ -59,7 +62,13 @@ class SegmentationTask(LocalTask):
     ):
         self._site, self._settings, self._device = site, settings, device
         self._progress = progress
-        self._split = split_cases(read_datalist(site.data), settings.data.validation_fraction)
+        self._split = split_cases(
+            read_datalist(site.data),
+            settings.data.validation_fraction,
+            SiteSplit(site, settings.task),
+        )
+        validation = {case.patient for case in self._split.validation}
+        self._scored, self._withheld = settle_validation(site, settings.task, validation)
         self.cases = len(self._split.training)
         self.patients = len({case.patient for case in self._split.training})
         # Convolutions are faster with the channels last.
@@ -92,11 +101,11 @@ class SegmentationTask(LocalTask):
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Score | None]:
+    ) -> Measured:
         """Scores a network by the Dice of the validation patients; see `LocalTask.measure`."""
         cases = self._validation_cases()
         if not cases:
-            return 0.0, None
+            return Measured(0.0, None)
         names = list(self._settings.data.labels)
         dice_of: dict[str, list[dict[str, float]]] = {}
         for done, (patient, case) in enumerate(cases):
@@ -107,7 +116,17 @@ class SegmentationTask(LocalTask):
                 predicted, case.label_original, case.spacing_original, names, distances=False
             )
             dice_of.setdefault(patient, []).append(scores["dice"])
-        return group_score(list(dice_of.values()), self._site.smallest_group)
+        patients = list(dice_of.values())
+        groups = (
+            ScoredGroup(
+                subject="Dice",
+                figures=(name,),
+                values=np.array([np.mean([scan[name] for scan in scans]) for scans in patients]),
+            )
+            for name in names
+        )
+        value, score = group_score(patients, self._site.smallest_group)
+        return Measured(value, self._withheld or score, tuple(dice_of), tuple(groups))
 
     def _training_batches(self) -> VolumeBatches:
         if self._batches is None:
@@ -119,6 +138,8 @@ class SegmentationTask(LocalTask):
         if self._validation is None:
             loaded: list[tuple[str, PreparedCase]] = []
             for case in self._split.validation:
+                if case.patient not in self._scored:
+                    continue
                 self._progress(len(loaded), len(self._split.validation))
                 prepared = load_case(self._settings, case.image, case.label, case.values)
                 loaded.append((case.patient, prepared))
@@ -283,6 +304,8 @@ TASK = Task(
     adapt_weights=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=require_match,
+    bound=lambda settings, columns: settings,
+    propose=lambda folder, settings: Proposal(),
     check=check_folder,
     count=_count,
     accepts=lambda path: path.suffix.lower() != ".csv",

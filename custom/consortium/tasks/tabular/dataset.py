@@ -11,7 +11,7 @@ Columns that the job does not name are not read.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from consortium.core.errors import Refused
 from consortium.core.findings import Finding, error, warning
-from consortium.tasks.split import validation_patients
+from consortium.tasks.columns import canonical_value
+from consortium.tasks.split import ChooseValidation, validation_patients
 from consortium.tasks.tables import (
     FEWEST_PATIENTS,
     MISSING,
@@ -168,23 +169,6 @@ def _describe_unknown(table: PatientTable, name: str, known: Sequence[str]) -> s
     return f"{name} is none of {', '.join(known)} in {lines_of(unknown)}" if unknown else ""
 
 
-def canonical_value(text: str, known: Sequence[str]) -> str:
-    """The known value that is the same number, as 1 is for 1.0; without one, the text itself."""
-    if text in known:
-        return text
-    number = _to_number(text)
-    return next(
-        (value for value in known if number is not None and _to_number(value) == number), text
-    )
-
-
-def _to_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
 def _check_split(table: PatientTable, data: Table) -> list[Finding]:
     training, validation = split_table(table, data)
     findings = []
@@ -241,16 +225,23 @@ def encode(table: PatientTable, data: Table, *, outcome: bool = True) -> Patient
     )
 
 
-def split_table(table: PatientTable, data: Table) -> tuple[Patients, Patients]:
+def split_table(
+    table: PatientTable, data: Table, choose: ChooseValidation = validation_patients
+) -> tuple[Patients, Patients]:
     """Encodes the patients and splits them into training and validation."""
     everyone = encode(table, data)
     listed = {row[PATIENT] for row in table.rows if row.get(SPLIT) == SIDES[1]}
     if SPLIT in table.columns:
         chosen = listed
     else:
-        chosen = validation_patients(everyone.names, (), data.validation_fraction)
+        chosen = choose(everyone.names, (), data.validation_fraction)
     aside = np.array([name in chosen for name in everyone.names], bool)
     return _choose(everyone, ~aside), _choose(everyone, aside)
+
+
+def restrict(patients: Patients, names: Collection[str]) -> Patients:
+    """Selects patients by their ids."""
+    return _choose(patients, np.array([name in names for name in patients.names], bool))
 
 
 def _choose(patients: Patients, chosen: NDArray[np.bool_]) -> Patients:

@@ -25,18 +25,24 @@ from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
 from consortium.protocol.schema import State
 from consortium.tasks.base import CheckProgress, LocalTask, Task
-from consortium.tasks.tables import PATIENT, SIDES, SPLIT, write_table
+from consortium.tasks.measurement import Measured, ScoredGroup
+from consortium.tasks.split import SiteSplit
+from consortium.tasks.statements import Statements, settle_validation
+from consortium.tasks.tables import PATIENT, SIDES, SPLIT, PatientTable, write_table
+from consortium.tasks.tabular.columns import bound_columns, propose_table
 from consortium.tasks.tabular.dataset import (
     TABLE,
+    Patients,
     check_table,
     read_patients,
     require_columns,
+    restrict,
     split_table,
 )
 from consortium.tasks.tabular.evaluate import evaluate_tables
 from consortium.tasks.tabular.predict import predict, predict_table
-from consortium.tasks.tabular.scores import classify
-from consortium.tasks.tabular.settings import TabularSettings
+from consortium.tasks.tabular.scores import THRESHOLD, classify
+from consortium.tasks.tabular.settings import ACCURACY, AUROC, TabularSettings
 
 _MEAN, _VARIANCE = "0.running_mean", "0.running_var"
 
@@ -52,7 +58,8 @@ class TabularTask(LocalTask):
 
     Raises:
         Refused: `too-few-to-average` if a statistic that leaves would rest on fewer patients than
-            the hospital's smallest group.
+            the hospital's smallest group; `statement-too-close` if it would rest on almost the
+            patients of an earlier one; `other-split`.
     """
 
     moving_statistics = False
@@ -65,9 +72,14 @@ class TabularTask(LocalTask):
         progress: CheckProgress,
     ):
         self._site, self._settings, self._device = site, settings, device
-        self._training, self._validation = split_table(read_patients(site.data), settings.data)
-        self.cases = self.patients = len(self._training)
+        table = read_patients(site.data)
+        training, validation = split_table(table, settings.data, SiteSplit(site, settings.task))
         self._own = settings.update.buffers == "local"
+        if not self._own and len(training) >= site.smallest_group:
+            training = restrict(training, self._settle(table, training))
+        self._training = training
+        self._validation, self._withheld = self._settle_validation(validation)
+        self.cases = self.patients = len(self._training)
         if not self._own and self.patients < site.smallest_group:
             raise Refused(
                 "too-few-to-average",
@@ -103,15 +115,42 @@ class TabularTask(LocalTask):
 
     def measure(
         self, network: torch.nn.Module, progress: CheckProgress, pulse: Callable[[], None]
-    ) -> tuple[float, Score | None]:
+    ) -> Measured:
         """Accuracy and AUROC on the validation patients."""
-        if not len(self._validation):
-            return 0.0, None
-        progress(0, len(self._validation))
-        probabilities = predict(network, self._validation, self._device)
+        patients = self._validation
+        if not len(patients):
+            return Measured(0.0, None)
+        progress(0, len(patients))
+        probabilities = predict(network, patients, self._device)
         classes = list(self._settings.data.outcome.classes)
-        truth = self._validation.outcomes
-        return classify(probabilities, truth, classes, self._site.smallest_group)
+        truth = patients.outcomes
+        value, score = classify(probabilities, truth, classes, self._site.smallest_group)
+        hits = (probabilities > THRESHOLD) == (truth == 1)
+        groups = (
+            ScoredGroup(subject="hits", figures=(ACCURACY,), values=hits),
+            ScoredGroup(
+                subject="order", figures=(AUROC,), values=probabilities, positive=truth == 1
+            ),
+        )
+        return Measured(value, self._withheld or score, patients.names, groups)
+
+    def _settle(self, table: PatientTable, training: Patients) -> frozenset[str]:
+        """Selects the training patients behind the statistics that leave."""
+        rows = {row[PATIENT]: row for row in table.rows}
+        values = {
+            column: {patient: repr(float(rows[patient][column])) for patient in training.names}
+            for column in self._settings.data.numbers
+        }
+        return Statements(self._site, self._settings.task).settle("training", values)
+
+    def _settle_validation(self, validation: Patients) -> tuple[Patients, Score | None]:
+        """Selects the patients behind the scores; also returns a score that is withheld."""
+        names = np.array(validation.names, object)
+        classes = [names[validation.outcomes == number].tolist() for number in (0, 1)]
+        settled, withheld = settle_validation(
+            self._site, self._settings.task, validation.names, classes
+        )
+        return restrict(validation, settled), withheld
 
     def statistics(self, model: State, round_number: int | None) -> dict[str, Tensor]:
         """See the module; a model that is trained alone takes the hospital's own in every round."""
@@ -265,6 +304,8 @@ TASK = Task(
     adapt_weights=lambda state, fresh: state,
     require_folder=_require_folder,
     require_match=_require_match,
+    bound=bound_columns,
+    propose=propose_table,
     check=check_table,
     count=_count,
     accepts=lambda path: path.suffix.lower() == ".csv",
