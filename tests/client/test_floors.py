@@ -11,7 +11,7 @@ from consortium.client.floors import LARGEST_SHARE, check_round
 from consortium.client.trainer import LocalTrainer
 from consortium.core.errors import Refused
 from consortium.core.json_files import read_json_object
-from consortium.core.site_policy import Privacy, Site
+from consortium.core.site_policy import ALL_COLUMNS, Privacy, Site
 from consortium.kits.hospital import HospitalFile
 from consortium.models.networks import build_network
 from consortium.protocol.codec import digest
@@ -28,6 +28,7 @@ from consortium.tasks.tables import PATIENT, read_table, write_table
 from consortium.tasks.tabular.dataset import read_patients, split_table
 from consortium.tasks.tabular.synthetic import CLINICS, generate_tables
 
+LISTED = Privacy(columns=ALL_COLUMNS)
 SMALL_XRAYS = ["data.size=32", "network.features=[8,8]", "confounding.pictures=0"]
 
 
@@ -53,6 +54,7 @@ def xrays(folder, patients):
 
 
 def open_clinic(folder, settings, *, state="state", **choices):
+    choices = {"privacy": LISTED, **choices}
     site = Site("clinic", folder / "clinic", folder / state / "run", **choices)
     return LocalTrainer(site, settings, device=torch.device("cpu"))
 
@@ -179,8 +181,8 @@ def test_the_floor_is_5_unless_the_hospital_sets_another(tmp_path):
     assert (Privacy().smallest_training, Privacy().randomness) == (5, "secret")
     settings = job(*tables(tmp_path, 4), 'update.buffers="local"')
     assert code_of(lambda: open_clinic(tmp_path, settings)) == "too-few-patients"
-    open_clinic(tmp_path, settings, privacy=Privacy(smallest_training=4))
-    higher = Privacy(smallest_training=41)
+    open_clinic(tmp_path, settings, privacy=LISTED.model_copy(update={"smallest_training": 4}))
+    higher = LISTED.model_copy(update={"smallest_training": 41})
     tables(tmp_path / "more", 40)
     assert code_of(lambda: open_clinic(tmp_path / "more", settings, privacy=higher)) == (
         "too-few-patients"
