@@ -21,7 +21,7 @@ from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import EventScope, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.utils.job_utils import get_event_job_id
@@ -81,6 +81,8 @@ class HospitalGate(FLComponent):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Closes the gate before the site registers, and notes the jobs that end."""
+        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) == EventScope.FEDERATION:
+            return  # the orchestrator can fire every event here
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             try:
                 self._close(fl_ctx)
