@@ -1,8 +1,8 @@
 """Trains with what `docs/extending.md` adds; run by `test_extending.py` in a copy of the package.
 
-Arguments: the folder of the hospitals, a folder for their states, and several settings by a name, as
-JSON. Prints a JSON object by these names: the losses of three rounds of every hospital, the class of
-the network, and whether the model changed.
+Arguments: the folder of the hospitals, a folder for their states, and several settings by a name,
+as JSON. Prints a JSON object by these names: the losses of three rounds of every hospital, the
+class of the network, whether the model changed, and whether torch's compiler is not imported.
 """
 
 import json
@@ -47,7 +47,8 @@ def train(data: Path, state: Path, raw: dict) -> dict:
         change = rule.aggregate().change
         model = {name: tensor + change[name] for name, tensor in model.items()}
     changed = any(not torch.equal(start[name], model[name]) for name in model)
-    return {"losses": losses, "changed": changed, "network": type(network).__name__}
+    network_class, light = type(network).__name__, "torch._dynamo" not in sys.modules
+    return {"losses": losses, "changed": changed, "network": network_class, "light": light}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ ADDRESS = "CONSORTIUM_FORK_SERVER"
 unset."""
 
 PRELOADED = (
-    "torch._inductor",  # needed by an optimiser's first step and by deterministic algorithms
     "consortium.client.worker",
     *(f"{package}.task" for package in TASKS.values()),
     "monai.metrics",

@@ -8,7 +8,7 @@ withheld.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from consortium.client.local_state import LocalStateStore
+from consortium.client.optimisers import build_optimiser
 from consortium.core.errors import UsageError
 from consortium.core.files import replace_file
 from consortium.core.seeds import derive_seed
@@ -31,7 +32,7 @@ from consortium.protocol.codec import digest
 from consortium.protocol.metrics import Metrics, Score
 from consortium.protocol.schema import Reduction, State, schema_of
 from consortium.protocol.update import Update, difference
-from consortium.settings.base import Settings, Training
+from consortium.settings.base import Settings
 from consortium.tasks.folders import check_folder
 from consortium.tasks.registry import task_of
 
@@ -187,7 +188,7 @@ class LocalTrainer:
         seed = derive_seed(self._settings.seed, *randomness)
         torch.manual_seed(seed)
         batches = self._work.batches(plan.batch, seed)
-        optimiser = _build_optimiser(self._network.parameters(), plan)
+        optimiser = build_optimiser(self._network.parameters(), plan)
         total = torch.zeros((), device=self._device)
         self._network.train(self._work.moving_statistics)
         for step in range(steps):
@@ -196,12 +197,11 @@ class LocalTrainer:
                 break
             self._report_progress(stage, round_number, step, steps)
             inputs, targets = (part.to(self._device, non_blocking=True) for part in next(batches))
-            for group in optimiser.param_groups:
-                group["lr"] = self._learning_rate(round_number * planned + step, planned)
+            optimiser.learning_rate = self._learning_rate(round_number * planned + step, planned)
             with self._precision():
                 logits = self._network(inputs.contiguous(memory_format=self._work.format))
             loss = self._work.loss(logits.float(), targets)
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), plan.clip)
             optimiser.step()
@@ -269,7 +269,8 @@ class LocalTrainer:
     def _make_deterministic(self) -> None:
         on_cpu = self._device.type == "cpu"
         # Some 3-D kernels have no deterministic form on a GPU; only CPUs promise the same bytes.
-        torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
+        # As `torch.use_deterministic_algorithms`, which would import torch's compiler.
+        torch.set_deterministic_debug_mode("error" if on_cpu else "warn")
         # Filling fresh memory exposes reads of uninitialised values, and costs 5 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
@@ -284,15 +285,3 @@ class LocalTrainer:
 
     def _report_check(self, done: int, cases: int) -> None:
         self._report_progress("check", 0, done, cases)
-
-
-def _build_optimiser(parameters: Iterable[Tensor], plan: Training) -> torch.optim.Optimizer:
-    """Builds a fresh optimiser."""
-    if plan.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    return torch.optim.AdamW(
-        parameters,
-        lr=plan.learning_rate,
-        weight_decay=plan.weight_decay,
-        fused=True,  # a third of the time, which matters for small networks
-    )
