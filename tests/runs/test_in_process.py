@@ -122,7 +122,7 @@ def is_running(process):
 
 
 def test_a_run_that_is_killed_goes_on_with_the_same_bytes_and_leaves_no_process(tables, tmp_path):
-    rounds = ["rounds=40", "training.local_steps=5"]
+    rounds = ["rounds=20", "training.local_steps=5"]
     undisturbed = InProcessRun(
         job=JOB, data=tables, workspace=tmp_path / "a", assignments=rounds, render=False
     )
