@@ -191,7 +191,7 @@ class Fading(LocalTrainer):
 
     def train(self, base, round_number, *, keep=True):
         update = super().train(base, round_number, keep=keep)
-        figures = dict.fromkeys(update.metrics.validation.figures, 1 / (2 + round_number))
+        figures = dict.fromkeys(update.metrics.validation.figures, 1 / (1 + round_number))
         score = update.metrics.validation.model_copy(update={"figures": figures})
         metrics = update.metrics.model_copy(update={"validation": score})
         return replace(update, metrics=metrics)
@@ -206,7 +206,7 @@ def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(start):
     def open_fading(site, settings, report):
         return Fading(site, settings, device=CPU, report=report)
 
-    again = start("again", *changes, open_trainer=open_fading)
+    again = start("again", *changes, open_trainer=open_fading, smallest_group=1)
     result = again.run()
     assert (result["complete"], result["reason"]) == (True, "")
     assert (result["rounds"], result["best_round"]) == (2, 0)
