@@ -18,7 +18,6 @@ from tests.flare.conftest import processes_in
 from consortium.core.errors import Refused
 from consortium.models.bundle import load_bundle
 from consortium.protocol.compression import ResidualStore
-
 from consortium.runs.in_process import InProcessRun
 from consortium.runs.local_federation import FederatedRun
 from consortium.runs.simulator import Simulation
