@@ -1,5 +1,6 @@
 """The generator of patients with scans; none of them exists."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def _generate(out: Path, request: Request) -> Sequence[Hospital]:
-    generate(out, HOSPITALS, seed=request.seed, spatial_dims=request.dims, like=request.like)
+    generate(
+        out,
+        HOSPITALS,
+        seed=request.seed,
+        spatial_dims=request.dims,
+        like=request.like,
+        processes=len(os.sched_getaffinity(0)),
+    )
     return HOSPITALS
 
 
