@@ -6,7 +6,7 @@ test and the others are dealt to three hospitals of 20. So the hospitals differ 
 benchmark measures the cost of federated rounds, not of differences between hospitals. Arms, with
 `variants/hippocampus.json`, the same start and the same rule for the final model:
 
-* `federated`: the real job in FLARE's simulator, every hospital a process;
+* `federated`: the real job over all hospitals, with the bytes of a federation;
 * `pooled, equal passes`: a centralised model on all 60 patients, with as many samples as the
   hospitals see;
 * `pooled, equal steps`: the same with as many optimiser steps as one hospital takes.
@@ -16,7 +16,6 @@ The intervals are over test patients; they do not include the variance of the se
 """
 
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,7 @@ from consortium.core.files import write_json
 from consortium.core.json_files import read_json_object
 from consortium.core.seeds import derive_seed
 from consortium.runs.centralised import train_centralised
-from consortium.runs.simulator import Simulation
+from consortium.runs.in_process import InProcessRun
 from consortium.settings.base import Settings, override
 from consortium.study.job_folder import find_job
 from consortium.synthetic.dataset import generate
@@ -231,14 +230,14 @@ def write_hospitals(data: Path, dealt: Mapping[str, Sequence[str]], out: Path) -
 
 def _federate(plan: Plan, place: Path) -> tuple[Path, float]:
     started, job = time.monotonic(), find_job(JOB)
-    result = Simulation(
+    result = InProcessRun(
         job=job,
         data=place / "hospitals",
         workspace=place / "run",
         settings=job / VARIANT,
         assignments=plan.changes,
-        environment={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         smallest_training=1,
+        render=False,
     ).run()
     if not result["complete"]:
         raise EnvironmentProblem("incomplete", result["reason"], FEDERATED, "run it again")

@@ -49,9 +49,27 @@ _OWN, _DEVIATION = 2.0, 1.5
 _ASSOCIATIONS = (0.25, 0.5, 0.75)
 """In log-odds, for a share from 0 to 1."""
 _SHORTCUTS = (0.0, 0.3, 0.6)
-_SIDE, _STEPS = 32, 200
+_SIDE = 32
 _SHIFT = 0.5
 """Standard deviation of a hospital's shift of each score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Size of a training on generated X-ray images.
+
+    Attributes:
+        steps: optimisation steps.
+        patients: of each hospital in training.
+        held_out: of each hospital, held out.
+    """
+
+    steps: int = 200
+    patients: int = _TRAINING
+    held_out: int = _HELD_OUT
+
+
+_QUICK_TRAINING = Training(steps=5, patients=60, held_out=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +91,9 @@ def measure(quick: bool) -> list[Row]:
     """Measures the shares of runs in which the probe gives each result.
 
     Args:
-        quick: one run of each kind instead of 200.
+        quick: one run of each kind instead of 200, and networks that are hardly trained.
     """
-    runs = _QUICK_RUNS if quick else _RUNS
+    runs, training = (_QUICK_RUNS, _QUICK_TRAINING) if quick else (_RUNS, Training())
     null = [_run(seed) for seed in range(runs)]
     rows = []
     for case, fired in {
@@ -91,7 +109,8 @@ def measure(quick: bool) -> list[Row]:
     fired = [result.confounded for result in shifted]
     rows += _rate(f"harmless shifts of {_SHIFT:g}: confounded", fired)
     for shortcut in _SHORTCUTS:
-        fired = [trained_verdict(seed, shortcut) == "confounded" for seed in range(runs)]
+        verdicts = [trained_verdict(seed, shortcut, training) for seed in range(runs)]
+        fired = [verdict == "confounded" for verdict in verdicts]
         case = f"networks, shortcut of {shortcut:g}: confounded"
         rows += _rate(case, fired, declared=None if shortcut else ALPHA)
     detectable = [result.association.detectable for result in null]
@@ -138,16 +157,17 @@ def _run(seed: int, *, size: float = 0.0, shift: float = 0.0) -> _ProbeResult:
     return _ProbeResult(verdict == "confounded", separation.p < ALPHA, association)
 
 
-def trained_verdict(seed: int, shortcut: float) -> str:
+def trained_verdict(seed: int, shortcut: float, size: Training) -> str:
     """Trains a network on generated X-ray images of four hospitals; returns the probe's verdict.
 
     Args:
         seed: of images and network.
         shortcut: from 0, all hospitals acquire images alike, to 1.
+        size: of the training.
     """
-    training = draw_radiographs(seed, _TRAINING, shortcut, side=_SIDE)
-    held_out = draw_radiographs(seed, _HELD_OUT, shortcut, side=_SIDE, first=_TRAINING)
-    network = _fit(training, seed)
+    training = draw_radiographs(seed, size.patients, shortcut, side=_SIDE)
+    held_out = draw_radiographs(seed, size.held_out, shortcut, side=_SIDE, first=size.patients)
+    network = _fit(training, seed, size.steps)
     with torch.no_grad():
         probabilities = torch.softmax(network(_inputs(held_out)).double(), 1).numpy().clip(1e-12)
     names = np.char.add("h", held_out.hospitals.astype(str))
@@ -166,7 +186,7 @@ def trained_verdict(seed: int, shortcut: float) -> str:
     return judge(site_association(groups, shares, LABELS), shares).verdict
 
 
-def _fit(radiographs: Radiographs, seed: int) -> torch.nn.Module:
+def _fit(radiographs: Radiographs, seed: int, steps: int) -> torch.nn.Module:
     settings = override(
         read_json_object(find_job("covid_detection") / SETTINGS),
         [f"data.size={_SIDE}", "network.features=[8,16,32]"],
@@ -175,7 +195,7 @@ def _fit(radiographs: Radiographs, seed: int) -> torch.nn.Module:
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     inputs, targets = _inputs(radiographs), torch.from_numpy(radiographs.labels)
     order = np.random.default_rng(seed)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         chosen = torch.from_numpy(order.integers(len(targets), size=32))
         loss = torch.nn.functional.cross_entropy(network(inputs[chosen]), targets[chosen])
         optimiser.zero_grad()

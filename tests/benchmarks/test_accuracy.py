@@ -144,7 +144,6 @@ def test_a_missing_part_is_no_result(tmp_path):
         )
 
 
-@pytest.mark.flare  # its federated arm is a simulation, in a process of its own
 def test_a_quick_run_measures_every_arm_and_goes_on_from_its_records(tmp_path, capsys):
     file = tmp_path / "records.jsonl"
     accuracy.run(True, file, False)

@@ -91,7 +91,7 @@ def test_without_the_scans_the_error_is_one_line(tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.flare
+@pytest.mark.flare  # starts no FLARE, but takes too long for the quick lane
 def test_a_quick_run_trains_and_scores_all_three_models_on_generated_scans(tmp_path, monkeypatch):
     from scripts.benchmarks.__main__ import app
 

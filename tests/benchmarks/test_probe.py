@@ -1,11 +1,11 @@
 """The probe on networks trained on generated X-ray images; `scripts/bench probe` runs 200."""
 
-from scripts.benchmarks.probe import trained_verdict
+from scripts.benchmarks.probe import Training, trained_verdict
+
+# 200 runs measure the rates; here each of two seeds has to be right.
+SHORT = Training(steps=80)
 
 
 def test_a_planted_shortcut_is_found_and_none_where_there_is_none():
-    planted = [trained_verdict(seed, 0.6) for seed in range(4)]
-    assert planted.count("confounded") >= 3
-    # Two or more of four innocent networks are flagged in one set of seeds out of 70.
-    innocent = [trained_verdict(seed, 0.0) for seed in range(4)]
-    assert innocent.count("no sign") >= 3
+    assert [trained_verdict(seed, 0.6, SHORT) for seed in (0, 1)] == ["confounded"] * 2
+    assert [trained_verdict(seed, 0.0, SHORT) for seed in (0, 1)] == ["no sign"] * 2

@@ -1,7 +1,8 @@
 """Trains with what `docs/extending.md` adds; run by `test_extending.py` in a copy of the package.
 
-Arguments: the folder of the hospitals, a folder for their states, and the settings as JSON. Prints
-a JSON object: the losses of three rounds of every hospital, and whether the model changed.
+Arguments: the folder of the hospitals, a folder for their states, and several settings by a name,
+as JSON. Prints a JSON object by these names: the losses of three rounds of every hospital, the
+class of the network, and whether the model changed.
 """
 
 import json
@@ -20,7 +21,8 @@ from consortium.tasks.registry import parse_settings
 ROUNDS = 3
 
 
-def main(data: Path, state: Path, raw: dict) -> None:
+def train(data: Path, state: Path, raw: dict) -> dict:
+    """Three rounds of all hospitals, as a run would ask for them."""
     settings = parse_settings(raw)
     network = build_network(settings)
     chosen = settings.rule
@@ -51,8 +53,10 @@ def main(data: Path, state: Path, raw: dict) -> None:
         change = rule.aggregate().change
         model = {name: tensor + change[name] for name, tensor in model.items()}
     changed = any(not torch.equal(start[name], model[name]) for name in model)
-    print(json.dumps({"losses": losses, "changed": changed, "network": type(network).__name__}))
+    return {"losses": losses, "changed": changed, "network": type(network).__name__}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    data, state = Path(sys.argv[1]), Path(sys.argv[2])
+    every = json.loads(sys.argv[3])
+    print(json.dumps({name: train(data, state / name, raw) for name, raw in every.items()}))

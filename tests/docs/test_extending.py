@@ -46,9 +46,21 @@ def run_in(copy, *command):
     )
 
 
-def follow(extended, generated, tmp_path, *assignments):
-    raw = override(read_json_object(SETTINGS), [*TINY, *LONGER, *assignments])
-    done = run_in(extended, str(FOLLOW), str(generated), str(tmp_path), json.dumps(raw))
+CHOICES = {
+    "network": "network.name=attention_unet",
+    "rule": 'aggregation={"rule": "power_mean", "power": 0.5, "max_share": 0.5}',
+}
+
+
+@pytest.fixture(scope="module")
+def followed(extended, generated, tmp_path_factory):
+    """What training with each of `CHOICES` gave; one process, for torch and MONAI are dear."""
+    raw = {
+        name: override(read_json_object(SETTINGS), [*TINY, *LONGER, choice])
+        for name, choice in CHOICES.items()
+    }
+    states = tmp_path_factory.mktemp("states")
+    done = run_in(extended, str(FOLLOW), str(generated), str(states), json.dumps(raw))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -59,16 +71,16 @@ def test_the_document_adds_a_network_and_a_rule_in_few_lines():
     assert max(content.count("\n") for content in files.values()) <= 20
 
 
-def test_a_network_that_is_one_file_trains(extended, generated, tmp_path):
-    result = follow(extended, generated, tmp_path, "network.name=attention_unet")
+def test_a_network_that_is_one_file_trains(followed):
+    result = followed["network"]
     assert result["network"] == "AttentionUnet"
     assert result["changed"]
     assert all(losses[-1] < losses[0] for losses in result["losses"].values())
 
 
-def test_a_rule_that_is_one_file_combines_what_hospitals_trained(extended, generated, tmp_path):
-    rule = 'aggregation={"rule": "power_mean", "power": 0.5, "max_share": 0.5}'
-    result = follow(extended, generated, tmp_path, rule)
+def test_a_rule_that_is_one_file_combines_what_hospitals_trained(followed):
+    result = followed["rule"]
+    assert result["network"] != "AttentionUnet"
     assert result["changed"]
     assert all(losses[-1] < losses[0] for losses in result["losses"].values())
 
@@ -88,6 +100,10 @@ def test_names_and_options_of_the_settings_follow_the_files(extended, assignment
     done = run_in(extended, "-c", load + "parse_settings(json.loads(sys.argv[1]))", json.dumps(raw))
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_training_does_without_the_compiler_of_torch(followed):
+    assert all(result["light"] for result in followed.values())
 
 
 def test_the_package_itself_has_neither():

@@ -50,22 +50,6 @@ class FaultyExecutor(HospitalExecutor):
     hospital = "faulty_executor:FaultyHospital"
 
 
-class FadingHospital(LocalTrainer):
-    def train(self, base, round_number):
-        update = super().train(base, round_number)
-        score = update.metrics.validation.model_copy(
-            update={"figures": {"tumour": 1 / (2 + round_number)}}
-        )
-        metrics = update.metrics.model_copy(update={"validation": score})
-        return replace(update, metrics=metrics)
-
-
-class FadingExecutor(HospitalExecutor):
-    """Scores every model lower than the one before."""
-
-    hospital = "faulty_executor:FadingHospital"
-
-
 class AtValley(LocalTrainer):
     """Runs an additional step at valley, before or after its training."""
 
@@ -82,21 +66,6 @@ class AtValley(LocalTrainer):
         update = super().train(base, round_number)
         self.after(round_number)
         return update
-
-
-class StumblingHospital(AtValley):
-    stumbled = False
-
-    def before(self, number):
-        if number == 1 and not self.stumbled:
-            self.stumbled = True
-            raise MemoryError
-
-
-class StumblingExecutor(HospitalExecutor):
-    """Fails at valley in round 2, the first time it is asked."""
-
-    hospital = "faulty_executor:StumblingHospital"
 
 
 class FailingHospital(AtValley):

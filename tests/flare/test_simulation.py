@@ -221,26 +221,6 @@ def test_a_hospital_whose_process_dies_ends_the_run_and_is_named(
     assert result["model_sha256"] == undisturbed[0]["model_sha256"]
 
 
-def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(finished, identified, tmp_path):
-    start = finished[1] / "model"
-    workspace = tmp_path / "workspace"
-    changes = ["rounds=6", f"model.from={start}", "selection.keep=best", "selection.patience=1"]
-    result = Simulation(
-        job=job_with("FadingExecutor", tmp_path),
-        data=identified,
-        workspace=workspace,
-        assignments=[*TINY, *changes],
-        smallest_group=1,
-        smallest_training=1,
-    ).run()
-    assert (result["complete"], result["reason"]) == (True, "")
-    assert (result["rounds"], result["best_round"]) == (2, 0)
-    kept = load_file(workspace / "model" / "models" / "model.safetensors")
-    before = load_file(start / "models" / "model.safetensors")
-    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
-    assert str(start) not in (workspace / "model" / "configs" / "metadata.json").read_text()
-
-
 def job_with(executor, tmp_path):
     """The job, with an executor of `faulty_executor` in its own code."""
     job = tmp_path / "changed"
@@ -342,25 +322,6 @@ def test_the_aggregator_works_in_flares_own_rounds_with_the_same_bytes(
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
     assert result["model_sha256"] == undisturbed[0]["model_sha256"]
-
-
-def test_a_hospital_that_fails_once_is_asked_again_and_nothing_is_lost(
-    undisturbed, identified, tmp_path
-):
-    workspace = tmp_path / "workspace"
-    result = Simulation(
-        job=job_with("StumblingExecutor", tmp_path),
-        data=identified,
-        workspace=workspace,
-        assignments=THREE_ROUNDS,
-        quorum=["retry_delay=0.1"],
-        smallest_group=1,
-        smallest_training=1,
-    ).run()
-    assert (result["complete"], result["reason"]) == (True, "")
-    assert result["model_sha256"] == undisturbed[0]["model_sha256"]
-    failures = [record["failures"] for record in read_rounds(workspace)]
-    assert failures == [{}, {"valley": "internal-error"}, {}]
 
 
 def test_a_run_below_its_quorum_stops_with_a_reason_and_keeps_its_closed_rounds(

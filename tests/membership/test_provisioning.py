@@ -26,6 +26,21 @@ def project(tmp_path):
     return tmp_path / "project.yml"
 
 
+@pytest.fixture(scope="module")
+def created(tmp_path_factory):
+    """The coordinator's folder of the shipped project; its keys are made once."""
+    out = tmp_path_factory.mktemp("created") / "out"
+    create(PROJECT, out)
+    return out
+
+
+@pytest.fixture
+def made(created, project, tmp_path):
+    """A copy of that folder, in which a test may add and change."""
+    shutil.copytree(created, tmp_path / "out")
+    return tmp_path / "out"
+
+
 @pytest.fixture
 def provision(capsys, project, tmp_path):
     """Runs `scripts/provision` in this process; returns exit code, stdout and stderr."""
@@ -64,9 +79,8 @@ def test_kits_and_keys_are_private_and_a_rerun_changes_no_byte(provision, projec
     assert contents(out) == before
 
 
-def test_a_hospital_and_a_person_are_added_and_every_other_kit_stays(provision, project, tmp_path):
-    provision("create", "--project", str(project))
-    kits = tmp_path / "out" / "kits"
+def test_a_hospital_and_a_person_are_added_and_every_other_kit_stays(provision, project, made):
+    kits = made / "kits"
     before = contents(kits)
     code, printed, errors = provision(
         "add", "hospital", "fen", "--org", "fen_hospital", "--project", str(project)
@@ -88,12 +102,12 @@ def test_a_hospital_and_a_person_are_added_and_every_other_kit_stays(provision, 
     assert contents(kits) == after
 
 
-def test_what_cannot_be_added_changes_nothing(provision, project, tmp_path):
+def test_what_cannot_be_added_changes_nothing(provision, project, created, tmp_path):
     code, _, errors = provision(
         "add", "hospital", "fen", "--org", "fen_hospital", "--project", str(project)
     )
     assert (code, errors.split(":")[0]) == (2, "error no-state")
-    provision("create", "--project", str(project))
+    shutil.copytree(created, tmp_path / "out")
     before = contents(tmp_path)
     for name, org, wanted in (
         ("north", "north_university_hospital", (3, "error exists")),
@@ -106,8 +120,7 @@ def test_what_cannot_be_added_changes_nothing(provision, project, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_where_provisioning_fails_the_project_file_stays(project, tmp_path, monkeypatch):
-    create(project, tmp_path / "out")
+def test_where_provisioning_fails_the_project_file_stays(project, made, tmp_path, monkeypatch):
     before = contents(tmp_path)
 
     def fail(*arguments):
@@ -116,7 +129,7 @@ def test_where_provisioning_fails_the_project_file_stays(project, tmp_path, monk
     monkeypatch.setattr(provisioning, "provision", fail)
     entry = {"name": "fen", "type": "client", "org": "fen_hospital"}
     with pytest.raises(EnvironmentProblem):
-        provisioning.add(project, tmp_path / "out", entry)
+        provisioning.add(project, made, entry)
     assert contents(tmp_path) == before
 
 
@@ -133,29 +146,26 @@ def test_where_provisioning_fails_the_project_file_stays(project, tmp_path, monk
     ],
 )
 def test_a_change_that_the_old_certificate_contradicts_is_refused(
-    provision, project, tmp_path, old, new, change
+    provision, project, made, old, new, change
 ):
-    provision("create", "--project", str(project))
-    before = contents(tmp_path / "out")
+    before = contents(made)
     project.write_text(project.read_text().replace(old, new, 1))
     code, _, errors = provision("create", "--project", str(project))
     assert code == 3
     assert errors.startswith("error changed-participant: ")
     assert change in errors
-    assert contents(tmp_path / "out") == before
+    assert contents(made) == before
 
 
-def test_another_name_of_the_project_is_refused(provision, project):
-    provision("create", "--project", str(project))
+def test_another_name_of_the_project_is_refused(provision, project, made):
     project.write_text(project.read_text().replace("name: consortium\n", "name: other\n", 1))
     code, _, errors = provision("create", "--project", str(project))
     assert code == 3
     assert errors.startswith("error changed-project: the root certificate is for consortium, ")
 
 
-def test_another_port_makes_the_kits_again_but_none_that_was_started(project, tmp_path):
-    out = tmp_path / "out"
-    create(project, out)
+def test_another_port_makes_the_kits_again_but_none_that_was_started(project, made):
+    out = made
     certificate = (out / "kits" / "north" / "startup" / "client.crt").read_bytes()
     project.write_text(project.read_text().replace("fed_learn_port: 8002", "fed_learn_port: 8443"))
     (out / "kits" / "valley" / "log.txt").write_text("left by a run")
@@ -169,11 +179,10 @@ def test_another_port_makes_the_kits_again_but_none_that_was_started(project, tm
     assert (out / "kits" / "north" / "startup" / "client.crt").read_bytes() == certificate
 
 
-def test_who_left_the_project_is_named_with_the_end_of_the_kit(project, tmp_path):
-    create(project, tmp_path / "out")
+def test_who_left_the_project_is_named_with_the_end_of_the_kit(project, made):
     lines = [line for line in project.read_text().splitlines() if "name: valley," not in line]
     project.write_text("\n".join(lines))
-    notes = create(project, tmp_path / "out").notes
+    notes = create(project, made).notes
     [note] = [note for note in notes if note.startswith("valley is no longer in the project")]
     assert "FLARE cannot revoke it" in note
 
@@ -202,10 +211,10 @@ def test_a_passphrase_seals_the_state(provision, project, tmp_path, monkeypatch)
     assert verify_kit(tmp_path / "out" / "kits" / "fen").findings == []
 
 
-def test_status_shows_every_certificate_and_the_days_it_has_left(provision, project):
+def test_status_shows_every_certificate_and_the_days_it_has_left(provision, created, tmp_path):
     code, _, errors = provision("status")
     assert (code, errors.split(":")[0]) == (2, "error no-kits")
-    provision("create", "--project", str(project))
+    shutil.copytree(created, tmp_path / "out")
     code, printed, errors = provision("status")
     assert (code, errors) == (0, "")
     assert " 359 " in printed

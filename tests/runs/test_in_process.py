@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.conftest import ROOT, TINY
 
 from consortium.client.trainer import LocalTrainer
@@ -123,7 +124,7 @@ def is_running(process):
 
 
 def test_a_run_that_is_killed_goes_on_with_the_same_bytes_and_leaves_no_process(tables, tmp_path):
-    rounds = ["rounds=40", "training.local_steps=5"]
+    rounds = ["rounds=20", "training.local_steps=5"]
     undisturbed = InProcessRun(
         job=JOB, data=tables, workspace=tmp_path / "a", assignments=rounds, render=False
     )
@@ -176,9 +177,45 @@ def fail_at(failing_round, name="north", times=1):
 def test_a_hospital_that_fails_once_is_asked_again_at_once_and_nothing_is_lost(start):
     result = start("plain").run()
     started = time.monotonic()
-    again = start("again", open_trainer=fail_at(1)).run()
+    run = start("again", open_trainer=fail_at(1))
+    again = run.run()
     assert time.monotonic() - started < 10  # the quorum's pause is 10 s of a clock that is not here
-    assert (again["complete"], again["model_sha256"]) == (True, result["model_sha256"])
+    assert (again["complete"], again["reason"]) == (True, "")
+    assert again["model_sha256"] == result["model_sha256"]
+    lines = (run.workspace / "rounds.jsonl").read_text().splitlines()
+    failures = [json.loads(line)["failures"] for line in lines]
+    assert failures == [{}, {"north": "disk-full"}, {}, {}]
+
+
+class Fading(LocalTrainer):
+    """Scores every model lower than the one before."""
+
+    def train(self, base, round_number, *, keep=True):
+        update = super().train(base, round_number, keep=keep)
+        figures = dict.fromkeys(update.metrics.validation.figures, 1 / (1 + round_number))
+        score = update.metrics.validation.model_copy(update={"figures": figures})
+        metrics = update.metrics.model_copy(update={"validation": score})
+        return replace(update, metrics=metrics)
+
+
+def test_a_run_from_a_model_stops_early_when_it_only_gets_worse(start):
+    first = start("first")
+    first.run()
+    model = first.workspace / "model"
+    changes = [f"model.from={model}", "selection.keep=best", "selection.patience=1"]
+
+    def open_fading(site, settings, report):
+        return Fading(site, settings, device=CPU, report=report)
+
+    again = start("again", *changes, open_trainer=open_fading, smallest_group=1)
+    result = again.run()
+    assert (result["complete"], result["reason"]) == (True, "")
+    assert (result["rounds"], result["best_round"]) == (2, 0)
+    kept = load_file(again.workspace / "model" / "models" / "model.safetensors")
+    before = load_file(model / "models" / "model.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
+    metadata = again.workspace / "model" / "configs" / "metadata.json"
+    assert str(model) not in metadata.read_text()
 
 
 def test_a_hospital_that_keeps_failing_is_named_by_its_code_and_ends_the_run(start):

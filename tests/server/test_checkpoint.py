@@ -27,11 +27,11 @@ from consortium.server.state import model_file
     ],
 )
 def test_a_run_that_is_killed_after_a_round_ends_with_the_same_bytes(
-    generated, tmp_path, tiny, assignments
+    clinics, tmp_path, light, assignments
 ):
-    settings = tiny("rounds=3", *assignments)
-    undisturbed = Federation(generated, tmp_path / "a", settings).rest()
-    killed = Federation(generated, tmp_path / "b", settings)
+    settings = light("rounds=3", "training.local_steps=5", *assignments)
+    undisturbed = Federation(clinics, tmp_path / "a", settings).rest()
+    killed = Federation(clinics, tmp_path / "b", settings)
     killed.round()
     killed.start()
     assert killed.state.rounds_done == 1
@@ -181,10 +181,11 @@ def test_after_a_torn_checkpoint_the_round_before_is_used_and_the_run_ends_with_
 
 
 @pytest.mark.parametrize("rounds", [4, 12])
-def test_a_finished_run_is_extended_by_more_rounds(generated, tmp_path, tiny, rounds):
-    federation = Federation(generated, tmp_path, tiny("rounds=3", "selection.share=0.5"))
+def test_a_finished_run_is_extended_by_more_rounds(clinics, tmp_path, light, rounds):
+    few = ("training.local_steps=5", "selection.keep=average", "selection.share=0.5")
+    federation = Federation(clinics, tmp_path, light("rounds=3", *few))
     first = federation.rest()
-    federation.settings = tiny(f"rounds={rounds}", "selection.share=0.5")
+    federation.settings = light(f"rounds={rounds}", *few)
     federation.start()
     assert federation.state.rounds_done == 3
     result = federation.rest()

@@ -97,8 +97,8 @@ def test_orientation_turns_the_stored_axes_and_not_the_patient(tmp_path: Path) -
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
-        generate(tmp_path / name, TWO_EACH[:1], seed=seed, **SMALL)
+    for name, seed, processes in (("first", 1, 1), ("again", 1, 3), ("other", 2, 1)):
+        generate(tmp_path / name, TWO_EACH[:1], seed=seed, processes=processes, **SMALL)
     first, again, other = (content(tmp_path / name) for name in ("first", "again", "other"))
     assert first == again
     assert first.keys() == other.keys()

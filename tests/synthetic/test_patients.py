@@ -10,7 +10,7 @@ from consortium.synthetic.hospitals import HOSPITALS
 from consortium.synthetic.protocols import PROTOCOLS
 
 BY_NAME = {hospital.name: hospital for hospital in HOSPITALS}
-PATIENTS = 6
+PATIENTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_patient_is_the_same_under_every_protocol_and_the_parts_are_nested() -
     for hospital, index in ((HOSPITALS[0], 1), (HOSPITALS[1], 1), (HOSPITALS[3], 2)):
         two, four = (
             make_patient(
-                hospital, index, seed=0, spatial_dims=3, shape=(64, 48), protocol=PROTOCOLS[name]
+                hospital, index, seed=0, spatial_dims=3, shape=(48, 36), protocol=PROTOCOLS[name]
             )
             for name in ("lgg", "brats")
         )
@@ -151,7 +151,7 @@ def test_what_enhances_is_bright_after_contrast_around_a_core_that_is_not() -> N
             index,
             seed=0,
             spatial_dims=3,
-            shape=(80, 56),
+            shape=(56, 40),
             protocol=PROTOCOLS["brats"],
         )
         _, before, after, t2 = np.moveaxis(patient.image.astype(float), 3, 0)
@@ -174,7 +174,7 @@ def test_a_core_that_takes_up_no_contrast_has_no_enhancing_part() -> None:
             1,
             seed=0,
             spatial_dims=3,
-            shape=(80, 56),
+            shape=(56, 40),
             protocol=PROTOCOLS["brats"],
         )
         assert set(np.unique(patient.mask)) == values

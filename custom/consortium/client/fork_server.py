@@ -41,10 +41,10 @@ ADDRESS = "CONSORTIUM_FORK_SERVER"
 unset."""
 
 PRELOADED = (
-    "torch._inductor",  # needed by an optimiser's first step and by deterministic algorithms
     "consortium.client.worker",
     *(f"{package}.task" for package in TASKS.values()),
     "monai.metrics",
+    "torch._dynamo",  # 2 s, which torch.optim takes at its first step
 )
 """Modules that a trainer imports at its start or at its first step."""
 _WORKER = "consortium.client.worker"

@@ -10,8 +10,11 @@ import gzip
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +66,7 @@ def generate(
     in_plane: int | None = None,
     slices: int | None = None,
     like: str = "lgg",
+    processes: int = 1,
 ) -> None:
     """Writes one folder for each hospital into `out`.
 
@@ -79,6 +83,7 @@ def generate(
         in_plane: voxels along each side of a slice; by default 96 in 2-D, the protocol's in 3-D.
         slices: number of slices; by default 18 in 2-D, the protocol's in 3-D.
         like: name of the protocol, in `PROTOCOLS`.
+        processes: how many draw patients at a time; the bytes do not depend on it.
 
     Raises:
         UsageError: `folder-in-use`, `bad-seed`, `same-name` or `unknown-protocol`.
@@ -97,9 +102,14 @@ def generate(
     protocol = PROTOCOLS[like]
     default_in_plane, default_slices = _STACK if spatial_dims == 2 else protocol.volume
     shape = (in_plane or default_in_plane, slices or default_slices)
-    for hospital in hospitals:
-        with whole_folder(out / hospital.name) as folder:
-            _write_hospital(folder, hospital, seed, spatial_dims, shape, protocol)
+    draw = partial(_draw_scan, seed, spatial_dims, shape, like)
+    with ExitStack() as stack:
+        apply: _Apply = map
+        if processes > 1:
+            apply = stack.enter_context(ProcessPoolExecutor(processes)).map
+        for hospital in hospitals:
+            with whole_folder(out / hospital.name) as folder:
+                _write_hospital(folder, hospital, seed, spatial_dims, protocol, draw, apply)
 
 
 def make_patient(
@@ -147,13 +157,55 @@ def make_patient(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """A patient's row of the table, and the packed image and mask."""
+
+    row: tuple[str, str, int, str]
+    image: bytes
+    mask: bytes
+
+
+_Draw = Callable[[Hospital, int], _Scan]
+_Apply = Callable[..., Iterable[_Scan]]
+
+
+def _draw_scan(
+    seed: int,
+    spatial_dims: Literal[2, 3],
+    shape: tuple[int, int],
+    like: str,
+    hospital: Hospital,
+    index: int,
+) -> _Scan:
+    """Draws a patient and packs the scan; another process may do it."""
+    patient = make_patient(
+        hospital,
+        index,
+        seed=seed,
+        spatial_dims=spatial_dims,
+        shape=shape,
+        protocol=PROTOCOLS[like],
+    )
+    packed = []
+    for voxels in (patient.image, patient.mask):
+        scan = nib.Nifti1Image(voxels, patient.affine)
+        scan.header.set_xyzt_units("mm")
+        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(patient.scanner.orientation))
+        # A time of 0 in the gzip header gives the same bytes for the same scan.
+        content = scan.as_reoriented(turn).to_bytes()
+        packed.append(gzip.compress(content, compresslevel=6, mtime=0))
+    return _Scan((patient.name, patient.sex, patient.age, patient.scanner.name), *packed)
+
+
 def _write_hospital(
     folder: Path,
     hospital: Hospital,
     seed: int,
     spatial_dims: Literal[2, 3],
-    shape: tuple[int, int],
     protocol: Protocol,
+    draw: _Draw,
+    apply: _Apply,
 ) -> None:
     """Writes a hospital into an existing, empty folder."""
     (folder / "imagesTr").mkdir()
@@ -162,21 +214,15 @@ def _write_hospital(
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["patient", "sex", "age", "scanner"])
-    for index in range(1, hospital.patients + hospital.held_out + 1):
-        patient = make_patient(
-            hospital, index, seed=seed, spatial_dims=spatial_dims, shape=shape, protocol=protocol
-        )
-        image, label = f"imagesTr/{patient.name}.nii.gz", f"labelsTr/{patient.name}.nii.gz"
-        for name, voxels in ((image, patient.image), (label, patient.mask)):
-            scan = nib.Nifti1Image(voxels, patient.affine)
-            scan.header.set_xyzt_units("mm")
-            turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(patient.scanner.orientation))
-            # A time of 0 in the gzip header gives the same bytes for the same scan.
-            packed = gzip.compress(scan.as_reoriented(turn).to_bytes(), compresslevel=6, mtime=0)
-            (folder / name).write_bytes(packed)
+    everyone = range(1, hospital.patients + hospital.held_out + 1)
+    for index, scan in zip(everyone, apply(partial(draw, hospital), everyone), strict=True):
+        name = scan.row[0]
+        image, label = f"imagesTr/{name}.nii.gz", f"labelsTr/{name}.nii.gz"
+        (folder / image).write_bytes(scan.image)
+        (folder / label).write_bytes(scan.mask)
         part = entries["training" if index <= hospital.patients else "validation"]
-        part.append({"patient": patient.name, "image": f"./{image}", "label": f"./{label}"})
-        rows.writerow([patient.name, patient.sex, patient.age, patient.scanner.name])
+        part.append({"patient": name, "image": f"./{image}", "label": f"./{label}"})
+        rows.writerow(scan.row)
     write_text(folder / "patients.csv", table.getvalue())
     write_json(
         folder / "dataset.json",

@@ -1,5 +1,6 @@
 """The generator of patients with scans; none of them exists."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def _generate(out: Path, request: Request) -> Sequence[Hospital]:
-    generate(out, HOSPITALS, seed=request.seed, spatial_dims=request.dims, like=request.like)
+    generate(
+        out,
+        HOSPITALS,
+        seed=request.seed,
+        spatial_dims=request.dims,
+        like=request.like,
+        processes=len(os.sched_getaffinity(0)),
+    )
     return HOSPITALS
 
 
@@ -30,7 +38,7 @@ SYNTHETIC = Synthetic(
     likes=tuple(PROTOCOLS),
     generate=_generate,
     # Short rounds, so that the page shows how a model improves.
-    rounds=24,
+    rounds=16,
     assignments=("training.local_steps=20",),
     pictures=_pictures,
 )

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from tests.conftest import JOB, LGG, TINY, needs_real_data
 
-from consortium.runs.simulator import Simulation
+from consortium.runs.in_process import InProcessRun
 
-pytestmark = [needs_real_data, pytest.mark.flare]
+pytestmark = needs_real_data
 
 
 @pytest.fixture
@@ -31,13 +31,15 @@ def few(tmp_path):
 def test_hospitals_learn_from_real_scans_together(few, tmp_path, consortium):
     assert consortium("check-data", few / "case_western", "--job", JOB)[0] == 0
     workspace = tmp_path / "workspace"
-    result = Simulation(
+    result = InProcessRun(
         job=JOB,
         data=few,
         workspace=workspace,
         assignments=[*TINY, "data.size=[64,64]", "training.local_steps=20", "training.batch=8"],
         smallest_group=1,
         smallest_training=1,
+        workers=1,
+        render=False,
     ).run()
     assert (result["complete"], result["reason"]) == (True, "")
     assert [row["cases"] for row in result["hospitals"]] == [{"training": 5, "validation": 1}] * 2

@@ -1,4 +1,4 @@
-"""The job's other settings files, made small, in FLARE's simulator and in prediction."""
+"""The job's other settings files, made small, in a run and in prediction."""
 
 from dataclasses import replace
 
@@ -11,14 +11,12 @@ from tests.conftest import JOB
 
 from consortium.models.bundle import write_bundle
 from consortium.models.networks import build_network
-from consortium.runs.simulator import Simulation
+from consortium.runs.in_process import InProcessRun
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
 from consortium.tasks.registry import load_settings
 from consortium.tasks.segmentation.datalist import read_datalist
 from consortium.tasks.segmentation.inference import load_case, predict_case
-
-pytestmark = pytest.mark.flare
 
 SMALL = [
     "rounds=2",
@@ -41,7 +39,7 @@ def brains(tmp_path_factory):
 def finished(brains, tmp_path_factory):
     workspace = tmp_path_factory.mktemp("run") / "workspace"
     file = JOB / "variants" / "brats.json"
-    result = Simulation(
+    result = InProcessRun(
         job=JOB,
         data=brains,
         workspace=workspace,
@@ -49,6 +47,8 @@ def finished(brains, tmp_path_factory):
         assignments=SMALL,
         smallest_group=1,
         smallest_training=1,
+        workers=1,
+        render=False,
     ).run()
     return result, workspace
 
