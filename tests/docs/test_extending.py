@@ -102,10 +102,6 @@ def test_names_and_options_of_the_settings_follow_the_files(extended, assignment
     assert message in done.stderr
 
 
-def test_training_does_without_the_compiler_of_torch(followed):
-    assert all(result["light"] for result in followed.values())
-
-
 def test_the_package_itself_has_neither():
     for name in documented():
         assert not (ROOT / name).exists()
