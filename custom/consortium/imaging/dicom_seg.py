@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels import pixel_array
 from pydicom.uid import generate_uid
@@ -30,6 +29,7 @@ from consortium.imaging.dicom import (
     describe_failure,
     frame_geometry,
     functional_groups,
+    read_dicom,
     suppress_warnings,
 )
 from consortium.imaging.grids import Volume, find_placement
@@ -88,7 +88,7 @@ def read_segmentation(
     """
     try:
         with suppress_warnings():
-            dataset = pydicom.dcmread(path)
+            dataset = read_dicom(path)
             if dataset.get("SegmentationType") != "BINARY":
                 raise UnusableSeries(
                     error("unreadable-file", name, "a .dcm mask must be a binary segmentation")

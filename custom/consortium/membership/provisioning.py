@@ -25,6 +25,8 @@ from cryptography import x509
 
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file, sole_user, whole_folder
+from consortium.core.json_files import read_json_object
+from consortium.core.plain_files import read_plain
 from consortium.flare.provisioner import STATE, provision
 from consortium.kits.manifest import MANIFEST, fingerprint
 from consortium.kits.project import (
@@ -157,7 +159,7 @@ def _create(
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(before), encoding="utf-8")
         made = provision(raw, folder)
-        state = json.loads((folder / project.name / STATE).read_text(encoding="utf-8"))
+        state = read_json_object(folder / project.name / STATE)
         changes = {
             participant.name: _change_of(made / participant.name, out / KITS / participant.name)
             for participant in project.participants
@@ -193,7 +195,7 @@ def _change_of(made: Path, target: Path) -> Literal["new", "again", "unchanged"]
     if not target.exists():
         return "new"
     same = (target / MANIFEST).is_file() and (
-        (target / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
+        read_plain(target / MANIFEST) == read_plain(made / MANIFEST)
     )
     if same and not verify_kit(target).findings:
         return "unchanged"
@@ -261,7 +263,7 @@ def status(out: Path) -> list[IssuedCertificate]:
         raise UsageError(
             "no-kits", "nothing was provisioned here", str(out), "run scripts/provision create"
         )
-    root = x509.load_pem_x509_certificate((kits[0] / ROOT).read_bytes())
+    root = x509.load_pem_x509_certificate(read_plain(kits[0] / ROOT))
     issued = [IssuedCertificate("root", "", "", root.not_valid_after_utc)]
     for kit in kits:
         report = verify_kit(kit)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consortium.core.files import write_json, write_text
+from consortium.core.json_files import read_json_object
 from consortium.models.bundle import write_bundle
 from consortium.orchestration.flagging import find_flagged
 from consortium.orchestration.records import RoundRecord
@@ -87,7 +88,7 @@ def write_results(
 
 def add_note(results: Path, note: str) -> dict[str, Any]:
     """Adds a note to `result.json` and returns its new content."""
-    result: dict[str, Any] = json.loads((results / RESULT).read_text(encoding="utf-8"))
+    result = read_json_object(results / RESULT)
     result["notes"].append(note)
     write_json(results / RESULT, result)
     return result
