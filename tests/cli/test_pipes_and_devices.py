@@ -25,7 +25,7 @@ SCANS = {
 XRAYS = {
     "task": "classification",
     "data": {"classes": {"sick": ["sick"], "well": ["well"]}, "size": 32},
-    "network": {"features": [4]},
+    "network": {"features": [8, 8]},
 }
 
 

@@ -77,6 +77,7 @@ def test_missing_extra_and_linked_files_and_open_keys_are_named(kit):
     (kit / "local" / "log_config.json.default").symlink_to(kit / "elsewhere")
     (kit / "startup" / "client.key").chmod(0o640)
     assert sorted(codes(kit)) == [
+        ("extra", "local/custom"),
         ("extra", "local/custom/more.py"),
         ("link", "local/log_config.json.default"),
         ("missing", "startup/stop_fl.sh"),
@@ -319,7 +320,7 @@ def test_a_file_of_a_kit_that_is_none_or_is_huge_is_refused_before_it_is_read(ki
         if name == "startup/client.key":
             assert ("too-large" if kind == "sparse" else "link", name) in codes(kit)
             return
-        with pytest.raises(Refused, match="no-kit|bad-manifest"):
+        with pytest.raises(Refused, match=r"no-kit|bad-manifest"):
             verify_kit(kit)
 
 
