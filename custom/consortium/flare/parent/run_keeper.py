@@ -27,6 +27,8 @@ from nvflare.private.defs import (
     JobFailureMsgKey,
 )
 
+from consortium.core.errors import EnvironmentProblem
+from consortium.core.files import require_room
 from consortium.flare.job import checkpoint_folder
 from consortium.orchestration.checkpoints import count_rounds
 from consortium.orchestration.recovery import (
@@ -148,9 +150,13 @@ class RunKeeper(FLComponent):
             manager.update_meta(job_id, {FAILED_SITE: failed_site}, fl_ctx)
         root = Path(engine.get_workspace().get_root_dir())
         rounds = count_rounds(checkpoint_folder(root, attempt.run))
-        following = follow(job.meta, rounds)
+        following, reason = follow(job.meta, rounds), why_given_up(job.meta)
+        try:
+            # Its job may have been unable to write even that it could not.
+            require_room(checkpoint_folder(root, attempt.run))
+        except EnvironmentProblem as problem:
+            following, reason = None, str(problem).removeprefix("error ")
         if following is None:
-            reason = why_given_up(job.meta)
             stopped = {"complete": False, "reason": reason, "stopped": True}
             manager.update_meta(job_id, {OUTCOME: stopped}, fl_ctx)
             self._log.error("run %s: %s", attempt.run, reason)

@@ -29,7 +29,7 @@ from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from consortium.core.errors import ConsortiumError, Refused, UsageError
-from consortium.core.files import lock_file, write_text
+from consortium.core.files import as_readable, lock_file, write_text
 from consortium.flare.array_streaming import limit_arrays, limit_senders, register_arrays
 from consortium.flare.job import TROUBLE, read_job, result_folders
 from consortium.flare.parent.outcome import note_outcome
@@ -121,7 +121,8 @@ class StudyRun(FLComponent):
         """Runs `work`; ends the job with a reason for people if it fails."""
         try:
             return work()
-        except Exception as error:
+        except Exception as raised:
+            error = as_readable(raised)
             known = isinstance(error, ConsortiumError)
             self._log.error("%s", error, exc_info=not known)
             message = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"
