@@ -10,12 +10,9 @@ memory-backed storage keys are never written to a disk outside this folder; the 
 before any kit that depends on it.
 """
 
-import contextlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +37,7 @@ from consortium.kits.project import (
 from consortium.kits.readme import README
 from consortium.kits.state import certificates, read_state, write_state
 from consortium.kits.verify import ROOT, verify_kit
+from consortium.membership.private_folder import private_folder
 
 KITS, STATE_FILE = "kits", "state.json"
 _PRISTINE = {"startup", "local", "transfer", README}
@@ -153,7 +151,7 @@ def _create(
     if before is not None:
         root = x509.load_pem_x509_certificate(before["root_cert"].encode())
         check_unchanged(project, root, certificates(before))
-    with _private_folder() as folder:
+    with private_folder() as folder:
         if before is not None:
             path = folder / project.name / STATE
             path.parent.mkdir(parents=True)
@@ -272,12 +270,3 @@ def status(out: Path) -> list[IssuedCertificate]:
             IssuedCertificate(owner.participant, owner.role, owner.organisation, report.valid_until)
         )
     return issued
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A private folder for unencrypted keys; in memory if the machine has memory-backed storage."""
-    shared = Path("/dev/shm")
-    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        yield Path(folder)
