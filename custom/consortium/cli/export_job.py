@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.terminal import say
 from consortium.study.job_folder import export_job, find_job
 
 app = typer.Typer(add_completion=False)
@@ -54,7 +55,7 @@ def export(
         run=continue_,
         with_package=not configuration_only,
     )
-    print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
+    say(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
 
 
 if __name__ == "__main__":

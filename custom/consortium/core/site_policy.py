@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from consortium.core.errors import ConsortiumError
+from consortium.core.printable import printable_lines
 
 ERRORS = "errors.log"
 """File in a hospital's own folder with the full text of its errors."""
@@ -65,4 +66,5 @@ def note_error(folder: Path, error: Exception) -> None:
     with contextlib.suppress(Exception):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ERRORS).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {message}\n")
+            now = datetime.now().isoformat(timespec="seconds")
+            file.write(f"{now} {printable_lines(message)}\n")
