@@ -241,7 +241,9 @@ def _inference(settings: TabularSettings) -> dict[str, Any]:
         "inputs": f"$torch.tensor([[{values}] for row in @rows])",
         "probabilities": "$torch.sigmoid(@network(@inputs.to(@device)).detach())[:, 0].tolist()",
         "run": [
-            f"$[print(row['{PATIENT}'], round(p, 6), sep=',')"
+            # No name is a formula to a spreadsheet. MONAI would take an at sign for a reference.
+            f"$[print(\"'\" * (row['{PATIENT}'][:1] in ('=', '+', '-', chr(64)))"
+            f" + row['{PATIENT}'], round(p, 6), sep=',')"
             " for row, p in zip(@rows, @probabilities)]"
         ],
     }
