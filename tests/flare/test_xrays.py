@@ -40,7 +40,7 @@ def test_three_hospitals_train_one_model_on_radiographs_and_probe_it(tmp_path, c
     result = simulation.run()
     assert result["complete"], result["reason"]
     names = sorted(clinic.name for clinic in clinics)
-    assert result["confounding"]["told"] == names
+    assert result["confounding"]["reported"] == names
     assert sorted(result["confounding"]["without"]) == names
     for name in names:
         rounds = (tmp_path / "run" / "without" / name / "rounds.jsonl").read_text().splitlines()

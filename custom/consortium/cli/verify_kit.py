@@ -7,6 +7,7 @@ import typer
 
 from consortium.cli.terminal import say
 from consortium.core.errors import Incomplete
+from consortium.core.plurals import plural
 
 
 def verify_kit(
@@ -35,11 +36,14 @@ def verify_kit(
     if report.findings:
         raise Incomplete(
             "bad-kit",
-            f"{len(report.findings)} findings",
+            plural(len(report.findings), "finding"),
             str(kit),
             "do not start it; ask the coordinator for the kit again",
         )
-    say(f"{len(manifest.files)} files are as signed by the root {report.root_sha256}")
+    say(
+        f"{plural(len(manifest.files), 'file is', 'files are')} as signed by the root"
+        f" {report.root_sha256}"
+    )
     if not report.compared:
         say(
             "anyone can make such a root: compare its fingerprint with the one that the coordinator"

@@ -10,3 +10,8 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
         nouns: in the plural, if it is not the singular with an s.
     """
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def every(number: int, noun: str, nouns: str = "") -> str:
+    """Returns the subject and verb of a sentence about all of them: "all 3 patients are"."""
+    return f"all {plural(number, noun, nouns)} are" if number != 1 else f"the only {noun} is"

@@ -30,6 +30,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
 
 from consortium.core.findings import Finding, error, warning
 from consortium.core.plain_files import require_plain
+from consortium.core.plurals import plural
 
 IDENTIFYING_ATTRIBUTES = (
     "PatientName",
@@ -185,7 +186,9 @@ def _files(path: Path, name: str) -> list[tuple[Path, str]]:
     if not files:
         folders = sum(file.is_dir() for file in inside)
         detail = (
-            f"no file in the folder, but {folders} folders" if folders else "the folder is empty"
+            f"no file in the folder, but {plural(folders, 'folder')}"
+            if folders
+            else "the folder is empty"
         )
         raise UnusableSeries(error("empty-series", name, detail))
     return files

@@ -22,6 +22,7 @@ from pydicom.uid import generate_uid
 from consortium.core.errors import Refused
 from consortium.core.files import replace_file
 from consortium.core.findings import error, warning
+from consortium.core.plurals import plural
 from consortium.imaging.dicom import (
     Series,
     UnusableSeries,
@@ -142,7 +143,13 @@ def _on_image(
         overlap += int(((target > 0) & (target != value_of[number]) & inside).sum())
         target[inside] = value_of[number]
     notes = (
-        (warning("overlapping-segments", name, f"{overlap} voxels are in several segments"),)
+        (
+            warning(
+                "overlapping-segments",
+                name,
+                f"{plural(overlap, 'voxel is', 'voxels are')} in several segments",
+            ),
+        )
         if overlap
         else ()
     )

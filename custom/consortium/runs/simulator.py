@@ -17,6 +17,7 @@ from typing import Any
 from consortium.client.fork_server import fork_server
 from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.json_files import read_json_object
+from consortium.core.plurals import plural
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.runs.base import (
@@ -126,7 +127,7 @@ class _Watchdog:
                 raise Incomplete(
                     "hospital-died",
                     f"the process of {name} ended without a reason after"
-                    f" {len(view.records)} closed rounds",
+                    f" {plural(len(view.records), 'closed round')}",
                     str(self._workspace),
                     "check whether memory ran out, then continue with --resume",
                 )

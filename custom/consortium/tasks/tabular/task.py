@@ -20,6 +20,7 @@ from torch import Tensor
 
 from consortium.core.errors import Refused
 from consortium.core.files import whole_folder
+from consortium.core.plurals import plural
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
 from consortium.protocol.schema import State
@@ -70,7 +71,7 @@ class TabularTask(LocalTask):
         if not self._own and self.patients < site.smallest_group:
             raise Refused(
                 "too-few-to-average",
-                f"{self.patients} training patients; statistics of fewer than"
+                f"{plural(self.patients, 'training patient')}; statistics of fewer than"
                 f" {site.smallest_group} do not leave the hospital",
                 str(site.data),
                 'add patients, or take part in a job with update.buffers "local"',
