@@ -74,7 +74,7 @@ def test_predict_writes_a_probability_for_each_patient_with_no_outcome_known(
         csv.writer(file).writerows(rows)
     code, out, err = consortium("predict", model, table, "-o", output)
     assert (code, err) == (0, "")
-    assert out == f"wrote {output}: 199 patients; 1 more lack a value\n"
+    assert out == f"wrote {output}: 199 patients; 1 more lacks a value\n"
     with output.open(newline="") as file:
         predicted = list(csv.DictReader(file))
     assert len(predicted) == 199

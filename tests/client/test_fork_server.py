@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.client.misbehaving import where
+from tests.client.training_parent import PARENT
 
 from consortium.client import fork_server as fork_server_module
 from consortium.client.fork_server import ADDRESS, fork_server, fork_worker, start_server
@@ -148,30 +149,13 @@ def test_nothing_is_left_when_it_is_closed(address, open_trainer, site, base):
     process.wait(10)
 
 
-PARENT = """
-import sys
-from pathlib import Path
-from consortium.client.process import TrainerProcess
-from consortium.core.site_policy import Site, simulated_privacy
-from consortium.models.networks import build_network
-from consortium.protocol.update import pack
-from consortium.tasks.registry import load_settings
-settings = load_settings(Path(sys.argv[3]))
-privacy = simulated_privacy(1)
-site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1, privacy=privacy)
-trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)
-model = pack(build_network(settings, seed=1).state_dict())
-trainer.ask("train_local", model, lambda: False, rounds=100000)
-"""
-
-
 def test_it_ends_with_the_process_that_asked_in_the_middle_of_training(
     address, site, settings, tmp_path
 ):
     file = tmp_path / "settings.json"
     file.write_text(settings.model_dump_json(by_alias=True))
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(site.data), str(site.state), str(file)],
+        [*PARENT, str(site.data), str(site.state), str(file)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     try:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from tests.client.misbehaving import where
+from tests.client.training_parent import PARENT
 
 from consortium.client import process as process_module
 from consortium.client.fork_server import ADDRESS
@@ -197,28 +198,11 @@ def test_what_does_not_hear_a_stop_is_killed(open_trainer, site, base, monkeypat
     assert isinstance(trainer.ask("validate", pack(base), never), Metrics)
 
 
-PARENT = """
-import sys, time
-from pathlib import Path
-from consortium.tasks.registry import load_settings
-from consortium.client.process import TrainerProcess
-from consortium.core.site_policy import Site, simulated_privacy
-from consortium.models.networks import build_network
-from consortium.protocol.codec import pack
-settings = load_settings(Path(sys.argv[3]))
-privacy = simulated_privacy(1)
-site = Site("north", Path(sys.argv[1]), Path(sys.argv[2]), smallest_group=1, privacy=privacy)
-trainer = TrainerProcess("consortium.client.trainer:LocalTrainer", site, settings)
-model = pack(build_network(settings, seed=1).state_dict())
-trainer.ask("train_local", model, lambda: False, rounds=100000)
-"""
-
-
 def test_it_dies_with_its_parent_in_the_middle_of_training(site, settings, tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(settings.model_dump_json(by_alias=True))
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(site.data), str(site.state), str(file)],
+        [*PARENT, str(site.data), str(site.state), str(file)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     try:

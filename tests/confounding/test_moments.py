@@ -33,7 +33,7 @@ def test_a_group_below_the_minimum_group_size_is_not_reported() -> None:
 
 
 def test_as_many_dimensions_as_patients_are_refused() -> None:
-    with pytest.raises(ValueError, match="10 dimensions for groups of 10"):
+    with pytest.raises(ValueError, match="10 dimensions need groups larger than 10"):
         moments(np.zeros((50, 10)), range(50), 10)
 
 

@@ -3,9 +3,26 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tests.disks import mounted
 
 from consortium.core.errors import EnvironmentProblem
-from consortium.core.files import create_file, replace_file, whole_folder, write_json
+from consortium.core.files import (
+    create_file,
+    replace_file,
+    require_room,
+    whole_folder,
+    write_json,
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MB."""
+    with mounted(tmp_path / "disk", 2 << 20) as folder:
+        yield folder
 
 
 def names(folder):
@@ -84,3 +101,51 @@ def test_a_file_is_created_once(tmp_path):
     assert not create_file(path, "second")
     assert path.read_text() == "first"
     assert [file.name for file in path.parent.iterdir()] == ["owner"]
+
+
+FILL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from consortium.core.files import replace_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+replace_file(Path(sys.argv[1]), lambda path: save_file({"a": torch.zeros(10_000)}, path))
+"""
+
+
+def test_tensors_that_cannot_be_written_are_reported_like_any_other_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("old")
+    run = subprocess.run([sys.executable, "-c", FILL, path], capture_output=True, text=True)
+    assert f"error cannot-write: File too large, {path}" in run.stderr
+    assert path.read_text() == "old"
+
+
+def test_tensors_on_a_full_disk_are_a_full_disk(small_disk):
+    path = small_disk / "model.safetensors"
+    tensors = {"a": torch.zeros(1_000_000)}
+    with pytest.raises(EnvironmentProblem, match=r"error disk-full: No space left on device, "):
+        replace_file(path, lambda partial: save_file(tensors, partial))
+    assert not path.exists()
+
+
+def test_tensors_that_cannot_be_read_are_no_fault_of_the_disk(tmp_path):
+    (tmp_path / "b").write_bytes(b"no tensors")
+    with pytest.raises(SafetensorError):
+        replace_file(tmp_path / "a", lambda path: load_file(tmp_path / "b"))
+
+
+def test_room_is_as_much_as_the_largest_file(small_disk):
+    require_room(small_disk)
+    (small_disk / "model").write_bytes(bytes(700_000))
+    with pytest.raises(EnvironmentProblem, match="disk-full"):
+        require_room(small_disk)
+    assert names(small_disk) == ["model"]
+
+
+def test_a_folder_that_cannot_be_written_has_no_room(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentProblem, match="cannot-write"):
+        require_room(tmp_path / "file" / "checkpoints")

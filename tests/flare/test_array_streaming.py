@@ -13,6 +13,7 @@ from nvflare.fuel.utils import fobs
 
 from consortium.flare import array_streaming
 from consortium.flare.array_streaming import ArrayAssembler, ArrayChunk, ArrayStream, StreamedArray
+from consortium.protocol.buffers import make_buffers
 
 ARRAYS = {
     "T0": np.arange(10, dtype=np.float32),
@@ -42,9 +43,7 @@ def codec(monkeypatch):
     # Resets what a job in this process may have set.
     monkeypatch.setattr(array_streaming._StreamedArrayCodec, "turns", None)
     monkeypatch.setattr(array_streaming._StreamedArrayCodec, "limit", float("inf"))
-    monkeypatch.setattr(
-        array_streaming._StreamedArrayCodec, "make", staticmethod(array_streaming.make_arrays)
-    )
+    monkeypatch.setattr(array_streaming._StreamedArrayCodec, "make", staticmethod(make_buffers))
 
 
 @pytest.mark.parametrize("size", [1, 8, 16, 1000])

@@ -166,7 +166,7 @@ def test_radiographs_with_the_probe_and_training_without_each_hospital(
     runs = run_everywhere(tmp_path, radiographs(tmp_path, generated))
     check_same(runs)
     run, result = tmp_path / "simulator", runs.results["simulator"]
-    assert result["confounding"]["told"] == sorted(NAMES)
+    assert result["confounding"]["reported"] == sorted(NAMES)
     assert sorted(result["confounding"]["without"]) == sorted(NAMES)
     for name in NAMES:
         rounds = (run / "without" / name / "rounds.jsonl").read_text().splitlines()

@@ -1,6 +1,9 @@
 """DICOM series: the volume of a valid series, and the findings of an invalid one."""
 
+import gzip
+import io
 import warnings
+import zlib
 
 import gdcm
 import highdicom
@@ -10,10 +13,12 @@ import pydicom
 import pytest
 import torch
 from pydicom.uid import HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
+from tests.memory import memory_limited_to
 
-from consortium.imaging.dicom import open_series
-from consortium.imaging.dicom_seg import Algorithm, write_segmentation
+from consortium.imaging.dicom import UnusableSeries, open_series
+from consortium.imaging.dicom_seg import Algorithm, read_segmentation, write_segmentation
 from consortium.imaging.grids import align_to_grid, find_placement
+from consortium.imaging.radiographs import UnusableRadiograph, read_pixels, read_view
 from consortium.imaging.volumes import read_image, read_mask
 from consortium.tasks.registry import parse_settings
 from consortium.tasks.segmentation.checks import check_folder
@@ -507,3 +512,87 @@ def test_a_part_of_a_grid_is_placed_on_it_in_any_order_of_axes(oblique):
     assert find_placement(part.shape, oblique @ move, SHAPE, oblique) is None
     move[0, 3] = 5
     assert find_placement(part.shape, oblique @ move, SHAPE, oblique) is None
+
+
+def deflated(path, size, **values):
+    """A file of one slice whose data set inflates to `size` bytes more than its header."""
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID = pydicom.uid.MRImageStorage
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.Rows = dataset.Columns = 64
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.PixelRepresentation, dataset.HighBit = 0, 15
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    plain = io.BytesIO()
+    dataset.save_as(plain, enforce_file_format=True)
+    whole = plain.getvalue()
+    content = whole[144 + int.from_bytes(whole[140:144], "little") :]
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    head = io.BytesIO()
+    pydicom.filewriter.write_file_meta_info(head, dataset.file_meta, enforce_standard=False)
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    with path.open("wb") as file:
+        file.write(bytes(128) + b"DICM" + head.getvalue() + stream.compress(content))
+        # Pixels, (7FE0,0010) OW with its length.
+        file.write(stream.compress(b"\xe0\x7f\x10\0OW\0\0" + size.to_bytes(4, "little")))
+        for _ in range(size >> 20):
+            file.write(stream.compress(bytes(1 << 20)))
+        file.write(stream.compress(bytes(size % (1 << 20))) + stream.flush())
+    return path
+
+
+READERS = {
+    "series": lambda path: open_series(path, "a.dcm"),
+    "mask": lambda path: read_segmentation(path, "a.dcm", {}, SHAPE, np.eye(4)),
+    "radiograph": lambda path: read_pixels(path, "a.dcm"),
+}
+UNUSABLE = (UnusableSeries, UnusableRadiograph)
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory):
+    """A file of 600 kB; what inflates it at once takes 600 MB twice."""
+    path = deflated(tmp_path_factory.mktemp("bomb") / "a.dcm", 600 << 20, ViewPosition="PA")
+    assert path.stat().st_size < 1 << 20
+    return path
+
+
+@pytest.mark.parametrize("reader", ["series", "mask", "radiograph"])
+def test_a_small_file_that_inflates_to_gigabytes_is_refused_before_it_does(bomb, reader):
+    with memory_limited_to(512 << 20), pytest.raises(UNUSABLE) as refusal:
+        READERS[reader](bomb)
+    assert refusal.value.finding.code == "unreadable-file"
+    assert "inflates to more than 256 MiB" in refusal.value.finding.detail
+
+
+def test_the_view_of_a_file_that_inflates_to_gigabytes_is_not_read(bomb, tmp_path):
+    with memory_limited_to(512 << 20):
+        assert read_view(bomb) == ""
+    assert read_view(deflated(tmp_path / "b.dcm", 64 * 64 * 2, ViewPosition="PA")) == "PA"
+
+
+def test_a_deflated_file_of_usual_size_is_read(tmp_path):
+    assert read_pixels(deflated(tmp_path / "a.dcm", 64 * 64 * 2), "a").values.shape == (64, 64)
+
+
+@pytest.mark.parametrize("reader", ["series", "mask"])
+def test_a_file_that_declares_more_pixels_than_a_machine_holds_is_refused(tmp_path, reader):
+    path = deflated(tmp_path / "a.dcm", 8, Rows=60_000, Columns=60_000)
+    with memory_limited_to(768 << 20), pytest.raises(UnusableSeries) as refusal:
+        READERS[reader](path)
+    assert "declares more than 2048 MiB of pixels" in refusal.value.finding.detail
+
+
+def test_a_small_nifti_file_that_inflates_to_gigabytes_is_refused(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((2000, 2000, 2000))
+    header.set_data_dtype(np.uint8)
+    with gzip.open(tmp_path / "a.nii.gz", "wb", 9) as file:
+        file.write(header.binaryblock + bytes(4))
+    with memory_limited_to(768 << 20):
+        finding = read_image(tmp_path, tmp_path / "a.nii.gz")
+    assert (finding.code, finding.detail) == ("unreadable-file", "more than 4096 MiB of voxels")

@@ -129,7 +129,7 @@ def test_a_file_that_is_no_radiograph_is_unreadable(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    assert refused(tmp_path / "a.png").detail == "not a file"
+    assert refused(tmp_path / "a.png").detail == "not a plain file"
     assert read_view(tmp_path / "a.png") == ""
 
 

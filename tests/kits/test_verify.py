@@ -1,6 +1,7 @@
 """Findings about a kit that is not as the coordinator made it."""
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.conftest import ROOT
 from tests.kits.conftest import root_key, sign_again
+from tests.waiting import without_waiting
 
-from consortium.core.errors import Refused
+from consortium.core.errors import Refused, UsageError
 from consortium.kits import verify
 from consortium.kits.lock import hold_kit
 from consortium.kits.manifest import MANIFEST, fingerprint
@@ -75,6 +77,7 @@ def test_missing_extra_and_linked_files_and_open_keys_are_named(kit):
     (kit / "local" / "log_config.json.default").symlink_to(kit / "elsewhere")
     (kit / "startup" / "client.key").chmod(0o640)
     assert sorted(codes(kit)) == [
+        ("extra", "local/custom"),
         ("extra", "local/custom/more.py"),
         ("link", "local/log_config.json.default"),
         ("missing", "startup/stop_fl.sh"),
@@ -302,3 +305,46 @@ def test_a_bad_file_of_the_hospital_is_named(consortium, kit):
     code, _, errors = consortium("verify-kit", kit)
     assert code == 2
     assert errors.startswith("error bad-hospital-file: date: Extra inputs are not permitted, ")
+
+
+@pytest.mark.parametrize(
+    "name", ["startup/client.crt", "startup/rootCA.pem", "startup/client.key", MANIFEST]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_a_file_of_a_kit_that_is_none_or_is_huge_is_refused_before_it_is_read(kit, name, kind):
+    path = kit / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 12 << 30)
+    with without_waiting():
+        if name == "startup/client.key":
+            assert ("too-large" if kind == "sparse" else "link", name) in codes(kit)
+            return
+        with pytest.raises(Refused, match=r"no-kit|bad-manifest"):
+            verify_kit(kit)
+
+
+@pytest.mark.parametrize("name", ["startup/sub_start.sh", "local/hospital.json", "local/new.json"])
+def test_a_sparse_file_is_named_and_not_read(kit, name):
+    (kit / name).touch()
+    os.truncate(kit / name, 12 << 30)
+    with contextlib.suppress(UsageError):
+        assert {code for code, file in codes(kit) if file == name} == {"too-large"}
+
+
+@pytest.mark.parametrize("name", ["local", "startup"])
+def test_a_linked_folder_is_refused_although_the_files_in_it_are_as_signed(kit, name):
+    (kit / name).rename(kit.parent / "elsewhere")
+    (kit / name).symlink_to(kit.parent / "elsewhere")
+    assert codes(kit)[0] == ("link", name)
+
+
+@pytest.mark.parametrize("name", ["local/custom", "startup/more", "local/custom/nvflare"])
+def test_a_folder_that_nobody_signed_is_refused_even_if_it_is_empty(kit, name):
+    (kit / name).mkdir(parents=True)
+    assert ("extra", name) in codes(kit)

@@ -1,4 +1,5 @@
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from monai.bundle import ConfigParser
 from safetensors.torch import save_file
 from tests.conftest import LGG, needs_real_data
+from tests.memory import memory_limited_to
+from tests.waiting import without_waiting
 
 from consortium.core.errors import EnvironmentProblem, Refused, UsageError
 from consortium.models.bundle import load_bundle, load_state, require_match, write_bundle
@@ -348,3 +351,42 @@ def test_a_real_patient_gets_the_same_mask_from_monai_alone(tmp_path):
     case = load_case(loaded, image, None)
     assert np.array_equal(theirs, to_mask(predict_case(model, case, loaded, "cpu"), loaded))
     assert 0 < theirs.mean() < 1
+
+
+HUGE = [
+    {"features": [16384, 16384, 16384]},
+    {"features": [2**40, 2**40]},
+    {"features": [4, 8, 16], "residual_units": 10**9},
+    {"features": [4] * 100_000},
+]
+
+
+@pytest.mark.parametrize("network", HUGE)
+def test_metadata_that_ask_for_a_huge_network_are_refused_before_it_is_built(tmp_path, network):
+    job, folder = settings(), tmp_path / "model"
+    write_bundle(folder, job, build_network(job).state_dict(), trained={})
+    path = folder / "configs/metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["consortium"]["settings"]["network"] |= network
+    path.write_text(json.dumps(metadata))
+    with without_waiting(), memory_limited_to(2 << 30), pytest.raises(Refused) as refusal:
+        load_bundle(folder, "cpu")
+    assert refusal.value.code in ("wrong-architecture", "not-a-bundle")
+
+
+@pytest.mark.parametrize("start", ["model", "weights.safetensors"])
+def test_huge_weights_are_refused_before_they_are_read(tmp_path, start):
+    job, folder = settings(), tmp_path / "model"
+    state = build_network(job).state_dict()
+    write_bundle(folder, job, state, trained={})
+    file = folder / "models/model.safetensors"
+    header = json.dumps(
+        {"1.weight": {"dtype": "F32", "shape": [1 << 32], "data_offsets": [0, 1 << 34]}}
+    )
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    os.truncate(file, 8 + len(header) + (1 << 34))
+    (tmp_path / "weights.safetensors").symlink_to(file)
+    with memory_limited_to(1 << 30), pytest.raises(Refused):
+        load_state(tmp_path / start, state)
+    with memory_limited_to(1 << 30), pytest.raises(Refused):
+        load_bundle(folder, "cpu")

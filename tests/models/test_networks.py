@@ -3,9 +3,10 @@ import json
 
 import pytest
 import torch
+from tests.conftest import ROOT
 
 from consortium.core.errors import UsageError
-from consortium.models.networks import build_network, network_config
+from consortium.models.networks import build_network, network_config, network_outline
 from consortium.settings.base import Settings
 from consortium.tasks.registry import parse_settings
 
@@ -98,3 +99,35 @@ def test_a_network_that_cannot_be_built_is_named(network, message):
     with pytest.raises(UsageError, match=message) as caught:
         build_network(settings(**network))
     assert caught.value.code == "bad-setting"
+
+
+OUTLINED = [
+    *(
+        settings(dims, name=name, normalisation=normalisation)
+        for dims in (2, 3)
+        for name, normalisation in BY_NAME
+    ),
+    *(
+        parse_settings(json.loads(path.read_text()))
+        for path in (ROOT / "jobs").glob("*/app/config/settings.json")
+    ),
+    *(
+        parse_settings(
+            {
+                "task": "classification",
+                "data": {"classes": {"a": ["a"], "b": ["b"]}, "size": 64},
+                "network": {"name": name},
+            }
+        )
+        for name in ("small", "densenet121")
+    ),
+]
+
+
+@pytest.mark.parametrize("job", OUTLINED, ids=lambda job: f"{job.task}-{job.network.name}")
+def test_the_outline_of_a_network_is_its_state_without_the_values(job):
+    outline, state = network_outline(job), build_network(job).state_dict()
+    assert list(outline) == list(state)
+    assert all(tensor.is_meta for tensor in outline.values())
+    for name, tensor in state.items():
+        assert (outline[name].shape, outline[name].dtype) == (tensor.shape, tensor.dtype)

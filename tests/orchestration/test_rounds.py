@@ -182,9 +182,9 @@ def test_a_seeded_choice_contains_the_mandatory_hospitals_and_over_time_all():
         ({"mandatory": ("fens",)}, "fens does not take part"),
         (
             {"mandatory": ("fen", "north"), "clients_per_round": 1, "minimum": 1},
-            "only 1 hospitals are asked",
+            "only 1 hospital is asked",
         ),
-        ({"clients_per_round": 5}, "there are only 4 hospitals"),
+        ({"clients_per_round": 5}, "the study has 4 hospitals"),
         ({"hospitals": ("north", "fen"), "minimum": 1}, "sorted, each once"),
         ({"deadline": 0}, "greater than 0"),
     ],

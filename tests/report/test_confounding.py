@@ -35,7 +35,7 @@ def probed_run(run):
         "site_association": None,
         "features": {"auc": 0.93, "p": 0.0004, "statistic": 40.0, "freedom": 9},
         "acquisition": None,
-        "told": ["east"],
+        "reported": ["east"],
         "without": {"east": score(0.6), "north": None},
     }
     return {**run, "result": {**result, "settings": settings, "confounding": confounding}}

@@ -43,7 +43,7 @@ def test_why_a_run_waits():
     asked = {"north": {"num_of_gpus": 1, "mem_per_gpu_in_GiB": 16}, "harbour": {}}
     assert describe_changed(schedule_history=[scarce], resource_spec=asked).reasons == [
         "3 hospitals have the resources it asks for, and it needs 4"
-        " (tried 1 times, last at 2026-11-25 09:37:42 UTC)",
+        " (tried 1 time, last at 2026-11-25 09:37:42 UTC)",
         "it asks north for 1 GPU of 16 GiB",
     ]
 

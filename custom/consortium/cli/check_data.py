@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortium.cli.terminal import say, terminal
 from consortium.core.errors import Incomplete, Refused
 from consortium.core.finding_codes import FINDING_CODES
+from consortium.core.plurals import plural
+from consortium.core.printable import printable
 
 if TYPE_CHECKING:
     from consortium.core.findings import Finding
@@ -76,14 +79,13 @@ def check_data(
         ]
         write_json(json_file, {"ok": not errors, "findings": rows})
     _print(findings)
-    print(
-        f"{_count(cases, 'case')}, {_count(patients, 'patient')}: "
-        f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}",
-        flush=True,
+    say(
+        f"{plural(cases, 'case')}, {plural(patients, 'patient')}: "
+        f"{plural(errors, 'error')}, {plural(len(findings) - errors, 'warning')}"
     )
     if errors:
         raise Incomplete(
-            "findings", f"{_count(errors, 'error')} in the data", str(folder), "see the list above"
+            "findings", f"{plural(errors, 'error')} in the data", str(folder), "see the list above"
         )
 
 
@@ -102,9 +104,9 @@ def _propose(folder: Path, settings: "Settings | None", output: str) -> None:
         print(json.dumps(content, indent=2))
     else:
         write_json(Path(output), content)
-        print(f"wrote {output}: {_count(len(found.columns), 'column')}")
+        say(f"wrote {output}: {plural(len(found.columns), 'column')}")
     for note in found.notes:
-        print(f"review: {_plain(note)}", file=sys.stderr)
+        say(f"review: {note}", error=True)
     print(
         "review: keep the columns that jobs may read, and put privacy into local/hospital.json",
         file=sys.stderr,
@@ -117,19 +119,17 @@ def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("Reading cases", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(findings: Sequence["Finding"]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = terminal()
     kinds = sorted(findings, key=lambda finding: (finding.severity, finding.code))
     for (severity, code), group in groupby(kinds, key=lambda f: (f.severity, f.code)):
         style = "bold red" if severity == "error" else "bold yellow"
@@ -140,7 +140,7 @@ def _print(findings: Sequence["Finding"]) -> None:
                 console.print(f"  and {rest} more; --json FILE lists all")
                 break
             line = ": ".join(part for part in (finding.file, finding.detail) if part)
-            console.print(Text(_wrap(_plain(line), console.width)), soft_wrap=True)
+            console.print(Text(_wrap(printable(line), console.width)), soft_wrap=True)
         console.print(
             Text(_wrap(FINDING_CODES[code].advice, console.width), "dim"),
             end="\n\n",
@@ -158,12 +158,3 @@ def _wrap(text: str, width: int) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _plain(text: str) -> str:
-    """Replaces control characters: others may have chosen the names to steer the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -18,6 +18,7 @@ import typer
 from pydantic import BaseModel
 
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.terminal import say
 from consortium.core.errors import Incomplete
 from consortium.core.finding_codes import DataKind, FindingCode, codes_of
 from consortium.tasks.registry import TASKS, settings_of
@@ -93,7 +94,7 @@ def docs(
         )
     for path in outdated:
         path.write_text(generated(root)[path], encoding="utf-8")
-        print(path)
+        say(path)
 
 
 def generated(root: Path) -> dict[Path, str]:

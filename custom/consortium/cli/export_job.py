@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.terminal import say
 from consortium.study.job_folder import export_job, find_job
 
 app = typer.Typer(add_completion=False)
@@ -64,7 +65,7 @@ def export(
         until=datetime.combine(until, time(23, 59, 59), UTC) if until else None,
         with_package=not configuration_only,
     )
-    print(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
+    say(f"{out}: submit it with FLARE's console (submit_job with its absolute path)")
 
 
 if __name__ == "__main__":

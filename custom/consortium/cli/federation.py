@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from consortium.cli.progress import stderr_console
 from consortium.cli.run import DebugOption, SmallestTraining, run_app
+from consortium.cli.terminal import say, terminal
 from consortium.core.errors import Incomplete
 from consortium.core.site_policy import simulated_privacy
 from consortium.runs import federation
@@ -56,7 +56,7 @@ def up(
     )
     _print(machines)
     kit = federation.admin_kit(workspace, federation.RESEARCHER)
-    print(f"submit a job with: nvflare job submit -j JOB --startup-kit {kit / 'startup'}")
+    say(f"submit a job with: nvflare job submit -j JOB --startup-kit {kit / 'startup'}")
 
 
 @app.command()
@@ -75,7 +75,7 @@ def status(workspace: WorkspaceOption) -> None:
 def down(workspace: WorkspaceOption) -> None:
     """Stop every process of the federation; its files stay."""
     stopped = federation.down(workspace)
-    print(f"stopped: {', '.join(stopped) or 'nothing was running'}")
+    say(f"stopped: {', '.join(stopped) or 'nothing was running'}")
 
 
 def _print(machines: Sequence[Machine]) -> None:
@@ -84,7 +84,7 @@ def _print(machines: Sequence[Machine]) -> None:
         table.add_row(
             machine.name, str(machine.process or "-"), "yes" if machine.connected else "no"
         )
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.terminal import say
 from consortium.core.errors import UsageError
+from consortium.core.plurals import plural
 from consortium.tasks.registry import TASKS, synthetic_of
 from consortium.tasks.synthetic import Request, Synthetic
 
@@ -48,7 +50,7 @@ def write(
     request = Request(like=like, seed=seed, dims=2 if dims == 2 else 3, shortcut=shortcut)
     hospitals = generators[like].generate(out, request)
     for hospital in hospitals:
-        print(f"{out / hospital.name}: {hospital.patients + hospital.held_out} patients")
+        say(f"{out / hospital.name}: {plural(hospital.patients + hospital.held_out, 'patient')}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from consortium.cli.predict import predict
 from consortium.cli.preflight import preflight
 from consortium.cli.run import DebugOption, run_app
 from consortium.cli.runs import abort, explain, runs, status
+from consortium.cli.terminal import say
 from consortium.cli.verify_kit import verify_kit
 
 app = typer.Typer(name="consortium", add_completion=False)
@@ -29,7 +30,7 @@ for _command in (runs, status, explain, abort):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"consortium {__version__}")
+        say(f"consortium {__version__}")
         raise typer.Exit
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from consortium.cli.terminal import terminal
 from consortium.report.attendance import describe_flagged
 from consortium.report.confounding import describe_verdict
 from consortium.report.figures import figures_of, value_of
@@ -26,7 +26,7 @@ def print_result(result: dict[str, Any], workspace: Path) -> None:
 
     The models are the local, the federated and, if there is one, the centralised model.
     """
-    console = Console(highlight=False)
+    console = terminal()
     settings = parse_settings(result["settings"], "result.json")
     task_text = text_of_task(settings.task)
     title = task_text.headline[0].upper() + task_text.headline[1:]

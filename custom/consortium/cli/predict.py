@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from consortium.cli.terminal import say
+
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a model.")],
@@ -42,4 +44,4 @@ def predict(
     opened = open_model(model)
     require_inputs(opened.settings, images, model)
     with progress_bar(text_of_task(opened.settings.task).progress) as progress:
-        task_of(opened.settings).predict(opened, images, output, progress, print)
+        task_of(opened.settings).predict(opened, images, output, progress, say)

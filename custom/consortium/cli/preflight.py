@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from consortium.cli.terminal import terminal
 from consortium.core.errors import Incomplete
 
 _STYLE = {"ok": "green", "warning": "bold yellow", "error": "bold red"}
@@ -17,7 +18,6 @@ def preflight(
 
     Starts nothing. Exit code 0 if no line is red, 1 if one is.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from consortium.client.devices import describe_gpus, driver_version
@@ -28,7 +28,7 @@ def preflight(
     table = Table("check", "", "result", "what to do")
     for check in results:
         table.add_row(check.name, check.level, check.result, check.todo, style=_STYLE[check.level])
-    Console(highlight=False).print(table)
+    terminal().print(table)
     red = [check.name for check in results if check.level == "error"]
     if red:
         raise Incomplete("not-ready", ", ".join(red), str(kit), "see the table above")

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from consortium.cli.terminal import terminal
+from consortium.core.printable import printable
 from consortium.runs.base import View
 from consortium.tasks.registry import text_of_task
 from consortium.tasks.text import TaskText
@@ -28,11 +30,11 @@ class RunProgress:
     """
 
     def __init__(self, console: Console | None = None):
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or terminal(stderr=True)
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[message]}"),
+            TextColumn("{task.fields[message]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -89,7 +91,7 @@ class RunProgress:
 
     def _bar(self, key: str, title: str, done: int, total: int, message: str) -> None:
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(title, total=total, message=message)
+            self._tasks[key] = self._bars.add_task(printable(title), total=total, message=message)
         self._bars.update(self._tasks[key], completed=done, total=total, message=message)
 
     def _print(self, text: str) -> None:
@@ -143,4 +145,4 @@ def _clock(seconds: float | None) -> str:
 
 def stderr_console() -> Console:
     """Returns the console that progress is printed to."""
-    return Console(file=sys.stderr, highlight=False)
+    return terminal(file=sys.stderr)

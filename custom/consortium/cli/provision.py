@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from consortium.cli.run import DebugOption, run_app
+from consortium.cli.terminal import terminal
 from consortium.core.errors import Incomplete, UsageError
 from consortium.membership.provisioning import KITS, ProvisioningResult
 from consortium.membership.provisioning import add as add_participant
@@ -92,7 +92,7 @@ def status(out: OutOption) -> None:
         style = "bold red" if days < 0 else "yellow" if days < _SOON else ""
         owner = (issued.participant, issued.role, issued.organisation)
         table.add_row(*owner, f"{issued.valid_until:%Y-%m-%d}", str(days), style=style)
-    Console(highlight=False).print(table)
+    terminal().print(table)
     ended = [issued.participant for issued in certificates if issued.days_left() < 0]
     if ended:
         raise Incomplete(
@@ -128,7 +128,7 @@ def _table(*columns: str) -> Table:
 
 
 def _print(result: ProvisioningResult, out: Path) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     table = _table("kit", "valid until")
     for kit in result.kits:
         owner = kit.participant
@@ -142,10 +142,10 @@ def _print(result: ProvisioningResult, out: Path) -> None:
     sealed = "sealed with your passphrase" if result.sealed else "not sealed; --passphrase seals it"
     console.print(f"state, with the root's key: {out / 'state.json'} ({sealed})", soft_wrap=True)
     console.print(
-        "fingerprint of the root; give it to every participant by telephone or letter:\n"
-        f"  {result.root_sha256}",
+        "fingerprint of the root; give it to every participant by telephone or letter:",
         soft_wrap=True,
     )
+    console.print(f"  {result.root_sha256}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from consortium.cli.terminal import say
 from consortium.core.errors import ConsortiumError, EnvironmentProblem, UsageError
 
 INTERRUPTED = 130
@@ -60,7 +61,7 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> NoReturn:
             sys.exit(INTERRUPTED)
         if debug:
             traceback.print_exception(raised)
-        print(error, file=sys.stderr)
+        say(error, error=True)
         sys.exit(error.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortium.cli.terminal import say, terminal
+
 if TYPE_CHECKING:
     from consortium.runs.status import Run
 
@@ -16,7 +18,6 @@ RunArgument = Annotated[
 
 def runs(kit: KitOption) -> None:
     """List the runs, newest first."""
-    from rich.console import Console
     from rich.table import Table
 
     from consortium.flare.session import open_session
@@ -29,21 +30,21 @@ def runs(kit: KitOption) -> None:
         table.add_column(title, overflow="fold")
     for run in listed:
         table.add_row(run.job[:8], run.name, run.state, run.submitted, run.duration, run.submitter)
-    Console(highlight=False).print(table if listed else "no job was submitted yet")
+    terminal().print(table if listed else "no job was submitted yet")
 
 
 def status(run: RunArgument, kit: KitOption) -> None:
     """Show the state of a run in one line."""
     record = _find(run, kit)
-    print(f"{record.job} {record.state}" + (f" after {record.duration}" if record.duration else ""))
+    say(f"{record.job} {record.state}" + (f" after {record.duration}" if record.duration else ""))
 
 
 def explain(run: RunArgument, kit: KitOption) -> None:
     """Show why a run waits or ended, and which hospitals did not take part."""
     record = _find(run, kit)
-    print(f"{record.name} ({record.job}) of {record.submitter}: {record.state}")
+    say(f"{record.name} ({record.job}) of {record.submitter}: {record.state}")
     for reason in record.reasons:
-        print(f"- {reason}")
+        say(f"- {reason}")
 
 
 def abort(run: RunArgument, kit: KitOption) -> None:
@@ -53,7 +54,7 @@ def abort(run: RunArgument, kit: KitOption) -> None:
     with open_session(kit) as session:
         job = session.find(run)
         session.abort(job)
-    print(f"{job}: abort requested")
+    say(f"{job}: abort requested")
 
 
 def _find(run: str, kit: Path) -> "Run":

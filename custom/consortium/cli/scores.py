@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from consortium.cli.terminal import terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,10 +19,9 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
@@ -28,31 +29,23 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def print_table(scores: "ScoreTable") -> None:
     """Prints a table of scores and the notes below it."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     for title in scores.names:
-        table.add_column(Text(plain(title)), overflow="fold")
+        table.add_column(title, overflow="fold")
     for title in scores.figures:
-        table.add_column(Text(plain(title)), justify="right")
+        table.add_column(title, justify="right")
     for section in scores.sections:
         table.add_section()
         for row in section:
-            table.add_row(*(Text(plain(cell)) for cell in row))
+            table.add_row(*row)
     console = table_console()
     console.print(table)
     for note in scores.notes:
-        console.print(Text(plain(note)))
+        console.print(note)
 
 
 def table_console() -> "Console":
     """Returns the console for a table of scores; wide enough for it if there is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
-
-
-def plain(text: str) -> str:
-    """Replaces control characters: others may have chosen the names to steer the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    console = terminal()
+    return console if console.is_terminal else terminal(width=160)

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from consortium.cli.terminal import say
 from consortium.core.errors import Incomplete
+from consortium.core.plurals import plural
 
 
 def verify_kit(
@@ -25,24 +27,27 @@ def verify_kit(
 
     report = verify.verify_kit(kit, root_sha256)
     manifest = report.manifest
-    print(
+    say(
         f"{manifest.participant} ({manifest.role}, {manifest.organisation}) in {manifest.project},"
         f" version {manifest.version}, valid until {report.valid_until:%Y-%m-%d}"
     )
     for right in report.further_rights:
         print(f"a right beyond the shipped ones: {right}")
     for finding in report.findings:
-        print(f"{finding.code}: {finding.file}: {finding.detail}")
+        say(f"{finding.code}: {finding.file}: {finding.detail}")
     if report.findings:
         raise Incomplete(
             "bad-kit",
-            f"{len(report.findings)} findings",
+            plural(len(report.findings), "finding"),
             str(kit),
             "do not start it; ask the coordinator for the kit again",
         )
-    print(f"{len(manifest.files)} files are as signed by the root {report.root_sha256}")
+    say(
+        f"{plural(len(manifest.files), 'file is', 'files are')} as signed by the root"
+        f" {report.root_sha256}"
+    )
     if not report.compared:
-        print(
+        say(
             "anyone can make such a root: compare its fingerprint with the one that the coordinator"
             " gives you by telephone (--root-sha256)"
         )

@@ -85,9 +85,9 @@ def moments(values: Array, patients: Sequence[Hashable], smallest_group: int) ->
             not finite, or not one patient for each image.
     """
     if values.shape[1] >= smallest_group:
-        raise ValueError(f"{values.shape[1]} dimensions for groups of {smallest_group} patients")
+        raise ValueError(f"{values.shape[1]} dimensions need groups larger than {smallest_group}")
     if len(patients) != len(values):
-        raise ValueError(f"{len(patients)} patients named for {len(values)} images")
+        raise ValueError(f"{len(values)} images need as many patients, not {len(patients)}")
     if not np.isfinite(values).all():
         raise ValueError("the values are not finite")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(patients))}

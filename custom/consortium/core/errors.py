@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from consortium.core.printable import printable
+
 _SAFE_CODE = re.compile(r"[a-z][a-z-]{1,40}")
 
 
@@ -32,7 +34,7 @@ class ConsortiumError(Exception):
 
     def __str__(self) -> str:
         parts = [part for part in (self.what, self.where, self.todo) if part]
-        return " ".join(f"error {self.code}: {', '.join(parts)}".split())
+        return printable(" ".join(f"error {self.code}: {', '.join(parts)}".split()))
 
 
 class Incomplete(ConsortiumError):

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from safetensors import SafetensorError
+
 from consortium.core.errors import EnvironmentProblem, Refused
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+_ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")
+"""The system's error number in a message of safetensors, whose errors are no `OSError`."""
+_SPARE = 1 << 20  # bytes that must be free in addition, for small files
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
@@ -30,7 +39,7 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
     """
     partial = _partial_path(path)
     try:
-        with _clear_errors(path):
+        with clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write(partial)
             if flush:
@@ -54,7 +63,7 @@ def create_file(path: Path, text: str) -> bool:
     """
     partial = _partial_path(path)
     try:
-        with _clear_errors(path):
+        with clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(text, encoding="utf-8")
             flush_file(partial)
@@ -87,7 +96,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial = _partial_path(path)
     former = partial.with_suffix(".former")
     try:
-        with _clear_errors(path):
+        with clear_errors(path):
             partial.mkdir(parents=True)
             yield partial
             for file in partial.rglob("*"):
@@ -160,15 +169,49 @@ def flush_file(path: Path) -> None:
 
 
 @contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    """Turns the system's errors into ones that people read."""
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns errors of writing a file, the system's and those of safetensors, into readable ones.
+
+    Raises:
+        EnvironmentProblem: `disk-full` or `cannot-write`.
+    """
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentProblem(
-            "disk-full" if full else "cannot-write",
-            error.strerror or "cannot be written",
-            str(path),
-            "free some space and try again" if full else "check the folder's permissions",
-        ) from error
+        raise _unwritable(error.errno, error.strerror, path) from error
+    except SafetensorError as error:
+        found = _ERROR_NUMBER.search(str(error))
+        if found is None:
+            raise
+        raise _unwritable(int(found[1]), os.strerror(int(found[1])), path) from error
+
+
+def as_readable(error: Exception) -> Exception:
+    """Returns a disk's error as one that people read, and every other error as it is."""
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_UNWRITABLE):
+        return _unwritable(error.errno, error.strerror, Path(str(error.filename or "")))
+    return error
+
+
+def require_room(folder: Path) -> None:
+    """Checks that a folder takes one more file as large as the largest in it.
+
+    Raises:
+        EnvironmentProblem: `disk-full` or `cannot-write`.
+    """
+    replace_file(folder / ".room", lambda partial: partial.write_bytes(bytes(4096)))
+    with clear_errors(folder):
+        (folder / ".room").unlink()
+        largest = max((file.stat().st_size for file in folder.iterdir()), default=0)
+        if shutil.disk_usage(folder).free < largest + _SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _unwritable(number: int | None, reason: str | None, path: Path) -> EnvironmentProblem:
+    full = number in _FULL
+    return EnvironmentProblem(
+        "disk-full" if full else "cannot-write",
+        reason or "cannot be written",
+        str(path),
+        "free some space and try again" if full else "check the folder's permissions",
+    )

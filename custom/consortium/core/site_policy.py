@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from consortium.core.errors import ConsortiumError
+from consortium.core.printable import printable_lines
 from consortium.core.setting_limits import SettingLimits
 
 ERRORS = "errors.log"
@@ -104,4 +105,5 @@ def note_error(folder: Path, error: Exception) -> None:
     with contextlib.suppress(Exception):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ERRORS).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {message}\n")
+            now = datetime.now().isoformat(timespec="seconds")
+            file.write(f"{now} {printable_lines(message)}\n")

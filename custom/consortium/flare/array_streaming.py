@@ -28,6 +28,8 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import ViaDownloaderDecomposer
 from nvflare.fuel.utils.memory_utils import try_malloc_trim
 
+from consortium.protocol.buffers import BufferFactory, make_buffers
+
 AT_ONCE = 4
 """Senders whose arrays are fetched at a time, if that is limited."""
 TURN_TIMEOUT = 60.0  # seconds that a sender waits for its turn at most
@@ -39,14 +41,6 @@ _COLLECT_EVERY, _TRIM_EVERY = 16, 64  # chunks
 _MOST_CONTENTS = 1 << 16  # bytes of the names and shapes of a message's arrays
 ARRAYS = 77
 """FLARE's number for the type of arrays in a message; its own are below 10."""
-
-
-Make = Callable[[Mapping[str, tuple[str, int]]], dict[str, NDArray[Any]]]
-
-
-def make_arrays(sizes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
-    """Allocates arrays in new memory."""
-    return {name: np.empty(count, dtype) for name, (dtype, count) in sizes.items()}
 
 
 _moved = itertools.count(1)
@@ -151,7 +145,7 @@ class ArrayAssembler(Consumer):
 
     supports_pipelining = True
 
-    def __init__(self, limit: float = math.inf, make: Make = make_arrays):
+    def __init__(self, limit: float = math.inf, make: BufferFactory = make_buffers):
         super().__init__()
         self._make = make
         self.arrays: dict[str, NDArray[Any]] | None = None
@@ -243,7 +237,7 @@ class _StreamedArrayCodec(ViaDownloaderDecomposer):
 
     turns: SimpleQueue[None] | None = None
     limit: float = math.inf
-    make: Make = make_arrays
+    make: BufferFactory = make_buffers
 
     def __init__(self) -> None:
         super().__init__(_CHUNK, "np_")
@@ -339,7 +333,7 @@ def limit_senders() -> None:
     _StreamedArrayCodec.turns = turns
 
 
-def allocate_arrays_by(make: Make) -> None:
+def allocate_arrays_by(make: BufferFactory) -> None:
     """Sets the allocator of the memory that arrays of later messages are fetched into."""
     _StreamedArrayCodec.make = staticmethod(make)
 

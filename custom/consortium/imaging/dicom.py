@@ -10,7 +10,10 @@ Files written by dcm2niix and other converters may have the same axes in the opp
 mask of such a file still fits; see `consortium.imaging.grids.align_to_grid`.
 """
 
+import errno
+import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +24,13 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
-from pydicom.uid import JPEGExtended12Bit
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
 
 from consortium.core.findings import Finding, error, warning
+from consortium.core.plain_files import require_plain
+from consortium.core.plurals import plural
 
 IDENTIFYING_ATTRIBUTES = (
     "PatientName",
@@ -44,9 +50,15 @@ TOLERANCE = 0.1
 """Maximum distance of a slice from its position in an evenly spaced stack, in units of the
 smallest voxel side."""
 
+MAX_INFLATED = 256 << 20
+"""Bytes to which the data set of a deflated file may inflate; pydicom holds it several times."""
+MAX_DECODED = 2 << 30
+"""Bytes of pixels that a file may declare."""
+
 _RESCALED = ("CT", "PT")
 """Modalities whose stored values have no unit without rescaling (DICOM PS3.3, C.8.2 and C.8.9)."""
 
+_CHUNK = 1 << 20
 
 PlaneGeometry = tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]
 """Position, orientation and spacing, as in `Frame`."""
@@ -174,16 +186,56 @@ def _files(path: Path, name: str) -> list[tuple[Path, str]]:
     if not files:
         folders = sum(file.is_dir() for file in inside)
         detail = (
-            f"no file in the folder, but {folders} folders" if folders else "the folder is empty"
+            f"no file in the folder, but {plural(folders, 'folder')}"
+            if folders
+            else "the folder is empty"
         )
         raise UnusableSeries(error("empty-series", name, detail))
     return files
 
 
+def read_dicom(path: Path, **options: Any) -> Any:
+    """Reads a file as `pydicom.dcmread` does, within limits of memory.
+
+    Args:
+        path: path of the file.
+        options: of `dcmread`.
+
+    Raises:
+        OSError: it is no plain file, inflates to more than `MAX_INFLATED` bytes, or declares more
+            than `MAX_DECODED` bytes of pixels.
+        Exception: whatever pydicom raises.
+    """
+    require_plain(path)
+    _require_small_inflated(path)
+    dataset = pydicom.dcmread(path, **options)
+    declared = [dataset.get(key) or 0 for key in ("Rows", "Columns", "BitsAllocated")]
+    bits = math.prod(map(int, declared)) * int(dataset.get("NumberOfFrames") or 1)
+    if bits // 8 * int(dataset.get("SamplesPerPixel") or 1) > MAX_DECODED:
+        raise OSError(errno.EFBIG, f"declares more than {MAX_DECODED >> 20} MiB of pixels")
+    return dataset
+
+
+def _require_small_inflated(path: Path) -> None:
+    """Inflates a deflated data set without keeping it; pydicom would keep all of it."""
+    with path.open("rb") as file:
+        read_preamble(file, force=False)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        stream, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        pending = file.read(_CHUNK)
+        while pending and not stream.eof:
+            inflated += len(stream.decompress(pending, _CHUNK))
+            if inflated > MAX_INFLATED:
+                raise OSError(errno.EFBIG, f"inflates to more than {MAX_INFLATED >> 20} MiB")
+            pending = stream.unconsumed_tail or file.read(_CHUNK)
+
+
 def _read(path: Path, name: str) -> list[Frame]:
     """Reads the frames of a file, without their pixels."""
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        dataset = read_dicom(path, stop_before_pixels=True)
         if "Rows" not in dataset or "SegmentSequence" in dataset:
             raise UnusableSeries(no_image_finding(dataset, name))
         if not can_decode(dataset):

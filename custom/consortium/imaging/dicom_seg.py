@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels import pixel_array
 from pydicom.uid import generate_uid
@@ -23,6 +22,7 @@ from pydicom.uid import generate_uid
 from consortium.core.errors import Refused
 from consortium.core.files import replace_file
 from consortium.core.findings import error, warning
+from consortium.core.plurals import plural
 from consortium.imaging.dicom import (
     Series,
     UnusableSeries,
@@ -30,6 +30,7 @@ from consortium.imaging.dicom import (
     describe_failure,
     frame_geometry,
     functional_groups,
+    read_dicom,
     suppress_warnings,
 )
 from consortium.imaging.grids import Volume, find_placement
@@ -88,7 +89,7 @@ def read_segmentation(
     """
     try:
         with suppress_warnings():
-            dataset = pydicom.dcmread(path)
+            dataset = read_dicom(path)
             if dataset.get("SegmentationType") != "BINARY":
                 raise UnusableSeries(
                     error("unreadable-file", name, "a .dcm mask must be a binary segmentation")
@@ -142,7 +143,13 @@ def _on_image(
         overlap += int(((target > 0) & (target != value_of[number]) & inside).sum())
         target[inside] = value_of[number]
     notes = (
-        (warning("overlapping-segments", name, f"{overlap} voxels are in several segments"),)
+        (
+            warning(
+                "overlapping-segments",
+                name,
+                f"{plural(overlap, 'voxel is', 'voxels are')} in several segments",
+            ),
+        )
         if overlap
         else ()
     )

@@ -6,24 +6,24 @@
 * Patient data in the headers are never reported: findings name attributes, not their values.
 """
 
-import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
 from consortium.core.findings import Finding, error, warning
+from consortium.core.plain_files import require_plain
 from consortium.imaging.dicom import (
     can_decode,
     describe_failure,
     identifying_headers,
     no_decoder_finding,
     no_image_finding,
+    read_dicom,
     suppress_warnings,
 )
 
@@ -95,8 +95,7 @@ def is_dicom(path: Path) -> bool:
     Raises:
         OSError: the path cannot be read, or is not a file.
     """
-    if path.is_fifo() or path.is_socket() or path.is_char_device():  # reading one would block
-        raise OSError(errno.EINVAL, "not a file")
+    require_plain(path)
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
 
@@ -107,7 +106,7 @@ def read_view(path: Path) -> str:
         with suppress_warnings():
             if not is_dicom(path):
                 return ""
-            header = pydicom.dcmread(path, specific_tags=["ViewPosition"], stop_before_pixels=True)
+            header = read_dicom(path, specific_tags=["ViewPosition"], stop_before_pixels=True)
             return _view(header)
     except Exception:  # `read_pixels` reports the problem
         return ""
@@ -151,7 +150,7 @@ def _sixteen_bit(stored: NDArray[Any], name: str) -> Pixels:
 
 
 def _read_dicom(path: Path, name: str) -> Pixels:
-    dataset = pydicom.dcmread(path)
+    dataset = read_dicom(path)
     _require_radiograph(dataset, name)
     notes = identifying_headers([dataset], name)
     if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":

@@ -8,6 +8,7 @@ NIfTI is read here; DICOM in `consortium.imaging.dicom`, which is imported only 
 * A gzip file is read to its end, where its checksum is. nibabel stops at the last voxel.
 """
 
+import errno
 import gzip
 import hashlib
 import math
@@ -24,8 +25,11 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from numpy.typing import NDArray
 
 from consortium.core.findings import Finding, error
+from consortium.core.plain_files import require_plain
 from consortium.imaging.grids import Volume, corner_distance, same_grid
 
+MAX_BYTES = 4 << 30
+"""Bytes of voxels that a file may hold."""
 _CHUNK = 1 << 22
 
 
@@ -184,18 +188,36 @@ def _read_dicom(path: Path, file: str) -> Volume | Finding:
 
 
 def _load(path: Path) -> tuple[Any, NDArray[Any]]:
-    path.stat()
+    require_plain(path)
     if path.name.endswith(".gz"):
         with gzip.open(path) as stream:
-            while stream.read(_CHUNK):
-                pass
+            inflated = 0
+            while part := stream.read(_CHUNK):
+                inflated += len(part)
+                if inflated > MAX_BYTES:
+                    raise _too_large()
     with LoggingOutputSuppressor(), np.errstate(all="ignore"):
         image = nib.load(path, mmap=False)
         if not isinstance(image, nib.Nifti1Image):
             raise ImageFileError
+        require_size(image)
         scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
         voxels = np.asarray(image.dataobj, dtype=np.float32 if scaled else None)
     return image, voxels
+
+
+def require_size(image: Any) -> None:
+    """Refuses a NIfTI image whose header declares more than `MAX_BYTES`.
+
+    Raises:
+        OSError: it does.
+    """
+    if math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize > MAX_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> OSError:
+    return OSError(errno.EFBIG, f"more than {MAX_BYTES >> 20} MiB of voxels")
 
 
 def _reason(problem: Exception) -> str:

@@ -26,6 +26,8 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from consortium import __version__
 from consortium.core.errors import Refused
 from consortium.core.files import write_text
+from consortium.core.json_files import parse_json, read_json
+from consortium.core.plain_files import read_plain
 
 MANIFEST = "startup/kit.dsse.json"
 """Path of the envelope in a kit."""
@@ -39,6 +41,8 @@ OWN_FILES = ("local/hospital.json", "local/orchestrator.json", "local/authorizat
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 KIT_TYPE = "urn:consortium:startup-kit:1"
+MAX_FILE = 16 << 20
+"""Bytes that a file of a kit may have; a larger one is not read."""
 _SCHEME = "rsa-pkcs1v15-sha256"
 
 
@@ -64,8 +68,14 @@ class Manifest:
 
 
 def shipped_files(kit: Path) -> Iterator[str]:
-    """Yields the sorted paths of everything in a kit's shipped folders, links and pipes too."""
+    """Yields the sorted paths of everything in a kit's shipped folders, links and pipes too.
+
+    A shipped folder that is itself a link is yielded and not followed.
+    """
     for folder in SHIPPED:
+        if (kit / folder).is_symlink():
+            yield folder
+            continue
         for path in sorted((kit / folder).rglob("*")):
             name = path.relative_to(kit).as_posix()
             if (path.is_symlink() or not path.is_dir()) and name != MANIFEST:
@@ -106,7 +116,7 @@ def read_manifest(kit: Path, root: x509.Certificate) -> Manifest:
     """
     path = kit / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, MAX_FILE)
     except FileNotFoundError:
         raise Refused(
             "no-manifest", "the kit has no signed list of its files", str(path), _ASK
@@ -126,7 +136,7 @@ def read_manifest(kit: Path, root: x509.Certificate) -> Manifest:
     except Exception:  # whatever the file holds, it is no envelope
         raise _bad(path) from None
     try:
-        return _parse(json.loads(envelope.payload))
+        return _parse(parse_json(envelope.payload))
     except (KeyError, TypeError, ValueError):
         raise _bad(path) from None
 
@@ -154,8 +164,12 @@ def _public(key: RSAPublicKey) -> SSlibKey:
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's content, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Returns the SHA-256 of a file's content, hexadecimal.
+
+    Raises:
+        OSError: the file has more than `MAX_FILE` bytes, is no plain file, or cannot be read.
+    """
+    return hashlib.sha256(read_plain(path, MAX_FILE)).hexdigest()
 
 
 def fingerprint(root: x509.Certificate) -> str:

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from consortium import __version__
 from consortium.core.errors import ConsortiumError, Refused
 from consortium.core.json_files import read_json_object
+from consortium.core.plurals import plural
 from consortium.core.site_policy import Privacy
 from consortium.kits.hospital import HOSPITAL, HospitalFile, read_hospital
 from consortium.kits.lock import hold_kit
@@ -80,7 +81,7 @@ def preflight(kit: Path, machine: Machine) -> Iterator[Check]:
     yield Check(
         "kit",
         "error" if wrong else "ok",
-        f"{len(wrong)} findings" if wrong else f"as signed for {manifest.participant}",
+        plural(len(wrong), "finding") if wrong else f"as signed for {manifest.participant}",
         "consortium verify-kit names them; ask the coordinator" if wrong else "",
     )
     own = read_hospital(kit)
@@ -89,7 +90,7 @@ def preflight(kit: Path, machine: Machine) -> Iterator[Check]:
     yield Check(
         "certificate",
         "error" if days < 0 else "warning" if days < SOON else "ok",
-        f"until {report.valid_until:%Y-%m-%d}, {days} days",
+        f"until {report.valid_until:%Y-%m-%d}, {plural(days, 'day')}",
         "ask the coordinator for a new kit" if days < SOON else "",
     )
     same = manifest.version == __version__
@@ -285,4 +286,6 @@ def _check_data(own: HospitalFile, machine: Machine) -> Check:
         return Check("data", "error", f"{own.data}: {error.what}", error.todo)
     todo = f"consortium check-data {own.data} names them" if errors or warnings else ""
     level: Level = "error" if errors else "warning" if warnings else "ok"
-    return Check("data", level, f"{own.data}: {errors} errors, {warnings} warnings", todo)
+    return Check(
+        "data", level, f"{own.data}: {plural(errors, 'error')}, {plural(warnings, 'warning')}", todo
+    )

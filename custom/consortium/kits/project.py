@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from consortium.core.errors import Refused, UsageError
+from consortium.core.plain_files import read_plain
 
 ROLES = ("project_admin", "org_admin", "lead", "member")
 LOCALHOST = ("localhost", "127.0.0.1", "::1")
@@ -125,7 +126,7 @@ def read_project(path: Path) -> tuple[Project, dict[str, Any]]:
         UsageError: `missing-file`, `bad-yaml` or `bad-project`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain(path).decode("utf-8")
     except FileNotFoundError:
         raise UsageError("missing-file", "no such file", str(path), "check the path") from None
     except (OSError, ValueError) as error:

@@ -211,16 +211,21 @@ if ! python3 -P -c 'import consortium' 2>/dev/null; then
   exit 78
 fi
 python3 -P -m consortium.kits.start "$(dirname "$DIR")" || exit 78
-export WORKSPACE
+export WORKSPACE PYTHONSAFEPATH=1
 """
 """Inserted into each starting script after it has set its folder `DIR`: the kit is checked before
-anything in it is used, and `resources.json` finds the workspace in the environment."""
+anything in it is used, `resources.json` finds the workspace in the environment, and Python imports
+nothing from the folder in which the script is called."""
+
+_FOREIGN_CODE = "export PYTHONPATH=/local/custom:$PYTHONPATH\n"
+"""A line of FLARE's scripts: whoever may write to this folder of the machine, which no kit has,
+could put code into all processes; an empty `PYTHONPATH` would add the current folder too."""
 
 STARTING_SCRIPTS = ("startup/start.sh", "startup/sub_start.sh", "startup/fl_admin.sh")
 
 
 def with_check(script: str) -> str:
-    """Inserts the check into one of FLARE's starting scripts.
+    """Inserts the check into one of FLARE's starting scripts, and removes `_FOREIGN_CODE`.
 
     Raises:
         ValueError: the script sets no `DIR=`, so FLARE 2.9 did not write it.
@@ -229,4 +234,4 @@ def with_check(script: str) -> str:
     line, newline, tail = rest.partition("\n")
     if not marker or not newline:
         raise ValueError("no line begins with DIR=")
-    return f"{head}\nDIR={line}\n{START_CHECK}{tail}"
+    return f"{head}\nDIR={line}\n{START_CHECK}{tail.replace(_FOREIGN_CODE, '')}"

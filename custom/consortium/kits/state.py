@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file
+from consortium.core.json_files import parse_json, read_json
 
 _N, _R, _P = 2**17, 8, 1
 State = dict[str, Any]
@@ -35,7 +36,7 @@ def read_state(path: Path, ask: Callable[[], str]) -> State | None:
         UsageError: `bad-state`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if "sealed" not in content:
             return dict(content)
         salt = base64.b64decode(content["salt"])
@@ -47,7 +48,7 @@ def read_state(path: Path, ask: Callable[[], str]) -> State | None:
             "bad-state", "not the state of a consortium", str(path), "restore it from a backup"
         ) from None
     try:
-        return dict(json.loads(_cipher(ask(), salt).decrypt(token)))
+        return dict(parse_json(_cipher(ask(), salt).decrypt(token)))
     except InvalidToken:
         raise Refused(
             "wrong-passphrase", "the passphrase does not open the state", str(path), "try again"

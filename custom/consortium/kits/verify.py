@@ -16,10 +16,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from consortium.core.errors import Refused
+from consortium.core.plain_files import read_plain
 from consortium.kits.hospital import HOSPITAL, read_hospital
 from consortium.kits.manifest import (
     MANIFEST,
+    MAX_FILE,
     OWN_FILES,
+    SHIPPED,
     Manifest,
     fingerprint,
     read_manifest,
@@ -36,8 +39,8 @@ class KitFinding:
     """One fault of a file of a kit.
 
     Attributes:
-        code: `changed`, `missing`, `extra`, `link`, `open-key`, `wrong-certificate`, `wrong-key`,
-            `other-root`, `expired` or `further-right`.
+        code: `changed`, `missing`, `extra`, `link`, `too-large`, `open-key`, `wrong-certificate`,
+            `wrong-key`, `other-root`, `expired` or `further-right`.
         file: its path in the kit.
         detail: the fault in words.
     """
@@ -100,7 +103,7 @@ def verify_kit(kit: Path, root_sha256: str = "") -> KitReport:
 
 def _certificate(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(read_plain(path, MAX_FILE))
     except (OSError, ValueError):
         raise Refused(
             "no-kit", "no readable certificate", str(path), "name the folder of a startup kit"
@@ -113,21 +116,36 @@ def _own_name(manifest: Manifest, suffix: str) -> str:
 
 def _check_files(kit: Path, manifest: Manifest) -> list[KitFinding]:
     present = set(shipped_files(kit))
-    findings = [
-        KitFinding("missing", name, "in the coordinator's list, but not in the kit")
-        for name in sorted(set(manifest.files) - present)
-    ]
+    findings = _check_folders(kit, manifest)
     for name in sorted(present | {MANIFEST}):
         path = kit / name
         if path.is_symlink() or not path.is_file():
             findings.append(KitFinding("link", name, "not a plain file"))
+        elif path.stat().st_size > MAX_FILE:
+            findings.append(KitFinding("too-large", name, f"more than {MAX_FILE >> 20} MiB"))
         elif name in manifest.files and sha256(path) != manifest.files[name]:
             findings.append(KitFinding("changed", name, "differs from the file that was signed"))
         elif name not in manifest.files and name not in OWN_FILES and name != MANIFEST:
             findings.append(KitFinding("extra", name, "not in the coordinator's list"))
         elif name.endswith(".key") and stat.S_IMODE(path.stat().st_mode) & 0o077:
             findings.append(KitFinding("open-key", name, "other accounts can read it; chmod 600"))
-    return findings
+    return findings + [
+        KitFinding("missing", name, "in the coordinator's list, but not in the kit")
+        for name in sorted(set(manifest.files) - present)
+    ]
+
+
+def _check_folders(kit: Path, manifest: Manifest) -> list[KitFinding]:
+    """Names folders without a listed file: FLARE imports code from one, `local/custom`."""
+    known = {parent.as_posix() for name in manifest.files for parent in Path(name).parents}
+    return [
+        KitFinding("extra", name, "a folder that is not in the coordinator's list")
+        for folder in SHIPPED
+        if not (kit / folder).is_symlink()
+        for path in sorted((kit / folder).rglob("*"))
+        if path.is_dir() and not path.is_symlink()
+        if (name := path.relative_to(kit).as_posix()) not in known
+    ]
 
 
 def _check_identity(
@@ -151,7 +169,7 @@ def _check_identity(
         # The consistency of its numbers is not tested: that takes longer than all the rest, and its
         # bytes are in the signed list.
         private = load_pem_private_key(
-            (kit / key).read_bytes(), None, unsafe_skip_rsa_key_validation=True
+            read_plain(kit / key, MAX_FILE), None, unsafe_skip_rsa_key_validation=True
         )
         if private.public_key() != own.public_key():
             raise ValueError

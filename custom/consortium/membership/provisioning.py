@@ -10,12 +10,9 @@ memory-backed storage keys are never written to a disk outside this folder; the 
 before any kit that depends on it.
 """
 
-import contextlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +22,8 @@ from cryptography import x509
 
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file, sole_user, whole_folder
+from consortium.core.json_files import read_json_object
+from consortium.core.plain_files import read_plain
 from consortium.flare.provisioner import STATE, provision
 from consortium.kits.manifest import MANIFEST, fingerprint
 from consortium.kits.project import (
@@ -38,6 +37,7 @@ from consortium.kits.project import (
 from consortium.kits.readme import README
 from consortium.kits.state import certificates, read_state, write_state
 from consortium.kits.verify import ROOT, verify_kit
+from consortium.membership.private_folder import private_folder
 
 KITS, STATE_FILE = "kits", "state.json"
 _PRISTINE = {"startup", "local", "transfer", README}
@@ -151,13 +151,13 @@ def _create(
     if before is not None:
         root = x509.load_pem_x509_certificate(before["root_cert"].encode())
         check_unchanged(project, root, certificates(before))
-    with _private_folder() as folder:
+    with private_folder() as folder:
         if before is not None:
             path = folder / project.name / STATE
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(before), encoding="utf-8")
         made = provision(raw, folder)
-        state = json.loads((folder / project.name / STATE).read_text(encoding="utf-8"))
+        state = read_json_object(folder / project.name / STATE)
         changes = {
             participant.name: _change_of(made / participant.name, out / KITS / participant.name)
             for participant in project.participants
@@ -193,7 +193,7 @@ def _change_of(made: Path, target: Path) -> Literal["new", "again", "unchanged"]
     if not target.exists():
         return "new"
     same = (target / MANIFEST).is_file() and (
-        (target / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
+        read_plain(target / MANIFEST) == read_plain(made / MANIFEST)
     )
     if same and not verify_kit(target).findings:
         return "unchanged"
@@ -261,7 +261,7 @@ def status(out: Path) -> list[IssuedCertificate]:
         raise UsageError(
             "no-kits", "nothing was provisioned here", str(out), "run scripts/provision create"
         )
-    root = x509.load_pem_x509_certificate((kits[0] / ROOT).read_bytes())
+    root = x509.load_pem_x509_certificate(read_plain(kits[0] / ROOT))
     issued = [IssuedCertificate("root", "", "", root.not_valid_after_utc)]
     for kit in kits:
         report = verify_kit(kit)
@@ -270,12 +270,3 @@ def status(out: Path) -> list[IssuedCertificate]:
             IssuedCertificate(owner.participant, owner.role, owner.organisation, report.valid_until)
         )
     return issued
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A private folder for unencrypted keys; in memory if the machine has memory-backed storage."""
-    shared = Path("/dev/shm")
-    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        yield Path(folder)

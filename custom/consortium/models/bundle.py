@@ -21,7 +21,8 @@ import consortium
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import whole_folder
 from consortium.core.json_files import read_json_object
-from consortium.models.networks import build_network, network_config
+from consortium.core.plain_files import require_plain
+from consortium.models.networks import build_network, network_config, network_outline
 from consortium.protocol.schema import State
 from consortium.settings.base import Settings
 from consortium.tasks.registry import parse_settings, task_of
@@ -29,6 +30,9 @@ from consortium.tasks.registry import parse_settings, task_of
 METADATA = Path("configs/metadata.json")
 INFERENCE = Path("configs/inference.json")
 WEIGHTS = Path("models/model.safetensors")
+MAX_METADATA = 4 << 20
+"""Bytes that a bundle's metadata may have."""
+_LARGER, _SPARE = 4, 64 << 20  # a start model may have more inputs or outputs than the job's
 _BATCH_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -97,11 +101,15 @@ def load_bundle(folder: Path, device: torch.device | str) -> tuple[Settings, tor
             "train with update.buffers averaged, or with another normalisation",
         )
     try:
-        network = build_network(settings)
+        outline = network_outline(settings)
     except UsageError as error:
         raise _not_a_bundle(folder, error.what) from None
+    # Before the network or the weights take any memory: the sizes of both are others' words.
+    _require_same(_map_weights(folder / WEIGHTS), outline, str(folder))
     state = _read_weights(folder / WEIGHTS)
-    _require_same(state, network.state_dict(), str(folder))
+    _require_same(state, outline, str(folder))
+    _require_finite(state, str(folder))
+    network = build_network(settings)
     network.load_state_dict(state)
     return settings, network.to(device).eval()
 
@@ -121,7 +129,8 @@ def identify(folder: Path) -> tuple[str, str]:
     job = trained.get("job") if isinstance(trained, dict) else None
     name = str(job or parse_settings(section["settings"]).task)
     printable = "".join(c for c in name if c.isprintable() and c != "\\")
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"Consortium {printable}"[:64].strip(), digest[:16]
 
 
@@ -144,10 +153,9 @@ def load_state(
         UsageError: `missing-file`.
         Refused: `not-a-bundle`, or `wrong-architecture` with the first tensor that differs.
     """
-    state: State
     if path.is_dir():
         _bundle_settings(path)
-        state = _read_weights(path / WEIGHTS)
+        file = path / WEIGHTS
     elif not path.exists():
         raise UsageError("missing-file", "no such model", str(path), "check the path")
     elif path.suffix != ".safetensors":
@@ -158,9 +166,11 @@ def load_state(
             "convert it to safetensors; other formats can run code when they are opened",
         )
     else:
-        state = _read_weights(path)
-    state = take(state, expected)
+        file = path
+    _require_size(_map_weights(file), expected, str(path))
+    state = take(_read_weights(file), expected)
     _require_same(state, expected, str(path))
+    _require_finite(state, str(path))
     return {name: state[name] for name in expected}
 
 
@@ -216,7 +226,7 @@ def _bundle_settings(folder: Path) -> Settings:
     if not (folder / METADATA).is_file():
         raise _not_a_bundle(folder, f"there is no {METADATA}")
     try:
-        section = read_json_object(folder / METADATA).get("consortium")
+        section = read_json_object(folder / METADATA, MAX_METADATA).get("consortium")
         if not isinstance(section, dict) or not isinstance(section.get("settings"), dict):
             raise _not_a_bundle(folder, f"{METADATA} has no consortium settings")
         return parse_settings(section["settings"], METADATA.name)
@@ -225,10 +235,20 @@ def _bundle_settings(folder: Path) -> Settings:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Reads weights; not mapped, so that later changes of the file do not change the tensors."""
+    return _load(path, "pread")
+
+
+def _map_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Maps weights into memory: their names, shapes and types are known, and no value is read."""
+    return _load(path, "mmap")
+
+
+def _load(path: Path, backend: str) -> dict[str, torch.Tensor]:
     try:
-        # Not mapped into memory, so that later changes of the file do not change the tensors.
-        return load_file(path, backend="pread")
-    except (OSError, safetensors.SafetensorError) as error:
+        require_plain(path)
+        return load_file(path, backend=backend)
+    except (OSError, RuntimeError, MemoryError, safetensors.SafetensorError) as error:
         raise _not_a_bundle(
             path, f"no readable safetensors file ({type(error).__name__})"
         ) from None
@@ -245,8 +265,6 @@ def _require_same(
             what = f"tensor {name} has shape {theirs}, the network's {ours}"
         elif state[name].dtype != expected[name].dtype:
             what = f"tensor {name} is {state[name].dtype}, the network's {expected[name].dtype}"
-        elif state[name].is_floating_point() and not torch.isfinite(state[name]).all():
-            what = f"tensor {name} holds NaN or infinity"
         else:
             continue
         statistics = name not in expected and name.endswith(_BATCH_STATISTICS)
@@ -256,6 +274,23 @@ def _require_same(
             else "use a model of the same network"
         )
         raise Refused("wrong-architecture", what, where, action)
+
+
+def _require_finite(state: State, where: str) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            what = f"tensor {name} holds NaN or infinity"
+            raise Refused("wrong-architecture", what, where, "use a model of the same network")
+
+
+def _require_size(state: State, expected: State, where: str) -> None:
+    """Refuses weights that are far larger than a network's, before they are read."""
+    size, usual = (
+        sum(tensor.nbytes for tensor in tensors.values()) for tensors in (state, expected)
+    )
+    if size > _LARGER * usual + _SPARE:
+        what = f"the weights take {size} bytes, the network's {usual}"
+        raise Refused("wrong-architecture", what, where, "use a model of the same network")
 
 
 def _json(content: Any) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from consortium.core.config_builder import ConfigBuilder
+from consortium.core.errors import UsageError
+from consortium.protocol.schema import State
 from consortium.settings.base import Settings
 from consortium.tasks.registry import task_of
 
@@ -52,3 +54,24 @@ def build_network(settings: Settings, seed: int | None = None) -> torch.nn.Modul
         object.__setattr__(network, "skip_layers", network._modules.pop("skip_layers"))
     task.initialise(network)
     return network
+
+
+def network_outline(settings: Settings) -> State:
+    """Returns the state of a job's network without its values, which takes no memory.
+
+    Returns:
+        Tensors on the meta device, with the names, shapes and types of the network's state.
+
+    Raises:
+        UsageError: `bad-setting` for a network that cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return build_network(settings).state_dict()
+    except (RuntimeError, OverflowError, TypeError, ValueError):
+        raise UsageError(
+            "bad-setting",
+            "setting network: no machine can hold such a network",
+            "settings.json",
+            "correct its sizes",
+        ) from None

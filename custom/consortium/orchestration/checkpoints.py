@@ -19,6 +19,7 @@ from typing import Any
 
 from consortium.core.errors import Refused
 from consortium.core.files import flush_file, replace_file
+from consortium.core.json_files import parse_json
 from consortium.orchestration.records import RoundRecord
 
 _PREFIX, _BETWEEN, _SUFFIX = '{"sha256": "', '", "content": ', "}\n"
@@ -286,7 +287,7 @@ def _parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the file has changed since it was written.
     """
-    raw: dict[str, Any] = json.loads(text)
+    raw: dict[str, Any] = parse_json(text)
     start = len(_PREFIX) + len(raw["sha256"]) + len(_BETWEEN)
     if raw["sha256"] != _seal(text[start : -len(_SUFFIX)]):
         raise ValueError("it is not as it was written")

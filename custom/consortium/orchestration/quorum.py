@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from consortium.core.errors import UsageError
+from consortium.core.plurals import plural
 
 
 class Quorum(BaseModel):
@@ -50,11 +51,17 @@ class Quorum(BaseModel):
         if unknown:
             raise ValueError(f"mandatory: {', '.join(unknown)} does not take part")
         if asked > len(self.hospitals):
-            raise ValueError(f"clients_per_round: there are only {len(self.hospitals)} hospitals")
+            raise ValueError(
+                f"clients_per_round: the study has {plural(len(self.hospitals), 'hospital')}"
+            )
         if self.minimum > asked:
-            raise ValueError(f"minimum: only {asked} hospitals are asked in a round")
+            raise ValueError(
+                f"minimum: only {plural(asked, 'hospital is', 'hospitals are')} asked in a round"
+            )
         if len(self.mandatory) > asked:
-            raise ValueError(f"mandatory: only {asked} hospitals are asked in a round")
+            raise ValueError(
+                f"mandatory: only {plural(asked, 'hospital is', 'hospitals are')} asked in a round"
+            )
         return self
 
     def without(self, hospital: str) -> "Quorum":

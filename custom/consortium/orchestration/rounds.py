@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
+from consortium.core.plurals import plural
 from consortium.core.seeds import derive_seed
 from consortium.orchestration.quorum import Quorum
 
@@ -211,7 +212,7 @@ class Rounds:
         if self._quorum.mandatory:
             wanted.append(f"{', '.join(self._quorum.mandatory)} among them")
         causes = _describe_codes({**dict.fromkeys(round_.silent, "no answer"), **round_.failed})
-        attempts = f"{round_.attempts} time" + ("" if round_.attempts == 1 else "s")
+        attempts = plural(round_.attempts, "time")
         return f"round {self._done + 1} was asked for {attempts}, {', '.join(wanted)}: {causes}"
 
 

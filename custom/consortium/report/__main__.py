@@ -10,7 +10,6 @@ nor MONAI, and no model.
 """
 
 import argparse
-import json
 import select
 import signal
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from consortium.core.files import write_text
+from consortium.core.json_files import parse_json, read_json_object
 from consortium.report.curves import CurveWriter
 from consortium.report.page import render_report
 from consortium.settings.base import Settings
@@ -33,13 +33,12 @@ def read_rounds(results: Path) -> list[dict[str, Any]]:
         text = (results / "rounds.jsonl").read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [parse_json(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_result(results: Path) -> dict[str, Any]:
     """Reads `result.json`."""
-    result: dict[str, Any] = json.loads((results / "result.json").read_text(encoding="utf-8"))
-    return result
+    return read_json_object(results / "result.json")
 
 
 def render_run(results: Path) -> None:
@@ -124,7 +123,7 @@ def main() -> None:
     # Ctrl-C is meant for the run, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if arguments.follow:
-        settings = parse_settings(json.loads(sys.stdin.readline()), "standard input")
+        settings = parse_settings(parse_json(sys.stdin.readline()), "standard input")
         follow_run(arguments.results, settings)
     else:
         render_run(arguments.results)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from consortium.core.plurals import plural
 from consortium.protocol.metrics import FEW, MetricSpec, ScoreSpec, descriptive
 from consortium.report.figures import Score, figures_of, value_of
 from consortium.tasks.text import TaskText
@@ -264,8 +265,3 @@ def _estimate(
         else ""
     )
     return Estimate(model, value, (interval[0], interval[1]) if interval else None, note)
-
-
-def plural(number: int, noun: str) -> str:
-    """A number with its noun, in the singular or plural."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from consortium.core.plurals import plural
 from consortium.imaging.pictures import Picture
 from consortium.report.attendance import (
     MOST_CELLS,
@@ -23,7 +24,7 @@ from consortium.report.attendance import (
     describe_incidents,
     list_attendance,
 )
-from consortium.report.comparison import MODELS, Means, average_scores, compare, plural
+from consortium.report.comparison import MODELS, Means, average_scores, compare
 from consortium.report.confounding import describe_confounding
 from consortium.report.figures import spec_of, value_of
 from consortium.report.panels import HEIGHT, WIDTH, averaged_models, draw_curves

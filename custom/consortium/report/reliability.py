@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from consortium.core.plurals import plural
+
 SIDE = 160.0
 """Side of a drawing, in its own units."""
 
@@ -62,9 +64,10 @@ def _draw(hospital: str, bins: Sequence[Sequence[float]]) -> Reliability:
         hospital=hospital,
         line="M" + "L".join(f"{x:g},{y:g}" for x, y, _ in dots),
         dots=dots,
-        summary=f"{len(bins)} {'group' if len(bins) == 1 else 'groups'} of {size} patients",
+        summary=f"{plural(len(bins), 'group')} of {size} {'patient' if most == 1 else 'patients'}",
         values="; ".join(
-            f"predicted {predicted:.2f}, observed {observed:.2f} ({patients} patients)"
+            f"predicted {predicted:.2f}, observed {observed:.2f}"
+            f" ({plural(int(patients), 'patient')})"
             for predicted, observed, patients in bins
         ),
     )

@@ -21,6 +21,7 @@ from typing import Any
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import lock_file, write_json
 from consortium.core.json_files import read_json_object
+from consortium.core.plurals import plural
 from consortium.core.site_policy import Privacy, simulated_privacy
 from consortium.models.bundle import load_start
 from consortium.models.networks import network_config
@@ -226,7 +227,8 @@ def resume_run(wanted: LocalRun) -> Settings:
         if extended.rounds < done:
             raise UsageError(
                 "fewer-rounds",
-                f"{done} rounds are closed already, more than {extended.rounds}",
+                f"{plural(done, 'round is', 'rounds are')} closed already,"
+                f" more than {extended.rounds}",
                 "--rounds",
                 f"give {done} or more",
             )

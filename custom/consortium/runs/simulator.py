@@ -17,6 +17,7 @@ from typing import Any
 from consortium.client.fork_server import fork_server
 from consortium.core.errors import EnvironmentProblem, Incomplete
 from consortium.core.json_files import read_json_object
+from consortium.core.plurals import plural
 from consortium.flare.job import TROUBLE
 from consortium.flare.simulator import start_simulator
 from consortium.runs.base import (
@@ -27,9 +28,11 @@ from consortium.runs.base import (
     hold_workspace,
     read_view,
 )
+from consortium.runs.process_guard import guarded
 from consortium.settings.base import Settings
 from consortium.tasks.folders import hospital_folders
 
+_END_TIMEOUT = 5.0  # seconds that the processes of a killed run may take to end
 GRACE = 20.0
 """Seconds that a hospital's process may be gone before the run is ended."""
 
@@ -62,7 +65,11 @@ class Simulation(ResumableRun):
         workspace = self.workspace.resolve()
         folders = hospital_folders(self.data.resolve())
         settings = self.prepare()
-        with hold_workspace(workspace) as lock, fork_server(self.environment) as environment:
+        with (
+            hold_workspace(workspace, _END_TIMEOUT) as lock,
+            guarded(self.environment) as marked,
+            fork_server(marked) as environment,
+        ):
             for name in ("result.json", TROUBLE, "hospitals/*/*/progress.json"):
                 for stale in workspace.glob(name):
                     stale.unlink()
@@ -121,7 +128,7 @@ class _Watchdog:
                 raise Incomplete(
                     "hospital-died",
                     f"the process of {name} ended without a reason after"
-                    f" {len(view.records)} closed rounds",
+                    f" {plural(len(view.records), 'closed round')}",
                     str(self._workspace),
                     "check whether memory ran out, then continue with --resume",
                 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from consortium.core.errors import ConsortiumError
+from consortium.core.plurals import plural
 from consortium.orchestration.recovery import (
     FAILED_SITE,
     LEAVE_OUT,
@@ -148,8 +149,9 @@ def _waiting(record: Mapping[str, Any]) -> list[str]:
     if absent:
         reason = f"hospital {absent[1]} is not connected"
     elif scarce:
-        reason = f"{scarce[1]} hospitals have the resources it asks for, and it needs {scarce[2]}"
-    reasons = [f"{reason} (tried {len(history)} times, last at {when} UTC)"]
+        have = plural(int(scarce[1]), "hospital has", "hospitals have")
+        reason = f"{have} the resources it asks for, and it needs {scarce[2]}"
+    reasons = [f"{reason} (tried {plural(len(history), 'time')}, last at {when} UTC)"]
     if scarce:
         reasons += [
             f"it asks {site} for {_describe_resources(spec)}"
@@ -170,5 +172,5 @@ def _describe_resources(spec: Mapping[str, Any]) -> str:
     gpus, memory = spec.get("num_of_gpus"), spec.get("mem_per_gpu_in_GiB")
     if gpus is None:
         return ", ".join(f"{key} {value}" for key, value in spec.items())
-    text = f"{gpus} GPU{'' if gpus == 1 else 's'}" + (f" of {memory} GiB" if memory else "")
+    text = plural(gpus, "GPU") + (f" of {memory} GiB" if memory else "")
     return f"{text}, or for its CPU if it has none" if spec.get("cpu_instead") else text

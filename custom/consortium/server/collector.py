@@ -13,6 +13,7 @@ from torch import Tensor
 from consortium.aggregation import RULES
 from consortium.aggregation.rule import InvalidUpdate, Treatment
 from consortium.core.errors import Failure, Incomplete
+from consortium.core.plurals import plural
 from consortium.orchestration.records import Refusal
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.schema import ModelSchema
@@ -166,7 +167,8 @@ class UpdateCollector:
             listed = "; ".join(f"{name} {code}" for name, code in sorted(reasons.items()))
             raise Incomplete(
                 "no-quorum",
-                f"{len(report.cases)} updates were accepted and the round needs {minimum}"
+                f"{plural(len(report.cases), 'update was', 'updates were')} accepted"
+                f" and the round needs {minimum}"
                 + (f", including {', '.join(mandatory)}" if mandatory else ""),
                 listed or "the others did not answer",
                 "see errors.log at the hospitals",

@@ -255,4 +255,4 @@ class Evaluations:
     def describe_confounding(self) -> dict[str, Any]:
         """Describes whether the model learned the disease or the hospital, as JSON types."""
         result = run_probe(self._statistics, self._run.settings.scored.classes)
-        return {**result, "told": sorted(self._statistics), "without": self._without}
+        return {**result, "reported": sorted(self._statistics), "without": self._without}

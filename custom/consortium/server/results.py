@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consortium.core.files import write_json, write_text
+from consortium.core.files import clear_errors, write_json, write_text
+from consortium.core.json_files import read_json_object
 from consortium.models.bundle import write_bundle
 from consortium.orchestration.flagging import find_flagged
 from consortium.orchestration.records import ROUNDS, RoundRecord
@@ -33,7 +34,8 @@ def write_rounds(results: Path, records: Sequence[RoundRecord]) -> None:
 
 def append_round(results: Path, record: RoundRecord) -> None:
     """Appends a line to `rounds.jsonl`; if a kill tears it, the checkpoint still has the round."""
-    with (results / ROUNDS).open("a", encoding="utf-8") as file:
+    path = results / ROUNDS
+    with clear_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(_line(record))
 
 
@@ -88,7 +90,7 @@ def write_results(
 
 def add_note(results: Path, note: str) -> dict[str, Any]:
     """Adds a note to `result.json` and returns its new content."""
-    result: dict[str, Any] = json.loads((results / RESULT).read_text(encoding="utf-8"))
+    result = read_json_object(results / RESULT)
     result["notes"].append(note)
     write_json(results / RESULT, result)
     return result

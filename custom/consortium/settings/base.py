@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from consortium.core.errors import UsageError
+from consortium.core.json_files import parse_json
 from consortium.protocol.metrics import ScoreSpec
 from consortium.protocol.pipeline import build_pipeline
 from consortium.settings.rules import RULES, option_fields
@@ -331,7 +332,7 @@ def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
                 "bad-assignment", f"{assignment!r} is not KEY=VALUE", "--set", "write KEY=VALUE"
             )
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError:
             value = text
         *parents, last = key.split(".")

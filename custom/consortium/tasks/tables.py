@@ -9,12 +9,21 @@ from pathlib import Path
 
 from consortium.core.errors import Refused, UsageError
 from consortium.core.files import write_text
+from consortium.core.plain_files import read_plain
 from consortium.tasks.registry import TASKS, settings_of
 
 PATIENT, SPLIT = "patient", "split"
 SIDES = ("training", "validation")
 FEWEST_PATIENTS = 5
 MISSING = ("", "?")
+
+MAX_TABLE = 256 << 20
+"""Bytes that a table may have."""
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""Characters with which a formula begins; the last four are their full-width forms."""
+_CONTROL = tuple("\t\r\n")
+_OTHER_MARKS = ";\t\r"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 Row = dict[str, str]
 
@@ -53,9 +62,9 @@ def read_table(path: Path, usual: str) -> PatientTable:
     if not path.is_file():
         raise UsageError("missing-file", "no such file", str(path), "check the path")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, values) for values in reader if not _is_blank(values)]
+        content = read_plain(path, MAX_TABLE).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+        lines = [(reader.line_num, values) for values in reader if not _is_blank(values)]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise _bad(path, f"it cannot be read ({type(problem).__name__})") from None
     columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
@@ -82,10 +91,26 @@ def _bad(path: Path, what: str) -> UsageError:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table, atomically."""
+    """Writes a table, atomically; no cell is a formula to a spreadsheet."""
+    write_text(path, table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns the text of a table in which no cell is a formula to a spreadsheet."""
+    cells = [[_no_formula(str(cell)) for cell in row] for row in (columns, *rows)]
+    # Unquoted, a spreadsheet that splits at these would find further cells.
+    split = any(mark in cell for row in cells for cell in row for mark in _OTHER_MARKS)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
+    csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL
+    ).writerows(cells)
+    return text.getvalue()
+
+
+def _no_formula(cell: str) -> str:
+    """Puts an apostrophe before what a spreadsheet would compute; a number stays."""
+    computed = cell.lstrip()[:1] in _FORMULA or cell[:1] in _CONTROL
+    return f"'{cell}" if computed and not _NUMBER.fullmatch(cell) else cell
 
 
 def lines_of(numbers: Sequence[int]) -> str:

@@ -124,7 +124,7 @@ def test_a_patient_on_both_sides_is_an_error(tmp_path):
     listed = [[*row, SIDES[side]] for row, side in zip(rows(), sides, strict=True)]
     listed[11][1] = "P00"
     finding = only(write_radiographs(tmp_path, listed, [*HEADER, "split"]))
-    detail = "1 patients are on both sides of the split, P00 among them"
+    detail = "1 patient is on both sides of the split, P00 among them"
     assert fields(finding) == ("error", "split-patient", "labels.csv", detail)
     assert check_folder(tmp_path) == [finding]
 

@@ -268,7 +268,7 @@ def test_the_probe_is_in_the_result_the_model_and_the_page(radiographs, tmp_path
     assert (result["complete"], result["reason"]) == (True, "")
     confounding = result["confounding"]
     assert confounding["verdict"] in ("confounded", "no sign", "not estimable")
-    assert confounding["told"] == sorted(NAMES)
+    assert confounding["reported"] == sorted(NAMES)
     assert confounding["without"].keys() == set(NAMES)
     assert all(
         score["figures"]["accuracy"] is not None for score in confounding["without"].values()
@@ -333,7 +333,7 @@ def test_hospitals_without_a_valid_answer_are_named(radiographs, tmp_path):
         in (result["reason"])
     )
     assert f"{WITHOUT} from harbour (no answer)" in result["reason"]
-    assert result["confounding"]["told"] == ["harbour", "hillside"]
+    assert result["confounding"]["reported"] == ["harbour", "hillside"]
 
 
 def test_a_labelled_folder_of_other_classes_is_refused(radiographs, tmp_path):

@@ -335,7 +335,7 @@ def test_several_scans_of_a_patient_that_is_named_are_allowed(hospital):
         "several-scans",
         "warning",
         "dataset.json",
-        "1 patients have several scans (1 more); a patient's scans stay together in training or in"
+        "1 patient has several scans (1 more); a patient's scans stay together in training or in"
         " validation",
     )
 

@@ -105,7 +105,7 @@ def test_patients_that_lack_a_value_are_left_out_and_counted(write, missing):
         (
             changed(3, "patient", "P2"),
             "duplicate-patient",
-            "1 patients have several rows, P2 among them",
+            "1 patient has several rows, P2 among them",
         ),
         ([[*row[:3], "0"] for row in ROWS], "one-class", "all 12 patients are of one class"),
         ([ROWS[0]], "empty-validation", "no patient is left for validation"),

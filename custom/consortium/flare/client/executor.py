@@ -20,7 +20,7 @@ from nvflare.apis.signal import Signal
 from consortium.client.process import Failed, Stopped, TrainerProcess
 from consortium.core.errors import Refused, UsageError, failure_of
 from consortium.core.site_policy import ERRORS, Site, note_error
-from consortium.flare.array_streaming import allocate_arrays_by, make_arrays, register_arrays
+from consortium.flare.array_streaming import allocate_arrays_by, register_arrays
 from consortium.flare.client.site import find_site
 from consortium.flare.job import read_job
 from consortium.flare.wire import (
@@ -31,6 +31,7 @@ from consortium.flare.wire import (
     update_to_shareable,
 )
 from consortium.protocol import requests
+from consortium.protocol.buffers import make_buffers
 from consortium.protocol.metrics import Metrics
 from consortium.protocol.pipeline import Pipeline, build_pipeline
 from consortium.protocol.requests import call_of
@@ -62,7 +63,7 @@ class HospitalExecutor(Executor):
             except Exception as error:  # reported again in answer to the first task
                 self._log.error("error %s", failure_of(error, "").code)
         elif event_type == EventType.END_RUN and self._trainer is not None:
-            allocate_arrays_by(make_arrays)
+            allocate_arrays_by(make_buffers)
             self._trainer.close()
 
     def execute(

@@ -27,7 +27,8 @@ from nvflare.private.defs import (
     JobFailureMsgKey,
 )
 
-from consortium.core.errors import ConsortiumError, Refused
+from consortium.core.errors import ConsortiumError, EnvironmentProblem, Refused
+from consortium.core.files import require_room
 from consortium.flare.job import checkpoint_folder, has_opened, run_folder
 from consortium.orchestration.checkpoints import count_rounds
 from consortium.orchestration.owners import is_owner, submitter_of
@@ -182,9 +183,14 @@ class RunKeeper(FLComponent):
         if not is_owner(run_folder(root, attempt.run), submitter_of(job.meta)):
             raise Refused("other-submitter", "the run belongs to somebody else", attempt.run)
         rounds = count_rounds(checkpoints)
-        following = follow(job.meta, rounds)
+        following, reason = follow(job.meta, rounds), why_given_up(job.meta)
+        try:
+            # Its job may have been unable to write even that it could not.
+            require_room(checkpoints)
+        except EnvironmentProblem as problem:
+            following, reason = None, str(problem).removeprefix("error ")
         if following is None:
-            self._give_up(engine, job_id, why_given_up(job.meta), fl_ctx)
+            self._give_up(engine, job_id, reason, fl_ctx)
         elif self._gathered(engine, job.meta) or time.monotonic() > self._broken[job_id] + _GATHER:
             created = manager.clone(job_id, following, fl_ctx)
             next_id = created[JobMetaKey.JOB_ID.value]

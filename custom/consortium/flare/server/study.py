@@ -31,7 +31,7 @@ from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from consortium.core.errors import ConsortiumError, Failure, Refused, UsageError
-from consortium.core.files import lock_file, write_text
+from consortium.core.files import as_readable, lock_file, write_text
 from consortium.core.names import is_hospital_name
 from consortium.flare.array_streaming import limit_arrays, limit_senders, register_arrays
 from consortium.flare.job import (
@@ -157,7 +157,8 @@ class StudyRun(FLComponent):
         """Runs `work`; ends the job with a reason for people if it fails."""
         try:
             return work()
-        except Exception as error:
+        except Exception as raised:
+            error = as_readable(raised)
             known = isinstance(error, ConsortiumError)
             self._log.error("%s", error, exc_info=not known)
             message = str(error).removeprefix("error ") if known else f"internal-error: {error!r}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consortium.core.findings import Finding, error, warning
+from consortium.core.plurals import every, plural
 from consortium.imaging.burnt_text import count_letters
 from consortium.imaging.radiographs import Pixels, UnusableRadiograph, read_pixels
 from consortium.tasks.classification.dataset import (
@@ -179,7 +180,8 @@ def _check_split(table: PatientTable, radiographs: Sequence[ListedRadiograph]) -
         sides[listed.patient].add(listed.row[SPLIT])
     on_both = [patient for patient, values in sides.items() if values >= set(SIDES)]
     if on_both:
-        detail = f"{len(on_both)} patients are on both sides of the split, {on_both[0]} among them"
+        are = plural(len(on_both), "patient is", "patients are")
+        detail = f"{are} on both sides of the split, {on_both[0]} among them"
         findings.append(error("split-patient", LABELS, detail))
     return findings
 
@@ -199,10 +201,10 @@ def _check_sides(
         findings.append(error("nothing-to-train", LABELS, "no X-ray is left for training"))
     elif data and len(_classes(radiographs, data)) < 2:
         only_class = next(iter(_classes(radiographs, data)))
-        detail = f"all {len(radiographs)} X-rays are of one class, {only_class}"
+        detail = f"{every(len(radiographs), 'X-ray')} of one class, {only_class}"
         findings.append(warning("one-class-xrays", LABELS, detail))
     elif data and len(_classes(training, data)) < 2:
-        detail = f"all {len(training)} training X-rays are of one class"
+        detail = f"{every(len(training), 'training X-ray')} of one class"
         findings.append(warning("one-class-training", LABELS, detail))
     if not aside and (SPLIT in table.columns or fraction > 0):
         findings.append(error("empty-validation", LABELS, "no patient is left for validation"))

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from consortium.core.errors import UsageError
+from consortium.core.plurals import plural
 from consortium.imaging.radiographs import UnusableRadiograph, is_dicom, read_view
 from consortium.tasks.base import CheckProgress, TrainedModel
 from consortium.tasks.classification.dataset import Radiograph, takes_view
@@ -58,8 +59,10 @@ def predict_radiographs(
     ]
     write_table(output, ["file", *(f"probability of {c}" for c in classes), "predicted"], rows)
     left_out = len(files) - len(radiographs)
-    others = f"; {left_out} more are of another view" if left_out else ""
-    say(f"wrote {output}: {len(rows)} X-rays{others}")
+    others = (
+        f"; {left_out} more {'is' if left_out == 1 else 'are'} of another view" if left_out else ""
+    )
+    say(f"wrote {output}: {plural(len(rows), 'X-ray')}{others}")
 
 
 def read_and_classify(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from consortium.core.findings import Finding, error, warning
 from consortium.core.outliers import ImageFacts
+from consortium.core.plurals import plural
 from consortium.imaging.grids import Volume, align_to_grid, corner_distance
 from consortium.imaging.volumes import ChannelSummary, read_image, read_mask, summarise_channel
 from consortium.tasks.segmentation.datalist import Case, Datalist
@@ -79,11 +80,11 @@ def _check_image(
     channels = [summarise_channel(voxels[..., i]) for i in range(voxels.shape[3])]
     as_declared = len(channels) == len(names)
     if not as_declared:
-        detail = f"it has {_count(len(channels), 'channel')}, dataset.json names {len(names)}"
+        detail = f"it has {plural(len(channels), 'channel')}, dataset.json names {len(names)}"
         findings.append(error("wrong-channels", image.file, detail))
         names = tuple(f"channel {i}" for i in range(len(channels)))
     if bad := sum(channel.not_finite for channel in channels):
-        detail = f"{_count(bad, 'voxel')} of {voxels.size} are NaN or infinite"
+        detail = f"{plural(bad, 'voxel')} of {voxels.size} are NaN or infinite"
         findings.append(error("not-finite", image.file, detail))
     for channel, name in zip(channels, names, strict=True):
         if channel.constant:
@@ -120,10 +121,10 @@ def _check_mask(
     counts, fractions, not_finite = _count_labels(mask.voxels)
     total = mask.voxels.size
     if not_finite:
-        detail = f"{_count(not_finite, 'voxel')} of {total} are NaN or infinite"
+        detail = f"{plural(not_finite, 'voxel')} of {total} are NaN or infinite"
         findings.append(error("not-finite", mask.file, detail))
     if fractions:
-        detail = f"{_count(fractions, 'voxel')} of {total} are not whole numbers"
+        detail = f"{plural(fractions, 'voxel')} of {total} are not whole numbers"
         findings.append(error("non-integer-label", mask.file, detail))
     if not counts and not fractions and not not_finite:
         findings.append(warning("empty-mask", mask.file, "no voxel is labelled"))
@@ -172,16 +173,12 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _list(values: Sequence[int]) -> str:
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(map(str, values[:_SHOWN])) + more
 
 
 def _values(unknown: dict[int, int]) -> str:
-    shown = [f"{value} ({_count(n, 'voxel')})" for value, n in list(unknown.items())[:_SHOWN]]
+    shown = [f"{value} ({plural(n, 'voxel')})" for value, n in list(unknown.items())[:_SHOWN]]
     more = f" and {len(unknown) - _SHOWN} more values" if len(unknown) > _SHOWN else ""
     return f"value {', '.join(shown)}{more}"

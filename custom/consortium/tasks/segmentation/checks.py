@@ -15,6 +15,7 @@ from pathlib import Path
 
 from consortium.core.findings import Finding, error, warning
 from consortium.core.outliers import ImageFacts, find_outliers
+from consortium.core.plurals import plural
 from consortium.imaging.volumes import name_inside
 from consortium.tasks.segmentation.case_checks import check_case
 from consortium.tasks.segmentation.datalist import Case, Datalist, read_datalist
@@ -117,16 +118,17 @@ def _check_listing(datalist: Datalist) -> list[Finding]:
         masks.setdefault(case.label, case.patient)
     if scans:
         detail = (
-            f"{len(scans)} patients have several scans ({sum(scans.values())} more); a patient's"
-            " scans stay together in training or in validation"
+            f"{plural(len(scans), 'patient has', 'patients have')} several scans"
+            f" ({sum(scans.values())} more); a patient's scans stay together in training"
+            " or in validation"
         )
         findings.append(warning("several-scans", _LIST, detail))
     if patients and datalist.validation >= patients.keys():
         findings.append(error("nothing-to-train", _LIST, "all patients are listed for validation"))
     if len(patients) < FEWEST_PATIENTS:
         detail = (
-            f"{len(patients)} patients; fewer than {FEWEST_PATIENTS} are hardly enough to train"
-            " or validate"
+            f"{plural(len(patients), 'patient')}; fewer than {FEWEST_PATIENTS} are hardly enough"
+            " to train or validate"
         )
         findings.append(warning("too-few-patients", _LIST, detail))
     return findings

@@ -24,7 +24,7 @@ from consortium.core.errors import Refused, UsageError
 from consortium.core.files import replace_file
 from consortium.core.findings import Finding
 from consortium.imaging.grids import align_to_grid, same_grid
-from consortium.imaging.volumes import is_dicom, read_mask
+from consortium.imaging.volumes import is_dicom, read_mask, require_size
 from consortium.tasks.segmentation.settings import Data, SegmentationSettings
 from consortium.tasks.segmentation.transforms import build_preprocessing
 
@@ -336,6 +336,7 @@ def _open_nifti(path: Path) -> Any:
         with nibabel.imageglobals.LoggingOutputSuppressor():
             scan = nibabel.load(path)
         axes = len(scan.shape)
+        require_size(scan)
     except Exception as error:  # a damaged file makes nibabel raise nearly anything
         raise _unreadable(path, error) from error
     if axes not in (3, 4) or 0 in scan.shape:

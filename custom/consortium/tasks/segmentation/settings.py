@@ -95,8 +95,10 @@ class Network(Section):
     """
 
     name: NetworkName = "unet"
-    features: Annotated[list[Count], Field(min_length=2)] = Field(default=[16, 32, 64, 128])
-    residual_units: Annotated[int, Field(ge=0)] = 1
+    features: Annotated[list[Count], Field(min_length=2, max_length=12)] = Field(
+        default=[16, 32, 64, 128]
+    )
+    residual_units: Annotated[int, Field(ge=0, le=32)] = 1
     normalisation: Literal["batch", "group", "instance"] = "batch"
     dropout: Fraction = 0.0
 

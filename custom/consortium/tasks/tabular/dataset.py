@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from consortium.core.errors import Refused
 from consortium.core.findings import Finding, error, warning
+from consortium.core.plurals import every, plural
 from consortium.tasks.columns import canonical_value
 from consortium.tasks.split import ChooseValidation, validation_patients
 from consortium.tasks.tables import (
@@ -123,11 +124,13 @@ def _check_patients(table: PatientTable) -> list[Finding]:
     repeated = [patient for patient, count in counts.items() if count > 1]
     if repeated:
         example = repeated[0] or "without an id"
-        detail = f"{len(repeated)} patients have several rows, {example} among them"
+        have = plural(len(repeated), "patient has", "patients have")
+        detail = f"{have} several rows, {example} among them"
         findings.append(error("duplicate-patient", TABLE, detail))
     unknown = sum(row.get(SPLIT, SIDES[0]) not in SIDES for row in table.rows)
     if unknown:
-        detail = f"{unknown} values of {SPLIT} are neither {' nor '.join(SIDES)}"
+        are = plural(unknown, f"value of {SPLIT} is", f"values of {SPLIT} are")
+        detail = f"{are} neither {' nor '.join(SIDES)}"
         findings.append(error("bad-split", TABLE, detail))
     if len(table.rows) < FEWEST_PATIENTS:
         detail = f"{len(table.rows)} listed; fewer than {FEWEST_PATIENTS} can hardly train"
@@ -175,10 +178,10 @@ def _check_split(table: PatientTable, data: Table) -> list[Finding]:
     if not len(training):
         findings.append(error("nothing-to-train", TABLE, "no patient is left for training"))
     elif len({*training.outcomes.tolist(), *validation.outcomes.tolist()}) < 2:
-        detail = f"all {len(training) + len(validation)} patients are of one class"
+        detail = f"{every(len(training) + len(validation), 'patient')} of one class"
         findings.append(error("one-class", TABLE, detail))
     elif len(set(training.outcomes.tolist())) < 2:
-        detail = f"all {len(training)} training patients are of one class"
+        detail = f"{every(len(training), 'training patient')} of one class"
         findings.append(warning("one-class-training", TABLE, detail))
     if not len(validation) and (SPLIT in table.columns or data.validation_fraction > 0):
         findings.append(error("empty-validation", TABLE, "no patient is left for validation"))

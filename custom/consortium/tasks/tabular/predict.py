@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from consortium.core.errors import UsageError
+from consortium.core.plurals import plural
 from consortium.tasks.base import CheckProgress, TrainedModel
 from consortium.tasks.tables import PATIENT, require_csv, write_table
 from consortium.tasks.tabular.dataset import (
@@ -58,5 +59,7 @@ def predict_table(
     ]
     write_table(output, [PATIENT, f"probability of {classes[-1]}", "predicted"], rows)
     left_out = len(table.rows) - len(patients)
-    incomplete = f"; {left_out} more lack a value" if left_out else ""
-    say(f"wrote {output}: {len(patients)} patients{incomplete}")
+    incomplete = (
+        f"; {left_out} more {'lacks' if left_out == 1 else 'lack'} a value" if left_out else ""
+    )
+    say(f"wrote {output}: {plural(len(patients), 'patient')}{incomplete}")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from consortium.core.errors import Refused
 from consortium.core.files import whole_folder
+from consortium.core.plurals import plural
 from consortium.core.site_policy import Site
 from consortium.protocol.metrics import Score
 from consortium.protocol.schema import State
@@ -83,7 +84,7 @@ class TabularTask(LocalTask):
         if not self._own and self.patients < site.smallest_group:
             raise Refused(
                 "too-few-to-average",
-                f"{self.patients} training patients; statistics of fewer than"
+                f"{plural(self.patients, 'training patient')}; statistics of fewer than"
                 f" {site.smallest_group} do not leave the hospital",
                 str(site.data),
                 'add patients, or take part in a job with update.buffers "local"',
@@ -286,7 +287,9 @@ def _inference(settings: TabularSettings) -> dict[str, Any]:
         "inputs": f"$torch.tensor([[{values}] for row in @rows])",
         "probabilities": "$torch.sigmoid(@network(@inputs.to(@device)).detach())[:, 0].tolist()",
         "run": [
-            f"$[print(row['{PATIENT}'], round(p, 6), sep=',')"
+            # No name is a formula to a spreadsheet. MONAI would take an at sign for a reference.
+            f"$[print(\"'\" * (row['{PATIENT}'][:1] in ('=', '+', '-', chr(64)))"
+            f" + row['{PATIENT}'], round(p, 6), sep=',')"
             " for row, p in zip(@rows, @probabilities)]"
         ],
     }
