@@ -116,9 +116,7 @@ def test_a_round_without_any_update_ends_with_the_reasons(collector):
 
 def test_a_round_is_not_closed_below_its_quorum_and_stays_open(collector):
     collector.submit(make_update("north", 1.0))
-    with pytest.raises(
-        Incomplete, match="no-quorum: 1 update was accepted and the round needs 2"
-    ):
+    with pytest.raises(Incomplete, match="no-quorum: 1 update was accepted and the round needs 2"):
         collector.close(2)
     with pytest.raises(Incomplete, match="needs 1, including west"):
         collector.close(1, ["west"])
