@@ -20,6 +20,7 @@ A step takes about 10 ms: batches of 4 slices of 32 x 32 voxels and a U-Net of t
 is less than a tenth of the work of the job's own step.
 """
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ from consortium.protocol.requests import TRAIN
 from consortium.protocol.schema import State
 from consortium.protocol.update import Update
 from consortium.settings.base import Settings, override
-from consortium.study.job_folder import SETTINGS
+from consortium.study.job_folder import SETTINGS, prepare_job
 from consortium.synthetic.dataset import generate
 from consortium.synthetic.hospitals import HOSPITALS
 from consortium.tasks.registry import parse_settings
@@ -273,9 +274,11 @@ def _fake_context(settings: Settings, root: Path, data: SiteData) -> FLContext:
     for name in ("startup", "local"):
         (root / name).mkdir(parents=True)
     workspace = Workspace(str(root), site_name=_SITE)
-    write_json(Path(workspace.get_job_meta_path(_JOB_ID)), {"name": _JOB_ID})
-    config = Path(workspace.get_app_config_dir(_JOB_ID))
-    write_json(config / SETTINGS.name, settings.model_dump(by_alias=True, mode="json"))
+    raw = settings.model_dump(by_alias=True, mode="json")
+    prepare_job(JOB, root / "job", run=_JOB_ID, hospitals=[_SITE], settings=raw)
+    meta = {**read_json_object(root / "job" / "meta.json"), "job_id": _JOB_ID}
+    write_json(Path(workspace.get_job_meta_path(_JOB_ID)), meta)
+    shutil.copytree(root / "job" / SETTINGS.parent, workspace.get_app_config_dir(_JOB_ID))
     context = FLContext()
     engine = SimpleNamespace(get_component={"site_data": data}.get)
     for key, value in (

@@ -113,7 +113,7 @@ def test_a_name_that_is_no_text_is_noted_too(ask, caplog):
     answer = ask(TRAIN, hospital=where("WithAStrangeFile"))
     assert answer_from_shareable(answer, "north") == Failure("north", "unreadable-file")
     assert "Jane" not in caplog.text
-    assert "Jane\\udcfc.nii.gz" in (ask.state / ERRORS).read_text()
+    assert "Jane?.nii.gz" in (ask.state / ERRORS).read_text()
 
 
 def test_a_note_that_cannot_be_written_does_not_keep_the_answer_back(ask):

@@ -237,6 +237,23 @@ def test_a_run_goes_on_without_a_hospital_where_the_quorum_says_so(start):
     assert result["rounds"] == 4
 
 
+def test_a_hospital_below_its_floor_takes_no_part_and_only_the_code_leaves(start):
+    steps = "training.local_steps=20"
+    run = start("run", steps, smallest_training=21, quorum=["minimum=3", "retry_delay=0"])
+    result = run.run()
+    missing = "hillside is missing from rounds 1 to 4 (too-few-patients)"
+    assert result["reason"].startswith(missing)
+    [log] = (run.workspace / "hospitals" / "hillside").glob("*/errors.log")
+    assert "20 training patients; this hospital takes part from 21" in log.read_text()
+    assert "20 training patients" not in (run.workspace / "result.json").read_text()
+
+
+def test_a_job_outside_the_limits_is_refused_by_every_hospital(start):
+    result = start("run", "training.clip=1e9").run()
+    assert not result["complete"]
+    assert "north (outside-limits)" in result["reason"]
+
+
 def dying(tmp_path, times):
     """Returns an `open_trainer` whose trainer for north kills its process in round 1."""
     marks = tmp_path / "deaths"

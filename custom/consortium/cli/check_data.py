@@ -101,16 +101,16 @@ def _propose(folder: Path, settings: "Settings | None", output: str) -> None:
         raise Refused("no-columns", "there is no table to release columns of", str(folder))
     content = {"privacy": {"columns": found.columns}}
     if output == "-":
-        print(json.dumps(content, indent=2))
+        for line in json.dumps(content, indent=2).splitlines():
+            say(line)
     else:
         write_json(Path(output), content)
         say(f"wrote {output}: {plural(len(found.columns), 'column')}")
     for note in found.notes:
         say(f"review: {note}", error=True)
-    print(
+    say(
         "review: keep the columns that jobs may read, and put privacy into local/hospital.json",
-        file=sys.stderr,
-        flush=True,
+        error=True,
     )
 
 

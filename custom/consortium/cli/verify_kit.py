@@ -32,7 +32,7 @@ def verify_kit(
         f" version {manifest.version}, valid until {report.valid_until:%Y-%m-%d}"
     )
     for right in report.further_rights:
-        print(f"a right beyond the shipped ones: {right}")
+        say(f"a right beyond the shipped ones: {right}")
     for finding in report.findings:
         say(f"{finding.code}: {finding.file}: {finding.detail}")
     if report.findings:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.core.errors import Refused
+from consortium.core.plurals import plural
 from consortium.core.site_policy import Privacy
 from consortium.settings.base import Settings
 
@@ -73,8 +74,8 @@ def check_round(
     if distinct < privacy.smallest_training:
         return Refused(
             "too-few-per-round",
-            f"{distinct} patients behind the {len(batches)} steps of a round; this hospital"
-            f" requires {privacy.smallest_training}",
+            f"{plural(distinct, 'patient')} behind the steps of a round; this hospital requires"
+            f" {privacy.smallest_training}",
             "training",
             "take more steps or larger batches",
         )
