@@ -117,7 +117,7 @@ def up(
         for name, folder in folders.items():
             if name in known:
                 file = workspace / "machines" / name / HOSPITAL
-                content = _own_choices(read_json_object(file), own or {}, folder)
+                content = choices_of_a_trial(read_json_object(file), own or {}, folder)
                 write_json(file, HospitalFile.model_validate(content).model_dump())
         if models is not None:
             file = workspace / "machines" / ORCHESTRATOR / ORCHESTRATOR_FILE
@@ -178,13 +178,21 @@ def down(workspace: Path) -> list[str]:
         return names
 
 
-def _own_choices(
+def choices_of_a_trial(
     content: Mapping[str, Any], own: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Returns the content of `hospital.json` for a folder of public or generated data."""
-    merged = {**content, **own}
-    privacy = {"columns": ALL_COLUMNS, **merged.get("privacy", {})}
-    return {**merged, "data": str(folder), "privacy": privacy}
+    """Returns the content of `hospital.json` for a folder of public or generated data.
+
+    Jobs may read every column, unless columns are listed.
+
+    Args:
+        content: of the file in the kit.
+        own: further settings.
+        folder: the hospital's data.
+    """
+    merged = {**content, **own, "data": str(folder)}
+    privacy = {**content.get("privacy", {}), **own.get("privacy", {})}
+    return {**merged, "privacy": {**privacy, "columns": privacy.get("columns") or ALL_COLUMNS}}
 
 
 def admin_kit(workspace: Path, name: str) -> Path:
