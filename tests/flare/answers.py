@@ -76,6 +76,10 @@ def new_collector():
 class JobProcess:
     """A cell like that of the orchestrator's job, whose answers are received by the intake.
 
+    Args:
+        fqcn: FLARE's name of the cell; by default a new one that is connected to nothing.
+        root_url: address of the cell, if it is the root of all.
+
     Attributes:
         taken: what FLARE would hand to the workflow.
         refused: hospital and code of each refusal of an answer to no open task.
@@ -83,20 +87,19 @@ class JobProcess:
         task: the open task of every hospital.
     """
 
-    def __init__(self):
+    def __init__(self, fqcn=None, root_url=None):
         register_arrays()
         flare_decomposers.register()
         self.taken, self.refused = SimpleQueue(), SimpleQueue()
         self.barred, self.task = set(), ("train", "task-7")
         self.cell = Cell(
-            fqcn=f"server.job-{next(_number)}",  # no two cells of a process have one name
-            root_url="inproc://root",
-            parent_url="inproc://parent",
+            fqcn=fqcn or f"server.job-{next(_number)}",  # no two cells of a process have one name
+            root_url=root_url or "inproc://root",
+            parent_url=None if fqcn else "inproc://parent",
             secure=False,
             credentials={},
             create_internal_listener=False,
         )
-        self.commands = SimpleQueue()
         self.cell.register_request_cb(channel=COMMAND, topic="*", cb=self._respond)
         receive_answers(
             self.cell,
