@@ -387,7 +387,7 @@ def test_a_missing_and_an_empty_folder(hospital, dicom):
     finding = only(hospital)
     assert (finding.code, finding.detail) == ("empty-series", "the folder is empty")
     (folder / "inner").mkdir()
-    assert only(hospital).detail == "no file in the folder, but 1 folders"
+    assert only(hospital).detail == "no file in the folder, but 1 folder"
     (folder / "inner").rmdir()
     folder.rmdir()
     assert only(hospital).code == "missing-file"
