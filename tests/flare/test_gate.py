@@ -2,13 +2,9 @@
 
 import json
 import os
-import time
 import uuid
 
 import pytest
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FedEventHeader, ReservedKey, ReturnCode
-from nvflare.apis.shareable import Shareable
 from scripts.benchmarks import signed_jobs
 from scripts.benchmarks.signed_jobs import (
     Authority,
@@ -252,15 +248,6 @@ def test_a_hospital_keeps_to_its_own_policy_and_is_not_told_by_the_orchestrator(
     assert not_deployed(gated, orchestrator, signed, meta) == "other-submitter"
 
 
-def job_ended(job_id):
-    """FLARE's event of a job's end, as it comes from elsewhere."""
-    event = Shareable({"job_id": job_id})
-    event.set_header(FedEventHeader.EVENT_TYPE, EventType.JOB_COMPLETED)
-    event.set_header(FedEventHeader.TIMESTAMP, 1.0)
-    event.set_peer_props({ReservedKey.IDENTITY_NAME: "server"})
-    return event
-
-
 def test_a_job_runs_once_until_its_date_and_as_it_was_deployed(
     gated, orchestrator, researcher, job, tmp_path
 ):
@@ -286,15 +273,6 @@ def test_a_job_runs_once_until_its_date_and_as_it_was_deployed(
     settings.write_bytes(whole)
     other = sign(new_job(tmp_path / "other", "rounds=9"), researcher)
     assert refused(deploy(orchestrator, "harbour", other, job_id)) == "already-run"
-    # The orchestrator reports the end of the job, which would let its run go on for longer.
-    [record] = (kit / "consortium" / ".hospital" / "harbour" / "admitted" / "digests").iterdir()
-    write_json(record, {**read_json_object(record), "seen": "2026-01-01T00:00:00+00:00"})
-    answer = orchestrator.send(
-        "harbour", "fed.event", job_ended(job_id), channel="aux_communication"
-    )
-    assert answer["body"].get_return_code() == ReturnCode.OK
-    time.sleep(1)
-    assert read_json_object(record)["seen"].startswith("2026-01-01")
     # Nothing was reserved for it; FLARE answers with the text of its exception.
     assert refused(start(orchestrator, "harbour", job_id, meta)) == "start-failed"
     deleted = orchestrator.send("harbour", "train.delete_run", job_id=job_id)

@@ -41,8 +41,10 @@ class Session:
 
         Raises:
             Refused: `not-exported`, `not-authorized`, `bad-job` or `refused`.
+            UsageError: the job has no `meta.json`.
         """
-        if not (job / STUDY).is_file():
+        ours = "consortium" in read_json_object(job / "meta.json")
+        if ours and not (job / STUDY).is_file():
             raise Refused(
                 "not-exported",
                 "this is a job's source, not a job to submit",
