@@ -60,6 +60,8 @@ from consortium.server.state import Study
 
 T = TypeVar("T")
 _LOCK_TIMEOUT = 60.0  # seconds that another process may take to release the checkpoints
+_MORE_VALUES = 1 << 20
+"""Elements that an update may declare beyond those of the model, to be refused with its reason."""
 _MOST_REFUSALS = 100  # of a hospital in a round; its further answers are not read
 
 
@@ -131,7 +133,8 @@ class StudyRun(FLComponent):
             pipeline: the steps that the hospital applied; by default those of the run's rounds.
         """
         pipeline = self.pipeline if pipeline is None else pipeline
-        return answer_from_shareable(shareable, sender, pipeline, self.run.update_values)
+        most = self.run.update_values + _MORE_VALUES
+        return answer_from_shareable(shareable, sender, pipeline, most)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Opens the run when the job starts and writes its results when it ends."""
