@@ -129,7 +129,7 @@ def test_a_hospital_that_is_added_late_joins_and_the_run_that_waited_for_it_star
     provisioning.add(coordinator / "project.yml", coordinator, entry)
     machine = workspace / "machines" / "fen"
     shutil.copytree(coordinator / provisioning.KITS / "fen", machine)
-    write_json(machine / HOSPITAL, {"data": str(generated / "valley")})
+    write_json(machine / HOSPITAL, {"data": str(generated / "valley"), **OPEN})
     before = {m.name: m.process for m in federation.status(workspace) if m.name != "fen"}
     federation.up(workspace)
     assert wait_for_end(researcher, job_id) == "FINISHED:COMPLETED"

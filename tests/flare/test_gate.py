@@ -17,7 +17,7 @@ from scripts.benchmarks.signed_jobs import (
     take_out,
 )
 from tests.conftest import JOB, TINY
-from tests.flare.conftest import wait_for_end
+from tests.flare.conftest import OPEN, wait_for_end
 from tests.flare.dishonest import DishonestOrchestrator
 
 from consortium.core.errors import Refused
@@ -54,7 +54,7 @@ def gated(orchestrator, generated, tmp_path_factory):
     try:
         for key, value in orchestrator.environment(os.environ.get("PYTHONPATH", "")).items():
             federation_up.setenv(key, value)
-        federation.up(folder, data=data)
+        federation.up(folder, data=data, own=OPEN)
         federation.down(folder)
         policy = {"format_version": "1.0", "permissions": NO_LEAD_OF_COORDINATION}
         write_json(folder / "machines" / "north" / "local" / "authorization.json", policy)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import ROOT, TINY
-from tests.flare.conftest import processes_in
+from tests.flare.conftest import OPEN, processes_in
 
 from consortium.core.files import write_json
 from consortium.kits.hospital import HOSPITAL
@@ -104,7 +104,7 @@ def test_the_guides_lead_from_a_checkout_to_a_result(checkout, type_in, generate
     for hospital in HOSPITALS:
         shutil.copytree(checkout / "coordinator" / "kits" / hospital, checkout / hospital)
         data = str(generated / hospital)
-        write_json(checkout / hospital / HOSPITAL, {"data": data})
+        write_json(checkout / hospital / HOSPITAL, {"data": data, **OPEN})
         for line in guide("Hospital"):
             line = line.replace("FINGERPRINT", fingerprint).replace("/srv/tumours", data)
             type_in(re.sub(r"\bnorth\b(?!\.)", hospital, line) if data not in line else line)
@@ -123,7 +123,9 @@ def test_the_guides_lead_from_a_checkout_to_a_result(checkout, type_in, generate
             status = f"consortium status {job_id} --kit {RESEARCHER}"
             deadline = time.monotonic() + 120
             while "finished" not in type_in(status):
-                assert time.monotonic() < deadline, type_in(f"consortium explain {job_id}")
+                assert time.monotonic() < deadline, type_in(
+                    f"consortium explain {job_id} --kit {RESEARCHER}"
+                )
                 time.sleep(1)
         printed = type_in(line.replace("RUN", job_id))
         if line.startswith("nvflare job submit"):

@@ -61,6 +61,7 @@ def test_no_attack_of_a_hospital_stops_the_others(generated, tmp_path):
         assignments=[*TINY, "rounds=8"],
         quorum=["minimum=2", "max_attempts=6", "deadline=300"],
         smallest_group=1,
+        smallest_training=1,
     ).run(lambda view: largest.append(largest_orchestrator()))
     lines = (tmp_path / "workspace" / "rounds.jsonl").read_text().splitlines()
     rounds = [json.loads(line) for line in lines]
