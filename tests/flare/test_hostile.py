@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import JOB, TINY
-from tests.flare.conftest import HOSPITALS, wait_for_end
+from tests.flare.conftest import HOSPITALS, OPEN, wait_for_end
 from tests.flare.hostile_executor import ATTACKS
 
 from consortium.core.json_files import read_json_object
@@ -116,7 +116,7 @@ def test_a_hospital_whose_answers_end_the_job_is_named_and_left_out(generated, t
         with pytest.MonkeyPatch.context() as patch:
             path = os.environ.get("PYTHONPATH", "")
             patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "patch"), path]))
-            federation.up(workspace, data=generated)
+            federation.up(workspace, data=generated, own=OPEN)
         with open_session(federation.admin_kit(workspace, federation.RESEARCHER)) as session:
             newest = session.submit(job)
             for _ in range(LEAVE_OUT):

@@ -149,7 +149,7 @@ def test_no_submitted_record_stops_the_others_or_writes_elsewhere(
     )
     for run in refused:
         assert run.state == "failed"
-        assert run.reasons[0].startswith(("bad-record: ", "bad-study: "))
+        assert run.reasons[0].startswith(("bad-record: ", "bad-study: ", "altered-job: "))
     assert {run.state for run in (moved, dropped, own)} == {"finished"}
     assert moved.job != "local"
     assert not elsewhere.exists()
