@@ -110,6 +110,7 @@ class JobProcess:
                 open_task=lambda name: self.task,
                 refuse=lambda name, code: self.refused.put((name, code)),
                 reading=lambda name: nullcontext(),
+                decoding=lambda name: nullcontext(),
             ),
         )
 

@@ -14,10 +14,12 @@ def test_the_hospital_whose_answer_is_being_read_is_named_until_it_is_read(tmp_p
     assert find_suspect(tmp_path) == ""
 
 
-def test_nobody_is_named_while_the_answers_of_two_are_read(tmp_path):
+def test_of_two_whose_answers_are_read_only_the_one_that_is_decoded_is_named(tmp_path):
     answers = AnswersBeingRead(tmp_path)
     with answers.reading("north"), answers.reading("valley"):
         assert find_suspect(tmp_path) == ""
+    with answers.reading("north"), answers.reading("valley"), answers.decoding("valley"):
+        assert find_suspect(tmp_path) == "valley"
     with answers.reading("north"), answers.reading("north"):
         assert find_suspect(tmp_path) == "north"
 

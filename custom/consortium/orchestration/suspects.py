@@ -22,6 +22,7 @@ class AnswersBeingRead:
     def __init__(self, folder: Path):
         self._path = folder / _FILE
         self._names: list[str] = []
+        self._decoded = ""
         self._lock = threading.Lock()
         self._write()
 
@@ -38,22 +39,38 @@ class AnswersBeingRead:
                 self._names.remove(hospital)
                 self._write()
 
+    @contextmanager
+    def decoding(self, hospital: str) -> Iterator[None]:
+        """Names the one hospital whose answer is decoded now, while it is read."""
+        with self._lock:
+            self._decoded = hospital
+            self._write()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._decoded = ""
+                self._write()
+
     def _write(self) -> None:
         with suppress(OSError):  # a full disk stops the run at its next checkpoint, with a reason
             if self._names:
-                self._path.write_text("\n".join(self._names), encoding="utf-8")
+                lines = [self._decoded, *self._names]
+                self._path.write_text("\n".join(lines), encoding="utf-8")
             else:
                 self._path.unlink(missing_ok=True)
 
 
 def find_suspect(folder: Path) -> str:
-    """Returns the only hospital whose answer was being read when a process ended, or "".
+    """Returns the hospital whose answer may have ended a process, or "".
+
+    It is the one whose answer was being decoded, or the only one whose answer was being read.
 
     Args:
         folder: the folder of the run's checkpoints.
     """
     with suppress(OSError, UnicodeDecodeError):
-        names = set((folder / _FILE).read_text(encoding="utf-8").split("\n"))
-        if len(names) == 1:
-            return names.pop()
+        decoded, *names = (folder / _FILE).read_text(encoding="utf-8").split("\n")
+        if decoded or len(set(names)) == 1:
+            return decoded or names[0]
     return ""

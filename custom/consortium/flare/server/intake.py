@@ -95,6 +95,7 @@ class Intake:
         open_task: returns the name and id of the task that a hospital is asked to answer now.
         refuse: records the refusal of a hospital's answer, with a code, if no task is open.
         reading: names a hospital while one of its answers is read.
+        decoding: names the hospital whose answer is decoded.
     """
 
     job_id: str
@@ -103,6 +104,7 @@ class Intake:
     open_task: Callable[[str], tuple[str, str] | None]
     refuse: Callable[[str, str], None]
     reading: Callable[[str], AbstractContextManager[None]]
+    decoding: Callable[[str], AbstractContextManager[None]]
 
 
 def receive_answers(cell: Cell, intake: Intake) -> None:
@@ -253,7 +255,7 @@ class _AnswerReceiver(Adapter):
             return make_reply(CellReturnCode.SERVICE_UNAVAILABLE)
         with self._intake.reading(name):
             try:
-                answer = self._read(future)
+                answer = self._read(future, name)
             except MessageRefused as refused:
                 self.logger.warning("an answer of %s is refused: %s", name, refused)
                 answer = RefusedAnswer(refused.code)
@@ -288,7 +290,7 @@ class _AnswerReceiver(Adapter):
         context.put(ReservedKey.IDENTITY_NAME, name, private=False, sticky=False)
         return context
 
-    def _read(self, future: StreamFuture) -> Shareable:
+    def _read(self, future: StreamFuture, name: str) -> Shareable:
         """Decodes an answer and fetches its arrays.
 
         Raises:
@@ -299,9 +301,9 @@ class _AnswerReceiver(Adapter):
             message = b"".join(future.result())
         except BlobSizeError as error:
             raise MessageRefused("too-many-bytes", str(error)) from None
-        check_message(message, _TYPES, ARRAYS)
         context = self.cell.get_fobs_context(props={FOBSContextKey.PASS_THROUGH: True})
-        with self._decoding:
+        with self._decoding, self._intake.decoding(name):
+            check_message(message, _TYPES, ARRAYS)
             answer = fobs.loads(message, fobs_ctx=context)
         if not isinstance(answer, Shareable):
             raise MessageRefused("malformed", "no answer")

@@ -224,13 +224,15 @@ class StudyRun(FLComponent):
             with self.lock:
                 self.run.submit(UpdateRefused(name, code))
 
+        answers = AnswersBeingRead(checkpoints)
         intake = Intake(
             job_id=fl_ctx.get_job_id(),
             hospital_of=hospital_of,
             is_barred=is_barred,
             open_task=lambda name: self.workflow.open_task(name) if self.workflow else None,
             refuse=refuse,
-            reading=AnswersBeingRead(checkpoints).reading,
+            reading=answers.reading,
+            decoding=answers.decoding,
         )
         # In the simulator the engine has the cell of the parent process.
         receive_answers(engine.server.command_agent.cell, intake)
