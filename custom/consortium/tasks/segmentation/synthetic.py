@@ -38,7 +38,7 @@ SYNTHETIC = Synthetic(
     likes=tuple(PROTOCOLS),
     generate=_generate,
     # Short rounds, so that the page shows how a model improves.
-    rounds=16,
+    rounds=12,
     assignments=("training.local_steps=20",),
     pictures=_pictures,
 )
