@@ -97,8 +97,8 @@ def test_a_folder_that_could_not_be_filled_leaves_the_old_one(tmp_path):
 
 def test_a_file_is_created_once(tmp_path):
     path = tmp_path / "new" / "owner"
-    assert create_file(path, "first")
-    assert not create_file(path, "second")
+    assert create_file(path, b"first")
+    assert not create_file(path, b"second")
     assert path.read_text() == "first"
     assert [file.name for file in path.parent.iterdir()] == ["owner"]
 

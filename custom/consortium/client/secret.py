@@ -5,13 +5,11 @@ Nobody can make two jobs share their batches without the secret. It never leaves
 message, log or answer.
 """
 
-import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from consortium.core.errors import EnvironmentProblem
-from consortium.core.files import replace_file
+from consortium.core.files import create_file
 
 SECRET = "secret"
 """File in the folder for what a hospital keeps over all runs (`Site.home`)."""
@@ -26,7 +24,7 @@ def read_secret(home: Path) -> bytes:
     """
     path = home / SECRET
     if not path.exists():
-        _draw_secret(path)
+        create_file(path, secrets.token_bytes(_BYTES), mode=0o600)
     try:
         secret = path.read_bytes()
     except OSError as error:
@@ -34,26 +32,6 @@ def read_secret(home: Path) -> bytes:
     if len(secret) != _BYTES:
         raise _bad_secret(path, f"it has {len(secret)} bytes, not {_BYTES}")
     return secret
-
-
-def _draw_secret(path: Path) -> None:
-    """Writes a fresh secret, unless another process was faster."""
-    drawn = path.with_name(f".{SECRET}.{secrets.token_hex(4)}")
-
-    def write(partial: Path) -> None:
-        partial.touch(mode=0o600)
-        partial.write_bytes(secrets.token_bytes(_BYTES))
-
-    replace_file(drawn, write)
-    try:
-        with suppress(FileExistsError):
-            os.link(drawn, path)  # unlike a renaming, it replaces no secret
-    except OSError as error:
-        raise EnvironmentProblem(
-            "cannot-write", error.strerror or "cannot be written", str(path), "check the folder"
-        ) from error
-    finally:
-        drawn.unlink()
 
 
 def _bad_secret(path: Path, what: str) -> EnvironmentProblem:

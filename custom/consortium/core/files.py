@@ -52,8 +52,13 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
             partial.unlink()
 
 
-def create_file(path: Path, text: str) -> bool:
-    """Writes a UTF-8 text file atomically, unless there is one; a missing folder is created.
+def create_file(path: Path, content: bytes, *, mode: int = 0o666) -> bool:
+    """Writes a file atomically, unless there is one; a missing folder is created.
+
+    Args:
+        path: the file to create.
+        content: all of it.
+        mode: rights to it, before those that the process withholds (umask).
 
     Returns:
         Whether the file was written; of several processes only one gets True.
@@ -65,7 +70,8 @@ def create_file(path: Path, text: str) -> bool:
     try:
         with clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
+            partial.touch(mode=mode)
+            partial.write_bytes(content)
             flush_file(partial)
             try:
                 os.link(partial, path)

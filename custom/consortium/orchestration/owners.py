@@ -50,7 +50,7 @@ def claim_run(folder: Path, submitter: Owner) -> None:
         Refused: `other-submitter`.
         EnvironmentProblem: `disk-full` or `cannot-write`.
     """
-    created = create_file(folder / OWNER, json.dumps(asdict(submitter)) + "\n")
+    created = create_file(folder / OWNER, f"{json.dumps(asdict(submitter))}\n".encode())
     if not created and not is_owner(folder, submitter):
         raise Refused(
             "other-submitter",
