@@ -86,7 +86,7 @@ class Questions:
         if not self._site.privacy.questions:
             return Score(withheld=TOO_MANY_QUESTIONS)
         with open_record(self._site.home, f"questions/{self._task}") as record:
-            number = self._known(record, model, self._limit)
+            number = self._known(record, model)
             if number is None:
                 number = record["asked"]
                 patients = fingerprint(record, *measured.patients)
@@ -108,7 +108,7 @@ class Questions:
         if metrics.confounding is None:
             return metrics
         with open_record(self._site.home, f"questions/{self._task}") as record:
-            number = self._known(record, f"probe {model}", self._limit)
+            number = self._known(record, f"probe {model}")
             if number is None:
                 asked = record["runs"].get(self._run, {})
                 if any(key.startswith("probe ") for key in asked):
@@ -122,14 +122,14 @@ class Questions:
     def _run(self) -> str:
         return self._site.state.name
 
-    def _known(self, record: dict[str, Any], model: str, limit: int) -> int | None:
+    def _known(self, record: dict[str, Any], model: str) -> int | None:
         """Returns the number of a model's answer, or None if it may have a new one."""
         record.setdefault("asked", 0)
         asked: dict[str, int] = record.setdefault("runs", {}).get(self._run, {})
         if model in asked:
             return asked[model]
-        if len(asked) >= limit:
-            raise self._refused(f"{limit} models of this run have been scored")
+        if len(asked) >= self._limit:
+            raise self._refused(f"{self._limit} models of this run have been scored")
         if record["asked"] >= self._site.privacy.questions:
             raise self._refused(f"{record['asked']} models have been scored on these data")
         return None
