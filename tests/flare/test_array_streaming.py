@@ -122,6 +122,12 @@ def test_an_empty_chunk_is_rejected_because_more_could_follow_for_ever():
         target.consume("ref", {"next": 2}, [ArrayChunk(b"")])
 
 
+def test_a_declaration_that_is_nested_without_end_is_rejected():
+    target = ArrayAssembler()
+    with pytest.raises(ValueError, match="deep"):
+        target.consume("ref", {"next": 1}, [ArrayChunk(b"[" * 20_000 + b"]" * 20_000)])
+
+
 def test_a_declaration_of_many_arrays_is_rejected_before_it_is_parsed():
     many = announce(*[(f"T{number}", "<f4", [0]) for number in range(10_000)])
     with pytest.raises(ValueError, match="bytes of names and shapes"):

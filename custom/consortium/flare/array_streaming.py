@@ -28,6 +28,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import ViaDownloaderDecomposer
 from nvflare.fuel.utils.memory_utils import try_malloc_trim
 
+from consortium.core.json_files import parse_json
 from consortium.protocol.buffers import BufferFactory, make_buffers
 
 AT_ONCE = 4
@@ -167,7 +168,7 @@ class ArrayAssembler(Consumer):
         if self.arrays is None:
             if len(chunk) > _MOST_CONTENTS:
                 raise ValueError(f"{len(chunk)} bytes of names and shapes")
-            self._allocate(json.loads(bytes(chunk.view)))
+            self._allocate(parse_json(bytes(chunk.view)))
             return state
         if not self._rest or len(chunk) > len(self._rest[0]):
             self.too_large = True
